@@ -1,0 +1,1 @@
+"""The Lens model: components, checkpoints, inference and training."""

@@ -1,0 +1,1 @@
+"""Rewrite, generate, judge and revise, for any image generator."""
