@@ -1,0 +1,159 @@
+"""Generators made from code that blocks: a base class, and plain functions."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from lens_reasoner.errors import GeneratorError
+from lens_reasoner.generator import (
+    Capabilities,
+    StepCallback,
+    StepProgress,
+    check_seeds,
+    check_settings,
+)
+from lens_reasoner.image import GeneratedImage
+from lens_reasoner.types import GenerationSettings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class GenerationCancelled(Exception):  # noqa: N818 - ends a thread; no error is reported
+    """Raised inside a drawing thread, through its step callback, when nobody waits any more."""
+
+
+class BlockingGenerator(ABC):
+    """A generator whose drawing code blocks, such as a model in this process.
+
+    Subclasses give `name`, `capabilities` and `draw`. Drawing happens in a worker thread, one call
+    at a time; cancelling the waiting task ends the drawing at its next step.
+    """
+
+    def __init__(self) -> None:
+        self._one_at_a_time = threading.Lock()
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name for records."""
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What it can honour."""
+
+    @abstractmethod
+    def draw(
+        self,
+        prompt: str,
+        *,
+        seeds: Sequence[int],
+        settings: GenerationSettings,
+        on_step: StepCallback,
+    ) -> list[GeneratedImage]:
+        """Draw one picture per seed; settings are already checked. Runs in a worker thread."""
+
+    async def generate(
+        self,
+        prompt: str,
+        *,
+        seeds: Sequence[int],
+        settings: GenerationSettings,
+        on_step: StepCallback | None = None,
+    ) -> list[GeneratedImage]:
+        """See `Generator.generate`."""
+        check_settings(settings, self.capabilities, backend=self.name)
+        check_seeds(seeds, self.capabilities, backend=self.name)
+        abandoned = threading.Event()
+
+        def report(progress: StepProgress) -> None:
+            if abandoned.is_set():
+                raise GenerationCancelled
+            if on_step is not None:
+                on_step(progress)
+
+        def work() -> list[GeneratedImage]:
+            with self._one_at_a_time:
+                if abandoned.is_set():
+                    raise GenerationCancelled
+                return self.draw(prompt, seeds=seeds, settings=settings, on_step=report)
+
+        try:
+            return await asyncio.to_thread(work)
+        finally:
+            abandoned.set()
+
+
+class FunctionGenerator(BlockingGenerator):
+    """A generator made from a function of prompt and seed.
+
+    Example:
+        ```python
+        generator = FunctionGenerator(lambda prompt, seed: my_model(prompt, seed), name="mine")
+        ```
+    """
+
+    def __init__(
+        self, function: Callable[[str, int], Image], *, name: str = "function", seed: bool = True
+    ) -> None:
+        """Wrap `function`.
+
+        Args:
+            function: Takes the prompt and a seed and returns a PIL picture; may block.
+            name: Name for records.
+            seed: Whether the same seed gives the same picture.
+        """
+        super().__init__()
+        self._function = function
+        self._name = name
+        self._capabilities = Capabilities(seed=seed)
+
+    @property
+    def name(self) -> str:
+        """Name for records."""
+        return self._name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """A prompt, and a seed if so declared; one picture per call."""
+        return self._capabilities
+
+    def draw(
+        self,
+        prompt: str,
+        *,
+        seeds: Sequence[int],
+        settings: GenerationSettings,
+        on_step: StepCallback,
+    ) -> list[GeneratedImage]:
+        """Call the function once per seed."""
+        from PIL.Image import Image
+
+        images = []
+        for index, seed in enumerate(seeds):
+            started = time.perf_counter()
+            picture = self._function(prompt, seed)
+            if not isinstance(picture, Image):
+                raise GeneratorError(
+                    f"The function of generator {self.name!r} returned "
+                    f"{type(picture).__name__}, not a PIL picture.",
+                    hint="Return a PIL.Image.Image.",
+                )
+            on_step(StepProgress(step=1, total=1, index=index))
+            images.append(
+                GeneratedImage.from_pil(
+                    picture,
+                    prompt=prompt,
+                    seed=seed if self.capabilities.seed else None,
+                    settings=settings,
+                    generator=self.name,
+                    timings={"generate": time.perf_counter() - started},
+                )
+            )
+        return images

@@ -1,0 +1,156 @@
+"""Errors of the reasoner, each saying what was wrong and what to do about it.
+
+ReasonerError
+ +- MissingKeyError
+ +- ChatError
+ |   +- QuotaError
+ |   +- RateLimitedError
+ +- JudgeError
+ +- GeneratorError
+ |   +- UnsupportedSettingError
+ +- ImageFileError
+ +- LoopConfigError
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from lens_reasoner.types import Usage
+
+ChatFault = Literal[
+    "connection",
+    "timeout",
+    "html",
+    "malformed",
+    "truncated",
+    "filtered",
+    "refused",
+    "off_schema",
+    "rejected",
+    "quota",
+    "rate_limited",
+    "server",
+]
+"""Why a chat call gave no usable reply."""
+
+
+class ReasonerError(Exception):
+    """Base class of every error raised on purpose by `lens_reasoner`.
+
+    Attributes:
+        message: What was wrong, naming the value and the rule.
+        hint: What to do about it; may be empty.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """The message and the hint in one line."""
+        return f"{self.message} {self.hint}".strip()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by attributes, because subclasses have keyword-only arguments."""
+        return _restore, (type(self), self.args, dict(self.__dict__))
+
+
+def _restore(
+    kind: type[ReasonerError], args: tuple[Any, ...], attributes: dict[str, Any]
+) -> ReasonerError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
+
+
+class MissingKeyError(ReasonerError):
+    """No API key where the chosen server needs one."""
+
+
+class ChatError(ReasonerError):
+    """A chat call that gave no usable reply.
+
+    Attributes:
+        fault: The kind of failure.
+        model: The model that was asked.
+        status: HTTP status of the last answer, if there was one.
+        request_id: The server's name for the call, if it sent one.
+        usage: What the failed call consumed, where the reply said so.
+        detail: The server's or the model's own words, with secrets removed.
+        retry_after: Seconds the server asked to wait, if it did.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        fault: ChatFault,
+        model: str = "",
+        status: int | None = None,
+        request_id: str | None = None,
+        usage: Usage | None = None,
+        detail: str = "",
+        retry_after: float | None = None,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.fault: ChatFault = fault
+        self.model = model
+        self.status = status
+        self.request_id = request_id
+        self.usage = usage
+        self.detail = detail
+        self.retry_after = retry_after
+
+
+class QuotaError(ChatError):
+    """The account has no credit left; waiting does not help."""
+
+
+class RateLimitedError(ChatError):
+    """Too many calls for now, and the allowed time for retrying is over."""
+
+
+class JudgeError(ReasonerError):
+    """A judge or rubric writer that gave no verdict: a missing score, never a zero.
+
+    Attributes:
+        usage: What the failed call consumed, where that is known.
+    """
+
+    def __init__(self, message: str, *, usage: Usage | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.usage = usage
+
+
+class GeneratorError(ReasonerError):
+    """A generator that failed or returned something that is not a picture."""
+
+
+class UnsupportedSettingError(GeneratorError, ValueError):
+    """A setting the chosen backend cannot honour.
+
+    Attributes:
+        setting: Name of the setting.
+        value: The value asked for.
+        backend: Name of the generator or client.
+    """
+
+    def __init__(
+        self, message: str, *, setting: str, value: object, backend: str, hint: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.setting = setting
+        self.value = value
+        self.backend = backend
+
+
+class ImageFileError(ReasonerError, ValueError):
+    """A file or byte string that is not a PNG, or a PNG without our metadata."""
+
+
+class LoopConfigError(ReasonerError, ValueError):
+    """Parts of the loop that do not fit together, such as a judge without a rubric."""

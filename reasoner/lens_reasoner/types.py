@@ -1,0 +1,322 @@
+"""Values that pass between reasoner, generator, judge and loop.
+
+All are frozen pydantic models that survive a trip through JSON unchanged.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from math import fsum
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    field_validator,
+    model_validator,
+)
+
+MAX_SEED = 2**53 - 1
+"""Largest seed: every JSON reader keeps integers up to here exact."""
+
+Seconds = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+
+
+def _finite_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    json.dumps(value, allow_nan=False)
+    return value
+
+
+JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_finite_json)]
+Weight = Annotated[float, Field(gt=0, le=100)]
+
+CriterionKind = Literal[
+    "object",
+    "count",
+    "color",
+    "position",
+    "attribute",
+    "text",
+    "background",
+    "relation",
+    "structure",
+    "other",
+]
+Answer = Literal["yes", "no", "cannot_tell"]
+RefusalCategory = Literal[
+    "sexual", "minors", "violence", "hate", "self_harm", "illegal", "privacy", "provider", "other"
+]
+"""Why a request is refused; "provider" means that the model's own safety layer answered."""
+
+
+class Value(BaseModel):
+    """Base of the frozen values: unknown fields and non-finite numbers are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Usage(Value):
+    """What calls to a paid or metered model consumed.
+
+    Unknown is None, never zero, and a sum with an unknown part is unknown.
+
+    Attributes:
+        input_tokens: Tokens read, cached ones included.
+        output_tokens: Tokens written, hidden reasoning included.
+        cached_tokens: Those input tokens that came from the provider's cache.
+        usd: Cost in US dollars.
+    """
+
+    input_tokens: int | None = Field(default=None, ge=0)
+    output_tokens: int | None = Field(default=None, ge=0)
+    cached_tokens: int | None = Field(default=None, ge=0)
+    usd: float | None = Field(default=None, ge=0)
+
+    @classmethod
+    def zero(cls) -> Usage:
+        """Nothing consumed: what offline parts report, and where a sum starts."""
+        return cls(input_tokens=0, output_tokens=0, cached_tokens=0, usd=0.0)
+
+    @classmethod
+    def total(cls, parts: Iterable[Usage]) -> Usage:
+        """The sum of `parts`."""
+        return sum(parts, start=cls.zero())
+
+    def __add__(self, other: Usage) -> Usage:
+        """Add field by field; unknown plus anything is unknown."""
+        mine, theirs = self.model_dump(), other.model_dump()
+        return Usage(
+            **{
+                name: None if value is None or theirs[name] is None else value + theirs[name]
+                for name, value in mine.items()
+            }
+        )
+
+
+class ImageRequest(Value):
+    """What the user asks for, in the user's own words.
+
+    Attributes:
+        text: The request; must hold more than white space.
+        negative_prompt: What should not be in the picture; empty means nothing.
+        width: Width in pixels; None leaves the size to `aspect_ratio` and the generator.
+        height: Height in pixels; given exactly when `width` is.
+        aspect_ratio: Such as "3:4" (width to height); excludes `width` and `height`.
+        seed: Seed of the first candidate; None lets the loop draw and record one.
+        num_inference_steps: Sampler steps; None means the generator's default.
+        guidance_scale: Classifier-free guidance; None means the generator's default.
+        num_images: Candidates per round.
+    """
+
+    text: str
+    negative_prompt: str = ""
+    width: int | None = Field(default=None, ge=1)
+    height: int | None = Field(default=None, ge=1)
+    aspect_ratio: str | None = None
+    seed: Seed | None = None
+    num_inference_steps: int | None = Field(default=None, ge=1)
+    guidance_scale: float | None = Field(default=None, ge=0)
+    num_images: int = Field(default=1, ge=1)
+
+    @field_validator("text")
+    @classmethod
+    def _text_says_something(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("the request text is empty; say what the picture should show")
+        return text
+
+    @field_validator("aspect_ratio")
+    @classmethod
+    def _ratio_is_two_numbers(cls, ratio: str | None) -> str | None:
+        if ratio is not None and not re.fullmatch(r"[1-9][0-9]{0,3}:[1-9][0-9]{0,3}", ratio):
+            raise ValueError(f"aspect_ratio {ratio!r} is not of the form '3:4' (width:height)")
+        return ratio
+
+    @model_validator(mode="after")
+    def _one_way_to_say_the_size(self) -> Self:
+        if (self.width is None) != (self.height is None):
+            raise ValueError(f"width {self.width} and height {self.height}: give both or neither")
+        if self.aspect_ratio is not None and self.width is not None:
+            raise ValueError(
+                f"both a size ({self.width}x{self.height}) and aspect_ratio "
+                f"{self.aspect_ratio!r} are given; give one of them"
+            )
+        return self
+
+
+class GenerationSettings(Value):
+    """How to draw, as handed to a generator and recorded with each picture.
+
+    Handed in, None means the generator's default; recorded, None means that the generator has no
+    such setting.
+
+    Attributes:
+        width: Width in pixels.
+        height: Height in pixels.
+        num_inference_steps: Sampler steps.
+        guidance_scale: Classifier-free guidance scale.
+        negative_prompt: What should not be in the picture.
+        extra: Settings only this generator knows; any JSON values.
+    """
+
+    width: int | None = Field(default=None, ge=1)
+    height: int | None = Field(default=None, ge=1)
+    num_inference_steps: int | None = Field(default=None, ge=1)
+    guidance_scale: float | None = Field(default=None, ge=0)
+    negative_prompt: str = ""
+    extra: JsonObject = {}
+
+
+class Rewrite(Value):
+    """A request turned into one detailed prompt.
+
+    Attributes:
+        request: The request text that was rewritten.
+        prompt: The prompt for the generator.
+        model: Name of the model or method that wrote it.
+        system_prompt_version: Version of the system prompt; empty where there is none.
+        usage: What the rewriting consumed.
+        seconds: How long it took.
+    """
+
+    request: str
+    prompt: str = Field(min_length=1)
+    model: str
+    system_prompt_version: str = ""
+    usage: Usage = Usage()
+    seconds: Seconds = 0.0
+
+
+class Refused(Value):
+    """A request that is not drawn; a value and not an error, decided before anything is drawn.
+
+    Attributes:
+        reason: One sentence for the user.
+        category: What the request runs into.
+        model: Name of the model or method that refused.
+        usage: What the decision consumed.
+        seconds: How long it took.
+    """
+
+    reason: str
+    category: RefusalCategory = "other"
+    model: str = ""
+    usage: Usage = Usage()
+    seconds: Seconds = 0.0
+
+
+class Criterion(Value):
+    """One thing that must be true of the picture.
+
+    Attributes:
+        name: Short name, unique within its rubric.
+        kind: What sort of check it is.
+        question: The check in one sentence, answerable with yes or no from the picture alone.
+        source: The words of the request it comes from; empty for global checks.
+        weight: Its weight in the score.
+        expected: The same check for judges that read data and not language, such as
+            {"class": "cup", "count": 2} or {"text": "OPEN"}; empty if there is none.
+    """
+
+    name: str = Field(min_length=1)
+    kind: CriterionKind
+    question: str = Field(min_length=1)
+    source: str = ""
+    weight: Weight = 1.0
+    expected: JsonObject = {}
+
+
+class Rubric(Value):
+    """The criteria by which pictures for one request are judged.
+
+    Attributes:
+        request: The request text.
+        criteria: At least one, with different names.
+        author: Who wrote it: a model's name, or a person.
+        usage: What writing it consumed.
+        seconds: How long writing it took.
+    """
+
+    request: str
+    criteria: tuple[Criterion, ...] = Field(min_length=1)
+    author: str = "human"
+    usage: Usage = Usage.zero()
+    seconds: Seconds = 0.0
+
+    @field_validator("criteria")
+    @classmethod
+    def _names_differ(cls, criteria: tuple[Criterion, ...]) -> tuple[Criterion, ...]:
+        names = [criterion.name for criterion in criteria]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"criterion names must differ; used more than once: {twice}")
+        return criteria
+
+
+class CriterionVerdict(Value):
+    """A judge's answer to one criterion.
+
+    Attributes:
+        criterion: Name of the criterion.
+        answer: "cannot_tell" counts neither for nor against.
+        evidence: One line of what the judge saw.
+        weight: The criterion's weight.
+        probability: Probability of "yes", where the judge gives one.
+    """
+
+    criterion: str
+    answer: Answer
+    evidence: str = ""
+    weight: Weight = 1.0
+    probability: Probability | None = None
+
+
+class Verdict(Value):
+    """A judge's answers about one picture.
+
+    Attributes:
+        image_sha256: The picture, by `GeneratedImage.sha256`.
+        verdicts: One answer per criterion of the rubric.
+        judge: Name of the judge.
+        seconds: How long judging took.
+        usage: What judging consumed.
+    """
+
+    image_sha256: str
+    verdicts: tuple[CriterionVerdict, ...]
+    judge: str
+    seconds: Seconds = 0.0
+    usage: Usage = Usage()
+
+    @property
+    def score(self) -> float | None:
+        """Weighted share of "yes" among the answered criteria; None if none was answered."""
+        answered = [v for v in self.verdicts if v.answer != "cannot_tell"]
+        if not answered:
+            return None
+        return _weight(v for v in answered if v.answer == "yes") / _weight(answered)
+
+    @property
+    def coverage(self) -> float:
+        """Weighted share of the criteria that were answered at all."""
+        if not self.verdicts:
+            return 0.0
+        answered = (v for v in self.verdicts if v.answer != "cannot_tell")
+        return _weight(answered) / _weight(self.verdicts)
+
+    @property
+    def all_satisfied(self) -> bool:
+        """Whether there are criteria and every one was answered "yes"."""
+        return bool(self.verdicts) and all(v.answer == "yes" for v in self.verdicts)
+
+
+def _weight(verdicts: Iterable[CriterionVerdict]) -> float:
+    # fsum rounds once, so a full set of "yes" gives exactly 1 in any order.
+    return fsum(verdict.weight for verdict in verdicts)
