@@ -1,0 +1,139 @@
+"""Reading checkpoint folders strictly: safetensors only, every tensor name accounted for."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lens_core.errors import CheckpointError, PrecisionError
+
+TensorShapes = dict[str, tuple[int, ...]]
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+def refuse_float16(dtype: torch.dtype | None, what: str) -> None:
+    """Refuse the one half precision Lens cannot run in.
+
+    Raises:
+        PrecisionError: `dtype` is float16.
+    """
+    if dtype == torch.float16:
+        raise PrecisionError(
+            f"{what} is in float16, whose largest value is 65,504; Lens reaches about 139,000 and "
+            "its pictures come out black or white: use torch.bfloat16 or torch.float32"
+        )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a component folder.
+
+    Raises:
+        CheckpointError: The folder or file is missing or is not a JSON object.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; every component folder needs one")
+    return read_json(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        CheckpointError: The file cannot be read as a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object")
+    return content
+
+
+def weight_files(folder: Path, stem: str) -> list[Path]:
+    """The safetensors files of a component: one file, or those its index names.
+
+    Args:
+        folder: The component's folder.
+        stem: `"model"` for transformers, `"diffusion_pytorch_model"` for diffusers.
+
+    Raises:
+        CheckpointError: There are none, one that the index names is absent, or there are only
+            pickles.
+    """
+    index = folder / f"{stem}.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        if any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
+            raise CheckpointError(f"{index} names files outside its folder or no safetensors")
+        files = [folder / name for name in names]
+    else:
+        files = [folder / f"{stem}.safetensors"]
+    absent = [file.name for file in files if not file.is_file()]
+    if not absent and files:
+        return files
+    pickles = sorted(f.name for f in folder.glob("*") if f.suffix in PICKLE_SUFFIXES)
+    if pickles and not index.is_file():
+        raise CheckpointError(
+            f"{folder} has only pickle files {pickles}; a pickle can run any code when it is "
+            "opened, so convert it to safetensors first"
+        )
+    raise CheckpointError(f"{folder} lacks {absent or 'every file its index should name'}")
+
+
+def read_shapes(folder: Path, stem: str) -> TensorShapes:
+    """Name and shape of every tensor of a component, from the files' headers alone.
+
+    Raises:
+        CheckpointError: A file is damaged, or two files hold the same tensor.
+    """
+    shapes: TensorShapes = {}
+    for file in weight_files(folder, stem):
+        try:
+            with safe_open(file, framework="pt") as handle:
+                names = list(handle.keys())
+                found = {name: tuple(handle.get_slice(name).get_shape()) for name in names}
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{file} is damaged or incomplete: {error}") from error
+        if twice := sorted(shapes.keys() & found.keys()):
+            raise CheckpointError(f"{folder}: several files hold {summarise(twice)}")
+        shapes |= found
+    return shapes
+
+
+def check_shapes(
+    source: Path,
+    found: TensorShapes,
+    expected: Mapping[str, torch.Tensor],
+    optional: Collection[str] = (),
+) -> None:
+    """Compare the tensors of a checkpoint with those of a model.
+
+    Raises:
+        CheckpointError: Lists what is missing, unexpected or of another shape.
+    """
+    problems = []
+    if missing := sorted(expected.keys() - found.keys() - set(optional)):
+        problems.append(f"missing: {summarise(missing)}")
+    if unexpected := sorted(found.keys() - expected.keys()):
+        problems.append(f"unexpected: {summarise(unexpected)}")
+    differing = [
+        f"{name} {found[name]} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in found and found[name] != tuple(tensor.shape)
+    ]
+    if differing:
+        problems.append(f"other shape: {summarise(differing)}")
+    if problems:
+        raise CheckpointError(f"{source} does not fit its config; " + "; ".join(problems))
+
+
+def summarise(names: list[str], limit: int = 20) -> str:
+    """Names joined for a message, the first `limit` of them."""
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

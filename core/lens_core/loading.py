@@ -1,0 +1,268 @@
+"""Loading and saving the components of a Lens folder, each from its own subfolder.
+
+The `model_index.json` of the published checkpoints names classes that no library has, so it is not
+used to find classes: every subfolder has one meaning.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler
+from diffusers import __version__ as diffusers_version
+from torch import nn
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from lens_core.checkpoint_files import (
+    PICKLE_SUFFIXES,
+    check_shapes,
+    read_config,
+    read_json,
+    read_shapes,
+    refuse_float16,
+)
+from lens_core.errors import CheckpointError, ComponentError, ParameterError, PrecisionError
+from lens_core.sampling import default_scheduler
+from lens_core.text_encoder import LensTextEncoder
+from lens_core.tokenizer import load_packaged_tokenizer
+from lens_core.transformer import LensTransformer2DModel
+
+INDEX_NAME = "model_index.json"
+DEFAULTS_KEY = "_lens_defaults"
+
+
+@dataclass(frozen=True)
+class LensDefaults:
+    """What a checkpoint is run with unless the caller says otherwise.
+
+    A checkpoint states its own under `_lens_defaults` in `model_index.json`; the values here are
+    those of the published Lens.
+
+    Attributes:
+        height: Pixels.
+        width: Pixels.
+        num_inference_steps: Euler steps.
+        guidance_scale: Classifier-free guidance; 1 is none.
+    """
+
+    height: int = 1024
+    width: int = 1024
+    num_inference_steps: int = 20
+    guidance_scale: float = 5.0
+
+
+def checkpoint_folder(path: str | Path) -> Path:
+    """The folder of a checkpoint in the diffusers layout.
+
+    Raises:
+        CheckpointError: It is no folder, or a pickle.
+    """
+    folder = Path(path)
+    if folder.suffix in PICKLE_SUFFIXES and folder.is_file():
+        raise CheckpointError(
+            f"{folder} is a pickle, which can run any code when it is opened; convert it to "
+            "safetensors first"
+        )
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{str(path)!r} is not a folder; download the checkpoint first and give the folder "
+            "that holds transformer/, text_encoder/ and vae/"
+        )
+    return folder
+
+
+def load_components(
+    path: str | Path, dtype: torch.dtype, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Every part of a pipeline by its name, from its subfolder unless it was given.
+
+    Args:
+        path: Folder in the diffusers layout.
+        dtype: Precision of all weights.
+        given: Components, or None for one to leave out, to use instead of the folder's.
+
+    Raises:
+        CheckpointError: Incomplete, unreadable, pickled or unknown weights.
+        PrecisionError: float16.
+        ParameterError: A name in `given` that no component has.
+    """
+    refuse_float16(dtype, "the requested dtype")
+    folder = checkpoint_folder(path)
+    loaders: dict[str, Callable[[], Any]] = {
+        "transformer": lambda: load_transformer(folder / "transformer", dtype),
+        "text_encoder": lambda: LensTextEncoder.load(folder / "text_encoder", dtype),
+        "vae": lambda: load_vae(folder / "vae", dtype),
+        "tokenizer": lambda: load_tokenizer(folder / "tokenizer"),
+        "scheduler": lambda: load_scheduler(folder / "scheduler"),
+        "defaults": lambda: load_defaults(folder),
+    }
+    if unknown := sorted(given.keys() - loaders.keys()):
+        raise ParameterError(f"from_pretrained does not know {unknown}; it takes {[*loaders]}")
+    return {name: given[name] if name in given else load() for name, load in loaders.items()}
+
+
+def save_components(
+    path: str | Path,
+    components: Mapping[str, Any],
+    defaults: LensDefaults,
+    max_shard_size: str = "5GB",
+) -> None:
+    """Write every component to its own subfolder as safetensors and JSON, and the index."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, component in components.items():
+        if component is None:
+            continue
+        shards = {"max_shard_size": max_shard_size} if isinstance(component, nn.Module) else {}
+        component.save_pretrained(folder / name, **shards)
+    _write_index(folder, components, defaults)
+
+
+def load_transformer(folder: Path, dtype: torch.dtype = torch.float32) -> LensTransformer2DModel:
+    """Load the denoiser, name by name.
+
+    Raises:
+        CheckpointError: Tensors are missing, unexpected or of another shape; no safetensors.
+        PrecisionError: float16 was asked for.
+    """
+    model: LensTransformer2DModel = _load_diffusers(LensTransformer2DModel, folder, dtype)
+    return model
+
+
+def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLFlux2:
+    """Load the FLUX.2 autoencoder, name by name.
+
+    Raises:
+        CheckpointError: Tensors are missing, unexpected or of another shape; no safetensors.
+        PrecisionError: float16 was asked for.
+    """
+    return _load_diffusers(AutoencoderKLFlux2, folder, dtype)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, or the packaged GPT-OSS one when there is no such folder.
+
+    Raises:
+        CheckpointError: The folder exists without a `tokenizer.json`.
+    """
+    if not folder.is_dir():
+        return load_packaged_tokenizer()
+    if not (folder / "tokenizer.json").is_file():
+        raise CheckpointError(f"{folder} has no tokenizer.json")
+    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+
+
+def load_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
+    """The scheduler of a folder, or the default one when there is no such folder."""
+    if not folder.is_dir():
+        return default_scheduler()
+    path = folder / "scheduler_config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no scheduler_config.json")
+    config = read_json(path)
+    return FlowMatchEulerDiscreteScheduler.from_config(config)
+
+
+def load_defaults(folder: Path) -> LensDefaults:
+    """A checkpoint's own settings, or those of the published Lens.
+
+    Raises:
+        CheckpointError: The entry has a name or a type that `LensDefaults` does not.
+    """
+    path = folder / INDEX_NAME
+    entry = read_json(path).get(DEFAULTS_KEY, {}) if path.is_file() else {}
+    known = {field.name: field.type for field in fields(LensDefaults)}
+    for name, value in entry.items():
+        number = (int, float) if known.get(name) is float else int
+        if name not in known or isinstance(value, bool) or not isinstance(value, number):
+            raise CheckpointError(
+                f"{path}: {DEFAULTS_KEY} has {name!r}: {value!r}; it may hold numbers named "
+                f"{sorted(known)}"
+            )
+    return LensDefaults(**entry)
+
+
+def _write_index(folder: Path, components: Mapping[str, Any], defaults: LensDefaults) -> None:
+    """Write `model_index.json`: the classes of the components and the checkpoint's defaults."""
+    index: dict[str, Any] = {
+        "_class_name": "LensPipeline",
+        "_diffusers_version": diffusers_version,
+        DEFAULTS_KEY: asdict(defaults),
+    }
+    for name, component in components.items():
+        library = type(component).__module__.split(".")[0]
+        index[name] = [None, None] if component is None else [library, type(component).__name__]
+    (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def check_components(
+    transformer: LensTransformer2DModel,
+    text_encoder: LensTextEncoder | None,
+    vae: AutoencoderKLFlux2,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> None:
+    """Check that the parts belong together.
+
+    Raises:
+        ComponentError: Names the two counts that differ.
+    """
+    channels = vae.config.latent_channels
+    patch = vae.config.patch_size[0]
+    if channels * patch**2 != transformer.config.in_channels:
+        raise ComponentError(
+            f"the VAE makes tokens of {channels} x {patch} x {patch} = {channels * patch**2} "
+            f"channels, the transformer reads {transformer.config.in_channels} (in_channels)"
+        )
+    if vae.bn.num_features != transformer.config.in_channels:
+        raise ComponentError(
+            f"the VAE's BatchNorm has {vae.bn.num_features} channels, the transformer reads "
+            f"{transformer.config.in_channels} (in_channels)"
+        )
+    if text_encoder is None:
+        return
+    layers, wanted = text_encoder.config.num_hidden_layers, transformer.config.selected_layer_index
+    if max(wanted) >= layers:
+        raise ComponentError(
+            f"the transformer reads encoder layers {tuple(wanted)} (from 0), the text encoder has "
+            f"only {layers}"
+        )
+    if text_encoder.config.hidden_size != transformer.config.enc_hidden_dim:
+        raise ComponentError(
+            f"the text encoder's features are {text_encoder.config.hidden_size} wide, the "
+            f"transformer reads {transformer.config.enc_hidden_dim} (enc_hidden_dim)"
+        )
+    if tokenizer is not None and len(tokenizer) > text_encoder.config.vocab_size:
+        raise ComponentError(
+            f"the tokenizer has {len(tokenizer)} tokens, the text encoder embeds only "
+            f"{text_encoder.config.vocab_size}"
+        )
+
+
+def check_precision(**components: Any) -> None:
+    """Refuse float16 components.
+
+    Raises:
+        PrecisionError: Names the component.
+    """
+    for name, component in components.items():
+        dtype = getattr(component, "dtype", None)
+        if isinstance(dtype, torch.dtype):
+            refuse_float16(dtype, f"the {name}")
+
+
+def _load_diffusers(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
+    refuse_float16(dtype, f"the {folder.name}")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise PrecisionError(f"dtype {dtype!r} must be torch.bfloat16 or torch.float32")
+    config = read_config(folder)
+    shapes = read_shapes(folder, "diffusion_pytorch_model")
+    with torch.device("meta"):
+        expected = model_class.from_config(config).state_dict()
+    check_shapes(folder, shapes, expected)
+    model = model_class.from_pretrained(
+        folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
+    )
+    return model.eval()

@@ -1,0 +1,203 @@
+"""Checks of what a caller gives the pipeline, and the noise a picture starts from."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from lens_core.chat import MAX_SEQUENCE_LENGTH
+from lens_core.checkpoint_files import refuse_float16
+from lens_core.errors import NonFiniteError, ParameterError, PromptError
+
+OutputType = Literal["pil", "np", "pt", "latent"]
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+CALLBACK_TENSORS = ("latents",)
+"""Names that `callback_on_step_end` may ask for and give back."""
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """Numbers of one call, checked.
+
+    Attributes:
+        grid: (height, width) in tokens.
+        steps: Euler steps.
+        guidance_scale: 1 or more.
+        images_per_prompt: 1 or more.
+        output_type: Form of the result.
+    """
+
+    grid: tuple[int, int]
+    steps: int
+    guidance_scale: float
+    images_per_prompt: int
+    output_type: OutputType
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens."""
+        return self.grid[0] * self.grid[1]
+
+    def __post_init__(self) -> None:
+        check_count("num_inference_steps", self.steps)
+        check_count("num_images_per_prompt", self.images_per_prompt)
+        scale = self.guidance_scale
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 1 <= scale < 1e4:
+            raise ParameterError(
+                f"guidance_scale {scale!r} must be a number of at least 1, where 1 is no guidance"
+            )
+        if self.output_type not in get_args(OutputType):
+            raise ParameterError(
+                f"output_type {self.output_type!r} must be one of {list(get_args(OutputType))}"
+            )
+
+
+def check_count(name: str, value: int) -> None:
+    """Check a number of things.
+
+    Raises:
+        ParameterError: It is no whole number of at least 1.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ParameterError(f"{name} {value!r} must be a whole number of at least 1")
+
+
+def check_sequence_length(value: int) -> None:
+    """Check the most tokens the text encoder may read.
+
+    Raises:
+        ParameterError: It is no whole number from 1 to 512.
+    """
+    check_count("max_sequence_length", value)
+    if value > MAX_SEQUENCE_LENGTH:
+        raise ParameterError(
+            f"max_sequence_length {value} must be at most {MAX_SEQUENCE_LENGTH}, "
+            "the length Lens was trained with"
+        )
+
+
+def check_callback_tensors(names: Sequence[str]) -> None:
+    """Check what a step callback asks for.
+
+    Raises:
+        ParameterError: Something other than `latents`.
+    """
+    if unknown := sorted(set(names) - set(CALLBACK_TENSORS)):
+        raise ParameterError(
+            f"callback_on_step_end_tensor_inputs {unknown} are not on offer; "
+            f"there is {list(CALLBACK_TENSORS)}"
+        )
+
+
+def check_prompts(prompt: str | Sequence[str]) -> list[str]:
+    """The prompts as a list.
+
+    Raises:
+        PromptError: None at all, one that is not text, or one that is blank.
+    """
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, (list, tuple)) or not prompts:
+        raise PromptError(f"prompt {prompt!r} must be a string or a list of at least one string")
+    for index, text in enumerate(prompts):
+        if not isinstance(text, str):
+            raise PromptError(f"prompt {index} is {text!r}; it must be a string")
+        if not text.strip():
+            raise PromptError(f"prompt {index} is empty: say what the picture should show")
+    return list(prompts)
+
+
+def check_negative_prompts(negative: str | Sequence[str] | None, count: int) -> list[str]:
+    """One negative prompt for each of `count` prompts; blank ones mean none.
+
+    Raises:
+        PromptError: One is not text, or a list of another length.
+    """
+    if negative is None or isinstance(negative, str):
+        return [negative or ""] * count
+    if not isinstance(negative, (list, tuple)) or len(negative) != count:
+        raise PromptError(
+            f"negative_prompt {negative!r} must be a string or a list of {count}, one per prompt"
+        )
+    for index, text in enumerate(negative):
+        if not isinstance(text, str):
+            raise PromptError(f"negative_prompt {index} is {text!r}; it must be a string")
+    return list(negative)
+
+
+def warn_unused_negative(negative_given: bool, guidance_scale: float) -> None:
+    """Warn that a negative prompt has no effect without guidance."""
+    if negative_given and guidance_scale == 1:
+        warnings.warn(
+            "the negative prompt has no effect at guidance_scale 1, where there is no guidance",
+            stacklevel=3,
+        )
+
+
+def initial_latents(
+    shape: tuple[int, int, int],
+    given: Tensor | None,
+    generator: Generators,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The noise a batch starts from, drawn as tokens.
+
+    Args:
+        shape: (batch, tokens, channels).
+        given: The caller's own, used instead.
+        generator: One for the batch, or one per picture, which then does not depend on the batch.
+        device: Where the result is needed. Noise is drawn on the generator's device.
+        dtype: Precision to draw and to return.
+
+    Raises:
+        ParameterError: Latents of another shape, or a list of another length than the batch.
+        PrecisionError: float16 latents.
+        NonFiniteError: NaN or infinity in given latents.
+    """
+    if given is None:
+        if isinstance(generator, Sequence) and len(generator) != shape[0]:
+            raise ParameterError(
+                f"generator is a list of {len(generator)}; it must be one generator or a list of "
+                f"{shape[0]}, one per picture"
+            )
+        seeds = list(generator) if isinstance(generator, Sequence) else generator
+        return cast(Tensor, randn_tensor(shape, generator=seeds, device=device, dtype=dtype))
+    refuse_float16(given.dtype, "latents")
+    if tuple(given.shape) != shape:
+        raise ParameterError(
+            f"latents have shape {tuple(given.shape)}; this call needs {shape}: "
+            "(batch, tokens, channels)"
+        )
+    if not torch.isfinite(given).all():
+        raise NonFiniteError("the latents given to the pipeline hold NaN or infinity")
+    return given.to(device, dtype)
+
+
+def check_finite(finite: Sequence[Tensor], sigmas: Tensor) -> None:
+    """Check that latents stayed finite.
+
+    Args:
+        finite: One boolean per step that was run.
+        sigmas: Noise levels, `[steps + 1]`.
+
+    Raises:
+        NonFiniteError: Names the first step after which they were not.
+    """
+    if not finite:
+        return
+    flags = torch.stack(tuple(finite)).tolist()
+    if all(flags):
+        return
+    step = flags.index(False)
+    level = float(sigmas[step])
+    raise NonFiniteError(
+        f"the latents became NaN or infinite in step {step + 1} of {len(sigmas) - 1} (sigma "
+        f"{level if math.isfinite(level) else 'unknown'}); run in bfloat16 or float32 and check "
+        "the weights and any LoRA or callback"
+    )

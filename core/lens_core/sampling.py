@@ -1,0 +1,99 @@
+"""The noise schedule and guidance of Lens: shifted flow-matching sigmas for Euler steps."""
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from lens_core.errors import ComponentError, ParameterError
+
+
+def compute_mu(tokens: int, steps: int) -> float:
+    """Time-shift parameter for a number of image tokens and of steps (FLUX.2's empirical rule).
+
+    Above 4300 tokens it depends on the tokens alone; below, it is the line in `steps` through the
+    values fitted at 10 and at 200 steps.
+    """
+    at_200 = 0.00016927 * tokens + 0.45666666
+    if tokens > 4300:
+        return at_200
+    at_10 = 8.73809524e-05 * tokens + 1.89833333
+    slope = (at_200 - at_10) / 190.0
+    return slope * steps + (at_200 - 200.0 * slope)
+
+
+def linear_sigmas(steps: int) -> np.ndarray:
+    """Noise levels before the shift: `linspace(1, 1 / steps, steps)`."""
+    if steps < 1:
+        raise ParameterError(f"num_inference_steps {steps} must be at least 1")
+    return np.linspace(1.0, 1.0 / steps, steps)
+
+
+def make_sigmas(steps: int, mu: float) -> Tensor:
+    """Noise levels of every step, from 1 (noise) down, and a final 0: float32 `[steps + 1]`."""
+    scheduler = default_scheduler()
+    scheduler.set_timesteps(sigmas=linear_sigmas(steps), mu=mu)
+    sigmas: Tensor = scheduler.sigmas
+    return sigmas
+
+
+def default_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """Euler with the exponential time shift, configured as in the published checkpoints.
+
+    The shift constants of that configuration are not used: mu is always passed.
+    """
+    return FlowMatchEulerDiscreteScheduler(
+        num_train_timesteps=1000,
+        shift=3.0,
+        base_shift=0.5,
+        max_shift=1.15,
+        base_image_seq_len=256,
+        max_image_seq_len=4096,
+        use_dynamic_shifting=True,
+        time_shift_type="exponential",
+    )
+
+
+def check_scheduler(scheduler: FlowMatchEulerDiscreteScheduler) -> None:
+    """Check that a scheduler applies mu as Lens needs it.
+
+    Raises:
+        ComponentError: Another class, or a configuration that would change the sigmas.
+    """
+    if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        raise ComponentError(
+            f"scheduler {type(scheduler).__name__} is not a FlowMatchEulerDiscreteScheduler, which "
+            "is what Lens is sampled with"
+        )
+    expected = {
+        "use_dynamic_shifting": True,
+        "time_shift_type": "exponential",
+        "shift_terminal": None,
+        "invert_sigmas": False,
+        "stochastic_sampling": False,
+        "use_karras_sigmas": False,
+        "use_exponential_sigmas": False,
+        "use_beta_sigmas": False,
+    }
+    for name, value in expected.items():
+        found = scheduler.config.get(name, value)
+        if (found or None) != (value or None):
+            raise ComponentError(f"scheduler config has {name}={found!r}; Lens needs {value!r}")
+
+
+def guide(cond: Tensor, uncond: Tensor, guidance_scale: float) -> Tensor:
+    """Classifier-free guidance whose result keeps the conditional velocity's length.
+
+    Args:
+        cond: Velocity with the prompt, `[B, tokens, channels]`.
+        uncond: Velocity without it or with the negative prompt, same shape.
+        guidance_scale: Weight g of `uncond + g * (cond - uncond)`.
+
+    Returns:
+        The combination, rescaled per token to the L2 norm over channels of `cond`.
+    """
+    combined = uncond + guidance_scale * (cond - uncond)
+    length = torch.linalg.vector_norm(cond, dim=-1, keepdim=True)
+    combined_length = torch.linalg.vector_norm(combined, dim=-1, keepdim=True)
+    rescaled: Tensor = combined * (length / combined_length.clamp_min(1e-12))
+    return rescaled

@@ -1,0 +1,126 @@
+"""Picture sizes that Lens can make, and the named buckets it was trained on."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from lens_core.errors import InvalidSizeError
+
+SIZE_MULTIPLE = 16
+"""Pixels per token side: 8 by the VAE, 2 by patching."""
+
+MAX_AREA = 1440 * 1440
+"""Largest picture in pixels, apart from the named buckets of base 1440, some of which pass it."""
+
+MAX_ASPECT_RATIO = 2
+"""Longest side over shortest side."""
+
+SizeTable = Mapping[str, tuple[int, int]]
+
+BUCKETS: Mapping[int, SizeTable] = MappingProxyType(
+    {
+        1024: MappingProxyType(
+            {
+                "1:2": (1472, 736),
+                "9:16": (1376, 768),
+                "2:3": (1248, 832),
+                "3:4": (1152, 864),
+                "1:1": (1024, 1024),
+                "4:3": (864, 1152),
+                "3:2": (832, 1248),
+                "16:9": (768, 1376),
+                "2:1": (736, 1472),
+            }
+        ),
+        1440: MappingProxyType(
+            {
+                "1:2": (2080, 1040),
+                "9:16": (1936, 1088),
+                "2:3": (1760, 1168),
+                "3:4": (1616, 1216),
+                "1:1": (1440, 1440),
+                "4:3": (1216, 1616),
+                "3:2": (1168, 1760),
+                "16:9": (1088, 1936),
+                "2:1": (1040, 2080),
+            }
+        ),
+    }
+)
+"""Base resolution -> aspect ratio (width:height) -> (height, width) in pixels."""
+
+_NAMED_SIZES = frozenset(size for table in BUCKETS.values() for size in table.values())
+
+
+def resolve_size(aspect_ratio: str = "1:1", base: int = 1024) -> tuple[int, int]:
+    """Height and width in pixels for an aspect ratio.
+
+    Bases 1024 and 1440 use the published buckets. Another base gets the sides nearest to an area of
+    `base ** 2` that are multiples of 16.
+
+    Args:
+        aspect_ratio: Width to height, such as `"16:9"`, from 1:2 to 2:1.
+        base: Side in pixels of the square picture with the same area.
+
+    Raises:
+        InvalidSizeError: The ratio cannot be read or is too long, or the base does not fit.
+    """
+    if base in BUCKETS and aspect_ratio in BUCKETS[base]:
+        return BUCKETS[base][aspect_ratio]
+    ratio = _parse_ratio(aspect_ratio)
+    if base % SIZE_MULTIPLE or base <= 0:
+        raise InvalidSizeError(f"base {base} must be a positive multiple of {SIZE_MULTIPLE}")
+    height, width = (_round(base * factor) for factor in (ratio**-0.5, ratio**0.5))
+    # Rounding may push an extreme ratio past the limit; the shorter side then sets the longer one.
+    limit = MAX_ASPECT_RATIO * min(height, width)
+    height, width = min(height, limit), min(width, limit)
+    validate_size(height, width)
+    return height, width
+
+
+def validate_size(height: int, width: int, multiple: int = SIZE_MULTIPLE) -> None:
+    """Check that Lens can make a picture of this size.
+
+    Args:
+        height: Pixels.
+        width: Pixels.
+        multiple: Pixels per token side of the model at hand.
+
+    Raises:
+        InvalidSizeError: Names the value and the rule it breaks.
+    """
+    for name, value in (("height", height), ("width", width)):
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+            raise InvalidSizeError(f"{name} {value!r} must be a positive whole number of pixels")
+        if value % multiple:
+            raise InvalidSizeError(
+                f"{name} {value} must be a multiple of {multiple}; the nearest is "
+                f"{_round(value, multiple)}"
+            )
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        raise InvalidSizeError(
+            f"size {height}x{width} (height x width) has an aspect ratio of "
+            f"{max(height, width) / min(height, width):.2f}; Lens makes pictures from 1:2 to 2:1"
+        )
+    if height * width > MAX_AREA and (height, width) not in _NAMED_SIZES:
+        raise InvalidSizeError(
+            f"size {height}x{width} (height x width) has {height * width} pixels; the largest is "
+            f"1440 x 1440 = {MAX_AREA}, or a named bucket of base 1440"
+        )
+
+
+def _round(value: float, multiple: int = SIZE_MULTIPLE) -> int:
+    return max(multiple, round(value / multiple) * multiple)
+
+
+def _parse_ratio(aspect_ratio: str) -> float:
+    try:
+        width, height = (float(part) for part in aspect_ratio.split(":"))
+        ratio = width / height
+    except (AttributeError, ValueError, ZeroDivisionError):
+        ratio = 0.0
+    if not 1 / MAX_ASPECT_RATIO <= ratio <= MAX_ASPECT_RATIO:
+        raise InvalidSizeError(
+            f"aspect ratio {aspect_ratio!r} must be written width:height, such as '16:9', and lie "
+            "between 1:2 and 2:1"
+        )
+    return ratio

@@ -1,0 +1,159 @@
+"""GPT-OSS as the text encoder of Lens, and as the chat model that rewrites prompts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import Tensor, nn
+from transformers import GptOssConfig, GptOssForCausalLM
+
+from lens_core.checkpoint_files import (
+    TensorShapes,
+    check_shapes,
+    read_config,
+    read_shapes,
+    refuse_float16,
+)
+from lens_core.errors import CheckpointError, ComponentError
+
+HEAD_NAME = "lm_head.weight"
+
+
+class MissingHead(nn.Module):
+    """Stands where a checkpoint for features alone has no language model head."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Refuse.
+
+        Raises:
+            ComponentError: Always: there is nothing to compute logits with.
+        """
+        raise ComponentError(
+            "this text encoder was loaded without a language model head (lm_head.weight), so it "
+            "gives text features but cannot write; load a complete GPT-OSS checkpoint to generate"
+        )
+
+
+class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
+    """GPT-OSS whose raw layer outputs are the text features of Lens.
+
+    Being a causal language model, it also generates, with the same weights, when its head is there.
+
+    Args:
+        config: A stock GPT-OSS configuration.
+        has_lm_head: Whether the model can predict tokens.
+    """
+
+    def __init__(self, config: GptOssConfig, has_lm_head: bool = True) -> None:
+        super().__init__(config)
+        if not has_lm_head:
+            self.lm_head = MissingHead()
+
+    @property
+    def has_lm_head(self) -> bool:
+        """Whether `generate` works."""
+        return not isinstance(self.lm_head, MissingHead)
+
+    @apply_forward_hook  # type: ignore[untyped-decorator]
+    def features(
+        self, input_ids: Tensor, attention_mask: Tensor | None, layers: Sequence[int]
+    ) -> list[Tensor]:
+        """Raw outputs of some layers: the residual stream, without the final norm.
+
+        Args:
+            input_ids: `[B, S]`.
+            attention_mask: `[B, S]`, 1 for a token and 0 for padding on the right; None for no
+                padding.
+            layers: Layers counted from 0.
+
+        Returns:
+            One tensor `[B, S, hidden_size]` per entry of `layers`, in that order.
+
+        Raises:
+            ComponentError: A layer this encoder does not have.
+        """
+        count = len(self.model.layers)
+        absent = [layer for layer in layers if not 0 <= layer < count]
+        if absent:
+            raise ComponentError(f"the text encoder has layers 0 to {count - 1}, not {absent}")
+        captured: dict[int, Tensor] = {}
+
+        def keep(layer: int) -> Any:
+            return lambda _module, _inputs, output: captured.__setitem__(layer, output)
+
+        hooks = [self.model.layers[i].register_forward_hook(keep(i)) for i in set(layers)]
+        try:
+            self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [captured[layer] for layer in layers]
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Write text, as every causal language model of transformers does.
+
+        Raises:
+            ComponentError: The checkpoint has no language model head.
+        """
+        if not self.has_lm_head:
+            self.lm_head(torch.empty(0))
+        return super().generate(*args, **kwargs)
+
+    @classmethod
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Self:
+        """Load a stock GPT-OSS folder, name by name.
+
+        Args:
+            folder: Holds `config.json` and safetensors, sharded or not.
+            dtype: `torch.float32` or `torch.bfloat16`.
+
+        Raises:
+            CheckpointError: Tensors are missing, unexpected or of another shape (only the language
+                model head may be absent), or the weights are packed as MXFP4.
+            PrecisionError: float16 was asked for.
+        """
+        refuse_float16(dtype, "the text encoder")
+        config = GptOssConfig(**_stock_config(folder))
+        shapes = read_shapes(folder, "model")
+        _refuse_packed(folder, config, shapes)
+        tied = bool(config.tie_word_embeddings)
+        has_lm_head = tied or HEAD_NAME in shapes
+        with torch.device("meta"):
+            expected = cls(config, has_lm_head=has_lm_head).state_dict()
+        optional = {HEAD_NAME} if tied else set()
+        check_shapes(folder, shapes, expected, optional)
+        model, report = cls.from_pretrained(
+            folder,
+            config=config,
+            has_lm_head=has_lm_head,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        unset = sorted(set(report["missing_keys"]) - optional)
+        if unset or report["mismatched_keys"] or report["unexpected_keys"]:
+            raise CheckpointError(f"{folder}: not every tensor was loaded: {report}")
+        return model.eval()  # type: ignore[no-any-return]
+
+
+def _stock_config(folder: Path) -> dict[str, Any]:
+    config = read_config(folder)
+    if config.get("model_type") != "gpt_oss":
+        raise CheckpointError(
+            f"{folder}/config.json has model_type {config.get('model_type')!r}; the text encoder "
+            "of Lens is 'gpt_oss'"
+        )
+    return config
+
+
+def _refuse_packed(folder: Path, config: GptOssConfig, shapes: TensorShapes) -> None:
+    quantisation = getattr(config, "quantization_config", None)
+    packed = [name for name in shapes if name.endswith(("_blocks", "_scales"))]
+    if quantisation or packed:
+        raise CheckpointError(
+            f"{folder} holds packed weights ({'MXFP4' if packed else quantisation}), which cannot "
+            "be read yet; use a checkpoint dequantised to bfloat16"
+        )
