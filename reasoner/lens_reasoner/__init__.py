@@ -1,6 +1,7 @@
 """Rewrite, generate, judge and revise, for any image generator."""
 
 from lens_reasoner.blocking import BlockingGenerator, FunctionGenerator, GenerationCancelled
+from lens_reasoner.chat import ChatModel, ChatReply, ImagePart, Message, TextPart
 from lens_reasoner.errors import (
     ChatError,
     GeneratorError,
@@ -13,18 +14,34 @@ from lens_reasoner.errors import (
     ReasonerError,
     UnsupportedSettingError,
 )
-from lens_reasoner.generator import (
-    Capabilities,
-    Generator,
-    StepCallback,
-    StepProgress,
-    check_seeds,
-    check_settings,
+from lens_reasoner.events import (
+    Candidate,
+    Event,
+    Finished,
+    ImageReady,
+    Judged,
+    LoopResult,
+    RewriteDone,
+    RubricDone,
+    RunState,
+    StageFailed,
+    StageFailure,
+    Started,
+    Step,
+    fold_events,
 )
+from lens_reasoner.generator import Capabilities, Generator, StepCallback, StepProgress
 from lens_reasoner.image import GeneratedImage
-from lens_reasoner.judge import Judge
-from lens_reasoner.reasoner import PassThrough, Reasoner
-from lens_reasoner.rubric import RubricWriter
+from lens_reasoner.judge import Judge, LLMJudge
+from lens_reasoner.loop import AgentLoop
+from lens_reasoner.openai_chat import OpenAIChat
+from lens_reasoner.prices import OPENAI_PRICES, Price, PriceTable
+from lens_reasoner.prompts import GENERAL_PROMPT, PromptSection, SystemPrompt
+from lens_reasoner.reasoner import LLMReasoner, PassThrough, Reasoner
+from lens_reasoner.retry import RetryPolicy
+from lens_reasoner.rubric import STRUCTURE, LLMRubricWriter, RubricWriter
+from lens_reasoner.settings import check_seeds, check_settings, settings_for
+from lens_reasoner.sync import run_sync
 from lens_reasoner.types import (
     Criterion,
     CriterionVerdict,
@@ -38,11 +55,20 @@ from lens_reasoner.types import (
 )
 
 __all__ = [
+    "GENERAL_PROMPT",
+    "OPENAI_PRICES",
+    "STRUCTURE",
+    "AgentLoop",
     "BlockingGenerator",
+    "Candidate",
     "Capabilities",
     "ChatError",
+    "ChatModel",
+    "ChatReply",
     "Criterion",
     "CriterionVerdict",
+    "Event",
+    "Finished",
     "FunctionGenerator",
     "GeneratedImage",
     "GenerationCancelled",
@@ -50,25 +76,50 @@ __all__ = [
     "Generator",
     "GeneratorError",
     "ImageFileError",
+    "ImagePart",
+    "ImageReady",
     "ImageRequest",
     "Judge",
     "JudgeError",
+    "Judged",
+    "LLMJudge",
+    "LLMReasoner",
+    "LLMRubricWriter",
     "LoopConfigError",
+    "LoopResult",
+    "Message",
     "MissingKeyError",
+    "OpenAIChat",
     "PassThrough",
+    "Price",
+    "PriceTable",
+    "PromptSection",
     "QuotaError",
     "RateLimitedError",
     "Reasoner",
     "ReasonerError",
     "Refused",
+    "RetryPolicy",
     "Rewrite",
+    "RewriteDone",
     "Rubric",
+    "RubricDone",
     "RubricWriter",
+    "RunState",
+    "StageFailed",
+    "StageFailure",
+    "Started",
+    "Step",
     "StepCallback",
     "StepProgress",
+    "SystemPrompt",
+    "TextPart",
     "UnsupportedSettingError",
     "Usage",
     "Verdict",
     "check_seeds",
     "check_settings",
+    "fold_events",
+    "run_sync",
+    "settings_for",
 ]

@@ -10,14 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lens_reasoner.errors import GeneratorError
-from lens_reasoner.generator import (
-    Capabilities,
-    StepCallback,
-    StepProgress,
-    check_seeds,
-    check_settings,
-)
+from lens_reasoner.generator import Capabilities, StepCallback, StepProgress
 from lens_reasoner.image import GeneratedImage
+from lens_reasoner.settings import check_seeds, check_settings
 from lens_reasoner.types import GenerationSettings
 
 if TYPE_CHECKING:

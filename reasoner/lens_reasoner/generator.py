@@ -7,7 +7,6 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import Field
 
-from lens_reasoner.errors import UnsupportedSettingError
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.types import GenerationSettings, Value
 
@@ -26,6 +25,7 @@ class Capabilities(Value):
         native_size: The size drawn when none is asked for; None if unknown.
         sizes: The only sizes it can draw; None means any multiple of `multiple_of`, an empty tuple
             that the size cannot be chosen.
+        preferred_sizes: Sizes it draws best, among which an aspect ratio looks first.
         multiple_of: What width and height must be multiples of, in pixels.
         max_images: Most pictures in one call.
         extra: Names it understands in `GenerationSettings.extra`.
@@ -37,6 +37,7 @@ class Capabilities(Value):
     guidance: bool = False
     native_size: Size | None = None
     sizes: tuple[Size, ...] | None = ()
+    preferred_sizes: tuple[Size, ...] = ()
     multiple_of: int = Field(default=1, ge=1)
     max_images: int = Field(default=1, ge=1)
     extra: tuple[str, ...] = ()
@@ -96,67 +97,3 @@ class Generator(Protocol):
             GeneratorError: If drawing failed.
         """
         ...
-
-
-def check_settings(
-    settings: GenerationSettings, capabilities: Capabilities, *, backend: str
-) -> None:
-    """Refuse settings the backend cannot honour, so that none is silently dropped.
-
-    Raises:
-        UnsupportedSettingError: Naming the setting, its value and what the backend supports.
-    """
-
-    def refuse(setting: str, value: object, rule: str) -> None:
-        raise UnsupportedSettingError(
-            f"{setting}={value!r} cannot be honoured by {backend!r}: {rule}.",
-            setting=setting,
-            value=value,
-            backend=backend,
-            hint=f"Leave {setting} out, change it, or choose another generator.",
-        )
-
-    if settings.num_inference_steps is not None and not capabilities.steps:
-        refuse("num_inference_steps", settings.num_inference_steps, "its steps cannot be set")
-    if settings.guidance_scale is not None and not capabilities.guidance:
-        refuse("guidance_scale", settings.guidance_scale, "its guidance cannot be set")
-    if settings.negative_prompt and not capabilities.negative_prompt:
-        refuse("negative_prompt", settings.negative_prompt, "it takes no negative prompt")
-    for key, value in settings.extra.items():
-        if key not in capabilities.extra:
-            refuse(key, value, f"it understands {list(capabilities.extra) or 'no extra settings'}")
-    if settings.width is not None or settings.height is not None:
-        problem = _size_problem(settings.width, settings.height, capabilities)
-        if problem:
-            refuse("size", f"{settings.width}x{settings.height}", problem)
-
-
-def _size_problem(width: int | None, height: int | None, capabilities: Capabilities) -> str:
-    if width is None or height is None:
-        return "width and height are given together or not at all"
-    if (width, height) == capabilities.native_size:
-        return ""
-    if capabilities.sizes is None:
-        unit = capabilities.multiple_of
-        return "" if width % unit == height % unit == 0 else f"both must be multiples of {unit}"
-    if not capabilities.sizes:
-        return "its size cannot be chosen"
-    known = ", ".join(f"{w}x{h}" for w, h in capabilities.sizes)
-    return "" if (width, height) in capabilities.sizes else f"it draws {known}"
-
-
-def check_seeds(seeds: Sequence[int], capabilities: Capabilities, *, backend: str) -> None:
-    """Refuse an empty list of seeds or one longer than a call allows.
-
-    Raises:
-        UnsupportedSettingError: Naming the number asked for and the most allowed.
-    """
-    if not 1 <= len(seeds) <= capabilities.max_images:
-        raise UnsupportedSettingError(
-            f"{len(seeds)} seeds were given to {backend!r}, which draws 1 to "
-            f"{capabilities.max_images} pictures in one call.",
-            setting="seeds",
-            value=len(seeds),
-            backend=backend,
-            hint="Split the seeds over several calls.",
-        )

@@ -59,7 +59,8 @@ RefusalCategory = Literal[
 class Value(BaseModel):
     """Base of the frozen values: unknown fields and non-finite numbers are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Built on first use, to keep the import of the package fast.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class Usage(Value):

@@ -1,0 +1,94 @@
+"""The one retry layer for calls to language models."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import Field
+
+from lens_reasoner.errors import ChatError, ChatFault
+from lens_reasoner.types import Value
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+_log = logging.getLogger("lens_reasoner")
+_TRANSIENT: frozenset[ChatFault] = frozenset({"connection", "timeout", "rate_limited", "server"})
+
+T = TypeVar("T")
+
+
+class RetryPolicy(Value):
+    """How long to insist.
+
+    Attributes:
+        attempts: Most calls, the first included.
+        first_wait: Seconds before the second call; doubles from then on, with up to 25 % taken off
+            at random. A server's Retry-After takes its place.
+        longest_wait: Most seconds between two calls, unless the server asks for more.
+        timeout: Seconds one call may take.
+        deadline: Seconds all calls and waits may take together.
+    """
+
+    attempts: int = Field(default=4, ge=1)
+    first_wait: float = Field(default=0.5, ge=0)
+    longest_wait: float = Field(default=20.0, ge=0)
+    timeout: float = Field(default=120.0, gt=0)
+    deadline: float = Field(default=300.0, gt=0)
+
+    async def run(self, call: Callable[[], Awaitable[T]], *, model: str) -> T:
+        """Make `call` until it succeeds, fails for good, or time or attempts are used up.
+
+        Raises:
+            ChatError: The last failure; or of fault "timeout" when the deadline passes in a call.
+        """
+        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
+        from tenacity.stop import stop_before_delay
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(is_transient),
+            wait=self._wait,
+            stop=stop_after_attempt(self.attempts) | stop_before_delay(self.deadline),
+            before_sleep=_log_retry,
+            reraise=True,
+        )
+        try:
+            async with asyncio.timeout(self.deadline):
+                return await retrying(call)
+        except TimeoutError as error:
+            raise ChatError(
+                f"{model!r} gave no reply within the deadline of {self.deadline:g} s.",
+                fault="timeout",
+                model=model,
+                hint="Raise RetryPolicy.deadline or choose a faster model.",
+            ) from error
+
+    def _wait(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, ChatError) and error.retry_after is not None:
+            return error.retry_after
+        doubled = self.first_wait * 2.0 ** (state.attempt_number - 1)
+        return min(doubled, self.longest_wait) * random.uniform(0.75, 1.0)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may well succeed a little later."""
+    return isinstance(error, ChatError) and error.fault in _TRANSIENT
+
+
+def _log_retry(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, ChatError):
+        _log.warning(
+            "%s: %s (status %s, request %s); call %d follows in %.1f s",
+            error.model,
+            error.fault,
+            error.status,
+            error.request_id,
+            state.attempt_number + 1,
+            state.upcoming_sleep,
+        )
