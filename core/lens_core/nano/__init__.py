@@ -1,1 +1,27 @@
 """A procedural picture world with exact truth, for models small enough to ship."""
+
+from lens_core.nano.captions import brief_caption, dense_caption, metadata
+from lens_core.nano.drawing import occupancy, render, token_labels
+from lens_core.nano.sampling import TRAINING_SIZES, sample_scene
+from lens_core.nano.scenes import Background, Scene, SceneObject
+from lens_core.nano.vocabulary import BACKGROUNDS, CLASSES, COLORS, POSITIONS, REGIONS, TASKS
+
+__all__ = [
+    "BACKGROUNDS",
+    "CLASSES",
+    "COLORS",
+    "POSITIONS",
+    "REGIONS",
+    "TASKS",
+    "TRAINING_SIZES",
+    "Background",
+    "Scene",
+    "SceneObject",
+    "brief_caption",
+    "dense_caption",
+    "metadata",
+    "occupancy",
+    "render",
+    "sample_scene",
+    "token_labels",
+]
