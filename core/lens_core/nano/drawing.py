@@ -87,7 +87,8 @@ def _coverage(scene: Scene, item: SceneObject, cell: int) -> NDArray[np.float32]
     canvas = np.zeros((scene.height, scene.width), np.float32)
     left, top, right, bottom = item.box
     canvas[top:bottom, left:right] = alpha(item.cls, item.size)
-    return canvas.reshape(rows, cell, columns, cell).mean(axis=(1, 3))
+    cover: NDArray[np.float32] = canvas.reshape(rows, cell, columns, cell).mean(axis=(1, 3))
+    return cover
 
 
 def _background_map(scene: Scene, rows: int, columns: int, cell: int) -> LabelMap:
