@@ -28,6 +28,17 @@ def refuse_float16(dtype: torch.dtype | None, what: str) -> None:
         )
 
 
+def check_dtype(dtype: torch.dtype) -> None:
+    """Check a precision that weights are to be loaded in.
+
+    Raises:
+        PrecisionError: Anything but bfloat16 and float32 (or float64, for tests).
+    """
+    refuse_float16(dtype, "the requested dtype")
+    if dtype not in (torch.bfloat16, torch.float32, torch.float64):
+        raise PrecisionError(f"dtype {dtype!r} must be torch.bfloat16 or torch.float32")
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The `config.json` of a component folder.
 
@@ -104,6 +115,16 @@ def read_shapes(folder: Path, stem: str) -> TensorShapes:
             raise CheckpointError(f"{folder}: several files hold {summarise(twice)}")
         shapes |= found
     return shapes
+
+
+def read_tensors(folder: Path, stem: str, names: Collection[str]) -> dict[str, torch.Tensor]:
+    """Some tensors of a component, in the precision they are stored in."""
+    tensors: dict[str, torch.Tensor] = {}
+    for file in weight_files(folder, stem):
+        with safe_open(file, framework="pt") as handle:
+            for name in set(names) & set(handle.keys()):
+                tensors[name] = handle.get_tensor(name)
+    return tensors
 
 
 def check_shapes(

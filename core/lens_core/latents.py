@@ -65,12 +65,12 @@ def decode_tokens(tokens: Tensor, vae: AutoencoderKLFlux2, height: int, width: i
         width: Tokens, not pixels.
 
     Returns:
-        `[B, 3, pixels, pixels]`, about -1 to 1, not clamped.
+        Float32 `[B, 3, pixels, pixels]`, about -1 to 1, not clamped.
     """
     patch = vae.config.patch_size[0]
     grid = unpack_tokens(denormalise(tokens, vae), height, width, patch)
     pixels: Tensor = vae.decode(grid.to(vae.dtype), return_dict=False)[0]
-    return pixels
+    return pixels.float()
 
 
 def encode_pixels(pixels: Tensor, vae: AutoencoderKLFlux2) -> Tensor:

@@ -18,13 +18,15 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lens_core.checkpoint_files import (
     PICKLE_SUFFIXES,
+    check_dtype,
     check_shapes,
     read_config,
     read_json,
     read_shapes,
+    read_tensors,
     refuse_float16,
 )
-from lens_core.errors import CheckpointError, ComponentError, ParameterError, PrecisionError
+from lens_core.errors import CheckpointError, ComponentError, ParameterError
 from lens_core.sampling import default_scheduler
 from lens_core.text_encoder import LensTextEncoder
 from lens_core.tokenizer import load_packaged_tokenizer
@@ -89,11 +91,13 @@ def load_components(
         PrecisionError: float16.
         ParameterError: A name in `given` that no component has.
     """
-    refuse_float16(dtype, "the requested dtype")
+    check_dtype(dtype)
     folder = checkpoint_folder(path)
     loaders: dict[str, Callable[[], Any]] = {
         "transformer": lambda: load_transformer(folder / "transformer", dtype),
-        "text_encoder": lambda: LensTextEncoder.load(folder / "text_encoder", dtype),
+        "text_encoder": lambda: LensTextEncoder.from_pretrained(
+            folder / "text_encoder", dtype=dtype
+        ),
         "vae": lambda: load_vae(folder / "vae", dtype),
         "tokenizer": lambda: load_tokenizer(folder / "tokenizer"),
         "scheduler": lambda: load_scheduler(folder / "scheduler"),
@@ -135,11 +139,18 @@ def load_transformer(folder: Path, dtype: torch.dtype = torch.float32) -> LensTr
 def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLFlux2:
     """Load the FLUX.2 autoencoder, name by name.
 
+    Its normalisation statistics stay in float32 whatever the dtype: they are few, and rounding them
+    would shift the colours of every picture.
+
     Raises:
         CheckpointError: Tensors are missing, unexpected or of another shape; no safetensors.
         PrecisionError: float16 was asked for.
     """
-    return _load_diffusers(AutoencoderKLFlux2, folder, dtype)
+    vae = _load_diffusers(AutoencoderKLFlux2, folder, dtype)
+    stored = read_tensors(folder, "diffusion_pytorch_model", ("bn.running_mean", "bn.running_var"))
+    vae.bn.running_mean = stored["bn.running_mean"].float()
+    vae.bn.running_var = stored["bn.running_var"].float()
+    return vae
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -254,9 +265,7 @@ def check_precision(**components: Any) -> None:
 
 
 def _load_diffusers(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
-    refuse_float16(dtype, f"the {folder.name}")
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise PrecisionError(f"dtype {dtype!r} must be torch.bfloat16 or torch.float32")
+    check_dtype(dtype)
     config = read_config(folder)
     shapes = read_shapes(folder, "diffusion_pytorch_model")
     with torch.device("meta"):

@@ -271,7 +271,7 @@ class LensPipeline(DiffusionPipeline):  # type: ignore[misc]
         settings = self._settings(
             height, width, num_inference_steps, guidance_scale, num_images_per_prompt, output_type
         )
-        inputs.check_callback_tensors(callback_on_step_end_tensor_inputs)
+        inputs.check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         request = TextRequest(
             prompt,
             negative_prompt,

@@ -82,12 +82,14 @@ def check_sequence_length(value: int) -> None:
         )
 
 
-def check_callback_tensors(names: Sequence[str]) -> None:
-    """Check what a step callback asks for.
+def check_callback(callback: object, names: Sequence[str]) -> None:
+    """Check a step callback and what it asks for.
 
     Raises:
-        ParameterError: Something other than `latents`.
+        ParameterError: It cannot be called, or asks for something other than `latents`.
     """
+    if callback is not None and not callable(callback):
+        raise ParameterError(f"callback_on_step_end {callback!r} must be a function")
     if unknown := sorted(set(names) - set(CALLBACK_TENSORS)):
         raise ParameterError(
             f"callback_on_step_end_tensor_inputs {unknown} are not on offer; "
@@ -109,7 +111,20 @@ def check_prompts(prompt: str | Sequence[str]) -> list[str]:
             raise PromptError(f"prompt {index} is {text!r}; it must be a string")
         if not text.strip():
             raise PromptError(f"prompt {index} is empty: say what the picture should show")
+        check_encodable(text)
     return list(prompts)
+
+
+def check_encodable(text: str) -> None:
+    """Check that text can be written as UTF-8, which lone surrogates cannot.
+
+    Raises:
+        PromptError: It cannot.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(f"prompt {text!r} is not valid Unicode text: {error.reason}") from error
 
 
 def check_negative_prompts(negative: str | Sequence[str] | None, count: int) -> list[str]:
@@ -119,7 +134,7 @@ def check_negative_prompts(negative: str | Sequence[str] | None, count: int) -> 
         PromptError: One is not text, or a list of another length.
     """
     if negative is None or isinstance(negative, str):
-        return [negative or ""] * count
+        negative = [negative or ""] * count
     if not isinstance(negative, (list, tuple)) or len(negative) != count:
         raise PromptError(
             f"negative_prompt {negative!r} must be a string or a list of {count}, one per prompt"
@@ -127,6 +142,7 @@ def check_negative_prompts(negative: str | Sequence[str] | None, count: int) -> 
     for index, text in enumerate(negative):
         if not isinstance(text, str):
             raise PromptError(f"negative_prompt {index} is {text!r}; it must be a string")
+        check_encodable(text)
     return list(negative)
 
 

@@ -11,14 +11,18 @@ from transformers import GptOssConfig, GptOssForCausalLM
 
 from lens_core.checkpoint_files import (
     TensorShapes,
+    check_dtype,
     check_shapes,
     read_config,
     read_shapes,
-    refuse_float16,
 )
 from lens_core.errors import CheckpointError, ComponentError
 
 HEAD_NAME = "lm_head.weight"
+NO_HEAD = (
+    "this text encoder was loaded without a language model head (lm_head.weight), so it gives text "
+    "features but cannot write; load a complete GPT-OSS checkpoint to generate"
+)
 
 
 class MissingHead(nn.Module):
@@ -30,10 +34,7 @@ class MissingHead(nn.Module):
         Raises:
             ComponentError: Always: there is nothing to compute logits with.
         """
-        raise ComponentError(
-            "this text encoder was loaded without a language model head (lm_head.weight), so it "
-            "gives text features but cannot write; load a complete GPT-OSS checkpoint to generate"
-        )
+        raise ComponentError(NO_HEAD)
 
 
 class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
@@ -98,23 +99,34 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
             ComponentError: The checkpoint has no language model head.
         """
         if not self.has_lm_head:
-            self.lm_head(torch.empty(0))
+            raise ComponentError(NO_HEAD)
         return super().generate(*args, **kwargs)
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Self:
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        **kwargs: Any,
+    ) -> Self:
         """Load a stock GPT-OSS folder, name by name.
 
+        transformers alone would fill missing tensors with random numbers and only log it.
+
         Args:
-            folder: Holds `config.json` and safetensors, sharded or not.
+            pretrained_model_name_or_path: Folder with `config.json` and safetensors, in one file or
+                in shards.
             dtype: `torch.float32` or `torch.bfloat16`.
+            **kwargs: Passed on to transformers, for instance `device_map`.
 
         Raises:
             CheckpointError: Tensors are missing, unexpected or of another shape (only the language
                 model head may be absent), or the weights are packed as MXFP4.
             PrecisionError: float16 was asked for.
         """
-        refuse_float16(dtype, "the text encoder")
+        check_dtype(dtype)
+        folder = Path(pretrained_model_name_or_path)
         config = GptOssConfig(**_stock_config(folder))
         shapes = read_shapes(folder, "model")
         _refuse_packed(folder, config, shapes)
@@ -124,7 +136,7 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
             expected = cls(config, has_lm_head=has_lm_head).state_dict()
         optional = {HEAD_NAME} if tied else set()
         check_shapes(folder, shapes, expected, optional)
-        model, report = cls.from_pretrained(
+        model, report = super().from_pretrained(
             folder,
             config=config,
             has_lm_head=has_lm_head,
@@ -132,6 +144,7 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            **kwargs,
         )
         unset = sorted(set(report["missing_keys"]) - optional)
         if unset or report["mismatched_keys"] or report["unexpected_keys"]:
