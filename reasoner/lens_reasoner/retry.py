@@ -56,9 +56,14 @@ class RetryPolicy(Value):
             before_sleep=_log_retry,
             reraise=True,
         )
+
+        # tenacity awaits coroutine functions only, and a lambda is none.
+        async def attempt() -> T:
+            return await call()
+
         try:
             async with asyncio.timeout(self.deadline):
-                return await retrying(call)
+                return await retrying(attempt)
         except TimeoutError as error:
             raise ChatError(
                 f"{model!r} gave no reply within the deadline of {self.deadline:g} s.",

@@ -1,0 +1,418 @@
+"""The whole loop: real LLM parts over loopback, drawing by a function."""
+
+import asyncio
+import json
+from contextlib import aclosing
+
+import pytest
+from PIL import Image
+
+from lens_reasoner import (
+    AgentLoop,
+    BlockingGenerator,
+    Capabilities,
+    ChatError,
+    Criterion,
+    CriterionVerdict,
+    Finished,
+    FunctionGenerator,
+    GeneratedImage,
+    GeneratorError,
+    ImageReady,
+    ImageRequest,
+    JudgeError,
+    LLMJudge,
+    LLMReasoner,
+    LLMRubricWriter,
+    LoopConfigError,
+    RewriteDone,
+    Rubric,
+    RubricDone,
+    StageFailed,
+    Started,
+    Step,
+    StepProgress,
+    UnsupportedSettingError,
+    Usage,
+    Verdict,
+    fold_events,
+    run_sync,
+)
+
+REQUEST = ImageRequest(text="a red square", seed=40, num_images=2)
+PROMPT = "A red square fills the picture."
+RUBRIC = Rubric(
+    request="a red square",
+    criteria=(
+        Criterion(name="red", kind="color", question="Is it red?"),
+        Criterion(name="square", kind="object", question="Is it a square?"),
+    ),
+)
+
+
+def _paint(prompt: str, seed: int) -> Image.Image:
+    return Image.new("RGB", (8, 8), (seed, 0, 0))
+
+
+class RednessJudge:
+    """Looks at the pixels: "red" from a brightness of `threshold` on; "square" always."""
+
+    name = "redness"
+
+    def __init__(self, threshold: int, broken: tuple[int, ...] = ()) -> None:
+        self.threshold = threshold
+        self.broken = broken
+
+    async def judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
+        await asyncio.sleep(0)
+        red = image.image.getpixel((0, 0))[0]
+        if red in self.broken:
+            raise JudgeError(f"blind to {red}", usage=Usage.zero(), hint="glasses")
+        answers = {"red": "yes" if red >= self.threshold else "no"}
+        return Verdict(
+            image_sha256=image.sha256,
+            verdicts=tuple(
+                CriterionVerdict(criterion=c.name, answer=answers.get(c.name, "yes"))
+                for c in rubric.criteria
+            ),
+            judge=self.name,
+            usage=Usage.zero(),
+        )
+
+
+def _llm(server, refuse: bool = False):
+    """Serves rewriting, rubric and judging by the schema that is asked for."""
+
+    def answer(call):
+        properties = call.body["response_format"]["json_schema"]["schema"]["properties"]
+        if "decision" in properties:
+            reply = {
+                "decision": "refuse" if refuse else "rewrite",
+                "prompt": "" if refuse else PROMPT,
+                "reason": "No." if refuse else "",
+                "category": "hate" if refuse else "none",
+            }
+        elif "criteria" in properties:
+            item = {"name": "red", "kind": "color", "question": "Is it red?", "source": "red"}
+            reply = {"criteria": [item]}
+        else:
+            questions = call.body["messages"][1]["content"][0]["text"].splitlines()
+            reply = {
+                "verdicts": [
+                    {"id": i + 1, "evidence": "seen", "answer": "yes"}
+                    for i in range(len(questions))
+                ]
+            }
+        return server.text("chat", json.dumps(reply))
+
+    server.answer = answer
+    return server.chat()
+
+
+async def test_from_request_to_best_picture_over_the_wire(server, secret) -> None:
+    chat = _llm(server)
+    loop = AgentLoop(
+        generator=FunctionGenerator(_paint),
+        reasoner=LLMReasoner(chat),
+        judge=LLMJudge(chat),
+        rubric_writer=LLMRubricWriter(chat),
+    )
+    events = [event async for event in loop.stream(REQUEST)]
+    kinds = [type(event).__name__ for event in events if not isinstance(event, RubricDone)]
+    assert kinds == [
+        *["Started", "RewriteDone", "Step", "ImageReady", "Step", "ImageReady"],
+        *["Judged", "Judged", "Finished"],
+    ]
+    result = fold_events(events)
+    assert result.rewrite.prompt == PROMPT
+    assert [c.image.prompt for c in result.candidates] == [PROMPT, PROMPT]
+    assert [c.image.seed for c in result.candidates] == [40, 41]
+    assert [c.verdict.all_satisfied for c in result.candidates] == [True, True]
+    assert result.best_index == 0
+    assert result.stop_reason == "target_reached"
+    assert len(server.calls) == 4
+    assert result.usage.input_tokens == 4 * 11
+    assert result.usage.usd is None
+    assert {"rewrite", "rubric", "generate", "judge", "total"} == set(result.timings)
+    assert result.timings["total"] >= result.timings["generate"] > 0
+    assert secret not in result.model_dump_json()
+
+
+async def test_run_gives_what_the_stream_tells() -> None:
+    loop = AgentLoop(generator=FunctionGenerator(_paint), judge=RednessJudge(41))
+    result = await loop.run(REQUEST, rubric=RUBRIC)
+    folded = fold_events([event async for event in loop.stream(REQUEST, rubric=RUBRIC)])
+    assert result.candidates[1].verdict == folded.candidates[1].verdict
+    assert [c.score for c in result.candidates] == [0.5, 1.0]
+    assert result.best.image.seed == 41
+    assert result.rewrite is None
+    assert result.rubric == RUBRIC
+    assert result.usage == Usage.zero()
+
+
+async def test_rounds_go_on_with_new_seeds_until_the_target() -> None:
+    loop = AgentLoop(generator=FunctionGenerator(_paint), judge=RednessJudge(44), max_rounds=5)
+    result = await loop.run(REQUEST, rubric=RUBRIC)
+    assert [(c.round, c.image.seed) for c in result.candidates] == [
+        *[(0, 40), (0, 41), (1, 42), (1, 43), (2, 44), (2, 45)]
+    ]
+    assert result.best.image.seed == 44
+    assert result.stop_reason == "target_reached"
+    never = AgentLoop(generator=FunctionGenerator(_paint), judge=RednessJudge(99), max_rounds=2)
+    result = await never.run(REQUEST, rubric=RUBRIC)
+    assert len(result.candidates) == 4
+    assert (result.stop_reason, result.best_index) == ("max_rounds", 0)
+    easy = AgentLoop(
+        generator=FunctionGenerator(_paint),
+        judge=RednessJudge(99),
+        max_rounds=5,
+        target_score=0.5,
+    )
+    assert len((await easy.run(REQUEST, rubric=RUBRIC)).candidates) == 2
+
+
+async def test_a_refusal_draws_nothing(server) -> None:
+    chat = _llm(server, refuse=True)
+    loop = AgentLoop(
+        generator=FunctionGenerator(_paint),
+        reasoner=LLMReasoner(chat),
+        judge=LLMJudge(chat),
+        rubric_writer=LLMRubricWriter(chat),
+    )
+    result = await loop.run(REQUEST)
+    assert result.stop_reason == "refused"
+    assert (result.refused.category, result.refused.reason) == ("hate", "No.")
+    assert (result.candidates, result.best) == ((), None)
+    assert len(server.calls) == 1
+
+
+async def test_without_reasoner_and_judge_the_words_are_drawn_once() -> None:
+    result = await AgentLoop(generator=FunctionGenerator(_paint), max_rounds=3).run(REQUEST)
+    assert len(result.candidates) == 2
+    assert result.best.image.prompt == REQUEST.text
+    assert result.best.score is None
+    assert (result.stop_reason, result.rubric) == ("unjudged", None)
+
+
+async def test_a_failing_judge_is_a_missing_score_and_loses_no_picture() -> None:
+    loop = AgentLoop(
+        generator=FunctionGenerator(_paint), judge=RednessJudge(99, broken=(40,)), max_rounds=1
+    )
+    result = await loop.run(REQUEST, rubric=RUBRIC)
+    first, second = result.candidates
+    assert (first.score, first.verdict) == (None, None)
+    assert (first.failure.error, first.failure.message) == ("JudgeError", "blind to 40")
+    assert second.score == 0.5
+    assert result.best_index == 1
+    assert result.usage == Usage.zero()
+
+
+async def test_a_judge_outage_is_recorded_and_ends_the_rounds(server) -> None:
+    server.answer = lambda _: server.error(503, "overloaded")
+    loop = AgentLoop(
+        generator=FunctionGenerator(_paint), judge=LLMJudge(server.chat()), max_rounds=4
+    )
+    result = await loop.run(REQUEST, rubric=RUBRIC)
+    assert len(result.candidates) == 2
+    assert result.stop_reason == "unjudged"
+    assert result.best.image.seed == 40
+    assert all("503" in c.failure.message and c.failure.hint for c in result.candidates)
+    # What failed calls cost is unknown, so the sum is.
+    assert result.usage == Usage()
+
+
+async def test_a_rubric_that_cannot_be_written_leaves_pictures_unjudged(server) -> None:
+    server.answer = lambda _: server.text("chat", "no rubric")
+    loop = AgentLoop(
+        generator=FunctionGenerator(_paint),
+        judge=RednessJudge(0),
+        rubric_writer=LLMRubricWriter(server.chat()),
+        max_rounds=3,
+    )
+    result = await loop.run(REQUEST)
+    assert len(result.candidates) == 2
+    assert result.stop_reason == "unjudged"
+    assert [(f.stage, f.error) for f in result.failures] == [("rubric", "JudgeError")]
+    assert result.usage.output_tokens == 7
+
+
+async def test_a_failing_reasoner_ends_the_run_before_anything_is_drawn(server) -> None:
+    server.answer = lambda _: server.raw(b"<html>", "text/html")
+    drawn = []
+    loop = AgentLoop(
+        generator=FunctionGenerator(lambda p, s: drawn.append(s)),
+        reasoner=LLMReasoner(server.chat()),
+    )
+    with pytest.raises(ChatError):
+        await loop.run(REQUEST)
+    assert not drawn
+
+
+def _failing_at(bad_seed: int):
+    def paint(prompt: str, seed: int) -> Image.Image:
+        if seed == bad_seed:
+            raise ValueError("out of paint")
+        return _paint(prompt, seed)
+
+    return FunctionGenerator(paint, name="painter")
+
+
+async def test_a_generator_that_fails_at_once_raises_its_cause() -> None:
+    with pytest.raises(GeneratorError, match=r"'painter' failed.*out of paint") as caught:
+        await AgentLoop(generator=_failing_at(40)).run(REQUEST)
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+async def test_a_generator_that_fails_later_keeps_what_is_there() -> None:
+    loop = AgentLoop(generator=_failing_at(41), judge=RednessJudge(99), max_rounds=3)
+    result = await loop.run(REQUEST, rubric=RUBRIC)
+    assert [c.image.seed for c in result.candidates] == [40]
+    assert result.best.score == 0.5
+    assert result.stop_reason == "generator_failed"
+    assert [f.stage for f in result.failures] == ["generate"]
+
+
+class Batches(BlockingGenerator):
+    """Draws up to two pictures per call, one too few when told so."""
+
+    name = "batches"
+    capabilities = Capabilities(seed=True, max_images=2)
+
+    def __init__(self, forget: bool = False) -> None:
+        super().__init__()
+        self.forget = forget
+        self.calls: list[list[int]] = []
+
+    def draw(self, prompt, *, seeds, settings, on_step):
+        self.calls.append(list(seeds))
+        for step in (1, 2, 3):
+            on_step(StepProgress(step=step, total=3))
+        pictures = [
+            GeneratedImage.from_pil(
+                _paint(prompt, seed), prompt=prompt, seed=seed, settings=settings, generator="b"
+            )
+            for seed in seeds
+        ]
+        return pictures[:1] if self.forget else pictures
+
+
+async def test_batches_respect_the_limit_and_number_their_steps() -> None:
+    generator = Batches()
+    request = REQUEST.model_copy(update={"num_images": 5})
+    events = [event async for event in AgentLoop(generator=generator).stream(request)]
+    assert generator.calls == [[40, 41], [42, 43], [44]]
+    steps = [(e.index, e.step) for e in events if isinstance(e, Step)]
+    assert steps == [(i, s) for i in (0, 2, 4) for s in (1, 2, 3)]
+    ready = [e.index for e in events if isinstance(e, ImageReady)]
+    assert ready == [0, 1, 2, 3, 4]
+    first_picture = next(i for i, e in enumerate(events) if isinstance(e, ImageReady))
+    assert sum(isinstance(e, Step) for e in events[:first_picture]) == 3
+
+
+async def test_a_picture_too_few_is_a_failure_but_the_picture_is_kept() -> None:
+    events = [e async for e in AgentLoop(generator=Batches(forget=True)).stream(REQUEST)]
+    assert sum(isinstance(e, ImageReady) for e in events) == 1
+    (failed,) = [e for e in events if isinstance(e, StageFailed)]
+    assert "1 pictures for 2 seeds" in failed.failure.message
+    assert events[-1].stop_reason == "generator_failed"
+
+
+async def test_pictures_are_handed_out_before_judging_begins() -> None:
+    seen: list[str] = []
+
+    class Watching(RednessJudge):
+        async def judge(self, image, rubric):
+            await asyncio.wait_for(handed_out.wait(), 5)
+            return await super().judge(image, rubric)
+
+    handed_out = asyncio.Event()
+    loop = AgentLoop(generator=FunctionGenerator(_paint), judge=Watching(0))
+    async for event in loop.stream(REQUEST, rubric=RUBRIC):
+        seen.append(type(event).__name__)
+        if seen.count("ImageReady") == 2:
+            handed_out.set()
+    assert seen[-1] == "Finished"
+
+
+async def test_leaving_the_stream_ends_the_drawing() -> None:
+    drawn: list[int] = []
+
+    def slow(prompt: str, seed: int) -> Image.Image:
+        drawn.append(seed)
+        return _paint(prompt, seed)
+
+    request = REQUEST.model_copy(update={"num_images": 200})
+    loop = AgentLoop(generator=FunctionGenerator(slow))
+    async with aclosing(loop.stream(request)) as events:
+        async for event in events:
+            if isinstance(event, ImageReady):
+                break
+    after = len(drawn)
+    await asyncio.sleep(0.1)
+    assert len(drawn) <= after + 1 < 200
+
+
+async def test_what_cannot_be_drawn_is_told_before_anything_is_paid_for(server) -> None:
+    loop = AgentLoop(generator=FunctionGenerator(_paint), reasoner=LLMReasoner(_llm(server)))
+    with pytest.raises(UnsupportedSettingError, match="num_inference_steps"):
+        await loop.run(ImageRequest(text="a", num_inference_steps=3))
+    assert not server.calls
+
+
+async def test_settings_of_the_loop_are_checked() -> None:
+    generator = FunctionGenerator(_paint)
+    with pytest.raises(LoopConfigError, match="max_rounds=0"):
+        AgentLoop(generator=generator, max_rounds=0)
+    with pytest.raises(LoopConfigError, match="target_score"):
+        AgentLoop(generator=generator, target_score=1.5)
+    with pytest.raises(LoopConfigError, match="no criteria"):
+        await AgentLoop(generator=generator, judge=RednessJudge(0)).run(REQUEST)
+
+
+async def test_an_unseeded_request_gets_a_recorded_seed() -> None:
+    loop = AgentLoop(generator=FunctionGenerator(lambda p, s: Image.new("L", (2, 2))))
+    events = [event async for event in loop.stream("a cup")]
+    assert isinstance(events[0], Started)
+    (ready,) = [e for e in events if isinstance(e, ImageReady)]
+    assert ready.image.seed == events[0].seed
+    other = [event async for event in loop.stream("a cup")]
+    assert other[0].seed != events[0].seed
+
+
+async def test_seeds_past_the_largest_begin_again() -> None:
+    loop = AgentLoop(generator=FunctionGenerator(lambda p, s: Image.new("L", (2, 2))))
+    request = ImageRequest(text="a", seed=2**53 - 1, num_images=2)
+    result = await loop.run(request)
+    assert [c.image.seed for c in result.candidates] == [2**53 - 1, 0]
+
+
+def test_plain_code_can_run_it_many_times(server) -> None:
+    loop = AgentLoop(generator=FunctionGenerator(_paint), reasoner=LLMReasoner(_llm(server)))
+    for _ in range(2):
+        assert loop.run_sync(REQUEST).rewrite.prompt == PROMPT
+
+
+async def test_a_notebook_can_run_it_inside_its_own_loop() -> None:
+    result = AgentLoop(generator=FunctionGenerator(_paint)).run_sync(REQUEST)
+    assert len(result.candidates) == 2
+
+
+def test_run_sync_hands_on_errors_and_refuses_to_wait_for_itself() -> None:
+    async def fail() -> None:
+        raise KeyError("x")
+
+    async def nested() -> None:
+        run_sync(asyncio.sleep(0))
+
+    with pytest.raises(KeyError):
+        run_sync(fail())
+    with pytest.raises(RuntimeError, match="await"):
+        run_sync(nested())
+
+
+async def test_types_of_the_last_and_first_events() -> None:
+    events = [e async for e in AgentLoop(generator=FunctionGenerator(_paint)).stream(REQUEST)]
+    assert isinstance(events[0], Started)
+    assert isinstance(events[-1], Finished)
+    assert not any(isinstance(e, RewriteDone) for e in events)
+    assert events[-1].best == 0

@@ -1,0 +1,343 @@
+"""Values keep their meaning through JSON and through files; scores and sums are what they say."""
+
+import io
+import pickle
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+from pydantic import TypeAdapter, ValidationError
+
+from lens_reasoner import (
+    ChatError,
+    Criterion,
+    CriterionVerdict,
+    Event,
+    GeneratedImage,
+    GenerationSettings,
+    ImageFileError,
+    ImageRequest,
+    JudgeError,
+    LoopResult,
+    MissingKeyError,
+    QuotaError,
+    ReasonerError,
+    Refused,
+    Rewrite,
+    Rubric,
+    UnsupportedSettingError,
+    Usage,
+    Verdict,
+    fold_events,
+)
+from lens_reasoner.events import (
+    Finished,
+    ImageReady,
+    Judged,
+    RewriteDone,
+    RubricDone,
+    StageFailed,
+    StageFailure,
+    Started,
+    Step,
+)
+
+words = st.text(min_size=1, max_size=12)
+seconds = st.floats(0, 1e6)
+tokens = st.none() | st.integers(0, 2**40)
+usages = st.builds(
+    Usage,
+    input_tokens=tokens,
+    output_tokens=tokens,
+    cached_tokens=tokens,
+    usd=st.none() | st.floats(0, 1e6),
+)
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=6,
+)
+objects = st.dictionaries(words, json_values, max_size=3)
+sizes = st.none() | st.integers(1, 4096)
+settings = st.builds(
+    GenerationSettings,
+    width=sizes,
+    height=sizes,
+    num_inference_steps=st.none() | st.integers(1, 200),
+    guidance_scale=st.none() | st.floats(0, 50),
+    negative_prompt=st.text(max_size=8),
+    extra=objects,
+)
+seeds = st.integers(0, 2**53 - 1)
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> GeneratedImage:
+    mode = draw(st.sampled_from(["RGB", "RGBA", "L"]))
+    width, height = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    data = draw(st.binary(min_size=width * height * channels, max_size=width * height * channels))
+    return GeneratedImage.from_pil(
+        Image.frombytes(mode, (width, height), data),
+        prompt=draw(st.text(max_size=30)),
+        seed=draw(st.none() | seeds),
+        settings=draw(settings),
+        generator=draw(words),
+        timings=draw(st.dictionaries(words, seconds, max_size=2)),
+    )
+
+
+criteria = st.builds(
+    Criterion,
+    name=words,
+    kind=st.sampled_from(["object", "count", "color", "structure"]),
+    question=words,
+    source=st.text(max_size=8),
+    weight=st.floats(1e-3, 100),
+    expected=objects,
+)
+rubrics = st.builds(
+    Rubric,
+    request=words,
+    criteria=st.lists(criteria, min_size=1, max_size=4, unique_by=lambda c: c.name).map(tuple),
+    author=words,
+    usage=usages,
+    seconds=seconds,
+)
+answers = st.builds(
+    CriterionVerdict,
+    criterion=words,
+    answer=st.sampled_from(["yes", "no", "cannot_tell"]),
+    evidence=st.text(max_size=8),
+    weight=st.floats(1e-3, 100),
+    probability=st.none() | st.floats(0, 1),
+)
+verdicts = st.builds(
+    Verdict,
+    image_sha256=words,
+    verdicts=st.lists(answers, max_size=5).map(tuple),
+    judge=words,
+    seconds=seconds,
+    usage=usages,
+)
+requests = st.builds(
+    ImageRequest,
+    text=words.filter(str.strip),
+    negative_prompt=st.text(max_size=8),
+    aspect_ratio=st.none() | st.sampled_from(["1:1", "3:4", "16:9"]),
+    seed=st.none() | seeds,
+    num_inference_steps=st.none() | st.integers(1, 99),
+    guidance_scale=st.none() | st.floats(0, 30),
+    num_images=st.integers(1, 9),
+)
+rewrites = st.builds(
+    Rewrite,
+    request=words,
+    prompt=words,
+    model=words,
+    system_prompt_version=words,
+    usage=usages,
+    seconds=seconds,
+)
+refusals = st.builds(
+    Refused, reason=words, category=st.sampled_from(["hate", "other"]), usage=usages
+)
+
+
+@given(st.one_of(usages, settings, requests, rewrites, refusals, rubrics, verdicts, pictures()))
+def test_every_value_survives_json(value: object) -> None:
+    assert type(value).model_validate_json(value.model_dump_json()) == value
+
+
+@given(pictures())
+def test_a_saved_picture_is_found_again_with_everything_in_it(picture: GeneratedImage) -> None:
+    # A folder per example, because hypothesis shares one tmp_path among all of them.
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = picture.save(f"{folder}/deep/er/picture.png", record={"request": "日本\nß"})
+        again = GeneratedImage.load(path)
+        assert again == picture
+        assert again.sha256 == picture.sha256
+        with Image.open(path) as opened:
+            opened.load()
+            assert opened.tobytes() == picture.image.tobytes()
+            if picture.seed is not None:
+                assert f"Seed: {picture.seed}" in opened.text["parameters"]
+
+
+def test_saving_keeps_chunks_of_others_and_does_not_pile_up(tmp_path) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Author", "somebody")
+    info.add(b"caBX", b"provenance")
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG", pnginfo=info)
+    picture = GeneratedImage(
+        png=buffer.getvalue(), seed=1, prompt="p", settings=GenerationSettings(), generator="g"
+    )
+    path = picture.save(tmp_path / "a.png")
+    data = GeneratedImage.load(path).save(path).read_bytes()
+    assert b"caBXprovenance" in data
+    assert data.count(b"lens_sdk\0") == 1
+    with Image.open(path) as opened:
+        assert opened.text["Author"] == "somebody"
+
+
+def test_files_without_our_metadata_are_refused(tmp_path) -> None:
+    foreign = tmp_path / "foreign.png"
+    Image.new("RGB", (2, 2)).save(foreign)
+    with pytest.raises(ImageFileError, match="lens_sdk"):
+        GeneratedImage.load(foreign)
+    jpeg = tmp_path / "photo.png"
+    Image.new("RGB", (2, 2)).save(jpeg, "JPEG")
+    with pytest.raises(ImageFileError, match="not a PNG"):
+        GeneratedImage.load(jpeg)
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(foreign.read_bytes()[:-6])
+    with pytest.raises(ImageFileError, match="breaks off"):
+        GeneratedImage.load(cut)
+    with pytest.raises(ValidationError, match="not a PNG"):
+        GeneratedImage(
+            png=jpeg.read_bytes(), seed=1, prompt="", settings=GenerationSettings(), generator=""
+        )
+
+
+@given(usages, usages, usages)
+def test_sums_of_usage(one: Usage, two: Usage, three: Usage) -> None:
+    assert one + Usage.zero() == one
+    assert one + two == two + one
+    total = Usage.total([one, two, three])
+    for name in Usage.model_fields:
+        parts = [getattr(usage, name) for usage in (one, two, three)]
+        if None in parts:
+            assert getattr(total, name) is None
+        else:
+            assert getattr(total, name) == pytest.approx(sum(parts))
+
+
+def _verdict(*answers: tuple[str, float]) -> Verdict:
+    return Verdict(
+        image_sha256="0",
+        judge="j",
+        verdicts=tuple(
+            CriterionVerdict(criterion=str(i), answer=answer, weight=weight)
+            for i, (answer, weight) in enumerate(answers)
+        ),
+    )
+
+
+def test_scores_by_hand() -> None:
+    mixed = _verdict(("yes", 3), ("no", 1), ("cannot_tell", 4))
+    assert (mixed.score, mixed.coverage, mixed.all_satisfied) == (0.75, 0.5, False)
+    unknown = _verdict(("cannot_tell", 1))
+    assert (unknown.score, unknown.coverage, unknown.all_satisfied) == (None, 0.0, False)
+    assert _verdict().score is None
+    assert not _verdict().all_satisfied
+    assert _verdict(("yes", 1), ("cannot_tell", 1)).score == 1.0
+    assert not _verdict(("yes", 1), ("cannot_tell", 1)).all_satisfied
+
+
+@given(verdicts)
+def test_scores_stay_in_range_and_agree_with_the_answers(verdict: Verdict) -> None:
+    given_answers = {v.answer for v in verdict.verdicts}
+    assert 0 <= verdict.coverage <= 1
+    if given_answers <= {"cannot_tell"}:
+        assert verdict.score is None
+    else:
+        assert 0 <= verdict.score <= 1
+        assert (verdict.score == 1) == ("no" not in given_answers)
+        assert (verdict.score == 0) == ("yes" not in given_answers)
+    assert verdict.all_satisfied == (given_answers == {"yes"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule"),
+    [
+        ({"text": " \n"}, "empty"),
+        ({"text": "x", "width": 64}, "both or neither"),
+        ({"text": "x", "aspect_ratio": "4/3"}, "width:height"),
+        ({"text": "x", "aspect_ratio": "0:3"}, "width:height"),
+        ({"text": "x", "width": 64, "height": 64, "aspect_ratio": "1:1"}, "one of them"),
+        ({"text": "x", "num_images": 0}, "num_images"),
+        ({"text": "x", "seed": 2**53}, "seed"),
+        ({"text": "x", "guidance_scale": float("nan")}, "guidance_scale"),
+        ({"text": "x", "sed": 3}, "sed"),
+    ],
+)
+def test_requests_that_make_no_sense(fields: dict, rule: str) -> None:
+    with pytest.raises(ValidationError, match=rule):
+        ImageRequest(**fields)
+
+
+def test_values_refuse_what_json_would_lose() -> None:
+    with pytest.raises(ValidationError):
+        GenerationSettings(extra={"strength": float("inf")})
+    criterion = Criterion(name="a", kind="object", question="?")
+    with pytest.raises(ValidationError, match="differ"):
+        Rubric(request="r", criteria=(criterion, criterion))
+
+
+@given(requests, rewrites, rubrics, pictures(), verdicts)
+def test_a_run_is_the_fold_of_its_events_also_from_json(
+    request: ImageRequest,
+    rewrite: Rewrite,
+    rubric: Rubric,
+    picture: GeneratedImage,
+    verdict: Verdict,
+) -> None:
+    failure = StageFailure.of("judge", JudgeError("blind", usage=Usage.zero(), hint="glasses"))
+    events = [
+        Started(request=request, seed=3),
+        RewriteDone(outcome=rewrite),
+        RubricDone(rubric=rubric, written=True),
+        Step(round=0, index=0, step=1, total=2),
+        ImageReady(round=0, index=0, image=picture),
+        ImageReady(round=0, index=1, image=picture),
+        Judged(index=1, verdict=verdict),
+        StageFailed(index=0, failure=failure),
+        Finished(stop_reason="max_rounds", best=1, timings={"total": 1.5}),
+    ]
+    adapter = TypeAdapter(Event)
+    again = [adapter.validate_json(adapter.dump_json(event)) for event in events]
+    assert again == events
+    result = fold_events(again)
+    assert LoopResult.model_validate_json(result.model_dump_json()) == result
+    assert result.usage == Usage.total([rewrite.usage, rubric.usage, verdict.usage])
+    assert result.candidates[0].score is None
+    assert result.candidates[0].failure == failure
+    assert result.best_index == (0 if verdict.score is None and not verdict.coverage else 1)
+    cut_short = fold_events(events[:5])
+    assert cut_short.stop_reason == "interrupted"
+    assert cut_short.best.image == picture
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ReasonerError("what", hint="do"),
+        MissingKeyError("what", hint="do"),
+        ChatError("what", fault="html", model="m", usage=Usage(usd=1.0), hint="do"),
+        QuotaError("what", fault="quota", status=429, request_id="r", hint="do"),
+        JudgeError("what", usage=Usage.zero(), hint="do"),
+        UnsupportedSettingError("what", setting="seed", value=3, backend="b", hint="do"),
+    ],
+)
+def test_errors_travel_between_processes(error: ReasonerError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert again.__dict__ == error.__dict__
+    assert str(again) == str(error) == "what do"
+
+
+def test_the_repr_of_a_picture_shows_no_bytes() -> None:
+    picture = GeneratedImage.from_pil(
+        Image.new("RGB", (64, 64)), prompt="p", seed=1, settings=GenerationSettings(), generator="g"
+    )
+    assert len(repr(picture)) < 400
+    assert set(repr(picture)) <= set(string.printable)
