@@ -1,6 +1,7 @@
 """A procedural picture world with exact truth, for models small enough to ship."""
 
 from lens_core.nano.captions import brief_caption, dense_caption, metadata
+from lens_core.nano.detector import Detection, detect, detect_background
 from lens_core.nano.drawing import occupancy, render, token_labels
 from lens_core.nano.sampling import TRAINING_SIZES, sample_scene
 from lens_core.nano.scenes import Background, Scene, SceneObject
@@ -15,10 +16,13 @@ __all__ = [
     "TASKS",
     "TRAINING_SIZES",
     "Background",
+    "Detection",
     "Scene",
     "SceneObject",
     "brief_caption",
     "dense_caption",
+    "detect",
+    "detect_background",
     "metadata",
     "occupancy",
     "render",
