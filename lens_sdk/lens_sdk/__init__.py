@@ -1,1 +1,132 @@
-"""Agentic image generation."""
+"""Agentic image generation: a request is rewritten, drawn, judged and the best picture chosen.
+
+Example:
+    ```python
+    import lens_sdk
+
+    result = lens_sdk.generate("two red apples left of a blue cup", seed=1, num_images=4)
+    result.best.image.save("apples.png")
+    ```
+
+Importing this package loads no torch; the names below are loaded when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lens_reasoner import (
+        AgentLoop,
+        BlockingGenerator,
+        Candidate,
+        Capabilities,
+        Criterion,
+        FunctionGenerator,
+        GeneratedImage,
+        GenerationSettings,
+        Generator,
+        ImageRequest,
+        Judge,
+        LLMJudge,
+        LLMReasoner,
+        LLMRubricWriter,
+        LoopResult,
+        MissingKeyError,
+        OpenAIChat,
+        Reasoner,
+        ReasonerError,
+        Rewrite,
+        Rubric,
+        RubricWriter,
+        Verdict,
+    )
+    from lens_sdk.errors import MissingExtraError, SdkError, UnknownModelError, UnknownPartError
+    from lens_sdk.facade import agenerate, generate
+    from lens_sdk.local import LocalLensGenerator
+    from lens_sdk.metadata import read_record, save_candidate
+    from lens_sdk.models import LensModel, resolve_model
+    from lens_sdk.session import build_loop, local_generator
+
+_LAZY = {
+    "lens_reasoner": (
+        "AgentLoop",
+        "BlockingGenerator",
+        "Candidate",
+        "Capabilities",
+        "Criterion",
+        "FunctionGenerator",
+        "GeneratedImage",
+        "GenerationSettings",
+        "Generator",
+        "ImageRequest",
+        "Judge",
+        "LLMJudge",
+        "LLMReasoner",
+        "LLMRubricWriter",
+        "LoopResult",
+        "MissingKeyError",
+        "OpenAIChat",
+        "Reasoner",
+        "ReasonerError",
+        "Rewrite",
+        "Rubric",
+        "RubricWriter",
+        "Verdict",
+    ),
+    "lens_sdk.errors": ("MissingExtraError", "SdkError", "UnknownModelError", "UnknownPartError"),
+    "lens_sdk.facade": ("agenerate", "generate"),
+    "lens_sdk.local": ("LocalLensGenerator",),
+    "lens_sdk.metadata": ("read_record", "save_candidate"),
+    "lens_sdk.models": ("LensModel", "resolve_model"),
+    "lens_sdk.session": ("build_loop", "local_generator"),
+}
+_HOMES = {name: module for module, names in _LAZY.items() for name in names}
+
+__all__ = [
+    "AgentLoop",
+    "BlockingGenerator",
+    "Candidate",
+    "Capabilities",
+    "Criterion",
+    "FunctionGenerator",
+    "GeneratedImage",
+    "GenerationSettings",
+    "Generator",
+    "ImageRequest",
+    "Judge",
+    "LLMJudge",
+    "LLMReasoner",
+    "LLMRubricWriter",
+    "LensModel",
+    "LocalLensGenerator",
+    "LoopResult",
+    "MissingExtraError",
+    "MissingKeyError",
+    "OpenAIChat",
+    "Reasoner",
+    "ReasonerError",
+    "Rewrite",
+    "Rubric",
+    "RubricWriter",
+    "SdkError",
+    "UnknownModelError",
+    "UnknownPartError",
+    "Verdict",
+    "agenerate",
+    "build_loop",
+    "generate",
+    "local_generator",
+    "read_record",
+    "resolve_model",
+    "save_candidate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

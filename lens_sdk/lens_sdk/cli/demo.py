@@ -1,0 +1,108 @@
+"""`lens demo`: a page of requests, pictures and verdicts."""
+
+from __future__ import annotations
+
+import asyncio
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from lens_reasoner import Event, ImageRequest, Step
+from lens_sdk.cli.console import (
+    GuidanceOption,
+    ModelOption,
+    StepsOption,
+    err,
+    out,
+    reports_errors,
+)
+from lens_sdk.cli.progress import progress_bars
+from lens_sdk.models import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from lens_reasoner import AgentLoop
+    from lens_sdk.demo.cases import DemoCase
+
+DEFAULT_FOLDER = Path("lens-demo")
+
+
+@reports_errors
+def demo(
+    output: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for index.html.")
+    ] = DEFAULT_FOLDER,
+    model: ModelOption = DEFAULT_MODEL,
+    number: Annotated[
+        int, typer.Option("--n", "-n", min=1, help="Pictures for each request and way.")
+    ] = 2,
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the first one.")] = 1,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
+    reasoner: Annotated[
+        str, typer.Option("--reasoner", help="auto, nano or openai:MODEL.")
+    ] = "auto",
+    judge: Annotated[
+        str, typer.Option("--judge", help="auto, nano, openai:MODEL or none.")
+    ] = "auto",
+    requests: Annotated[
+        list[str] | None, typer.Option("--request", "-r", help="A request of your own; repeatable.")
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Draw a handful of requests with and without reasoning and write one page about it."""
+    from lens_sdk.demo.cases import REQUESTS
+    from lens_sdk.demo.page import render_page
+    from lens_sdk.session import build_loop, local_generator
+
+    texts = tuple(requests or REQUESTS)
+    asked = [
+        ImageRequest(
+            text=text,
+            seed=seed,
+            num_images=number,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+        )
+        for text in texts
+    ]
+    generator = local_generator(model)
+    plain = build_loop(generator, reasoner="none", judge=judge)
+    reasoned = build_loop(generator, reasoner=reasoner, judge=judge)
+    with err.status(f"Loading {generator.name}"):
+        generator.runtime.load()
+    cases = asyncio.run(_collect(plain, reasoned, asked))
+    page = output / "index.html"
+    output.mkdir(parents=True, exist_ok=True)
+    command = f"lens demo --n {number} --seed {seed}"
+    page.write_text(render_page(cases, model=generator.name, command=command), encoding="utf-8")
+    out.print(str(page), markup=False, soft_wrap=True)
+    out.print(page.resolve().as_uri(), markup=False, soft_wrap=True)
+    if open_page:
+        webbrowser.open(page.resolve().as_uri())
+
+
+async def _collect(
+    plain: AgentLoop, reasoned: AgentLoop, requests: list[ImageRequest]
+) -> list[DemoCase]:
+    from lens_sdk.demo.cases import run_cases
+
+    cases = []
+    with progress_bars(err) as bars:
+        tasks = [bars.add_task(_short(request.text), total=None) for request in requests]
+
+        def watch(number: int, way: str, event: Event) -> None:
+            if isinstance(event, Step):
+                done = event.step + (event.total if way == "after" else 0)
+                bars.update(tasks[number], total=2 * event.total, completed=done)
+
+        async for case in run_cases(plain, reasoned, requests, watch):
+            cases.append(case)
+    return cases
+
+
+def _short(text: str, width: int = 34) -> str:
+    cut = text if len(text) <= width else text[: width - 1] + "…"
+    return escape(cut)

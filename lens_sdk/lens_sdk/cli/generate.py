@@ -1,0 +1,141 @@
+"""`lens generate`: one request to one picture."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from contextlib import aclosing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lens_reasoner import AgentLoop, ImageRequest, LoopResult, RunState
+from lens_sdk.cli.console import (
+    REFUSED,
+    GuidanceOption,
+    ModelOption,
+    SeedOption,
+    StepsOption,
+    err,
+    out,
+    parse_size,
+    reports_errors,
+)
+from lens_sdk.cli.progress import RunDisplay
+from lens_sdk.cli.report import print_json_report, print_report
+from lens_sdk.models import DEFAULT_MODEL
+
+DEFAULT_FOLDER = Path("lens-out")
+
+
+@reports_errors
+def generate(
+    request: Annotated[str, typer.Argument(help="What the picture should show.")],
+    model: ModelOption = DEFAULT_MODEL,
+    size: Annotated[
+        str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels, such as 128x128.")
+    ] = None,
+    aspect_ratio: Annotated[
+        str | None, typer.Option("--aspect-ratio", help="Width to height, such as 3:4.")
+    ] = None,
+    seed: SeedOption = None,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
+    negative_prompt: Annotated[
+        str, typer.Option("--negative-prompt", help="What should not be in the picture.")
+    ] = "",
+    number: Annotated[
+        int, typer.Option("--n", "-n", help="Pictures to draw and choose the best from.")
+    ] = 1,
+    rounds: Annotated[
+        int, typer.Option("--rounds", help="Draw again, up to so often, while criteria fail.")
+    ] = 1,
+    reasoner: Annotated[
+        str, typer.Option("--reasoner", help="Who rewrites: auto, nano, openai:MODEL or none.")
+    ] = "auto",
+    no_reason: Annotated[
+        bool, typer.Option("--no-reason", help="Draw the request as it is.")
+    ] = False,
+    judge: Annotated[
+        str, typer.Option("--judge", help="Who judges: auto, nano, openai:MODEL or none.")
+    ] = "auto",
+    no_judge: Annotated[
+        bool, typer.Option("--no-judge", help="Do not judge; the first picture counts.")
+    ] = False,
+    output: Annotated[
+        Path, typer.Option("--out", "-o", help="A folder, or a file ending in .png.")
+    ] = DEFAULT_FOLDER,
+    keep_all: Annotated[
+        bool, typer.Option("--all", help="Save every picture, not only the best.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of text.")
+    ] = False,
+) -> None:
+    """Make a picture of a request: rewrite it, draw it, judge the pictures, save the best."""
+    from lens_sdk.metadata import save_candidate
+    from lens_sdk.session import build_loop, local_generator
+
+    started = time.perf_counter()
+    width, height = parse_size(size)
+    asked = ImageRequest(
+        text=request,
+        negative_prompt=negative_prompt,
+        width=width,
+        height=height,
+        aspect_ratio=aspect_ratio,
+        seed=seed,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        num_images=number,
+    )
+    reasoner, judge = "none" if no_reason else reasoner, "none" if no_judge else judge
+    generator = local_generator(model)
+    loop = build_loop(generator, reasoner=reasoner, judge=judge, max_rounds=rounds)
+    with RunDisplay(err, rewrites=reasoner != "none") as display:
+        loading = display.begin(f"Loading {generator.name}")
+        generator.runtime.load()
+        display.end(loading)
+        loaded = time.perf_counter() - started
+        result = asyncio.run(_run(loop, asked, display))
+    if result.refused is not None:
+        err.print(f"Refused ({result.refused.category}): {result.refused.reason}", markup=False)
+        raise typer.Exit(REFUSED)
+    best = result.best_index or 0
+    path = _target(output, asked.text, result)
+    saved = {best: save_candidate(result, result.candidates[best], path, generator.runtime.model)}
+    if keep_all:
+        for index, candidate in enumerate(result.candidates):
+            if index != best:
+                beside = _free(path.with_stem(f"{path.stem}-{candidate.image.seed}"))
+                saved[index] = save_candidate(result, candidate, beside, generator.runtime.model)
+    report = print_json_report if as_json else print_report
+    report(out, result, saved, {"load": loaded, **result.timings})
+
+
+async def _run(loop: AgentLoop, request: ImageRequest, display: RunDisplay) -> LoopResult:
+    state = RunState()
+    async with aclosing(loop.stream(request)) as events:
+        async for event in events:
+            state.apply(event)
+            display.show(event)
+    return state.result()
+
+
+def _target(output: Path, text: str, result: LoopResult) -> Path:
+    """Where the best picture goes: the file that was asked for, or a free name in the folder."""
+    if output.suffix.lower() == ".png":
+        return output
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48].rstrip("-") or "picture"
+    assert result.best is not None
+    return _free(output / f"{words}-{result.best.image.seed}.png")
+
+
+def _free(path: Path) -> Path:
+    """The path, or the first with a number added that does not exist yet."""
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate, number = path.with_stem(f"{path.stem}-{number}"), number + 1
+    return candidate

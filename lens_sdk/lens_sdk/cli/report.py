@@ -1,0 +1,115 @@
+"""What a finished run prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lens_reasoner import Candidate, LoopResult, Rewrite, Verdict
+
+_MARKS = {"yes": ("✓", "green"), "no": ("✗", "red"), "cannot_tell": ("?", "yellow")}
+
+
+def print_report(
+    console: Console, result: LoopResult, saved: Mapping[int, Path], timings: Mapping[str, float]
+) -> None:
+    """Print prompt, verdict, path and timings as text.
+
+    Args:
+        console: Where to.
+        result: A run with at least one picture.
+        saved: Where its pictures were saved, by candidate.
+        timings: Seconds by stage.
+    """
+    best = _best(result)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    if isinstance(result.rewrite, Rewrite):
+        table.add_row("Prompt", Text(result.rewrite.prompt))
+        table.add_row("", Text(f"by {result.rewrite.model}", style="dim"))
+    if best.verdict is not None:
+        table.add_row("Verdict", _headline(result, best.verdict))
+        questions = {c.name: c.question for c in result.rubric.criteria} if result.rubric else {}
+        for line in best.verdict.verdicts:
+            mark, colour = _MARKS[line.answer]
+            question = questions.get(line.criterion, line.criterion)
+            text = Text(f"{mark} ", style=colour).append(question, style="default")
+            table.add_row("", text.append(f"  {line.evidence}", style="dim"))
+    for failure in result.failures:
+        note = f"{failure.message} {failure.hint}".strip()
+        table.add_row("Note", Text(note, style="yellow"))
+    table.add_row("Picture", Text(str(saved[result.best_index or 0])))
+    table.add_row("", Text(_settings(best), style="dim"))
+    for index, path in saved.items():
+        if index != result.best_index:
+            table.add_row("Also", Text(str(path)))
+    table.add_row("Time", Text(", ".join(f"{k} {v:.1f} s" for k, v in timings.items())))
+    console.print(table)
+
+
+def print_json_report(
+    console: Console, result: LoopResult, saved: Mapping[int, Path], timings: Mapping[str, float]
+) -> None:
+    """Print the same as one JSON object."""
+    console.file.write(json.dumps(_json_report(result, saved, timings), indent=2) + "\n")
+
+
+def _json_report(
+    result: LoopResult, saved: Mapping[int, Path], timings: Mapping[str, float]
+) -> dict[str, Any]:
+    best = _best(result)
+    rewrite = result.rewrite
+    return {
+        "path": str(saved[result.best_index or 0]),
+        "request": result.request.text,
+        "prompt": best.image.prompt,
+        "rewritten_by": rewrite.model if rewrite is not None else None,
+        "seed": best.image.seed,
+        "settings": best.image.settings.model_dump(mode="json"),
+        "generator": best.image.generator,
+        "score": best.score,
+        "verdict": best.verdict.model_dump(mode="json") if best.verdict else None,
+        "candidates": [
+            {
+                "seed": candidate.image.seed,
+                "score": candidate.score,
+                "path": str(saved[index]) if index in saved else None,
+            }
+            for index, candidate in enumerate(result.candidates)
+        ],
+        "stop_reason": result.stop_reason,
+        "failures": [failure.model_dump(mode="json") for failure in result.failures],
+        "timings": dict(timings),
+        "usage": result.usage.model_dump(mode="json"),
+    }
+
+
+def _best(result: LoopResult) -> Candidate:
+    assert result.best is not None
+    return result.best
+
+
+def _headline(result: LoopResult, verdict: Verdict) -> str:
+    satisfied = sum(line.answer == "yes" for line in verdict.verdicts)
+    of = f", best of {len(result.candidates)}" if len(result.candidates) > 1 else ""
+    return f"{satisfied} of {len(verdict.verdicts)} criteria, by {verdict.judge}{of}"
+
+
+def _settings(candidate: Candidate) -> str:
+    image = candidate.image
+    settings = image.settings
+    parts = [
+        f"{settings.width}x{settings.height}",
+        f"seed {image.seed}",
+        f"{settings.num_inference_steps} steps",
+        f"guidance {settings.guidance_scale:g}" if settings.guidance_scale is not None else "",
+        image.generator,
+    ]
+    return " · ".join(part for part in parts if part)

@@ -1,0 +1,92 @@
+"""One call from a request to a judged picture."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from lens_reasoner import (
+    Generator,
+    ImageRequest,
+    Judge,
+    LoopResult,
+    Reasoner,
+    RubricWriter,
+    run_sync,
+)
+from lens_sdk.local import LocalLensGenerator
+from lens_sdk.models import DEFAULT_MODEL
+from lens_sdk.session import PartChoice, build_loop, local_generator
+
+
+async def agenerate(
+    request: ImageRequest | str,
+    *,
+    model: str | Generator = DEFAULT_MODEL,
+    reasoner: PartChoice | Reasoner | None = "auto",
+    judge: PartChoice | Judge | None = "auto",
+    rubric_writer: RubricWriter | None = None,
+    max_rounds: int = 1,
+    **options: Any,
+) -> LoopResult:
+    """Rewrite a request, draw it, judge the pictures; `result.best` is the best one.
+
+    To make many pictures, build the loop once with `build_loop`: the model then stays in memory.
+
+    Args:
+        request: What to draw.
+        model: See `build_loop`.
+        reasoner: See `build_loop`.
+        judge: See `build_loop`.
+        rubric_writer: See `build_loop`.
+        max_rounds: See `build_loop`.
+        **options: Fields of `ImageRequest`, such as `seed=1`, `num_images=4`, `width` and `height`,
+            where `request` is text.
+
+    Raises:
+        ReasonerError: With what was wrong and what to do about it; see `build_loop` for the cases.
+        ValidationError: An option that is no field of `ImageRequest`, or a value out of range.
+    """
+    generator = local_generator(model) if isinstance(model, str) else model
+    loop = build_loop(
+        generator,
+        reasoner=reasoner,
+        judge=judge,
+        rubric_writer=rubric_writer,
+        max_rounds=max_rounds,
+    )
+    asked = _request(request, options)
+    if isinstance(generator, LocalLensGenerator):
+        # Loading blocks; done here, the event loop stays free meanwhile.
+        await asyncio.to_thread(generator.runtime.load)
+    return await loop.run(asked)
+
+
+def generate(
+    request: ImageRequest | str,
+    *,
+    model: str | Generator = DEFAULT_MODEL,
+    reasoner: PartChoice | Reasoner | None = "auto",
+    judge: PartChoice | Judge | None = "auto",
+    rubric_writer: RubricWriter | None = None,
+    max_rounds: int = 1,
+    **options: Any,
+) -> LoopResult:
+    """`agenerate` for code that is not async."""
+    return run_sync(
+        agenerate(
+            request,
+            model=model,
+            reasoner=reasoner,
+            judge=judge,
+            rubric_writer=rubric_writer,
+            max_rounds=max_rounds,
+            **options,
+        )
+    )
+
+
+def _request(request: ImageRequest | str, options: dict[str, Any]) -> ImageRequest:
+    if isinstance(request, str):
+        return ImageRequest(text=request, **options)
+    return ImageRequest(**{**request.model_dump(), **options})

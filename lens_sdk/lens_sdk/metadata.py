@@ -1,0 +1,80 @@
+"""What a saved picture says about how it was made.
+
+`GeneratedImage.save` writes two text chunks: `parameters`, in the form that image viewers and other
+generators read, and `lens_sdk`, one JSON object. This module fills that object and reads it back.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lens_reasoner import Candidate, ImageFileError, LoopResult
+from lens_reasoner.image import METADATA_KEY
+from lens_reasoner.png import read_text
+from lens_sdk.models import LensModel, package_version
+
+_RECORDED_PACKAGES = ("torch", "diffusers", "transformers")
+
+
+def save_candidate(
+    result: LoopResult, candidate: Candidate, path: str | Path, model: LensModel | None = None
+) -> Path:
+    """Write one picture of a run as PNG with everything inside that made and judged it.
+
+    Args:
+        result: The run.
+        candidate: One of its candidates.
+        path: The file; missing folders are made.
+        model: The local model that drew it, if one did.
+    """
+    return candidate.image.save(path, record=run_record(result, candidate, model))
+
+
+def run_record(
+    result: LoopResult, candidate: Candidate, model: LensModel | None = None
+) -> dict[str, Any]:
+    """The JSON values of a picture's run: request, rewrite, verdict, model, versions and date."""
+    verdict = candidate.verdict
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "request": result.request.model_dump(mode="json"),
+        "rewrite": result.rewrite.model_dump(mode="json") if result.rewrite else None,
+        "rubric": result.rubric.model_dump(mode="json") if result.rubric else None,
+        "verdict": verdict.model_dump(mode="json") if verdict else None,
+        "score": candidate.score,
+        "model": model.record() if model else None,
+        "versions": versions(),
+    }
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """The JSON object inside a picture that `save_candidate` or `GeneratedImage.save` wrote.
+
+    Raises:
+        ImageFileError: It is no PNG file or has no such object inside.
+    """
+    text = read_text(Path(path).read_bytes()).get(METADATA_KEY)
+    try:
+        record: dict[str, Any] = json.loads(text or "")
+    except ValueError as error:
+        raise ImageFileError(
+            f"{path} has no readable '{METADATA_KEY}' metadata.",
+            hint="Only pictures written by this SDK and not re-saved by other programs have it.",
+        ) from error
+    return record
+
+
+def versions() -> dict[str, str]:
+    """Versions of this distribution, Python and the libraries that set the pixels."""
+    found = {"lens-sdk": package_version(), "python": platform.python_version()}
+    for name in _RECORDED_PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

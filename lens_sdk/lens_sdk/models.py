@@ -1,0 +1,131 @@
+"""Which model a name means, found out without loading it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lens_sdk.errors import MissingExtraError, UnknownModelError
+
+DEFAULT_MODEL = "lens-nano"
+"""The model inside the package: small, offline, without keys."""
+
+LARGEST_HASHED = 2**29
+"""Bytes; the SHA-256 of larger weight files is not computed, as it would take minutes."""
+
+LOCAL_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "scipy")
+"""What it takes to run a model on this machine."""
+
+_COMPONENTS = ("transformer", "text_encoder", "vae")
+_LARGEST_NANO_TOKENIZER = 2**20
+
+
+@dataclass(frozen=True)
+class LensModel:
+    """A checkpoint folder and what it is called.
+
+    Attributes:
+        name: Name for records.
+        folder: Folder in the diffusers layout.
+        nano: Whether it draws the procedural world and its text encoder can rewrite requests.
+    """
+
+    name: str
+    folder: Path
+    nano: bool
+
+    @cached_property
+    def weights(self) -> dict[str, dict[str, Any]]:
+        """Size and SHA-256 of each weight file by its path in the folder.
+
+        The hash of a file above `LARGEST_HASHED` bytes is None.
+        """
+        found = sorted(self.folder.glob("*/*.safetensors"))
+        return {str(path.relative_to(self.folder).as_posix()): _identity(path) for path in found}
+
+    def record(self) -> dict[str, Any]:
+        """What identifies the model, as JSON values."""
+        return {"name": self.name, "weights": self.weights}
+
+
+def resolve_model(name: str = DEFAULT_MODEL) -> LensModel:
+    """The model that a name or a path means.
+
+    Args:
+        name: `lens-nano`, or a folder with `transformer/`, `text_encoder/` and `vae/`.
+
+    Raises:
+        MissingExtraError: The packages to run it are not installed.
+        UnknownModelError: There is no such model.
+    """
+    require_packages()
+    packaged = name == DEFAULT_MODEL
+    folder = _packaged_folder() if packaged else Path(name).expanduser()
+    missing = [part for part in _COMPONENTS if not (folder / part / "config.json").is_file()]
+    if not missing:
+        return LensModel(
+            name=name if packaged else folder.resolve().name,
+            folder=folder,
+            nano=packaged or _rewrites(folder),
+        )
+    if packaged:
+        raise UnknownModelError(
+            f"This installation lacks the weights of {DEFAULT_MODEL}.",
+            hint="Install lens-sdk again, or name the folder of another Lens checkpoint.",
+        )
+    what = f"has no {missing[0]}/config.json" if folder.is_dir() else "is not a folder"
+    raise UnknownModelError(
+        f"Model {name!r} is not known: there is no model of that name, and as a path it {what}.",
+        hint=f"Choices: {DEFAULT_MODEL}, or the path of a Lens folder with "
+        f"{', '.join(f'{part}/' for part in _COMPONENTS)}.",
+    )
+
+
+def require_packages(names: tuple[str, ...] = LOCAL_PACKAGES) -> None:
+    """Check that packages of the `local` extra are installed, without importing them.
+
+    Raises:
+        MissingExtraError: Names the missing packages and the extra that brings them.
+    """
+    missing = tuple(name for name in names if find_spec(name) is None)
+    if missing:
+        raise MissingExtraError("local", missing)
+
+
+def package_version() -> str:
+    """The version of this distribution."""
+    try:
+        return version("lens-sdk")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _packaged_folder() -> Path:
+    return Path(str(files("lens_core"))) / "weights" / DEFAULT_MODEL
+
+
+def _rewrites(folder: Path) -> bool:
+    """Whether the folder's tokenizer was made for the nano model's rewriting task."""
+    path = folder / "tokenizer" / "tokenizer.json"
+    # The large models bring megabytes of vocabulary; telling them apart by size imports nothing.
+    if not path.is_file() or path.stat().st_size > _LARGEST_NANO_TOKENIZER:
+        return False
+    from lens_core.nano.chat import REWRITE_INSTRUCTION
+
+    added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens", [])
+    return any(REWRITE_INSTRUCTION in token.get("content", "") for token in added)
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    if size > LARGEST_HASHED:
+        return {"bytes": size, "sha256": None}
+    with path.open("rb") as file:
+        return {"bytes": size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

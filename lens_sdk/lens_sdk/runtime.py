@@ -1,0 +1,84 @@
+"""A Lens checkpoint in memory, loaded once and shared by everything that uses it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from lens_core.errors import LensCoreError
+from lens_reasoner.errors import GeneratorError
+from lens_sdk.models import LensModel
+
+if TYPE_CHECKING:
+    from lens_core.pipeline import LensPipeline
+
+
+class LensRuntime:
+    """Loads a model's pipeline when it is first needed and hands it to one thread at a time.
+
+    Generator and reasoner of the nano model share one runtime, so that the text encoder is in
+    memory once.
+    """
+
+    def __init__(self, model: LensModel) -> None:
+        self.model = model
+        self._pipeline: LensPipeline | None = None
+        self._lock = threading.RLock()
+
+    @classmethod
+    def of_pipeline(cls, model: LensModel, pipeline: LensPipeline) -> LensRuntime:
+        """A runtime round a pipeline that is already in memory."""
+        runtime = cls(model)
+        runtime._pipeline = pipeline
+        return runtime
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the weights are in memory."""
+        return self._pipeline is not None
+
+    def load(self) -> LensPipeline:
+        """The pipeline; the first call takes seconds, or minutes for the large models.
+
+        Raises:
+            GeneratorError: The checkpoint cannot be loaded.
+        """
+        with self._lock:
+            if self._pipeline is None:
+                self._pipeline = self._read()
+            return self._pipeline
+
+    @contextmanager
+    def exclusive(self) -> Iterator[LensPipeline]:
+        """The pipeline for one thread alone: reading text features marks its layers for a while."""
+        with self._lock:
+            yield self.load()
+
+    def _read(self) -> LensPipeline:
+        # On a busy machine, threads that spin while they wait cost more than they help. The OpenMP
+        # runtime reads this once, when torch is first imported.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        import torch
+        from transformers.utils import logging as transformers_logging
+
+        from lens_core.pipeline import LensPipeline
+
+        bars = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()
+        try:
+            pipeline = LensPipeline.from_pretrained(
+                self.model.folder, dtype=torch.float32 if self.model.nano else torch.bfloat16
+            )
+        except LensCoreError as error:
+            raise GeneratorError(
+                f"The model {self.model.name!r} in {self.model.folder} cannot be loaded: {error}",
+                hint="Fetch the checkpoint again or choose another model.",
+            ) from error
+        finally:
+            if bars:
+                transformers_logging.enable_progress_bar()
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline

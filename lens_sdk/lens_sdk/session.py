@@ -1,0 +1,145 @@
+"""The parts of the loop chosen by name and put together."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from lens_reasoner import (
+    AgentLoop,
+    Generator,
+    Judge,
+    LLMJudge,
+    LLMReasoner,
+    LLMRubricWriter,
+    MissingKeyError,
+    OpenAIChat,
+    Reasoner,
+    RubricWriter,
+)
+from lens_sdk.errors import UnknownPartError
+from lens_sdk.local import LocalLensGenerator
+from lens_sdk.models import DEFAULT_MODEL, require_packages, resolve_model
+from lens_sdk.runtime import LensRuntime
+
+PartChoice = str
+"""`auto`, `nano`, `openai`, `openai:MODEL` or `none`."""
+
+_CHOICES = "auto, nano, openai, openai:MODEL or none"
+_Kind = Literal["reasoner", "judge"]
+
+
+def build_loop(
+    model: str | Generator = DEFAULT_MODEL,
+    *,
+    reasoner: PartChoice | Reasoner | None = "auto",
+    judge: PartChoice | Judge | None = "auto",
+    rubric_writer: RubricWriter | None = None,
+    max_rounds: int = 1,
+    target_score: float = 1.0,
+) -> AgentLoop:
+    """Put a loop together from names, or from parts of your own.
+
+    With the nano model everything is offline: its own text encoder rewrites, a detector judges.
+    Other models are rewritten for and judged by a language model behind OpenAI's API or a server
+    that speaks it (`OPENAI_API_KEY`, `OPENAI_BASE_URL`).
+
+    Args:
+        model: `lens-nano`, the path of a Lens folder, or any `Generator`.
+        reasoner: `auto`, `nano`, `openai`, `openai:MODEL`, a `Reasoner`, or `none` or None to draw
+            requests as they are.
+        judge: The same for judging; a `Judge` of your own needs a `rubric_writer`, or a rubric
+            given to each run.
+        rubric_writer: Writes the criteria; by default the one that goes with `judge`.
+        max_rounds: Most rounds of drawing.
+        target_score: The score, from 0 to 1, that ends the run.
+
+    Raises:
+        UnknownModelError: There is no such model.
+        UnknownPartError: A reasoner or judge that is not on offer, or not for this model.
+        MissingExtraError: The packages to run a model here are not installed.
+        MissingKeyError: A language model is needed and there is no key for it.
+    """
+    generator = local_generator(model) if isinstance(model, str) else model
+    runtime = generator.runtime if isinstance(generator, LocalLensGenerator) else None
+    chosen_reasoner = _reasoner(reasoner, runtime)
+    chosen_judge, writer = _judge(judge, runtime)
+    return AgentLoop(
+        generator=generator,
+        reasoner=chosen_reasoner,
+        judge=chosen_judge,
+        rubric_writer=rubric_writer or writer,
+        max_rounds=max_rounds,
+        target_score=target_score,
+    )
+
+
+def local_generator(model: str = DEFAULT_MODEL) -> LocalLensGenerator:
+    """A generator that draws with a model on this machine; nothing is loaded yet.
+
+    Args:
+        model: `lens-nano` or the path of a Lens folder.
+
+    Raises:
+        UnknownModelError: There is no such model.
+        MissingExtraError: The packages to run a model here are not installed.
+    """
+    return LocalLensGenerator(LensRuntime(resolve_model(model)))
+
+
+def _reasoner(choice: PartChoice | Reasoner | None, runtime: LensRuntime | None) -> Reasoner | None:
+    if not isinstance(choice, str):
+        return choice
+    kind, name = _read(choice, "reasoner", runtime)
+    if kind == "none":
+        return None
+    if kind == "openai":
+        return LLMReasoner(OpenAIChat(name) if name else None)
+    from lens_sdk.nano_reasoner import NanoReasoner
+
+    if runtime is None:
+        raise UnknownPartError(
+            "The reasoner 'nano' writes with the text encoder of a local Lens model, and the "
+            "generator is another one.",
+            hint="Choose openai or none, or give a Reasoner.",
+        )
+    return NanoReasoner(runtime)
+
+
+def _judge(
+    choice: PartChoice | Judge | None, runtime: LensRuntime | None
+) -> tuple[Judge | None, RubricWriter | None]:
+    if not isinstance(choice, str):
+        return choice, None
+    kind, name = _read(choice, "judge", runtime)
+    if kind == "none":
+        return None, None
+    if kind == "openai":
+        chat = OpenAIChat(name) if name else None
+        return LLMJudge(chat), LLMRubricWriter(chat)
+    require_packages(("numpy", "scipy"))
+    from lens_sdk.nano_judge import NanoJudge, NanoRubricWriter
+
+    return NanoJudge(), NanoRubricWriter()
+
+
+def _read(choice: PartChoice, part: _Kind, runtime: LensRuntime | None) -> tuple[str, str]:
+    """The kind of a part and, for `openai`, its model."""
+    kind, _, name = choice.partition(":")
+    if kind == "auto" and not name:
+        kind = "nano" if runtime is not None and runtime.model.nano else "openai"
+        if kind == "openai" and not _reachable():
+            what = runtime.model.name if runtime is not None else "this generator"
+            raise MissingKeyError(
+                f"There is no offline {part} for {what} and no key for a language model.",
+                hint="Set OPENAI_API_KEY (or OPENAI_BASE_URL to a server of your own), or do "
+                "without: --no-reason and --no-judge, or reasoner=None and judge=None in Python.",
+            )
+    known = kind == "openai" or (kind in {"nano", "none"} and not name)
+    if not known:
+        raise UnknownPartError(f"{part} {choice!r} is not known.", hint=f"Choices: {_CHOICES}.")
+    return kind, name
+
+
+def _reachable() -> bool:
+    return bool(os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"))
