@@ -1,1 +1,9 @@
-"""Training stages."""
+"""Training stages, each resumable in its run folder.
+
+For the nano model they follow on each other in one folder: `autoencoder` and `language` train the
+frozen components, `shards` encodes the data, `pretrain` trains the denoiser.
+"""
+
+from lens_core.training.stages import STAGES, run_stage
+
+__all__ = ["STAGES", "run_stage"]

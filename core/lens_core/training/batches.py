@@ -1,0 +1,96 @@
+"""Batches of the denoiser: their order depends on the seed and the step, never on the clock."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from lens_core.training.config import NANO_SIZES, PretrainConfig, Size
+from lens_core.training.shards import Group, read_shard
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's data.
+
+    Attributes:
+        size: Height and width in pixels, the same for every row.
+        latents: `[B, tokens, channels]`.
+        labels: `[B, tokens, 3]`.
+        features: `[layers, B - unconditional, S, width]`: the last rows go without text.
+        mask: `[B - unconditional, S]`.
+        waited: Seconds spent waiting for the shard.
+    """
+
+    size: Size
+    latents: Tensor
+    labels: Tensor
+    features: Tensor
+    mask: Tensor
+    waited: float
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """Where shard `index` lies."""
+    return folder / f"shard-{index:04d}.safetensors"
+
+
+def batches(config: PretrainConfig, folder: Path, first_step: int) -> Iterator[Batch]:
+    """Batches from `first_step` on, for ever.
+
+    Shards are passed over in order, again and again. Within a shard, scenes of one size are sorted
+    by caption length so that little is padding, cut into batches, and the batches shuffled. A shard
+    that is not there yet is waited for, so that encoding may go on beside training.
+    """
+    step, visit = 0, 0
+    per_visit = _batches_per_visit(config)
+    while True:
+        if step + per_visit <= first_step:
+            step, visit = step + per_visit, visit + 1
+            continue
+        groups, waited = _wait_for(shard_path(folder, visit % config.shards))
+        for batch in _visit(config, groups, visit):
+            if step >= first_step:
+                yield _load(config, *batch, waited=waited)
+                waited = 0.0
+            step += 1
+        visit += 1
+
+
+def _batches_per_visit(config: PretrainConfig) -> int:
+    return len(NANO_SIZES) * (config.shard_scenes // len(NANO_SIZES) // config.batch_size)
+
+
+def _visit(
+    config: PretrainConfig, groups: list[Group], visit: int
+) -> list[tuple[Group, str, list[int]]]:
+    """Which scenes go together, and with which kind of caption."""
+    rng = np.random.default_rng((config.seed, 4, visit))
+    chosen = []
+    for group in groups:
+        rows = rng.permutation(len(group.latents))
+        rows = rows[: len(rows) // config.batch_size * config.batch_size]
+        lengths = group.lengths["dense"].numpy()[rows]
+        rows = rows[np.argsort(lengths, kind="stable")]
+        for part in rows.reshape(-1, config.batch_size):
+            kind = "brief" if rng.random() < config.brief_share else "dense"
+            chosen.append((group, kind, [int(i) for i in rng.permutation(part)]))
+    return [chosen[i] for i in rng.permutation(len(chosen))]
+
+
+def _load(
+    config: PretrainConfig, group: Group, kind: str, rows: list[int], *, waited: float
+) -> Batch:
+    captioned = len(rows) - round(config.caption_dropout * len(rows))
+    features, mask = group.text(kind, rows[:captioned])
+    return Batch(group.size, group.latents[rows], group.labels[rows], features, mask, waited)
+
+
+def _wait_for(path: Path) -> tuple[list[Group], float]:
+    started = time.monotonic()
+    while not path.is_file():
+        time.sleep(1.0)
+    return read_shard(path), time.monotonic() - started

@@ -1,0 +1,138 @@
+"""Typed settings of the training stages, read from presets or JSON files with overrides."""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lens_core.errors import ParameterError
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+NANO_SIZES: tuple[Size, ...] = ((128, 128), (112, 144), (144, 112), (96, 160), (160, 96))
+
+
+class StageConfig(BaseModel):
+    """Settings every stage has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = 0
+    """Seed of the initial weights, the data order and the noise."""
+    threads: int = 1
+    """CPU threads; two OpenMP threads collapse on a busy machine, so measure before raising it."""
+    steps: int = Field(gt=0)
+    """Optimiser steps of the whole run."""
+    batch_size: int = Field(gt=0)
+    """Samples per step."""
+    learning_rate: float = Field(gt=0)
+    """Peak learning rate."""
+    warmup_steps: int = 100
+    """Steps of linear warm-up."""
+    decay_steps: int = 0
+    """Steps at the end over which the rate falls linearly to zero."""
+    log_every: int = 20
+    """Steps between log records."""
+    save_every: int = 200
+    """Steps between saved training states."""
+
+
+class AutoencoderConfig(StageConfig):
+    """Training of a FLUX.2-type VAE on drawn scenes."""
+
+    model: dict[str, Any]
+    """Arguments of diffusers' `AutoencoderKLFlux2`."""
+    crop: int = 64
+    """Side in pixels of the random crops of the first phase."""
+    full_steps: int = 0
+    """Steps at the end on whole pictures."""
+    pool: int = 768
+    """Rendered pictures kept at a time, renewed every 150 steps."""
+    kl_weight: float = 1e-4
+    """Weight of the KL term, per latent element."""
+    sharpen_from: int = 0
+    """Step from which L1 on pixels and on their differences is added."""
+    sharpen_weight: float = 0.5
+    """Weight of those two terms; squared error has weight 1."""
+
+
+class LanguageConfig(StageConfig):
+    """Training of the nano GPT-OSS on captions and on the rewriting task."""
+
+    vocabulary: int = 640
+    """Size of the byte-level BPE vocabulary, control tokens not counted."""
+    vocabulary_scenes: int = 4000
+    """Scenes whose captions the vocabulary is learnt from."""
+    model: dict[str, Any]
+    """Arguments of `GptOssConfig`, without those that follow from the tokenizer."""
+
+
+class PretrainConfig(StageConfig):
+    """Flow-matching training of the denoiser."""
+
+    model: dict[str, Any]
+    """Arguments of `LensTransformer2DModel`."""
+    shards: int = Field(gt=0)
+    """Shards of the cached data set; the run passes over them in order, again and again."""
+    shard_scenes: int = 2048
+    """Scenes per shard."""
+    muon_learning_rate: float = Field(gt=0)
+    """Peak rate of the matrices inside the blocks, which Muon updates."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of both optimisers."""
+    clip: float = 1.0
+    """Largest global gradient norm."""
+    ema_decay: float = 0.999
+    """Decay of the averaged weights that are shipped and sampled."""
+    caption_dropout: float = 0.1
+    """Share of a batch trained without text, for guidance."""
+    brief_share: float = 0.15
+    """Share of batches captioned as a user would type rather than densely."""
+    timestep_mean: float | None = None
+    """Mean of the logit-normal timesteps; None follows the recipe's line in the token count."""
+    align_block: int | None = None
+    """Block whose image tokens also predict what the scene holds there; None switches it off."""
+    align_weight: float = 0.5
+    """Weight of that prediction's cross-entropy."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Format of forward and backward; master weights are float32."""
+    compile: bool = True
+    """Compile the blocks."""
+    sample_every: int = 2000
+    """Steps between sample grids."""
+    guidance_scale: float = 5.0
+    """Guidance of the sample grids, and the finished checkpoint's own default."""
+
+
+ConfigT = TypeVar("ConfigT", bound=StageConfig)
+
+
+def load_config(
+    kind: type[ConfigT], source: str, stage: str, overrides: dict[str, Any] | None = None
+) -> ConfigT:
+    """Read a stage's settings.
+
+    Args:
+        kind: The model to validate with.
+        source: A preset's name, such as `nano`, or the path of a JSON file.
+        stage: The stage's name, for presets: `autoencoder`, `language` or `pretrain`.
+        overrides: Settings that replace those of the source.
+
+    Raises:
+        ParameterError: No such preset or file, or settings that do not validate.
+    """
+    preset = resources.files("lens_core.training") / "presets" / source / f"{stage}.json"
+    path = Path(source)
+    if preset.is_file():
+        text = preset.read_text()
+    elif path.is_file():
+        text = path.read_text()
+    else:
+        raise ParameterError(f"config {source!r} is neither a preset (nano) nor a JSON file")
+    try:
+        return kind.model_validate({**json.loads(text), **(overrides or {})})
+    except (ValidationError, json.JSONDecodeError) as error:
+        raise ParameterError(f"config {source!r} for {stage}: {error}") from error

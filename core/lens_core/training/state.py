@@ -1,0 +1,81 @@
+"""Training state on disk: safetensors and JSON, written aside and renamed, never half a file."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lens_core.errors import CheckpointError
+
+
+def save_state(directory: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Replace `directory` by one holding `state.safetensors` and `state.json`.
+
+    The old state stays until the new one is complete, so a run killed here resumes from one of
+    the two.
+    """
+    fresh, old = directory.with_suffix(".new"), directory.with_suffix(".old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, fresh / "state.safetensors")
+    (fresh / "state.json").write_text(json.dumps(values, indent=1))
+    shutil.rmtree(old, ignore_errors=True)
+    if directory.exists():
+        directory.replace(old)
+    fresh.replace(directory)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_state(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Read what `save_state` wrote, or None where no run has saved anything yet.
+
+    Raises:
+        CheckpointError: The folder is there but its files are not.
+    """
+    old = directory.with_suffix(".old")
+    source = directory if directory.exists() else old
+    if not source.exists():
+        return None
+    try:
+        values: dict[str, Any] = json.loads((source / "state.json").read_text())
+        return load_file(source / "state.safetensors"), values
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{source} is not a complete training state ({error}); remove it to start again"
+        ) from error
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add `prefix.` to every name."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def select(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors named `prefix.*`, without the prefix."""
+    start = f"{prefix}."
+    return {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimiser's state as flat tensors `index.name`; every entry of ours is a tensor."""
+    return {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, entry in optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Load what `optimizer_tensors` gave, keeping the optimiser's own parameter groups."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

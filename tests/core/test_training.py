@@ -1,0 +1,164 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lens_core import LensPipeline
+from lens_core.errors import ComponentError, ParameterError
+from lens_core.training import run_stage
+from lens_core.training.config import PretrainConfig, load_config
+from lens_core.training.objective import noised, recipe_mean, sample_timesteps
+from lens_core.training.optim import rate_factor
+from lens_core.training.state import load_state, save_state
+
+TINY = {
+    "autoencoder": {
+        "steps": "3",
+        "full_steps": "1",
+        "batch_size": "2",
+        "pool": "10",
+        "save_every": "1",
+        "model": json.dumps(
+            {
+                "block_out_channels": [8, 8, 8, 8],
+                "layers_per_block": 1,
+                "latent_channels": 4,
+                "norm_num_groups": 1,
+            }
+        ),
+    },
+    "language": {
+        "steps": "2",
+        "batch_size": "2",
+        "vocabulary": "300",
+        "vocabulary_scenes": "50",
+        "save_every": "1",
+    },
+    "pretrain": {
+        "steps": "4",
+        "batch_size": "4",
+        "shards": "1",
+        "shard_scenes": "40",
+        "log_every": "1",
+        "save_every": "2",
+        "sample_every": "4",
+        "warmup_steps": "1",
+        "compile": "false",
+        "threads": "1",
+        "model": json.dumps(
+            {
+                "in_channels": 16,
+                "out_channels": 4,
+                "num_layers": 2,
+                "attention_head_dim": 16,
+                "num_attention_heads": 2,
+                "inner_dim": 32,
+                "enc_hidden_dim": 128,
+                "axes_dims_rope": [4, 6, 6],
+                "selected_layer_index": [1, 2, 3, 4],
+            }
+        ),
+        "align_block": "0",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every nano stage, run for a few steps at toy size."""
+    out = tmp_path_factory.mktemp("training")
+    for stage in ("autoencoder", "language", "shards", "pretrain"):
+        run_stage(stage, "nano", out, TINY["pretrain" if stage == "shards" else stage])
+    return out
+
+
+def test_stages_leave_a_checkpoint_that_draws(trained: Path) -> None:
+    pipeline = LensPipeline.from_pretrained(trained / "pretrain" / "pipeline")
+    image = pipeline("a red apple", num_inference_steps=2).images[0]
+    assert image.size == (128, 128)
+    assert (trained / "pretrain" / "samples" / "000004.png").is_file()
+
+
+def test_log_holds_the_loss_of_every_step_by_timestep(trained: Path) -> None:
+    lines = (trained / "pretrain" / "log.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
+    assert all(len(record["bins"]) == 4 and record["loss"] > 0 for record in records)
+
+
+def test_killed_run_ends_with_the_same_bits(trained: Path, tmp_path: Path) -> None:
+    """A run stopped at step 2 and started again equals one that was never stopped."""
+    for part in ("components", "shards"):
+        (tmp_path / part).symlink_to(trained / part)
+    half = {**TINY["pretrain"], "steps": "2"}
+    run_stage("pretrain", "nano", tmp_path, half)
+    run_stage("pretrain", "nano", tmp_path, TINY["pretrain"])
+    whole = load_file(trained / "pretrain" / "state" / "state.safetensors")
+    resumed = load_file(tmp_path / "pretrain" / "state" / "state.safetensors")
+    assert whole.keys() == resumed.keys()
+    differing = [name for name in whole if not torch.equal(whole[name], resumed[name])]
+    assert differing == []
+
+
+def test_stage_without_its_predecessors_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ComponentError, match="run the stages before pretrain"):
+        run_stage("pretrain", "nano", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stage", "config", "overrides", "message"),
+    [
+        ("sleep", "nano", {}, "no stage 'sleep'"),
+        ("autoencoder", "giant", {}, "'giant' is neither a preset"),
+        ("autoencoder", "nano", {"stpes": "3"}, "stpes"),
+        ("autoencoder", "nano", {"steps": "-3"}, "steps"),
+    ],
+)
+def test_wrong_settings_are_named(
+    tmp_path: Path, stage: str, config: str, overrides: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ParameterError, match=message):
+        run_stage(stage, config, tmp_path, overrides)
+
+
+def test_timesteps_are_stratified_logit_normal() -> None:
+    timesteps = sample_timesteps(4096, 1.0, torch.Generator().manual_seed(0))
+    logits = timesteps.logit().sort().values
+    assert logits.mean() == pytest.approx(1.0, abs=0.01)
+    assert logits.std() == pytest.approx(1.0, abs=0.02)
+    quantiles = 0.5 * (1 + torch.erf((logits - 1.0) / math.sqrt(2)))
+    assert torch.equal((quantiles * 4096).floor().long(), torch.arange(4096))
+
+
+def test_recipe_mean_follows_the_line() -> None:
+    assert recipe_mean(256) == 1.0
+    assert recipe_mean(4096) == pytest.approx(1.3)
+    assert recipe_mean(1024) == pytest.approx(1.06)
+
+
+def test_velocity_leads_from_data_to_noise() -> None:
+    latents = torch.randn(3, 4, 2)
+    generator = torch.Generator().manual_seed(1)
+    noisy, velocity = noised(latents, torch.tensor([0.0, 0.5, 1.0]), generator)
+    torch.testing.assert_close(noisy[0], latents[0])
+    torch.testing.assert_close(noisy[1] - 0.5 * velocity[1], latents[1])
+    torch.testing.assert_close(noisy[2], latents[2] + velocity[2])
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    config = load_config(PretrainConfig, "nano", "pretrain")
+    config = config.model_copy(update={"steps": 100, "warmup_steps": 10, "decay_steps": 20})
+    factors = [rate_factor(step, config) for step in (0, 9, 50, 90, 99)]
+    assert factors == pytest.approx([0.1, 1.0, 1.0, 0.5, 0.05])
+
+
+def test_state_survives_a_kill_between_its_two_renames(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    save_state(folder, {"x": torch.ones(2)}, {"step": 1})
+    folder.rename(tmp_path / "state.old")
+    saved = load_state(folder)
+    assert saved is not None
+    assert saved[1] == {"step": 1}
