@@ -187,12 +187,10 @@ class NanoBenchmark:
 
     def _read(self) -> dict[int, dict[str, Any]]:
         path = self._folder / "results.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        rows: list[dict[str, Any]] = []
-        for line in lines:
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                # A run that was killed may leave half a line; its picture is drawn again.
-                continue
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        # A run that was killed may leave half a line; it is cut off and its picture drawn again.
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            path.write_text(whole, encoding="utf-8")
+        rows: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
         return {row["index"]: row for row in rows}

@@ -22,7 +22,8 @@ DENSE_WORDS = 25
 TEMPERATURES = (0.0, 0.4, 0.6, 0.6, 0.8, 0.8, 1.0, 1.0)
 """Drafts are written in this order until one is faithful; 0 is greedy."""
 
-_MAX_NEW_TOKENS = 224
+MAX_NEW_TOKENS = 224
+"""Most tokens of a draft; the longest captions have about 130."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class NanoReasoner:
             drafts = write_drafts(
                 pipeline,
                 rewrite_chat(text, DEFAULT_DATE),
-                max_new_tokens=_MAX_NEW_TOKENS,
+                max_new_tokens=MAX_NEW_TOKENS,
                 temperatures=TEMPERATURES,
                 seed=self._seed,
             )

@@ -62,8 +62,8 @@ def build_loop(
     """
     generator = local_generator(model) if isinstance(model, str) else model
     runtime = generator.runtime if isinstance(generator, LocalLensGenerator) else None
-    chosen_reasoner = _reasoner(reasoner, runtime)
-    chosen_judge, writer = _judge(judge, runtime)
+    chosen_reasoner = choose_reasoner(reasoner, runtime)
+    chosen_judge, writer = choose_judge(judge, runtime)
     return AgentLoop(
         generator=generator,
         reasoner=chosen_reasoner,
@@ -87,7 +87,19 @@ def local_generator(model: str = DEFAULT_MODEL) -> LocalLensGenerator:
     return LocalLensGenerator(LensRuntime(resolve_model(model)))
 
 
-def _reasoner(choice: PartChoice | Reasoner | None, runtime: LensRuntime | None) -> Reasoner | None:
+def choose_reasoner(
+    choice: PartChoice | Reasoner | None, runtime: LensRuntime | None
+) -> Reasoner | None:
+    """The reasoner a choice means; None for none.
+
+    Args:
+        choice: See `build_loop`.
+        runtime: The local model, if one draws.
+
+    Raises:
+        UnknownPartError: It is not on offer, or not for this model.
+        MissingKeyError: A language model is needed and there is no key for it.
+    """
     if not isinstance(choice, str):
         return choice
     kind, name = _read(choice, "reasoner", runtime)
@@ -95,20 +107,21 @@ def _reasoner(choice: PartChoice | Reasoner | None, runtime: LensRuntime | None)
         return None
     if kind == "openai":
         return LLMReasoner(OpenAIChat(name) if name else None)
-    from lens_sdk.nano_reasoner import NanoReasoner
-
     if runtime is None:
         raise UnknownPartError(
             "The reasoner 'nano' writes with the text encoder of a local Lens model, and the "
             "generator is another one.",
             hint="Choose openai or none, or give a Reasoner.",
         )
+    from lens_sdk.nano_reasoner import NanoReasoner
+
     return NanoReasoner(runtime)
 
 
-def _judge(
+def choose_judge(
     choice: PartChoice | Judge | None, runtime: LensRuntime | None
 ) -> tuple[Judge | None, RubricWriter | None]:
+    """The judge a choice means, and who writes its criteria; see `choose_reasoner`."""
     if not isinstance(choice, str):
         return choice, None
     kind, name = _read(choice, "judge", runtime)

@@ -12,12 +12,13 @@ from lens_sdk.cli.console import out, reports_errors
 
 @reports_errors
 def train(
-    stage: Annotated[str, typer.Argument(help="autoencoder, language or pretrain.")],
+    stage: Annotated[str, typer.Argument(help="autoencoder, language, shards or pretrain.")],
     config: Annotated[
         str, typer.Option("--config", "-c", help="A preset such as nano, or a JSON file.")
     ] = "nano",
     output: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Run folder; a run found there goes on.")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of the training; a run found there goes on."),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -31,9 +32,9 @@ def train(
     require_packages()
     from lens_core.training import run_stage
 
-    folder = output or Path("runs") / config / stage
-    run_stage(stage, config, folder, overrides)
-    out.print(f"Finished: {folder}", markup=False)
+    folder = output or Path("runs") / Path(config).stem
+    finished = run_stage(stage, config, folder, overrides)
+    out.print(f"Finished: {finished}", markup=False, soft_wrap=True)
 
 
 def _pair(setting: str) -> tuple[str, str]:

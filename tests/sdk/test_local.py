@@ -1,0 +1,120 @@
+"""The local generator: seeds, settings, refusals, cancelling."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from lens_core.pipeline import LensPipeline
+from lens_reasoner import (
+    AgentLoop,
+    GenerationSettings,
+    Generator,
+    GeneratorError,
+    ImageRequest,
+    StepProgress,
+    UnsupportedSettingError,
+)
+from lens_sdk import LocalLensGenerator
+from lens_sdk.models import LensModel
+from lens_sdk.runtime import LensRuntime
+
+PLAIN = GenerationSettings()
+
+
+@pytest.fixture
+def generator(nano_runtime: LensRuntime) -> LocalLensGenerator:
+    return LocalLensGenerator(nano_runtime)
+
+
+def _pixels(generator: LocalLensGenerator, seeds: list[int]) -> list[np.ndarray]:
+    images = asyncio.run(generator.generate("a red apple", seeds=seeds, settings=PLAIN))
+    return [np.asarray(image.image).astype(int) for image in images]
+
+
+def test_a_seed_keeps_its_picture_in_any_batch(generator: LocalLensGenerator) -> None:
+    alone, together = _pixels(generator, [7])[0], _pixels(generator, [3, 7, 9])
+    assert np.abs(alone - together[1]).max() <= 1
+    assert np.abs(together[0] - together[1]).max() > 20
+
+
+def test_settings_that_were_used_are_recorded(generator: LocalLensGenerator) -> None:
+    assert isinstance(generator, Generator)
+    asked = GenerationSettings(width=64, height=48, num_inference_steps=3, negative_prompt="a cup")
+    steps: list[StepProgress] = []
+    images = asyncio.run(
+        generator.generate("a star", seeds=[1, 2], settings=asked, on_step=steps.append)
+    )
+    assert [image.seed for image in images] == [1, 2]
+    assert images[0].image.size == (64, 48)
+    assert images[0].settings == asked.model_copy(update={"guidance_scale": 3.0})
+    assert images[0].generator == "small-nano"
+    assert images[0].timings["generate"] > 0
+    assert [(step.step, step.total) for step in steps] == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_capabilities_are_the_checkpoints(generator: LocalLensGenerator) -> None:
+    capabilities = generator.capabilities
+    assert capabilities.native_size == (48, 64)
+    assert capabilities.multiple_of == 16
+    assert capabilities.max_images == 8
+    assert (160, 96) in capabilities.preferred_sizes
+    assert capabilities.seed
+    assert capabilities.negative_prompt
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"width": 50, "height": 64}, "multiples of 16"),
+        ({"width": 256, "height": 64}, "1:2 to 2:1"),
+        ({"guidance_scale": 0.5}, "guidance_scale 0.5"),
+    ],
+)
+def test_what_lens_cannot_do_is_a_typed_error(
+    generator: LocalLensGenerator, settings: dict[str, float], words: str
+) -> None:
+    asked = GenerationSettings.model_validate(settings)
+    with pytest.raises(GeneratorError, match=words):
+        asyncio.run(generator.generate("a star", seeds=[1], settings=asked))
+
+
+def test_a_bad_size_is_refused_before_anything_is_drawn(generator: LocalLensGenerator) -> None:
+    with pytest.raises(UnsupportedSettingError, match="size"):
+        AgentLoop(generator=generator).run_sync(ImageRequest(text="a star", width=50, height=64))
+
+
+async def test_cancelling_ends_the_drawing_between_steps(generator: LocalLensGenerator) -> None:
+    began, seen = asyncio.Event(), []
+    loop = asyncio.get_running_loop()
+
+    def on_step(progress: StepProgress) -> None:
+        seen.append(progress.step)
+        loop.call_soon_threadsafe(began.set)
+
+    many = GenerationSettings(num_inference_steps=2000)
+    task = asyncio.create_task(
+        generator.generate("a star", seeds=[1], settings=many, on_step=on_step)
+    )
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    # The thread has let go of the model as soon as another picture is drawn.
+    await generator.generate("a star", seeds=[1], settings=PLAIN)
+    assert len(seen) < 2000
+
+
+def test_the_checkpoint_is_loaded_once(nano_model: LensModel) -> None:
+    runtime = LensRuntime(nano_model)
+    assert not runtime.loaded
+    first = LocalLensGenerator(runtime)
+    assert first.capabilities.native_size == (48, 64)
+    assert runtime.load() is runtime.load()
+    assert isinstance(runtime.load(), LensPipeline)
+
+
+def test_a_broken_checkpoint_is_a_typed_error(nano_model: LensModel) -> None:
+    broken = LensModel(name="broken", folder=nano_model.folder / "vae", nano=True)
+    with pytest.raises(GeneratorError, match="'broken'"):
+        LensRuntime(broken).load()

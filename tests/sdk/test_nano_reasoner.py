@@ -1,0 +1,140 @@
+"""The offline reasoner: faithful drafts are taken, everything else falls back to the user."""
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from lens_core.chat import encode_chat
+from lens_core.nano.chat import rewrite_chat
+from lens_core.pipeline import LensPipeline
+from lens_reasoner import GeneratorError, ImageRequest, Reasoner, Rewrite
+from lens_sdk.drafting import SeededSampling, write_drafts
+from lens_sdk.models import LensModel
+from lens_sdk.nano_reasoner import TEMPERATURES, NanoReasoner
+from lens_sdk.runtime import LensRuntime
+
+REQUEST = "two red apples left of a blue cup"
+GOOD = (
+    "On a plain mint background are two small red apples and a large blue cup. The apples are on "
+    "the left and in the upper left. The cup is in the lower right."
+)
+
+
+class ScriptedEncoder:
+    """Writes given texts one after another, as a language model with a head would."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> None:
+        self.tokenizer, self.texts = tokenizer, texts
+        self.prompts: list[list[int]] = []
+
+    def generate(self, ids: torch.Tensor, **_: Any) -> torch.Tensor:
+        self.prompts.append(ids[0].tolist())
+        written = self.tokenizer.encode(self.texts.pop(0) + "<|return|>", add_special_tokens=False)
+        return torch.cat([ids, torch.tensor([written])], dim=1)
+
+
+def _scripted(
+    model: LensModel, tokenizer: PreTrainedTokenizerFast, texts: list[str]
+) -> tuple[NanoReasoner, ScriptedEncoder]:
+    encoder = ScriptedEncoder(tokenizer, texts)
+    pipeline: Any = SimpleNamespace(text_encoder=encoder, tokenizer=tokenizer)
+    return NanoReasoner(LensRuntime.of_pipeline(model, pipeline)), encoder
+
+
+async def _rewrite(reasoner: NanoReasoner, text: str) -> Rewrite:
+    return await reasoner.rewrite(ImageRequest(text=text))
+
+
+async def test_the_first_faithful_draft_is_taken(
+    nano_model: LensModel, nano_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    one_apple = GOOD.replace("two small red apples", "a small red apple")
+    reasoner, encoder = _scripted(nano_model, nano_tokenizer, [one_apple, GOOD, GOOD])
+    rewrite = await _rewrite(reasoner, REQUEST)
+    assert rewrite.prompt == GOOD
+    assert rewrite.model == "small-nano (draft 2)"
+    assert encoder.texts == [GOOD]
+    expected = encode_chat(nano_tokenizer, rewrite_chat(REQUEST, "2026-05-23"))
+    assert encoder.prompts == [expected, expected]
+    assert rewrite.usage.input_tokens == 2 * len(expected)
+    assert rewrite.usage.usd == 0
+
+
+async def test_without_a_faithful_draft_the_users_words_are_drawn(
+    nano_model: LensModel, nano_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    wrong = GOOD.replace("red", "green")
+    reasoner, encoder = _scripted(nano_model, nano_tokenizer, [wrong] * len(TEMPERATURES))
+    rewrite = await _rewrite(reasoner, REQUEST)
+    assert rewrite.prompt == REQUEST
+    assert rewrite.model.startswith("none: ")
+    assert "apple is green instead of red" in rewrite.model
+    assert encoder.texts == []
+
+
+async def test_a_random_encoder_never_gets_its_way(nano_runtime: LensRuntime) -> None:
+    reasoner = NanoReasoner(nano_runtime)
+    assert isinstance(reasoner, Reasoner)
+    rewrite = await _rewrite(reasoner, REQUEST)
+    assert rewrite.prompt == REQUEST
+    assert rewrite.usage.output_tokens is not None
+    assert rewrite.usage.output_tokens >= len(TEMPERATURES)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a dragon in the rain", "outside the nano world"),
+        ("a dragon next to a red apple", "dragon, next"),
+        (" ".join(["a red apple left of a blue cup,"] * 4), "already detailed"),
+    ],
+)
+async def test_what_it_cannot_improve_is_left_alone_unread(
+    nano_model: LensModel, text: str, why: str
+) -> None:
+    runtime = LensRuntime(nano_model)
+    rewrite = await _rewrite(NanoReasoner(runtime), text)
+    assert rewrite.prompt == text
+    assert why in rewrite.model
+    assert not runtime.loaded
+
+
+async def test_a_model_that_cannot_write_is_a_typed_error(
+    nano_model: LensModel, nano_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    pipeline: Any = SimpleNamespace(text_encoder=None, tokenizer=nano_tokenizer)
+    reasoner = NanoReasoner(LensRuntime.of_pipeline(nano_model, pipeline))
+    with pytest.raises(GeneratorError, match="cannot rewrite"):
+        await _rewrite(reasoner, REQUEST)
+
+
+def test_drafts_depend_on_the_seed_alone(nano_pipeline: LensPipeline) -> None:
+    def drafts(seed: int) -> list[tuple[str, int, int]]:
+        chat = rewrite_chat(REQUEST, "2026-05-23")
+        return list(
+            write_drafts(
+                nano_pipeline, chat, max_new_tokens=12, temperatures=(0.0, 1.0, 1.0), seed=seed
+            )
+        )
+
+    state = torch.get_rng_state()
+    first = drafts(1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert drafts(1) == first
+    assert len(first) == 3
+
+
+def test_sampling_follows_the_softmax() -> None:
+    scores = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    sample = SeededSampling(temperature=0.8, seed=3)
+    empty = torch.zeros(1, 0, dtype=torch.long)
+    picks = Counter(int(sample(empty, scores).argmax()) for _ in range(4000))
+    expected = torch.softmax(scores / 0.8, dim=-1)[0]
+    for token, share in enumerate(expected.tolist()):
+        assert picks[token] / 4000 == pytest.approx(share, abs=0.03)

@@ -1,0 +1,88 @@
+"""Choosing the parts of the loop by name."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lens_reasoner import (
+    FunctionGenerator,
+    LLMJudge,
+    LLMReasoner,
+    LoopConfigError,
+    MissingKeyError,
+    PassThrough,
+    Rubric,
+)
+from lens_sdk import UnknownPartError, build_loop, local_generator
+from lens_sdk.nano_judge import NanoJudge, NanoRubricWriter
+from lens_sdk.nano_reasoner import NanoReasoner
+from lens_sdk.session import choose_judge, choose_reasoner
+
+
+def _function() -> FunctionGenerator:
+    return FunctionGenerator(lambda prompt, seed: Image.new("RGB", (8, 8)), name="mine")
+
+
+def test_the_nano_model_needs_no_key(nano_folder: Path) -> None:
+    runtime = local_generator(str(nano_folder)).runtime
+    assert isinstance(choose_reasoner("auto", runtime), NanoReasoner)
+    judge, writer = choose_judge("auto", runtime)
+    assert isinstance(judge, NanoJudge)
+    assert isinstance(writer, NanoRubricWriter)
+    assert not runtime.loaded
+
+
+def test_other_models_use_the_language_model_there_is_a_key_for(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = local_generator(str(tiny_folder)).runtime
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    assert isinstance(choose_reasoner("auto", runtime), LLMReasoner)
+    judge, _ = choose_judge("openai:my-model", None)
+    assert isinstance(judge, LLMJudge)
+    assert judge.name == "my-model"
+
+
+@pytest.mark.parametrize("part", ["reasoner", "judge"])
+def test_no_key_and_no_offline_choice_says_what_to_do(tiny_folder: Path, part: str) -> None:
+    others = {"reasoner": "none", "judge": "none"} | {part: "auto"}
+    with pytest.raises(MissingKeyError, match=f"no offline {part} for tiny") as error:
+        build_loop(str(tiny_folder), **others)
+    assert "OPENAI_API_KEY" in error.value.hint
+    assert "--no-reason" in error.value.hint
+    with pytest.raises(MissingKeyError, match="OPENAI_API_KEY"):
+        build_loop(str(tiny_folder), **(others | {part: "openai:gpt-x"}))
+
+
+@pytest.mark.parametrize("choice", ["gpt-5", "nano:big", "none:", "auto:x", ""])
+def test_an_unknown_part_lists_the_choices(nano_folder: Path, choice: str) -> None:
+    if choice == "none:":
+        choice = "none:x"
+    with pytest.raises(UnknownPartError, match="openai:MODEL"):
+        build_loop(str(nano_folder), reasoner=choice)
+    with pytest.raises(UnknownPartError, match="openai:MODEL"):
+        build_loop(str(nano_folder), judge=choice)
+
+
+def test_the_nano_reasoner_needs_a_lens_model() -> None:
+    with pytest.raises(UnknownPartError, match="text encoder"):
+        build_loop(_function(), reasoner="nano", judge="none")
+
+
+async def test_parts_of_ones_own_are_taken_as_they_are() -> None:
+    loop = build_loop(_function(), reasoner=PassThrough(), judge=None)
+    result = await loop.run("a red apple")
+    assert result.best is not None
+    assert result.best.image.generator == "mine"
+    assert result.rewrite is not None
+    judged = build_loop(_function(), reasoner=None, judge=NanoJudge())
+    with pytest.raises(LoopConfigError, match="criteria"):
+        await judged.run("a red apple")
+
+
+async def test_the_nano_judge_serves_any_generator() -> None:
+    result = await build_loop(_function(), reasoner="none", judge="nano").run("a red apple")
+    assert isinstance(result.rubric, Rubric)
+    assert result.best is not None
+    assert result.best.score == 0
