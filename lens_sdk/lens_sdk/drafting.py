@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +14,23 @@ from lens_core.errors import ComponentError
 
 if TYPE_CHECKING:
     from lens_core.pipeline import LensPipeline
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One answer.
+
+    Attributes:
+        text: The answer, with the beginning it was given.
+        complete: Whether the model came to its end by itself.
+        tokens_read: Tokens of the conversation.
+        tokens_written: Tokens the model added.
+    """
+
+    text: str
+    complete: bool
+    tokens_read: int
+    tokens_written: int
 
 
 class SeededSampling(LogitsProcessor):  # type: ignore[misc]
@@ -33,25 +50,24 @@ class SeededSampling(LogitsProcessor):  # type: ignore[misc]
         return scores.double() / self._temperature + gumbel.to(scores.device)
 
 
-def write_drafts(
+def write_draft(
     pipeline: LensPipeline,
     chat: RenderedChat,
     *,
-    max_new_tokens: int,
-    temperatures: tuple[float, ...],
-    seed: int,
-) -> Iterator[tuple[str, int, int]]:
-    """Answers to a conversation whose final channel is already open, one after another.
+    beginning: str = "",
+    temperature: float = 0.0,
+    seed: int = 0,
+    max_new_tokens: int = 256,
+) -> Draft:
+    """Write one answer to a conversation whose final channel is already open.
 
     Args:
         pipeline: Its text encoder must have a language model head.
         chat: The conversation.
-        max_new_tokens: Most tokens of an answer; an answer cut there is yielded as empty.
-        temperatures: One answer each; 0 takes the likeliest token every time.
-        seed: Seed of the sampled answers; the same seed gives the same answers.
-
-    Yields:
-        The answer, the tokens read and the tokens written.
+        beginning: Whole sentences the answer starts with.
+        temperature: 0 takes the likeliest token every time.
+        seed: Seed of the sampling; the same seed gives the same answer.
+        max_new_tokens: Most tokens to add.
 
     Raises:
         ComponentError: There is no text encoder, tokenizer or language model head.
@@ -60,20 +76,24 @@ def write_drafts(
     if encoder is None or tokenizer is None:
         raise ComponentError("this pipeline has no text encoder or tokenizer to write with")
     stops = stop_token_ids(tokenizer, final_prefilled=True)
-    prompt = torch.tensor([encode_chat(tokenizer, chat)], device=encoder.device)
-    for number, temperature in enumerate(temperatures):
-        sampling = [SeededSampling(temperature, seed + number)] if temperature > 0 else []
-        options: dict[str, Any] = {
-            "do_sample": False,
-            "use_cache": True,
-            "max_new_tokens": max_new_tokens,
-            "eos_token_id": stops,
-            "pad_token_id": tokenizer.pad_token_id,
-            "logits_processor": LogitsProcessorList(sampling),
-        }
-        with torch.inference_mode():
-            ids = encoder.generate(prompt, attention_mask=torch.ones_like(prompt), **options)
-        written = ids[0, prompt.shape[1] :].tolist()
-        complete = bool(written) and written[-1] in stops
-        answer = parse_final(written, tokenizer) if complete else ""
-        yield answer, prompt.shape[1], len(written)
+    opened = replace(chat, suffix=chat.suffix + beginning)
+    ids = torch.tensor([encode_chat(tokenizer, opened)], device=encoder.device)
+    sampling = [SeededSampling(temperature, seed)] if temperature > 0 else []
+    with torch.inference_mode():
+        output = encoder.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            use_cache=True,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=stops,
+            pad_token_id=tokenizer.pad_token_id,
+            logits_processor=LogitsProcessorList(sampling),
+        )
+    written = output[0, ids.shape[1] :].tolist()
+    return Draft(
+        text=f"{beginning} {parse_final(written, tokenizer)}".strip(),
+        complete=bool(written) and written[-1] in stops,
+        tokens_read=ids.shape[1],
+        tokens_written=len(written),
+    )

@@ -27,7 +27,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def short_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random encoder writes to the limit every time."""
-    monkeypatch.setattr("lens_sdk.nano_reasoner.MAX_NEW_TOKENS", 24)
+    monkeypatch.setattr("lens_sdk.nano_reasoner.MAX_NEW_TOKENS", 8)
 
 
 @pytest.fixture(scope="session")

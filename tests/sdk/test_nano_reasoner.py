@@ -12,9 +12,9 @@ from lens_core.chat import encode_chat
 from lens_core.nano.chat import rewrite_chat
 from lens_core.pipeline import LensPipeline
 from lens_reasoner import GeneratorError, ImageRequest, Reasoner, Rewrite
-from lens_sdk.drafting import SeededSampling, write_drafts
+from lens_sdk.drafting import Draft, SeededSampling, write_draft
 from lens_sdk.models import LensModel
-from lens_sdk.nano_reasoner import TEMPERATURES, NanoReasoner
+from lens_sdk.nano_reasoner import FREE_DRAFTS, LED_DRAFTS, NanoReasoner
 from lens_sdk.runtime import LensRuntime
 
 REQUEST = "two red apples left of a blue cup"
@@ -70,12 +70,13 @@ async def test_without_a_faithful_draft_the_users_words_are_drawn(
     nano_model: LensModel, nano_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     wrong = GOOD.replace("red", "green")
-    reasoner, encoder = _scripted(nano_model, nano_tokenizer, [wrong] * len(TEMPERATURES))
+    reasoner, encoder = _scripted(nano_model, nano_tokenizer, [wrong] * (FREE_DRAFTS + LED_DRAFTS))
     rewrite = await _rewrite(reasoner, REQUEST)
     assert rewrite.prompt == REQUEST
     assert rewrite.model.startswith("none: ")
-    assert "apple is green instead of red" in rewrite.model
     assert encoder.texts == []
+    led = nano_tokenizer.decode(encoder.prompts[-1])
+    assert led.endswith("The picture shows a medium blue cup and two medium red apples.")
 
 
 async def test_a_random_encoder_never_gets_its_way(nano_runtime: LensRuntime) -> None:
@@ -84,7 +85,7 @@ async def test_a_random_encoder_never_gets_its_way(nano_runtime: LensRuntime) ->
     rewrite = await _rewrite(reasoner, REQUEST)
     assert rewrite.prompt == REQUEST
     assert rewrite.usage.output_tokens is not None
-    assert rewrite.usage.output_tokens >= len(TEMPERATURES)
+    assert rewrite.usage.output_tokens >= FREE_DRAFTS + LED_DRAFTS
 
 
 @pytest.mark.parametrize(
@@ -114,20 +115,32 @@ async def test_a_model_that_cannot_write_is_a_typed_error(
         await _rewrite(reasoner, REQUEST)
 
 
+async def test_what_was_right_is_kept_and_written_on(
+    nano_model: LensModel, nano_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    first, second, third = (f"{part}." for part in GOOD.rstrip(".").split(". "))
+    texts = [f"{first} {second} The cup is on the left.", third]
+    reasoner, encoder = _scripted(nano_model, nano_tokenizer, texts)
+    rewrite = await _rewrite(reasoner, REQUEST)
+    assert rewrite.prompt == GOOD
+    assert nano_tokenizer.decode(encoder.prompts[1]).endswith(f"{first} {second}")
+
+
 def test_drafts_depend_on_the_seed_alone(nano_pipeline: LensPipeline) -> None:
-    def drafts(seed: int) -> list[tuple[str, int, int]]:
-        chat = rewrite_chat(REQUEST, "2026-05-23")
-        return list(
-            write_drafts(
-                nano_pipeline, chat, max_new_tokens=12, temperatures=(0.0, 1.0, 1.0), seed=seed
-            )
+    chat = rewrite_chat(REQUEST, "2026-05-23")
+
+    def draft(seed: int, temperature: float = 1.0) -> Draft:
+        return write_draft(
+            nano_pipeline, chat, temperature=temperature, seed=seed, max_new_tokens=12
         )
 
     state = torch.get_rng_state()
-    first = drafts(1)
+    first = draft(1)
     assert torch.equal(torch.get_rng_state(), state)
-    assert drafts(1) == first
-    assert len(first) == 3
+    assert draft(1) == first
+    assert draft(2) != first
+    assert draft(1, temperature=0) == draft(2, temperature=0)
+    assert first.tokens_written <= 12
 
 
 def test_sampling_follows_the_softmax() -> None:
