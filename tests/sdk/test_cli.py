@@ -42,7 +42,9 @@ class Lens:
 def test_one_request_becomes_one_judged_picture_in_a_fresh_process(
     nano_folder: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "lens_sdk", "generate", REQUEST, "-m", str(nano_folder)]
+    # So detailed that the random encoder is not asked to write.
+    request = f"{REQUEST}, the apples on the left side and the cup on the right, " * 2
+    command = [sys.executable, "-m", "lens_sdk", "generate", request, "-m", str(nano_folder)]
     done = subprocess.run(
         [*command, "--seed", "5", "--out", "pictures"],
         capture_output=True,
@@ -51,15 +53,15 @@ def test_one_request_becomes_one_judged_picture_in_a_fresh_process(
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    path = tmp_path / "pictures" / "two-red-apples-left-of-a-blue-cup-5.png"
+    path = tmp_path / "pictures" / "two-red-apples-left-of-a-blue-cup-the-apples-on-5.png"
     assert Image.open(path).size == (48, 64)
     record = read_record(path)
-    assert record["request"]["text"] == REQUEST
+    assert record["request"]["text"] == request
     assert record["verdict"]["judge"] == "nano-detector"
     for shown in (
-        REQUEST,
+        "the request is already detailed",
         "Are the red apples left of the blue cup?",
-        "of 6 criteria",
+        "criteria, by nano-detector",
         str(path.relative_to(tmp_path)),
         "seed 5",
     ):

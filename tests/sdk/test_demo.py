@@ -123,6 +123,7 @@ def test_the_command_writes_the_page(
 ) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setenv("DISPLAY", ":0")
     arguments = ["demo", "--model", str(nano_folder), "--out", str(tmp_path), "--n", "1"]
     result = CliRunner().invoke(app, [*arguments, "--steps", "1", "--open"])
     assert result.exit_code == 0, (result.output, result.exception)

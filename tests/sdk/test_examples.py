@@ -1,5 +1,7 @@
 """The examples run as they are."""
 
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +23,16 @@ def _run(tmp_path: Path, name: str, *arguments: str) -> str:
     return done.stdout
 
 
-def test_quickstart(tmp_path: Path, nano_folder: Path) -> None:
-    output = _run(tmp_path, "quickstart.py", str(nano_folder))
-    assert "position:apple left of cup" in output
+def test_quickstart(
+    tmp_path: Path,
+    nano_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # In this process, where the random encoder's drafts are kept short.
+    runpy.run_path(str(EXAMPLES / "quickstart.py"))["main"](str(nano_folder))
+    assert "position:apple left of cup" in capsys.readouterr().out
     assert (tmp_path / "quickstart.png").is_file()
 
 
@@ -47,3 +56,32 @@ def test_every_example_is_run_here() -> None:
     here = Path(__file__).read_text(encoding="utf-8")
     for path in EXAMPLES.glob("*.py"):
         assert f'"{path.name}"' in here
+
+
+def test_the_readme_tells_code_that_runs(
+    tmp_path: Path, nano_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lens_sdk.models._packaged_folder", lambda: nano_folder)
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+    assert (tmp_path / "apples.png").is_file()
+
+
+def test_the_readme_shows_options_that_exist() -> None:
+    from typer.main import get_command
+
+    from lens_sdk.cli import app
+
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*(?![\w.])", readme)) - {"-c", "-e", "-m"}
+    known = {
+        option
+        for command in get_command(app).commands.values()  # type: ignore[attr-defined]
+        for parameter in command.params
+        for option in parameter.opts
+    }
+    assert shown - {"--help"} <= known

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,7 +52,9 @@ def demo(
     requests: Annotated[
         list[str] | None, typer.Option("--request", "-r", help="A request of your own; repeatable.")
     ] = None,
-    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the page in a browser, if there is a screen.")
+    ] = False,
 ) -> None:
     """Draw a handful of requests with and without reasoning and write one page about it."""
     from lens_sdk.demo.cases import REQUESTS
@@ -80,7 +84,7 @@ def demo(
     page.write_text(render_page(cases, model=generator.name, command=command), encoding="utf-8")
     out.print(str(page), markup=False, soft_wrap=True)
     out.print(page.resolve().as_uri(), markup=False, soft_wrap=True)
-    if open_page:
+    if open_page and _has_screen():
         webbrowser.open(page.resolve().as_uri())
 
 
@@ -101,6 +105,12 @@ async def _collect(
         async for case in run_cases(plain, reasoned, requests, watch):
             cases.append(case)
     return cases
+
+
+def _has_screen() -> bool:
+    """Whether a browser has somewhere to show itself."""
+    graphical = ("DISPLAY", "WAYLAND_DISPLAY")
+    return sys.platform in {"darwin", "win32"} or any(os.environ.get(name) for name in graphical)
 
 
 def _short(text: str, width: int = 34) -> str:
