@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lens_core.training.config import NANO_SIZES, PretrainConfig, Size
 from lens_core.training.shards import Group, read_shard
+from lens_core.training.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -38,25 +39,28 @@ def shard_path(folder: Path, index: int) -> Path:
     return folder / f"shard-{index:04d}.safetensors"
 
 
-def batches(config: PretrainConfig, folder: Path, first_step: int) -> Iterator[Batch]:
-    """Batches from `first_step` on, for ever.
+def batches(
+    config: PretrainConfig, folder: Path, first_step: int, workers: Workers
+) -> Iterator[Batch]:
+    """This worker's batches from `first_step` on, for ever: one of every `workers.count`.
 
     Shards are passed over in order, again and again. Within a shard, scenes of one size are sorted
     by caption length so that little is padding, cut into batches, and the batches shuffled. A shard
     that is not there yet is waited for, so that encoding may go on beside training.
     """
-    step, visit = 0, 0
+    first = first_step * workers.count + workers.rank
+    number, visit = 0, 0
     per_visit = _batches_per_visit(config)
     while True:
-        if step + per_visit <= first_step:
-            step, visit = step + per_visit, visit + 1
+        if number + per_visit <= first:
+            number, visit = number + per_visit, visit + 1
             continue
         groups, waited = _wait_for(shard_path(folder, visit % config.shards))
         for batch in _visit(config, groups, visit):
-            if step >= first_step:
+            if number >= first and (number - first) % workers.count == 0:
                 yield _load(config, *batch, waited=waited)
                 waited = 0.0
-            step += 1
+            number += 1
         visit += 1
 
 

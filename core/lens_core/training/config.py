@@ -27,7 +27,7 @@ class StageConfig(BaseModel):
     steps: int = Field(gt=0)
     """Optimiser steps of the whole run."""
     batch_size: int = Field(gt=0)
-    """Samples per step."""
+    """Samples per step, of every process."""
     learning_rate: float = Field(gt=0)
     """Peak learning rate."""
     warmup_steps: int = 100

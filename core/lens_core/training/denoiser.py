@@ -11,6 +11,7 @@ from lens_core.training.config import PretrainConfig
 from lens_core.training.objective import AlignmentHead
 from lens_core.training.optim import rate_factor, set_rates, update_average
 from lens_core.training.state import optimizer_tensors, restore_optimizer, select, under
+from lens_core.training.workers import Workers
 from lens_core.transformer import LensTransformer2DModel
 
 
@@ -72,8 +73,8 @@ class DenoiserTraining:
             named |= {f"head.{name}": p for name, p in self.head.named_parameters()}
         return named
 
-    def update(self, step: int) -> tuple[float, bool]:
-        """Apply the gradients of the computing copy.
+    def update(self, step: int, workers: Workers) -> tuple[float, bool]:
+        """Apply the gradients of the computing copy, averaged over the workers.
 
         Returns:
             The gradient norm, and whether it was finite; a step that is not changes nothing.
@@ -83,6 +84,7 @@ class DenoiserTraining:
             gradient = parameters[name].grad
             master.grad = None if gradient is None else gradient.float()
             parameters[name].grad = None
+        workers.average(m.grad for m in self.masters.values() if m.grad is not None)
         norm = float(torch.nn.utils.clip_grad_norm_(self.masters.values(), self.config.clip))
         if not torch.isfinite(torch.tensor(norm)):
             return norm, False

@@ -7,6 +7,8 @@ number, so a run that is killed goes on exactly where it was saved.
 from pathlib import Path
 
 import torch
+import torch._dynamo
+import torch._inductor.config
 from diffusers.models.attention_dispatch import attention_backend
 from torch import Generator, Tensor
 
@@ -23,6 +25,7 @@ from lens_core.training.journal import Journal
 from lens_core.training.objective import noised, recipe_mean, sample_timesteps
 from lens_core.training.shards import ShardBuilder
 from lens_core.training.state import load_state, save_state
+from lens_core.training.workers import Workers
 
 _TOLERATED_SKIPS = 20
 
@@ -67,27 +70,28 @@ def pretrain(config: PretrainConfig, out: Path) -> None:
         NonFiniteError: Gradients stayed NaN or infinite for many steps.
     """
     torch.set_num_threads(config.threads)
+    workers = Workers.join()
     training = DenoiserTraining.create(config)
     components, shards, out = out / "components", out / "shards", out / "pretrain"
     first, skipped = _resume(out / "state", training)
     if config.compile:
-        torch._dynamo.config.recompile_limit = 64
-        for block in training.model.transformer_blocks:
-            block.forward = torch.compile(block.forward)
+        _compile_blocks(training.model)
     journal = Journal(out, config.steps, first)
     bins = TimestepBins()
-    data = batches(config, shards, first)
+    data = batches(config, shards, first, workers)
     for step in range(first, config.steps):
         batch = next(data)
-        losses, timesteps, align = _forward(training, batch, step)
+        losses, timesteps, align = _forward(training, batch, step * workers.count + workers.rank)
         loss = losses.mean() + config.align_weight * align
         loss.backward()  # type: ignore[no-untyped-call]
-        norm, finite = training.update(step)
+        norm, finite = training.update(step, workers)
         skipped += not finite
         if skipped > _TOLERATED_SKIPS:
             raise NonFiniteError(f"{skipped} steps had gradients that are not finite; last: {step}")
         bins.add(losses.detach(), timesteps)
         done = step + 1
+        if not workers.leads:
+            continue
         if done % config.log_every == 0:
             journal.report(
                 done,
@@ -103,6 +107,8 @@ def pretrain(config: PretrainConfig, out: Path) -> None:
         if done % config.sample_every == 0:
             save_grid(assemble(config, training, components), out / "samples" / f"{done:06d}.png")
     journal.close()
+    if not workers.leads:
+        return
     assemble(config, training, components).to(dtype=torch.bfloat16).save_pretrained(
         out / "pipeline"
     )
@@ -125,10 +131,12 @@ def assemble(config: PretrainConfig, training: DenoiserTraining, components: Pat
     )
 
 
-def _forward(training: DenoiserTraining, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Squared error per sample, its timesteps, and the alignment loss."""
+def _forward(
+    training: DenoiserTraining, batch: Batch, number: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared error per sample, its timesteps, and the alignment loss of batch `number`."""
     config, model = training.config, training.model
-    generator = Generator().manual_seed(config.seed * 1_000_003 + step)
+    generator = Generator().manual_seed(config.seed * 1_000_003 + number)
     latents = batch.latents.float()
     mean = config.timestep_mean
     mean = recipe_mean(latents.shape[1]) if mean is None else mean
@@ -157,10 +165,20 @@ def _predict(model: torch.nn.Module, batch: Batch, noisy: Tensor, timesteps: Ten
             model(noisy[:captioned], features, batch.mask, timesteps[:captioned], shape, False)[0]
         ]
         if captioned < len(noisy):
-            parts.append(
-                model(noisy[captioned:], None, None, timesteps[captioned:], shape, False)[0]
-            )
+            # A handful of rows: not worth compiling another form of the blocks for every size.
+            with torch.compiler.set_stance("force_eager"):
+                parts.append(
+                    model(noisy[captioned:], None, None, timesteps[captioned:], shape, False)[0]
+                )
     return torch.cat(parts)
+
+
+def _compile_blocks(model: torch.nn.Module) -> None:
+    """Compile the blocks for each shape they meet; threads may differ from run to run."""
+    torch._dynamo.config.recompile_limit = 64
+    torch._inductor.config.cpp.dynamic_threads = True
+    for block in model.transformer_blocks:  # type: ignore[union-attr]
+        block.forward = torch.compile(block.forward, dynamic=False)
 
 
 class TimestepBins:

@@ -46,17 +46,21 @@ class Group:
     features: dict[str, Tensor]
     lengths: dict[str, Tensor]
 
-    def text(self, kind: str, rows: Sequence[int], multiple: int = 16) -> tuple[Tensor, Tensor]:
+    def text(
+        self, kind: str, rows: Sequence[int], least: int = 64, multiple: int = 32
+    ) -> tuple[Tensor, Tensor]:
         """Features `[layers, rows, S, width]` and mask `[rows, S]` of some scenes.
 
-        S is rounded up to a multiple, so that few shapes occur.
+        S is at least `least` and a multiple of `multiple`: compiling a block takes as long as
+        dozens of steps, so few shapes may occur.
         """
         ends = self.lengths[kind].cumsum(0)
         parts = [
             self.features[kind][int(ends[row] - self.lengths[kind][row]) : int(ends[row])]
             for row in rows
         ]
-        longest = -(-max(len(part) for part in parts) // multiple) * multiple
+        longest = max(least, *(len(part) for part in parts))
+        longest = -(-longest // multiple) * multiple
         padded = parts[0].new_zeros((len(parts), longest, *parts[0].shape[1:]))
         mask = torch.zeros((len(parts), longest), dtype=torch.bool)
         for row, part in enumerate(parts):

@@ -1,0 +1,47 @@
+"""Data-parallel workers: as many processes as `torchrun` starts, or just this one."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process among those that train together.
+
+    Attributes:
+        rank: Number of this process.
+        count: Number of processes.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @classmethod
+    def join(cls) -> "Workers":
+        """Join the group that `torchrun` describes in the environment, if it started us."""
+        if "WORLD_SIZE" not in os.environ:
+            return cls()
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes logs and files."""
+        return self.rank == 0
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace tensors by their mean over all processes, in one message."""
+        if self.count == 1:
+            return
+        tensors = list(tensors)
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        parts = torch.split(flat / self.count, [tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
