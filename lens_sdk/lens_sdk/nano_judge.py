@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,13 +73,18 @@ class NanoJudge:
 
     name = "nano-detector"
 
+    def __init__(self) -> None:
+        # The detector draws its templates when it is first used; once is enough.
+        self._one_at_a_time = threading.Lock()
+
     async def judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
         """See `Judge.judge`."""
         return await asyncio.to_thread(self._judge, image, rubric)
 
     def _judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
         started = time.perf_counter()
-        observation = observe(image.image)
+        with self._one_at_a_time:
+            observation = observe(image.image)
         return Verdict(
             image_sha256=image.sha256,
             verdicts=tuple(_answer(criterion, observation) for criterion in rubric.criteria),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,12 +54,14 @@ class LensRuntime:
     def exclusive(self) -> Iterator[LensPipeline]:
         """The pipeline for one thread alone: reading text features marks its layers for a while."""
         with self._lock:
-            yield self.load()
+            pipeline = self.load()
+            if not self.model.nano:
+                yield pipeline
+                return
+            with _one_thread():
+                yield pipeline
 
     def _read(self) -> LensPipeline:
-        # On a busy machine, threads that spin while they wait cost more than they help. The OpenMP
-        # runtime reads this once, when torch is first imported.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
         from transformers.utils import logging as transformers_logging
 
@@ -82,3 +83,16 @@ class LensRuntime:
                 transformers_logging.enable_progress_bar()
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one core: tensors so small gain nothing from more and lose on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

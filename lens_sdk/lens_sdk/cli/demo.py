@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import sys
 import webbrowser
 from pathlib import Path
@@ -39,7 +40,7 @@ def demo(
     model: ModelOption = DEFAULT_MODEL,
     number: Annotated[
         int, typer.Option("--n", "-n", min=1, help="Pictures for each request and way.")
-    ] = 2,
+    ] = 4,
     seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the first one.")] = 1,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
@@ -80,7 +81,9 @@ def demo(
     cases = asyncio.run(_collect(plain, reasoned, asked))
     page = output / "index.html"
     output.mkdir(parents=True, exist_ok=True)
-    command = f"lens demo --n {number} --seed {seed}"
+    command = shlex.join(
+        ["lens", "demo", "--model", model, "--n", str(number), "--seed", str(seed)]
+    )
     page.write_text(render_page(cases, model=generator.name, command=command), encoding="utf-8")
     out.print(str(page), markup=False, soft_wrap=True)
     out.print(page.resolve().as_uri(), markup=False, soft_wrap=True)

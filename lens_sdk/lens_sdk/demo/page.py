@@ -106,7 +106,7 @@ def _variant(title: str, result: LoopResult) -> str:
     best = result.best
     score = _score_badge(best.score) if best is not None else ""
     pictures = "".join(
-        _picture(candidate, best=index == result.best_index and len(result.candidates) > 1)
+        _picture(candidate, best=index == result.best_index)
         for index, candidate in enumerate(result.candidates)
     )
     verdict = _verdict(best.verdict, result.rubric) if best is not None and best.verdict else ""
