@@ -2,6 +2,7 @@
 
 from lens_reasoner.blocking import BlockingGenerator, FunctionGenerator, GenerationCancelled
 from lens_reasoner.chat import ChatModel, ChatReply, ImagePart, Message, TextPart
+from lens_reasoner.decisions import Decision, DecisionModel, DecisionReply, Question
 from lens_reasoner.errors import (
     ChatError,
     GeneratorError,
@@ -34,6 +35,7 @@ from lens_reasoner.generator import Capabilities, Generator, StepCallback, StepP
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.judge import Judge, LLMJudge
 from lens_reasoner.loop import AgentLoop
+from lens_reasoner.moderation import Moderator
 from lens_reasoner.openai_chat import OpenAIChat
 from lens_reasoner.prices import OPENAI_PRICES, Price, PriceTable
 from lens_reasoner.prompts import GENERAL_PROMPT, PromptSection, SystemPrompt
@@ -67,6 +69,9 @@ __all__ = [
     "ChatReply",
     "Criterion",
     "CriterionVerdict",
+    "Decision",
+    "DecisionModel",
+    "DecisionReply",
     "Event",
     "Finished",
     "FunctionGenerator",
@@ -89,11 +94,13 @@ __all__ = [
     "LoopResult",
     "Message",
     "MissingKeyError",
+    "Moderator",
     "OpenAIChat",
     "PassThrough",
     "Price",
     "PriceTable",
     "PromptSection",
+    "Question",
     "QuotaError",
     "RateLimitedError",
     "Reasoner",
