@@ -28,6 +28,7 @@ class Capabilities(Value):
         preferred_sizes: Sizes it draws best, among which an aspect ratio looks first.
         multiple_of: What width and height must be multiples of, in pixels.
         max_images: Most pictures in one call.
+        max_concurrency: Most calls that may be under way at once; 1 for one GPU.
         extra: Names it understands in `GenerationSettings.extra`.
     """
 
@@ -40,6 +41,7 @@ class Capabilities(Value):
     preferred_sizes: tuple[Size, ...] = ()
     multiple_of: int = Field(default=1, ge=1)
     max_images: int = Field(default=1, ge=1)
+    max_concurrency: int = Field(default=1, ge=1)
     extra: tuple[str, ...] = ()
 
 
