@@ -1,21 +1,20 @@
 """What a saved picture says about how it was made.
 
-`GeneratedImage.save` writes two text chunks: `parameters`, in the form that image viewers and other
-generators read, and `lens_sdk`, one JSON object. This module fills that object and reads it back.
+`GeneratedImage.save` writes two text chunks into PNG files: `parameters`, in the form that image
+viewers and other generators read, and `lens_sdk`, one JSON object; for other formats that object
+goes into a file beside the picture. This module fills it and reads it back.
 """
 
 from __future__ import annotations
 
-import json
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lens_reasoner import Candidate, ImageFileError, LoopResult
-from lens_reasoner.image import METADATA_KEY
-from lens_reasoner.png import read_text
+from lens_reasoner import Candidate, LoopResult
+from lens_reasoner.image_metadata import read_picture
 from lens_sdk.models import LensModel, package_version
 
 _RECORDED_PACKAGES = ("torch", "diffusers", "transformers")
@@ -24,12 +23,12 @@ _RECORDED_PACKAGES = ("torch", "diffusers", "transformers")
 def save_candidate(
     result: LoopResult, candidate: Candidate, path: str | Path, model: LensModel | None = None
 ) -> Path:
-    """Write one picture of a run as PNG with everything inside that made and judged it.
+    """Write one picture of a run with everything that made and judged it.
 
     Args:
         result: The run.
         candidate: One of its candidates.
-        path: The file; missing folders are made.
+        path: The file; missing folders are made, and its ending becomes that of the picture.
         model: The local model that drew it, if one did.
     """
     return candidate.image.save(path, record=run_record(result, candidate, model))
@@ -53,20 +52,12 @@ def run_record(
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """The JSON object inside a picture that `save_candidate` or `GeneratedImage.save` wrote.
+    """The JSON object of a picture that `save_candidate` or `GeneratedImage.save` wrote.
 
     Raises:
-        ImageFileError: It is no PNG file or has no such object inside.
+        ImageFileError: It is no picture file or has no such object inside or beside it.
     """
-    text = read_text(Path(path).read_bytes()).get(METADATA_KEY)
-    try:
-        record: dict[str, Any] = json.loads(text or "")
-    except ValueError as error:
-        raise ImageFileError(
-            f"{path} has no readable '{METADATA_KEY}' metadata.",
-            hint="Only pictures written by this SDK and not re-saved by other programs have it.",
-        ) from error
-    return record
+    return read_picture(path)[1]
 
 
 def versions() -> dict[str, str]:

@@ -5,8 +5,10 @@ from lens_reasoner.chat import ChatModel, ChatReply, ImagePart, Message, TextPar
 from lens_reasoner.decisions import Decision, DecisionModel, DecisionReply, Question
 from lens_reasoner.errors import (
     ChatError,
+    GenerationRefusedError,
     GeneratorError,
     ImageFileError,
+    ImageServiceError,
     JudgeError,
     LoopConfigError,
     MissingKeyError,
@@ -14,6 +16,7 @@ from lens_reasoner.errors import (
     RateLimitedError,
     ReasonerError,
     UnsupportedSettingError,
+    UnsupportedSettingWarning,
 )
 from lens_reasoner.events import (
     Candidate,
@@ -31,7 +34,14 @@ from lens_reasoner.events import (
     Step,
     fold_events,
 )
-from lens_reasoner.generator import Capabilities, Generator, StepCallback, StepProgress
+from lens_reasoner.generator import (
+    Capabilities,
+    Generator,
+    OnUnsupported,
+    SizeLimits,
+    StepCallback,
+    StepProgress,
+)
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.judge import Judge, LLMJudge
 from lens_reasoner.loop import AgentLoop
@@ -77,6 +87,7 @@ __all__ = [
     "FunctionGenerator",
     "GeneratedImage",
     "GenerationCancelled",
+    "GenerationRefusedError",
     "GenerationSettings",
     "Generator",
     "GeneratorError",
@@ -84,6 +95,7 @@ __all__ = [
     "ImagePart",
     "ImageReady",
     "ImageRequest",
+    "ImageServiceError",
     "Judge",
     "JudgeError",
     "Judged",
@@ -95,6 +107,7 @@ __all__ = [
     "Message",
     "MissingKeyError",
     "Moderator",
+    "OnUnsupported",
     "OpenAIChat",
     "PassThrough",
     "Price",
@@ -113,6 +126,7 @@ __all__ = [
     "RubricDone",
     "RubricWriter",
     "RunState",
+    "SizeLimits",
     "StageFailed",
     "StageFailure",
     "Started",
@@ -122,6 +136,7 @@ __all__ = [
     "SystemPrompt",
     "TextPart",
     "UnsupportedSettingError",
+    "UnsupportedSettingWarning",
     "Usage",
     "Verdict",
     "check_seeds",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lens_reasoner.errors import GeneratorError
-from lens_reasoner.generator import Capabilities, StepCallback, StepProgress
+from lens_reasoner.generator import Capabilities, OnUnsupported, StepCallback, StepProgress
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.settings import check_seeds, check_settings
 from lens_reasoner.types import GenerationSettings
@@ -63,7 +63,7 @@ class BlockingGenerator(ABC):
         on_step: StepCallback | None = None,
     ) -> list[GeneratedImage]:
         """See `Generator.generate`."""
-        check_settings(settings, self.capabilities, backend=self.name)
+        settings = check_settings(settings, self.capabilities, backend=self.name)
         check_seeds(seeds, self.capabilities, backend=self.name)
         abandoned = threading.Event()
 
@@ -95,7 +95,12 @@ class FunctionGenerator(BlockingGenerator):
     """
 
     def __init__(
-        self, function: Callable[[str, int], Image], *, name: str = "function", seed: bool = True
+        self,
+        function: Callable[[str, int], Image],
+        *,
+        name: str = "function",
+        seed: bool = True,
+        on_unsupported: OnUnsupported = "raise",
     ) -> None:
         """Wrap `function`.
 
@@ -103,11 +108,12 @@ class FunctionGenerator(BlockingGenerator):
             function: Takes the prompt and a seed and returns a PIL picture; may block.
             name: Name for records.
             seed: Whether the same seed gives the same picture.
+            on_unsupported: Refuse settings beyond the prompt and the seed, or warn.
         """
         super().__init__()
         self._function = function
         self._name = name
-        self._capabilities = Capabilities(seed=seed)
+        self._capabilities = Capabilities(seed=seed, on_unsupported=on_unsupported)
 
     @property
     def name(self) -> str:

@@ -3,11 +3,14 @@
 ReasonerError
  +- MissingKeyError
  +- ChatError
+ |   +- ModelNotFoundError
  |   +- QuotaError
  |   +- RateLimitedError
  +- JudgeError
  +- GeneratorError
  |   +- UnsupportedSettingError
+ |   +- GenerationRefusedError
+ |   +- ImageServiceError
  +- ImageFileError
  +- LoopConfigError
 """
@@ -32,6 +35,7 @@ ChatFault = Literal[
     "quota",
     "rate_limited",
     "server",
+    "unavailable",
 ]
 """Why a chat call gave no usable reply."""
 
@@ -106,6 +110,10 @@ class ChatError(ReasonerError):
         self.retry_after = retry_after
 
 
+class ModelNotFoundError(ChatError):
+    """The server does not have the model; the hint names the setting to change."""
+
+
 class QuotaError(ChatError):
     """The account has no credit left; waiting does not help."""
 
@@ -146,6 +154,67 @@ class UnsupportedSettingError(GeneratorError, ValueError):
         self.setting = setting
         self.value = value
         self.backend = backend
+
+
+class UnsupportedSettingWarning(UserWarning):
+    """A setting the chosen backend cannot honour was left out, as the user allowed."""
+
+
+class GenerationRefusedError(GeneratorError):
+    """The provider or a safety checker refused to draw this prompt; asking again does not help.
+
+    Attributes:
+        categories: What it ran into, in the provider's own words; may be empty.
+        usage: What the call consumed; None if unknown.
+        request_id: The server's name for the call, if it sent one.
+        detail: The provider's own words.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        categories: tuple[str, ...] = (),
+        usage: Usage | None = None,
+        request_id: str | None = None,
+        detail: str = "",
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.categories = categories
+        self.usage = usage
+        self.request_id = request_id
+        self.detail = detail
+
+
+class ImageServiceError(GeneratorError):
+    """A call to an image server that gave no usable picture.
+
+    Attributes:
+        fault: The kind of failure.
+        usage: What the call consumed; None if unknown, as after a reply that was never read.
+        status: HTTP status of the last answer, if there was one.
+        request_id: The server's name for the call, if it sent one.
+        detail: The server's own words, with secrets removed.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        fault: ChatFault,
+        usage: Usage | None = None,
+        status: int | None = None,
+        request_id: str | None = None,
+        detail: str = "",
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.fault: ChatFault = fault
+        self.usage = usage
+        self.status = status
+        self.request_id = request_id
+        self.detail = detail
 
 
 class ImageFileError(ReasonerError, ValueError):

@@ -217,6 +217,7 @@ class RunState:
                     self._spent.append(event.rubric.usage)
             case ImageReady():
                 self.candidates.append(Candidate(image=event.image, round=event.round))
+                self._spent.append(event.image.usage)
             case Judged():
                 self._update(event.index, verdict=event.verdict)
                 self._spent.append(event.verdict.usage)

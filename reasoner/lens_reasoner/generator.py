@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -12,6 +12,26 @@ from lens_reasoner.types import GenerationSettings, Value
 
 Size = tuple[int, int]
 """Width and height in pixels."""
+
+
+OnUnsupported = Literal["raise", "warn"]
+"""Refuse a setting that cannot be honoured, or leave it out with a warning and a note of it."""
+
+
+class SizeLimits(Value):
+    """Bounds of a freely chosen size.
+
+    Attributes:
+        longest_edge: Most pixels of width and of height.
+        fewest_pixels: Least width times height.
+        most_pixels: Most width times height.
+        widest_ratio: Most that the longer edge is, in shorter edges.
+    """
+
+    longest_edge: int = Field(ge=1)
+    fewest_pixels: int = Field(default=1, ge=1)
+    most_pixels: int = Field(ge=1)
+    widest_ratio: float = Field(ge=1)
 
 
 class Capabilities(Value):
@@ -27,9 +47,15 @@ class Capabilities(Value):
             that the size cannot be chosen.
         preferred_sizes: Sizes it draws best, among which an aspect ratio looks first.
         multiple_of: What width and height must be multiples of, in pixels.
+        size_limits: Bounds where any size can be drawn; None if there are none to speak of.
         max_images: Most pictures in one call.
         max_concurrency: Most calls that may be under way at once; 1 for one GPU.
+        image_input: Whether its `editing(image)` gives a generator that starts from a picture.
+        mask: Whether `editing(image, mask)` can be told which part to change.
+        max_prompt_tokens: Tokens of a prompt it reads, by its own count, before it cuts the rest
+            off; None if unknown.
         extra: Names it understands in `GenerationSettings.extra`.
+        on_unsupported: What it does with a setting it cannot honour.
     """
 
     seed: bool = False
@@ -40,9 +66,14 @@ class Capabilities(Value):
     sizes: tuple[Size, ...] | None = ()
     preferred_sizes: tuple[Size, ...] = ()
     multiple_of: int = Field(default=1, ge=1)
+    size_limits: SizeLimits | None = None
     max_images: int = Field(default=1, ge=1)
     max_concurrency: int = Field(default=1, ge=1)
+    image_input: bool = False
+    mask: bool = False
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
     extra: tuple[str, ...] = ()
+    on_unsupported: OnUnsupported = "raise"
 
 
 class StepProgress(Value):

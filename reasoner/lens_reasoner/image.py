@@ -5,29 +5,26 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer, field_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
-from lens_reasoner import png as png_file
 from lens_reasoner.errors import ImageFileError
-from lens_reasoner.types import GenerationSettings, Seconds, Seed, Value
+from lens_reasoner.image_metadata import METADATA_KEY, read_picture, write_picture
+from lens_reasoner.media import MediaType, sniff
+from lens_reasoner.types import GenerationSettings, Seconds, Seed, Usage, Value
 
 if TYPE_CHECKING:
     from PIL import Image
-
-METADATA_KEY = "lens_sdk"
-PARAMETERS_KEY = "parameters"
 
 
 def _decode_base64(value: object) -> object:
     return base64.b64decode(value, validate=True) if isinstance(value, str) else value
 
 
-PngBytes = Annotated[
+ImageBytes = Annotated[
     bytes,
     BeforeValidator(_decode_base64),
     PlainSerializer(
@@ -40,25 +37,41 @@ class GeneratedImage(Value):
     """One picture with everything needed to make it again.
 
     Attributes:
-        png: The PNG file; base64 in JSON.
+        data: The picture file as the generator gave it: PNG, JPEG, WebP or GIF; base64 in JSON.
         seed: The seed that made it; None if the generator takes no seed.
         prompt: The prompt the generator was given, after rewriting.
         settings: The settings that were really used.
         generator: Name of the generator.
         timings: Seconds by stage, such as {"generate": 3.2}.
+        usage: What drawing it consumed; where one call draws several, its share.
     """
 
-    png: PngBytes = Field(repr=False)
+    data: ImageBytes = Field(repr=False)
     seed: Seed | None
     prompt: str
     settings: GenerationSettings
     generator: str
     timings: dict[str, Seconds] = Field(default_factory=dict)
+    usage: Usage = Usage.zero()
 
-    @field_validator("png")
+    @model_validator(mode="before")
     @classmethod
-    def _is_png(cls, data: bytes) -> bytes:
-        png_file.check_signature(data)
+    def _png_is_data(cls, fields: Any) -> Any:
+        """Take the field's name of version 0.1."""
+        if isinstance(fields, dict) and "png" in fields and "data" not in fields:
+            fields = {**fields, "data": fields["png"]}
+            del fields["png"]
+        return fields
+
+    @field_validator("data")
+    @classmethod
+    def _is_picture(cls, data: bytes) -> bytes:
+        if sniff(data) is None:
+            raise ImageFileError(
+                f"These {len(data)} bytes are not a PNG, JPEG, WebP or GIF file (they start with "
+                f"{data[:8]!r}).",
+                hint="Give the bytes of a picture file, or use GeneratedImage.from_pil.",
+            )
         return data
 
     @classmethod
@@ -72,11 +85,11 @@ class GeneratedImage(Value):
         generator: str,
         timings: Mapping[str, float] | None = None,
     ) -> GeneratedImage:
-        """Encode a PIL picture; its real size replaces the size in `settings`."""
+        """Encode a PIL picture as PNG; its real size replaces the size in `settings`."""
         buffer = io.BytesIO()
         image.save(buffer, format="PNG")
         return cls(
-            png=buffer.getvalue(),
+            data=buffer.getvalue(),
             seed=seed,
             prompt=prompt,
             settings=settings.model_copy(update={"width": image.width, "height": image.height}),
@@ -89,19 +102,11 @@ class GeneratedImage(Value):
         """Read a file written by `save`; the picture and its hash are those before saving.
 
         Raises:
-            ImageFileError: If the file is no PNG or carries no such metadata.
+            ImageFileError: If the file is no picture or there is no such metadata.
         """
-        data = Path(path).read_bytes()
-        text = png_file.read_text(data).get(METADATA_KEY)
-        if text is None:
-            raise ImageFileError(
-                f"{path} has no '{METADATA_KEY}' metadata.",
-                hint="Only PNG files written by GeneratedImage.save and not re-saved by other "
-                "programs can be loaded.",
-            )
-        original = png_file.remove_text(data, (METADATA_KEY, PARAMETERS_KEY))
+        original, metadata = read_picture(path)
         try:
-            return cls.model_validate({**json.loads(text)["image"], "png": original})
+            return cls.model_validate({**metadata["image"], "data": original})
         except (ValueError, KeyError, TypeError) as error:
             raise ImageFileError(
                 f"The '{METADATA_KEY}' metadata of {path} cannot be read: {error}",
@@ -109,45 +114,57 @@ class GeneratedImage(Value):
             ) from error
 
     @property
+    def media_type(self) -> MediaType:
+        """What `data` is, by its first bytes."""
+        found = sniff(self.data)
+        assert found is not None, "checked when the value was made"
+        return found
+
+    @property
+    def png(self) -> bytes:
+        """The picture as a PNG file: `data` itself, or decoded and encoded again."""
+        if self.media_type == "image/png":
+            return self.data
+        buffer = io.BytesIO()
+        self.image.save(buffer, format="PNG")
+        return buffer.getvalue()
+
+    @property
     def image(self) -> Image.Image:
         """The decoded picture."""
         from PIL import Image
 
-        picture = Image.open(io.BytesIO(self.png))
+        picture = Image.open(io.BytesIO(self.data))
         picture.load()
         return picture
 
     @property
     def sha256(self) -> str:
-        """Hash of the PNG bytes, in hexadecimal: the name of this picture in verdicts."""
-        return hashlib.sha256(self.png).hexdigest()
+        """Hash of `data`, in hexadecimal: the name of this picture in verdicts."""
+        return hashlib.sha256(self.data).hexdigest()
 
     def save(self, path: str | Path, *, record: Mapping[str, Any] | None = None) -> Path:
-        """Write the PNG with its parameters inside, all other chunks kept.
+        """Write the picture with this value's other fields as metadata.
 
-        Two text chunks are set: `parameters` in the form image viewers read, and `lens_sdk` with
-        this value as JSON.
+        A PNG gets two text chunks, all others kept: `parameters` in the form image viewers read,
+        and `lens_sdk` with JSON. Other formats, and pictures that carry signed provenance, are
+        written byte for byte, with the JSON in a file of the same name and ".json".
 
         Args:
-            path: Where to write; missing folders are made.
-            record: More JSON to keep in the file, such as the request and the verdict.
+            path: Where to write; missing folders are made. An ending such as ".png" becomes that
+                of the picture's own format.
+            record: More JSON to keep, such as the request and the verdict.
+
+        Returns:
+            The file written.
         """
         metadata = {
             "schema": 1,
-            "image": self.model_dump(mode="json", exclude={"png"}),
+            "image": self.model_dump(mode="json", exclude={"data"}),
             "sha256": self.sha256,
             **(record or {}),
         }
-        texts = {
-            PARAMETERS_KEY: self._parameters(),
-            METADATA_KEY: json.dumps(metadata, allow_nan=False),
-        }
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(target.name + ".part")
-        partial.write_bytes(png_file.write_text(self.png, texts))
-        partial.replace(target)
-        return target
+        return write_picture(path, self.data, self.media_type, metadata, self._parameters())
 
     def _parameters(self) -> str:
         settings = self.settings

@@ -38,6 +38,11 @@ def read_text(data: bytes) -> dict[str, str]:
     return texts
 
 
+def has_chunk(data: bytes, kind: bytes) -> bool:
+    """Whether a PNG file has a chunk of this kind, such as b"caBX"."""
+    return any(found == kind for found, _ in _chunks(data))
+
+
 def write_text(data: bytes, texts: Mapping[str, str]) -> bytes:
     """The same PNG file with `texts` set; earlier chunks of the same keywords are replaced."""
     cleaned = remove_text(data, texts)

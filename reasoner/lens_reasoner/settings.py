@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
-from typing import NoReturn
 
-from lens_reasoner.errors import UnsupportedSettingError
-from lens_reasoner.generator import Capabilities, Size
+from pydantic import JsonValue
+
+from lens_reasoner.errors import UnsupportedSettingError, UnsupportedSettingWarning
+from lens_reasoner.generator import Capabilities, OnUnsupported, Size
 from lens_reasoner.types import GenerationSettings, ImageRequest
 
 RATIO_TOLERANCE = 0.10
@@ -15,33 +17,51 @@ RATIO_TOLERANCE = 0.10
 
 
 def settings_for(
-    request: ImageRequest, capabilities: Capabilities, *, backend: str
+    request: ImageRequest,
+    capabilities: Capabilities,
+    *,
+    backend: str,
+    on_unsupported: OnUnsupported | None = None,
 ) -> GenerationSettings:
     """The settings a request means for one generator, checked.
 
     An aspect ratio becomes the nearest of the generator's sizes, or, where it draws any size, one
     of about its native area.
 
+    Args:
+        request: What was asked for.
+        capabilities: What the generator can honour.
+        backend: Its name.
+        on_unsupported: What to do with the rest; None leaves it to `capabilities`.
+
     Raises:
         UnsupportedSettingError: Naming the setting, its value and what the backend supports.
     """
-    if request.seed is not None and not capabilities.seed:
-        _refuse("seed", request.seed, "it takes no seed", backend)
+    if on_unsupported is not None:
+        capabilities = capabilities.model_copy(update={"on_unsupported": on_unsupported})
     width, height = request.width, request.height
+    dropped: dict[str, JsonValue] = {}
+    if request.seed is not None and not capabilities.seed:
+        _drop(dropped, "seed", request.seed, "it takes no seed", capabilities, backend)
     if request.aspect_ratio is not None:
-        width, height = _size_of_ratio(request.aspect_ratio, capabilities, backend)
+        size = _size_of_ratio(request.aspect_ratio, capabilities)
+        if isinstance(size, str):
+            _drop(dropped, "aspect_ratio", request.aspect_ratio, size, capabilities, backend)
+        else:
+            width, height = size
     settings = GenerationSettings(
         width=width,
         height=height,
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
         negative_prompt=request.negative_prompt,
+        dropped=dropped,
     )
-    check_settings(settings, capabilities, backend=backend)
-    return settings
+    return check_settings(settings, capabilities, backend=backend)
 
 
-def _size_of_ratio(text: str, capabilities: Capabilities, backend: str) -> Size:
+def _size_of_ratio(text: str, capabilities: Capabilities) -> Size | str:
+    """The size for an aspect ratio, or the rule that stands against it."""
     wide, high = (int(part) for part in text.split(":"))
     ratio = wide / high
     native = capabilities.native_size
@@ -59,7 +79,7 @@ def _size_of_ratio(text: str, capabilities: Capabilities, backend: str) -> Size:
         if error(computed) <= RATIO_TOLERANCE:
             return computed
     sizes = ", ".join(f"{w}x{h}" for w, h in known) or "one size of its own"
-    return _refuse("aspect_ratio", text, f"it draws {sizes}", backend)
+    return f"it draws {sizes}"
 
 
 def _snap(length: float, unit: int) -> int:
@@ -68,38 +88,63 @@ def _snap(length: float, unit: int) -> int:
 
 def check_settings(
     settings: GenerationSettings, capabilities: Capabilities, *, backend: str
-) -> None:
-    """Refuse settings the backend cannot honour, so that none is silently dropped.
+) -> GenerationSettings:
+    """Hold settings against what the backend can honour, so that none is silently dropped.
+
+    Returns:
+        The settings; where the backend only warns, without those it cannot honour, which are then
+        listed in `dropped`.
 
     Raises:
         UnsupportedSettingError: Naming the setting, its value and what the backend supports.
     """
-    if settings.num_inference_steps is not None and not capabilities.steps:
-        _refuse(
-            "num_inference_steps", settings.num_inference_steps, "its steps cannot be set", backend
-        )
-    if settings.guidance_scale is not None and not capabilities.guidance:
-        _refuse("guidance_scale", settings.guidance_scale, "its guidance cannot be set", backend)
+    dropped = dict(settings.dropped)
+    cleared: dict[str, object] = {}
+
+    def drop(name: str, value: JsonValue, rule: str, **fields: object) -> None:
+        _drop(dropped, name, value, rule, capabilities, backend)
+        cleared.update(fields)
+
+    steps, guidance = settings.num_inference_steps, settings.guidance_scale
+    if steps is not None and not capabilities.steps:
+        drop("num_inference_steps", steps, "its steps cannot be set", num_inference_steps=None)
+    if guidance is not None and not capabilities.guidance:
+        drop("guidance_scale", guidance, "its guidance cannot be set", guidance_scale=None)
     if settings.negative_prompt and not capabilities.negative_prompt:
-        _refuse("negative_prompt", settings.negative_prompt, "it takes no negative prompt", backend)
-    for key, value in settings.extra.items():
-        if key not in capabilities.extra:
-            known = list(capabilities.extra) or "no extra settings"
-            _refuse(key, value, f"it understands {known}", backend)
+        text = settings.negative_prompt
+        drop("negative_prompt", text, "it takes no negative prompt", negative_prompt="")
+    unknown = settings.extra.keys() - set(capabilities.extra)
+    for key in sorted(unknown):
+        known = list(capabilities.extra) or "no extra settings"
+        kept = {name: value for name, value in settings.extra.items() if name not in unknown}
+        drop(key, settings.extra[key], f"it understands {known}", extra=kept)
     if settings.width is not None or settings.height is not None:
         problem = _size_problem(settings.width, settings.height, capabilities)
         if problem:
-            _refuse("size", f"{settings.width}x{settings.height}", problem, backend)
+            size = f"{settings.width}x{settings.height}"
+            drop("size", size, problem, width=None, height=None)
+    return settings.model_copy(update={**cleared, "dropped": dropped}) if cleared else settings
 
 
-def _refuse(setting: str, value: object, rule: str, backend: str) -> NoReturn:
-    raise UnsupportedSettingError(
-        f"{setting}={value!r} cannot be honoured by {backend!r}: {rule}.",
-        setting=setting,
-        value=value,
-        backend=backend,
-        hint=f"Leave {setting} out, change it, or choose another generator.",
-    )
+def _drop(
+    dropped: dict[str, JsonValue],
+    setting: str,
+    value: JsonValue,
+    rule: str,
+    capabilities: Capabilities,
+    backend: str,
+) -> None:
+    message = f"{setting}={value!r} cannot be honoured by {backend!r}: {rule}."
+    if capabilities.on_unsupported == "raise":
+        raise UnsupportedSettingError(
+            message,
+            setting=setting,
+            value=value,
+            backend=backend,
+            hint=f"Leave {setting} out, change it, or choose another generator.",
+        )
+    warnings.warn(f"{message} It is left out.", UnsupportedSettingWarning, stacklevel=4)
+    dropped[setting] = value
 
 
 def _size_problem(width: int | None, height: int | None, capabilities: Capabilities) -> str:
@@ -108,12 +153,26 @@ def _size_problem(width: int | None, height: int | None, capabilities: Capabilit
     if (width, height) == capabilities.native_size:
         return ""
     if capabilities.sizes is None:
-        unit = capabilities.multiple_of
-        return "" if width % unit == height % unit == 0 else f"both must be multiples of {unit}"
+        return _free_size_problem(width, height, capabilities)
     if not capabilities.sizes:
         return "its size cannot be chosen"
     known = ", ".join(f"{w}x{h}" for w, h in capabilities.sizes)
     return "" if (width, height) in capabilities.sizes else f"it draws {known}"
+
+
+def _free_size_problem(width: int, height: int, capabilities: Capabilities) -> str:
+    unit, limits = capabilities.multiple_of, capabilities.size_limits
+    if not width % unit == height % unit == 0:
+        return f"both must be multiples of {unit}"
+    if limits is None:
+        return ""
+    if max(width, height) > limits.longest_edge:
+        return f"no edge may be longer than {limits.longest_edge}"
+    if not limits.fewest_pixels <= width * height <= limits.most_pixels:
+        return f"it draws {limits.fewest_pixels} to {limits.most_pixels} pixels"
+    if max(width, height) > limits.widest_ratio * min(width, height):
+        return f"the longer edge may be at most {limits.widest_ratio:g} times the other"
+    return ""
 
 
 def check_seeds(seeds: Sequence[int], capabilities: Capabilities, *, backend: str) -> None:

@@ -165,6 +165,8 @@ class GenerationSettings(Value):
         guidance_scale: Classifier-free guidance scale.
         negative_prompt: What should not be in the picture.
         extra: Settings only this generator knows; any JSON values.
+        dropped: What was asked for and not honoured, by name; only generators that warn instead of
+            refusing leave anything here.
     """
 
     width: int | None = Field(default=None, ge=1)
@@ -173,6 +175,7 @@ class GenerationSettings(Value):
     guidance_scale: float | None = Field(default=None, ge=0)
     negative_prompt: str = ""
     extra: JsonObject = {}
+    dropped: JsonObject = {}
 
 
 class Rewrite(Value):

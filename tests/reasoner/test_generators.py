@@ -17,8 +17,10 @@ from lens_reasoner import (
     Generator,
     GeneratorError,
     ImageRequest,
+    SizeLimits,
     StepProgress,
     UnsupportedSettingError,
+    UnsupportedSettingWarning,
     settings_for,
 )
 
@@ -61,6 +63,65 @@ def test_what_cannot_be_honoured_is_refused_by_name(capabilities, fields, settin
         settings_for(_request(**fields), capabilities, backend="mine")
     assert caught.value.setting == setting
     assert setting in caught.value.hint
+
+
+LIMITED = FREE.model_copy(
+    update={
+        "size_limits": SizeLimits(
+            longest_edge=2048, fewest_pixels=256 * 256, most_pixels=1024 * 1024, widest_ratio=3
+        )
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "rule"),
+    [
+        (2064, 256, "longer than 2048"),
+        (128, 128, "65536 to 1048576 pixels"),
+        (1040, 1040, "65536 to 1048576 pixels"),
+        (1024, 256, "3 times"),
+        (1024, 1024, None),
+        (768, 256, None),
+    ],
+)
+def test_freely_chosen_sizes_keep_to_their_limits(width, height, rule) -> None:
+    request = _request(width=width, height=height)
+    if rule is None:
+        assert settings_for(request, LIMITED, backend="b").width == width
+        return
+    with pytest.raises(UnsupportedSettingError, match=rule):
+        settings_for(request, LIMITED, backend="b")
+
+
+def test_a_backend_that_warns_lists_what_it_left_out() -> None:
+    request = _request(
+        seed=3,
+        aspect_ratio="3:1",
+        num_inference_steps=7,
+        guidance_scale=2.0,
+        negative_prompt="fog",
+    )
+    asked = {"seed": 3, "aspect_ratio": "3:1"}
+    asked |= {"num_inference_steps": 7, "guidance_scale": 2.0, "negative_prompt": "fog"}
+    with pytest.warns(UnsupportedSettingWarning) as caught:
+        settings = settings_for(request, NOTHING, backend="mine", on_unsupported="warn")
+    assert settings == GenerationSettings(dropped=asked)
+    assert {str(warning.message).partition("=")[0] for warning in caught} == asked.keys()
+
+
+async def test_what_was_left_out_is_in_the_record_of_the_picture() -> None:
+    generator = FunctionGenerator(_solid, on_unsupported="warn")
+    asked = GenerationSettings(
+        width=64, height=64, num_inference_steps=3, extra={"sampler": "x", "n": 1}
+    )
+    with pytest.warns(UnsupportedSettingWarning):
+        (picture,) = await generator.generate("abc", seeds=[7], settings=asked)
+    assert picture.settings == GenerationSettings(
+        width=16,
+        height=8,
+        dropped={"num_inference_steps": 3, "sampler": "x", "n": 1, "size": "64x64"},
+    )
 
 
 def test_what_can_be_honoured_arrives_unchanged() -> None:

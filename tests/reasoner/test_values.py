@@ -73,6 +73,7 @@ settings = st.builds(
     guidance_scale=st.none() | st.floats(0, 50),
     negative_prompt=st.text(max_size=8),
     extra=objects,
+    dropped=objects,
 )
 seeds = st.integers(0, 2**53 - 1)
 
@@ -90,7 +91,7 @@ def pictures(draw: st.DrawFn) -> GeneratedImage:
         settings=draw(settings),
         generator=draw(words),
         timings=draw(st.dictionaries(words, seconds, max_size=2)),
-    )
+    ).model_copy(update={"usage": draw(usages)})
 
 
 criteria = st.builds(
@@ -175,18 +176,69 @@ def test_a_saved_picture_is_found_again_with_everything_in_it(picture: Generated
 def test_saving_keeps_chunks_of_others_and_does_not_pile_up(tmp_path) -> None:
     info = PngImagePlugin.PngInfo()
     info.add_text("Author", "somebody")
-    info.add(b"caBX", b"provenance")
+    info.add(b"zzZz", b"of another program")
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4)).save(buffer, "PNG", pnginfo=info)
     picture = GeneratedImage(
-        png=buffer.getvalue(), seed=1, prompt="p", settings=GenerationSettings(), generator="g"
+        data=buffer.getvalue(), seed=1, prompt="p", settings=GenerationSettings(), generator="g"
     )
     path = picture.save(tmp_path / "a.png")
     data = GeneratedImage.load(path).save(path).read_bytes()
-    assert b"caBXprovenance" in data
+    assert b"zzZzof another program" in data
     assert data.count(b"lens_sdk\0") == 1
     with Image.open(path) as opened:
         assert opened.text["Author"] == "somebody"
+
+
+def _encoded(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((24, 16), 60).convert("RGB").save(buffer, kind)
+    return buffer.getvalue()
+
+
+def _signed_png() -> bytes:
+    info = PngImagePlugin.PngInfo()
+    info.add(b"caBX", b"provenance")
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "written"),
+    [
+        (_encoded("JPEG"), "a.png", "a.jpg"),
+        (_encoded("JPEG"), "a.jpeg", "a.jpeg"),
+        (_encoded("WEBP"), "a.v2", "a.v2.webp"),
+        (_encoded("GIF"), "a.gif", "a.gif"),
+        (_signed_png(), "a.png", "a.png"),
+    ],
+)
+def test_bytes_of_providers_are_saved_as_they_came(tmp_path, data, name, written) -> None:
+    picture = GeneratedImage(
+        data=data, seed=None, prompt="日本", settings=GenerationSettings(), generator="g"
+    )
+    path = picture.save(tmp_path / name, record={"request": "r"})
+    assert path.name == written
+    assert path.read_bytes() == data
+    assert GeneratedImage.load(path) == picture
+    assert GeneratedImage.model_validate_json(picture.model_dump_json()) == picture
+    assert sorted(p.name for p in tmp_path.iterdir()) == [written, f"{written}.json"]
+    with Image.open(io.BytesIO(picture.png)) as decoded:
+        assert decoded.format == "PNG"
+        assert decoded.convert("RGB").tobytes() == picture.image.convert("RGB").tobytes()
+    path.write_bytes(_encoded("JPEG") + b"x")
+    with pytest.raises(ImageFileError, match="another picture"):
+        GeneratedImage.load(path)
+
+
+def test_pictures_of_the_first_version_are_still_read() -> None:
+    picture = GeneratedImage.from_pil(
+        Image.new("RGB", (2, 2)), prompt="p", seed=1, settings=GenerationSettings(), generator="g"
+    )
+    old = picture.model_dump(mode="json", exclude={"usage"})
+    old["png"] = old.pop("data")
+    assert GeneratedImage.model_validate(old) == picture
 
 
 def test_files_without_our_metadata_are_refused(tmp_path) -> None:
@@ -204,7 +256,7 @@ def test_files_without_our_metadata_are_refused(tmp_path) -> None:
         GeneratedImage.load(cut)
     with pytest.raises(ValidationError, match="not a PNG"):
         GeneratedImage(
-            png=jpeg.read_bytes(), seed=1, prompt="", settings=GenerationSettings(), generator=""
+            data=b"<html>", seed=1, prompt="", settings=GenerationSettings(), generator=""
         )
 
 
@@ -308,7 +360,8 @@ def test_a_run_is_the_fold_of_its_events_also_from_json(
     assert again == events
     result = fold_events(again)
     assert LoopResult.model_validate_json(result.model_dump_json()) == result
-    assert result.usage == Usage.total([rewrite.usage, rubric.usage, verdict.usage])
+    spent = [rewrite.usage, rubric.usage, picture.usage, picture.usage, verdict.usage]
+    assert result.usage == Usage.total(spent)
     assert result.candidates[0].score is None
     assert result.candidates[0].failure == failure
     assert result.best_index == (0 if verdict.score is None and not verdict.coverage else 1)

@@ -1,0 +1,115 @@
+"""Where a saved picture keeps what made it: inside a PNG file, or in a JSON file beside it.
+
+A PNG of our own takes text chunks without a change to its pixels. Everything else is written as it
+is, because a change of a single byte breaks the signature of pictures that carry their provenance
+(C2PA), and other formats have no place that survives unchanged; the JSON file then has the name of
+the picture with ".json" added.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lens_reasoner import png
+from lens_reasoner.errors import ImageFileError
+from lens_reasoner.media import SUFFIXES, MediaType
+
+METADATA_KEY = "lens_sdk"
+PARAMETERS_KEY = "parameters"
+_PROVENANCE_CHUNK = b"caBX"
+
+
+def write_picture(
+    path: str | Path, data: bytes, media_type: MediaType, metadata: Mapping[str, Any], summary: str
+) -> Path:
+    """Write a picture with its metadata; the file's name ends as its kind demands.
+
+    Args:
+        path: Where to write; missing folders are made.
+        data: The picture file.
+        media_type: What it is.
+        metadata: JSON values that tell how it was made.
+        summary: The same in the form image viewers read.
+
+    Returns:
+        The file written.
+    """
+    target = _target(Path(path), media_type)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(metadata, allow_nan=False)
+    if takes_text(data, media_type):
+        _replace(target, png.write_text(data, {PARAMETERS_KEY: summary, METADATA_KEY: text}))
+        sidecar(target).unlink(missing_ok=True)
+    else:
+        _replace(sidecar(target), text.encode())
+        _replace(target, data)
+    return target
+
+
+def read_picture(path: str | Path) -> tuple[bytes, dict[str, Any]]:
+    """The picture as it was before saving, and its metadata.
+
+    Raises:
+        ImageFileError: The file has no readable metadata, inside or beside it.
+    """
+    path = Path(path)
+    data, beside = path.read_bytes(), sidecar(path)
+    if beside.is_file():
+        metadata = _parse(beside.read_text(encoding="utf-8"), path)
+        if metadata.get("sha256") != hashlib.sha256(data).hexdigest():
+            raise ImageFileError(
+                f"{beside} tells of another picture than {path} now is.",
+                hint="The picture was changed or replaced after it was saved.",
+            )
+        return data, metadata
+    text = png.read_text(data).get(METADATA_KEY)
+    if text is None:
+        raise ImageFileError(
+            f"{path} has no '{METADATA_KEY}' metadata and there is no {beside.name} beside it.",
+            hint="Only pictures written by GeneratedImage.save and not re-saved by other programs "
+            "can be loaded; keep the .json file of a picture with it.",
+        )
+    return png.remove_text(data, (METADATA_KEY, PARAMETERS_KEY)), _parse(text, path)
+
+
+def sidecar(path: Path) -> Path:
+    """The JSON file beside a picture."""
+    return path.with_name(path.name + ".json")
+
+
+def takes_text(data: bytes, media_type: MediaType) -> bool:
+    """Whether metadata goes into the file itself."""
+    return media_type == "image/png" and not png.has_chunk(data, _PROVENANCE_CHUNK)
+
+
+def _target(path: Path, media_type: MediaType) -> Path:
+    endings = {".jpg", ".jpeg"} if media_type == "image/jpeg" else {SUFFIXES[media_type]}
+    if path.suffix.lower() in endings:
+        return path
+    if path.suffix.lower() in {".jpeg", *SUFFIXES.values()}:
+        return path.with_suffix(SUFFIXES[media_type])
+    # A PNG may have any name it is given, as it always could.
+    return path if media_type == "image/png" else path.with_name(path.name + SUFFIXES[media_type])
+
+
+def _replace(target: Path, data: bytes) -> None:
+    partial = target.with_name(target.name + ".part")
+    partial.write_bytes(data)
+    partial.replace(target)
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        metadata = json.loads(text)
+        if not isinstance(metadata, dict):
+            raise TypeError(f"{type(metadata).__name__} instead of an object")
+    except (ValueError, TypeError) as error:
+        raise ImageFileError(
+            f"The '{METADATA_KEY}' metadata of {path} cannot be read: {error}",
+            hint="It was written by another version or changed by another program.",
+        ) from error
+    return metadata
