@@ -60,6 +60,16 @@ class Message:
         """What the user says and shows."""
         return cls("user", tuple(TextPart(p) if isinstance(p, str) else p for p in parts))
 
+    @classmethod
+    def assistant(cls, text: str) -> Message:
+        """What the model said before."""
+        return cls("assistant", (TextPart(text),))
+
+    @property
+    def text(self) -> str:
+        """Its words, without its pictures."""
+        return "\n".join(part.text for part in self.parts if isinstance(part, TextPart))
+
 
 @dataclass(frozen=True)
 class ChatReply:
@@ -68,10 +78,12 @@ class ChatReply:
     Attributes:
         text: What the model wrote.
         parsed: The reply as the schema asked for; None without a schema.
-        usage: What the call consumed.
+        usage: What was consumed, asking again included.
         model: The model that answered, by the server's own name for it.
         seconds: Wall-clock time, retries included.
         finish_reason: Why the model stopped.
+        reask: What of `usage` went into asking again after a first reply off the schema; zero if
+            the first one was right.
     """
 
     text: str
@@ -80,6 +92,7 @@ class ChatReply:
     model: str
     seconds: float
     finish_reason: str
+    reask: Usage = field(default_factory=Usage.zero)
 
     def parsed_as(self, schema: type[Schema]) -> Schema:
         """The parsed reply, as the type that was asked for.

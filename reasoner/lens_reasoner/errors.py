@@ -11,8 +11,10 @@ ReasonerError
  |   +- UnsupportedSettingError
  |   +- GenerationRefusedError
  |   +- ImageServiceError
+ +- PriceTableError
  +- ImageFileError
  +- LoopConfigError
+ +- RunRecordError
 """
 
 from __future__ import annotations
@@ -72,6 +74,10 @@ def _restore(
 
 class MissingKeyError(ReasonerError):
     """No API key where the chosen server needs one."""
+
+
+class PriceTableError(ReasonerError, ValueError):
+    """Prices that are not a table, or a file of them that cannot be read."""
 
 
 class ChatError(ReasonerError):
@@ -223,3 +229,7 @@ class ImageFileError(ReasonerError, ValueError):
 
 class LoopConfigError(ReasonerError, ValueError):
     """Parts of the loop that do not fit together, such as a judge without a rubric."""
+
+
+class RunRecordError(ReasonerError, ValueError):
+    """A run's folder that cannot be read, holds another run, or is being written by another."""

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import email.utils
 import math
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from lens_reasoner.errors import ChatError, ChatFault, QuotaError, RateLimitedError
+from pydantic import SecretStr
+
+from lens_reasoner.errors import (
+    ChatError,
+    ChatFault,
+    ModelNotFoundError,
+    QuotaError,
+    RateLimitedError,
+)
 
 _QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _FILTER_CODES = {"content_filter", "content_policy_violation", "moderation_blocked"}
-_HIDDEN = "[secret]"
-_SHORTEST_SECRET = 8
+HIDDEN = "[secret]"
+SHORTEST_SECRET = 8
 
 _HINTS: dict[ChatFault, str] = {
     "connection": "Check the base URL and the network, and that the server runs.",
@@ -32,57 +39,85 @@ _STATUS_HINTS = {
 }
 
 
-def scrub(error: BaseException, secret: str) -> None:
-    """Replace `secret` in the texts of `error` and of everything it was caused by."""
+def scrub(error: BaseException, secret: SecretStr) -> None:
+    """Remove `secret` from `error` and from everything it was caused by.
+
+    Their texts lose it; the requests and responses they hold, whose headers have it, go.
+    """
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
         seen.add(id(current))
         current.args = tuple(hide(part, secret) for part in current.args)
-        for name in ("message", "body"):
-            with contextlib.suppress(AttributeError):
-                setattr(current, name, hide(getattr(current, name), secret))
+        held = vars(current)
+        for name in ("message", "body", "code", "type", "param", "request_id", "doc", "object"):
+            if name in held:
+                held[name] = hide(held[name], secret)
+        for name in ("request", "response", "_request", "_response"):
+            if name in held:
+                held[name] = None
         current = current.__cause__ or current.__context__
 
 
-def hide(part: Any, secret: str) -> Any:
+def hide(part: Any, secret: SecretStr) -> Any:
     """`part`, a text or JSON value, without `secret`.
 
     Keys of a few letters, such as the "x" given to local servers, are no secrets.
     """
-    if len(secret) < _SHORTEST_SECRET:
+    if len(secret) < SHORTEST_SECRET:
         return part
     if isinstance(part, str):
-        return part.replace(secret, _HIDDEN)
+        return part.replace(secret.get_secret_value(), HIDDEN)
     if isinstance(part, bytes):
-        return part.replace(secret.encode(), _HIDDEN.encode())
+        return part.replace(secret.get_secret_value().encode(), HIDDEN.encode())
     if isinstance(part, dict):
-        return {key: hide(value, secret) for key, value in part.items()}
-    if isinstance(part, list):
-        return [hide(value, secret) for value in part]
+        return {hide(key, secret): hide(value, secret) for key, value in part.items()}
+    if isinstance(part, list | tuple):
+        return type(part)(hide(value, secret) for value in part)
     return part
 
 
-def from_client(error: Exception, *, model: str, secret: str) -> ChatError:
-    """Our error for an exception raised by the client library, to be raised from it."""
+def from_client(
+    error: Exception, *, model: str, secret: SecretStr, missing_hint: str = ""
+) -> ChatError:
+    """Our error for an exception raised by the client library, to be raised from it.
+
+    Args:
+        error: What was raised; the key is removed from it.
+        model: The model asked.
+        secret: The key.
+        missing_hint: What to do if the server does not have the model.
+    """
     import openai
 
+    wait = retry_after(error.response.headers) if isinstance(error, openai.APIStatusError) else None
     scrub(error, secret)
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(error, openai.APIStatusError):
+        return _from_status(error, model, wait, missing_hint)
+    if isinstance(error, openai.APITimeoutError | TimeoutError):
         return _build("timeout", f"{model!r} did not answer in time.", model, error)
     if isinstance(error, openai.APIConnectionError):
         cause = error.__cause__ or error
         what = f"The connection to the server of {model!r} failed: {cause or type(cause).__name__}"
         return _build("connection", what, model, error)
-    if isinstance(error, openai.APIStatusError):
-        return _from_status(error, model)
     what = f"The reply of {model!r} cannot be read: {error}"
     return _build("malformed", what, model, error)
 
 
-def _from_status(error: Any, model: str) -> ChatError:
+def _from_status(error: Any, model: str, wait: float | None, missing_hint: str) -> ChatError:
     status = int(error.status_code)
     codes = {str(code) for code in (error.code, error.type) if code}
+    message = f"The server of {model!r} answered with status {status}: {_short(error.message)}"
+    known: dict[str, Any] = {"status": status, "request_id": error.request_id, "retry_after": wait}
+    if status == 404 and ("model_not_found" in codes or model in error.message):
+        return ModelNotFoundError(
+            message,
+            fault="rejected",
+            model=model,
+            detail=_short(str(error)),
+            hint=missing_hint or _STATUS_HINTS[404],
+            **known,
+        )
     fault: ChatFault
     if codes & _QUOTA_CODES or status == 402:
         fault = "quota"
@@ -96,17 +131,7 @@ def _from_status(error: Any, model: str) -> ChatError:
         fault = "server"
     else:
         fault = "rejected"
-    headers = error.response.headers
-    return _build(
-        fault,
-        f"The server of {model!r} answered with status {status}: {_short(error.message)}",
-        model,
-        error,
-        status=status,
-        request_id=error.request_id,
-        retry_after=retry_after(headers),
-        hint=_STATUS_HINTS.get(status, ""),
-    )
+    return _build(fault, message, model, error, hint=_STATUS_HINTS.get(status, ""), **known)
 
 
 def _build(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import datetime
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from lens_reasoner.errors import PriceTableError
 from lens_reasoner.types import Usage, Value
+
+PRICES_VARIABLE = "LENS_PRICES"
+"""Environment variable that names a JSON file with prices of the user's own."""
 
 _SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
@@ -21,11 +27,13 @@ class Price(Value):
         input: Tokens read afresh.
         cached_input: Tokens read from the provider's cache.
         output: Tokens written.
+        up_to: Longest input, in tokens, these prices hold for; a longer one has an unknown cost.
     """
 
     input: float = Field(ge=0)
     cached_input: float = Field(ge=0)
     output: float = Field(ge=0)
+    up_to: int | None = Field(default=None, ge=1)
 
 
 class PriceTable(Value):
@@ -34,19 +42,28 @@ class PriceTable(Value):
     Attributes:
         date: When the prices were looked up.
         prices: By model name without snapshot date.
+        source: Where they were looked up.
     """
 
     date: datetime.date
     prices: dict[str, Price]
+    source: str = ""
 
     def with_prices(self, prices: Mapping[str, Price], *, date: datetime.date) -> PriceTable:
         """A table with `prices` added or replaced."""
-        return PriceTable(date=date, prices={**self.prices, **prices})
+        return self.model_copy(update={"date": date, "prices": {**self.prices, **prices}})
 
     @classmethod
     def load(cls, path: str | Path) -> PriceTable:
-        """Read a table from a JSON file."""
-        return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
+        """Read a table from a JSON file.
+
+        Raises:
+            PriceTableError: If there is no such file or it holds no table.
+        """
+        try:
+            return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise _unreadable(str(path), error) from error
 
     def cost(self, model: str, usage: Usage) -> float | None:
         """Cost in US dollars of `usage`; None if the model or the tokens are unknown.
@@ -54,8 +71,10 @@ class PriceTable(Value):
         A snapshot such as "gpt-4.1-mini-2025-04-14" costs what its model costs, unless it is
         listed itself. Where the server does not report cached tokens, all count as read afresh.
         """
-        price = self.prices.get(model) or self.prices.get(_SNAPSHOT.sub("", model))
+        price = self.prices.get(model) or self.prices.get(without_snapshot(model))
         if price is None or usage.input_tokens is None or usage.output_tokens is None:
+            return None
+        if price.up_to is not None and usage.input_tokens > price.up_to:
             return None
         cached = min(usage.cached_tokens or 0, usage.input_tokens)
         fresh = usage.input_tokens - cached
@@ -63,16 +82,65 @@ class PriceTable(Value):
         return (dollars + usage.output_tokens * price.output) / 1e6
 
 
-def _price(fresh: float, cached_input: float, output: float) -> Price:
-    return Price(input=fresh, cached_input=cached_input, output=output)
+PriceSource = PriceTable | Mapping[str, Price | Mapping[str, float]] | str | Path
+"""A table, models with their prices, or the path of a JSON file with a table."""
+
+
+def price_table(source: PriceSource) -> PriceTable:
+    """The table that a source means; prices given without a date count as looked up today.
+
+    Raises:
+        PriceTableError: If it cannot be read.
+    """
+    if isinstance(source, PriceTable):
+        return source
+    if isinstance(source, str | Path):
+        return PriceTable.load(source)
+    today = datetime.date.today()
+    fields: dict[str, Any] = {"date": today, "prices": dict(source), "source": "the caller"}
+    try:
+        return PriceTable.model_validate(fields)
+    except ValidationError as error:
+        raise _unreadable("the prices given", error) from error
+
+
+def openai_prices() -> PriceTable:
+    """`OPENAI_PRICES`, with the user's own from the file named by `LENS_PRICES` on top.
+
+    Raises:
+        PriceTableError: If that file cannot be read.
+    """
+    path = os.environ.get(PRICES_VARIABLE)
+    if not path:
+        return OPENAI_PRICES
+    own = PriceTable.load(path)
+    return OPENAI_PRICES.with_prices(own.prices, date=own.date)
+
+
+def without_snapshot(model: str) -> str:
+    """The model's name without the date of a snapshot."""
+    return _SNAPSHOT.sub("", model)
+
+
+def _unreadable(what: str, error: Exception) -> PriceTableError:
+    return PriceTableError(
+        f"{what} cannot be read as prices: {error}",
+        hint='The form is {"date": "2026-11-22", "prices": {"MODEL": {"input": 1, '
+        '"cached_input": 0.1, "output": 4}}}, in US dollars per million tokens.',
+    )
+
+
+def _price(fresh: float, cached_input: float, output: float, *, up_to: int | None = None) -> Price:
+    return Price(input=fresh, cached_input=cached_input, output=output, up_to=up_to)
 
 
 OPENAI_PRICES = PriceTable(
     date=datetime.date(2026, 11, 22),
+    source="developers.openai.com/api/docs/pricing, as listed by litellm 1.109.1",
     prices={
         "gpt-4.1": _price(2, 0.5, 8),
         "gpt-4.1-mini": _price(0.4, 0.1, 1.6),
-        "gpt-5.5": _price(5, 0.5, 30),
+        "gpt-5.5": _price(5, 0.5, 30, up_to=272_000),
         "gpt-5.6-luna": _price(0.2, 0.02, 1.2),
         "gpt-5.6-terra": _price(2, 0.2, 12),
         "gpt-5.6-sol": _price(4, 0.4, 20),
@@ -82,7 +150,14 @@ OPENAI_PRICES = PriceTable(
         "gpt-6-astra": _price(10, 1, 50),
     },
 )
-"""Standard tier on api.openai.com; surcharges for very long inputs are not counted."""
+"""Standard tier on api.openai.com; input longer than a price holds for has an unknown cost."""
+
+DECISION_PRICES = PriceTable(
+    date=datetime.date(2026, 11, 22),
+    source="public beta of POST /v1/decisions, October 2026: output is free",
+    prices={"gpt-6-luna": _price(0.1, 0.1, 0)},
+)
+"""Of the decisions endpoint; no lower price for cached input is announced."""
 
 NO_PRICES = PriceTable(date=datetime.date(2026, 11, 22), prices={})
 """For other servers, whose prices nobody told us."""

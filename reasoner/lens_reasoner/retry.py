@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import Field
@@ -31,7 +32,7 @@ class RetryPolicy(Value):
             at random. A server's Retry-After takes its place.
         longest_wait: Most seconds between two calls, unless the server asks for more.
         timeout: Seconds one call may take.
-        deadline: Seconds all calls and waits may take together.
+        deadline: Seconds all calls and waits may take together, asking again included.
     """
 
     attempts: int = Field(default=4, ge=1)
@@ -61,9 +62,19 @@ class RetryPolicy(Value):
         async def attempt() -> T:
             return await call()
 
+        async with self.within_deadline(model):
+            return await retrying(attempt)
+
+    @asynccontextmanager
+    async def within_deadline(self, model: str) -> AsyncIterator[None]:
+        """Give what happens inside no longer than `deadline`.
+
+        Raises:
+            ChatError: Of fault "timeout" when it is over.
+        """
         try:
             async with asyncio.timeout(self.deadline):
-                return await retrying(attempt)
+                yield
         except TimeoutError as error:
             raise ChatError(
                 f"{model!r} gave no reply within the deadline of {self.deadline:g} s.",

@@ -37,16 +37,32 @@ class Call:
 
 
 class LoopbackServer:
-    """Answers from `script`, then from `answer`; remembers every call."""
+    """Answers from `script`, then from `answer`; remembers every call.
+
+    What `pages` holds is answered first, by path.
+    """
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.script: deque[Reply] = deque()
+        self.pages: dict[str, Reply] = {}
         self.answer: Callable[[Call], Reply] | None = None
         self._lock = threading.Lock()
         outer = self
 
+        self.connections = 0
+
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                outer.connections += 1
+                super().setup()
+
+            def do_GET(self) -> None:
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                outer.respond(self, Call(self.path, {}, headers, time.monotonic()))
+
             def do_POST(self) -> None:
                 length = int(self.headers.get("content-length", 0))
                 body = json.loads(self.rfile.read(length) or b"{}")
@@ -72,13 +88,15 @@ class LoopbackServer:
     def respond(self, handler: BaseHTTPRequestHandler, call: Call) -> None:
         with self._lock:
             self.calls.append(call)
-            reply = self.script.popleft() if self.script else None
+            reply = self.pages.get(call.path)
+            if reply is None and self.script:
+                reply = self.script.popleft()
         if reply is None:
             assert self.answer is not None, f"unexpected call: {call}"
             reply = self.answer(call)
         time.sleep(reply.delay)
         if reply.drop:
-            handler.connection.close()
+            handler.close_connection = True
             return
         handler.send_response(reply.status)
         handler.send_header("content-type", reply.content_type)

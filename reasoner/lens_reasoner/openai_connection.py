@@ -1,0 +1,276 @@
+"""One model on one server: connections, key, limits and retries, shared by every kind of call."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from lens_reasoner import openai_errors
+from lens_reasoner.errors import ChatError, ChatFault, MissingKeyError
+from lens_reasoner.limits import Limits, limiter_for
+from lens_reasoner.prices import NO_PRICES, PriceSource, PriceTable, openai_prices, price_table
+from lens_reasoner.redaction import keep_out_of_logs
+from lens_reasoner.retry import RetryPolicy
+from lens_reasoner.shutdowns import SHUTDOWNS, ShutdownWatch
+from lens_reasoner.sync import run_sync
+from lens_reasoner.types import Usage
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+OFFICIAL_URL = "https://api.openai.com/v1"
+_NO_KEY = "no-key"
+
+Json = dict[str, Any]
+
+
+class ConnectionOptions(TypedDict, total=False):
+    """Server, key and manners of a client; all may be left out.
+
+    Attributes:
+        base_url: Where the API is; None means `OPENAI_BASE_URL`, or else OpenAI.
+        api_key: The key; None means `OPENAI_API_KEY`. Servers other than OpenAI may need none.
+        prices: Prices for the cost in `Usage.usd`: a table, models with their prices, or a JSON
+            file. None means OpenAI's own on OpenAI, and unknown costs elsewhere.
+        retry: How long to insist.
+        limits: Limits of this model on this server, for every client in the process; None leaves
+            what holds already.
+        setting: What a user changes to choose another model, `{model}` standing for its name.
+        look_up_shutdown: Whether the server is asked when the model ends; None asks OpenAI only.
+        shutdowns: Who asks and warns; None means the watch of this process.
+    """
+
+    base_url: str | None
+    api_key: str | SecretStr | None
+    prices: PriceSource | None
+    retry: RetryPolicy | None
+    limits: Limits | None
+    setting: str
+    look_up_shutdown: bool | None
+    shutdowns: ShutdownWatch | None
+
+
+class HasUsage(Protocol):
+    """A reply that says what it consumed."""
+
+    @property
+    def usage(self) -> Usage:
+        """What the call consumed."""
+        ...
+
+
+Reply = TypeVar("Reply", bound=HasUsage)
+
+
+class OpenAIConnection:
+    """Sends JSON to one model of an OpenAI-compatible server and reads JSON back.
+
+    The library's own retries are off; `RetryPolicy` is the only layer that repeats calls.
+    Connections are kept for the next call, one set per event loop; they close with `aclose`, with
+    their loop, or with this object, whichever comes first.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | SecretStr | None = None,
+        prices: PriceSource | None = None,
+        retry: RetryPolicy | None = None,
+        limits: Limits | None = None,
+        setting: str = "model='{model}'",
+        look_up_shutdown: bool | None = None,
+        shutdowns: ShutdownWatch | None = None,
+    ) -> None:
+        """Choose model and server; the other arguments are those of `ConnectionOptions`.
+
+        Raises:
+            MissingKeyError: If OpenAI is asked without a key.
+            PriceTableError: If the prices cannot be read.
+        """
+        self.model = model
+        self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or OFFICIAL_URL
+        self.official = is_official(self.base_url)
+        self.retry = retry or RetryPolicy()
+        self.prices = _prices(prices, official=self.official)
+        self._key = _find_key(api_key, model=model, required=self.official)
+        self._limiter = limiter_for(self.base_url, model, limits)
+        self._setting = setting
+        self._looks_up = self.official if look_up_shutdown is None else look_up_shutdown
+        self._shutdowns = shutdowns or SHUTDOWNS
+        self._open: dict[asyncio.AbstractEventLoop, AsyncGenerator[AsyncOpenAI, None]] = {}
+        self._clients: dict[asyncio.AbstractEventLoop, AsyncOpenAI] = {}
+
+    async def send(
+        self, path: str, body: Json, read: Callable[[Json], Reply], *, tokens: int
+    ) -> Reply:
+        """Post `body` and read the answer, as often as the retry policy allows.
+
+        Args:
+            path: Such as "/responses".
+            body: What is sent.
+            read: Makes a value of the answer; raises ValueError if it is of another form.
+            tokens: Estimate of what the call will use, for the limits.
+
+        Raises:
+            ChatError: If there is no answer, or none of that form.
+        """
+
+        async def attempt() -> Reply:
+            async with self._limiter.slot(tokens) as slot:
+                reply = self._read(read, await self._post(path, body))
+                used = (reply.usage.input_tokens, reply.usage.output_tokens)
+                if used[0] is not None and used[1] is not None:
+                    slot.tokens = used[0] + used[1]
+                return reply
+
+        if not self._looks_up:
+            return await self.retry.run(attempt, model=self.model)
+        async with self._shutdowns.beside(
+            self.model, self.base_url, self._description, setting=self._setting
+        ):
+            return await self.retry.run(attempt, model=self.model)
+
+    def cost(self, served_model: str, usage: Usage) -> Usage:
+        """`usage` with its cost in US dollars, or None where that is unknown."""
+        return usage.model_copy(update={"usd": self.prices.cost(served_model, usage)})
+
+    def hide(self, part: Any) -> Any:
+        """`part`, a text or JSON value, without the key."""
+        return openai_errors.hide(part, self._key)
+
+    def error(self, fault: ChatFault, message: str, **known: Any) -> ChatError:
+        """An error of this model."""
+        return ChatError(message, fault=fault, model=self.model, **known)
+
+    async def _post(self, path: str, body: Json) -> object:
+        try:
+            async with asyncio.timeout(self.retry.timeout):
+                client = await self._client()
+                return await client.post(
+                    path, body=body, cast_to=object, options={"timeout": self.retry.timeout}
+                )
+        except Exception as error:
+            raise openai_errors.from_client(
+                error, model=self.model, secret=self._key, missing_hint=self._missing_hint()
+            ) from error
+
+    async def _description(self) -> object:
+        client = await self._client()
+        return await client.get(f"/models/{self.model}", cast_to=object)
+
+    def _read(self, read: Callable[[Json], Reply], data: object) -> Reply:
+        # The library hands any reply that does not say it is JSON through as a string.
+        if isinstance(data, str):
+            raise self.error(
+                "html",
+                f"The server of {self.model!r} answered with a page instead of JSON.",
+                detail=self.hide(data)[:500],
+                hint=f"Check that base_url ({self.base_url}) names the API, usually ending in "
+                "/v1, and that no proxy or login page stands in between.",
+            )
+        try:
+            return read(self.hide(data))
+        except (ValueError, AttributeError) as error:
+            raise self.error(
+                "malformed",
+                f"The reply of {self.model!r} is not of the protocol asked for.",
+                detail=str(error)[:500],
+                hint="Check base_url, and try the other protocol (api='chat' or 'responses').",
+            ) from error
+
+    def _missing_hint(self) -> str:
+        successor = self._shutdowns.successor(self.model) if self.official else ""
+        chosen = self._setting.format(model=successor or "NAME")
+        return f"The model may have been shut down; choose another: set {chosen}."
+
+    async def _client(self) -> AsyncOpenAI:
+        """The client of the running event loop."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            for ended in [known for known in self._open if known.is_closed()]:
+                del self._open[ended], self._clients[ended]
+            # Event loops finish the async generators begun in them before they close.
+            opened = _open_client(self._key, self.base_url)
+            self._open[loop], self._clients[loop] = opened, await anext(opened)
+        return self._clients[loop]
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop; the next call opens new ones."""
+        loop = asyncio.get_running_loop()
+        self._clients.pop(loop, None)
+        if opened := self._open.pop(loop, None):
+            await opened.aclose()
+
+
+class OpenAIClient:
+    """Base of the clients: one connection, and its closing."""
+
+    def __init__(self, connection: OpenAIConnection) -> None:
+        self._connection = connection
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self._connection.model
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        server = self._connection.base_url
+        return f"{type(self).__name__}({self.model!r}, base_url={server!r})"
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop; the next call opens new ones."""
+        await self._connection.aclose()
+
+    def close(self) -> None:
+        """Close the connections that the `..._sync` calls opened."""
+        run_sync(self.aclose())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+async def _open_client(key: SecretStr, base_url: str) -> AsyncGenerator[AsyncOpenAI, None]:
+    import openai
+
+    keep_out_of_logs(key)
+    client = openai.AsyncOpenAI(api_key=key.get_secret_value(), base_url=base_url, max_retries=0)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def is_official(base_url: str) -> bool:
+    """Whether `base_url` is OpenAI's own API, regional addresses included."""
+    host = (urlsplit(base_url).hostname or "").lower()
+    return host == "api.openai.com" or host.endswith(".api.openai.com")
+
+
+def _prices(given: PriceSource | None, *, official: bool) -> PriceTable:
+    if given is not None:
+        return price_table(given)
+    return openai_prices() if official else NO_PRICES
+
+
+def _find_key(given: str | SecretStr | None, *, model: str, required: bool) -> SecretStr:
+    if isinstance(given, SecretStr):
+        given = given.get_secret_value()
+    key = (given or os.environ.get("OPENAI_API_KEY") or "").strip()
+    if not key and required:
+        raise MissingKeyError(
+            f"No API key for {model!r}.",
+            hint="Set OPENAI_API_KEY, set OPENAI_BASE_URL to a compatible server of your own, or "
+            "choose an offline model.",
+        )
+    return SecretStr(key or _NO_KEY)

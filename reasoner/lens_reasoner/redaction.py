@@ -1,0 +1,53 @@
+"""Keys kept out of what other libraries write to their logs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from pydantic import SecretStr
+
+from lens_reasoner.openai_errors import HIDDEN, SHORTEST_SECRET
+
+_LOGGERS = (
+    "openai",
+    "openai._base_client",
+    *(
+        f"{library}{part}"
+        for library in ("httpx", "httpx2", "httpcore", "httpcore2")
+        for part in ("", ".http11", ".http2", ".connection", ".proxy")
+    ),
+)
+
+
+class _KeyFilter(logging.Filter):
+    """Rewrites the records in which a key shows up, as when a server echoes its headers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: set[SecretStr] = set()
+        self.adding = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass, without the keys."""
+        text = record.getMessage()
+        clean = text
+        for key in tuple(self.keys):
+            clean = clean.replace(key.get_secret_value(), HIDDEN)
+        if clean != text:
+            record.msg, record.args = clean, ()
+        return True
+
+
+_filter = _KeyFilter()
+
+
+def keep_out_of_logs(key: SecretStr) -> None:
+    """Hide `key` in what the client library and its transport log from now on."""
+    if len(key) < SHORTEST_SECRET:
+        return
+    with _filter.adding:
+        _filter.keys.add(key)
+        for name in _LOGGERS:
+            # Adding a filter twice changes nothing.
+            logging.getLogger(name).addFilter(_filter)

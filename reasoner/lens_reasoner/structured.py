@@ -1,0 +1,123 @@
+"""Replies of an asked form: read, checked, and asked for once more when they are not."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+
+from pydantic import BaseModel, ValidationError
+
+from lens_reasoner.chat import ChatReply, Message, Schema
+from lens_reasoner.errors import ChatError
+from lens_reasoner.types import Usage
+
+_FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_MOST_PROBLEMS = 8
+
+_AGAIN = (
+    "That reply does not have the required form:\n{problems}\n"
+    "Reply again to the same request with nothing but the corrected JSON."
+)
+
+
+class OffSchema(ValueError):  # noqa: N818 - becomes a ChatError before anybody sees it
+    """A reply that is not of the asked form; the message lists what is wrong."""
+
+
+def read_json(text: str, schema: type[Schema]) -> Schema:
+    """The value in a reply.
+
+    Besides plain JSON, JSON in a fenced block or between words of explanation is accepted, as
+    servers without JSON schemas give it.
+
+    Raises:
+        OffSchema: If the text holds no value of that form.
+    """
+    problem: ValidationError | None = None
+    for candidate in _candidates(text):
+        try:
+            return schema.model_validate_json(candidate)
+        except ValidationError as error:
+            # What is wrong with a value says more than that the words round it are no JSON.
+            if problem is None or error.errors()[0]["type"] != "json_invalid":
+                problem = error
+    assert problem is not None
+    raise OffSchema(_problems(problem)) from problem
+
+
+def _candidates(text: str) -> list[str]:
+    """The reply itself, its fenced blocks, and what stands between its outermost braces."""
+    inner = text[text.find("{") : text.rfind("}") + 1] if "{" in text else ""
+    found = [text, *(match.group(1) for match in _FENCED.finditer(text)), inner]
+    return [candidate for candidate in found if candidate] or [text]
+
+
+def _problems(error: ValidationError) -> str:
+    problems = [
+        f"- {'.'.join(map(str, problem['loc'])) or 'the reply'}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    left_out = len(problems) - _MOST_PROBLEMS
+    more = [f"- and {left_out} more"] if left_out > 0 else []
+    return "\n".join(problems[:_MOST_PROBLEMS] + more)
+
+
+def json_instruction(schema: type[BaseModel]) -> str:
+    """Tells a model without JSON-schema support which form its reply must have."""
+    form = json.dumps(schema.model_json_schema(), ensure_ascii=False)
+    return f"Answer with nothing but one JSON object that satisfies this JSON schema:\n{form}"
+
+
+async def ask_checked(
+    ask: Callable[[Sequence[Message]], Awaitable[ChatReply]],
+    messages: Sequence[Message],
+    schema: type[BaseModel] | None,
+    *,
+    model: str,
+) -> ChatReply:
+    """A reply of the asked form; a model that misses it is shown what is wrong and asked again.
+
+    Args:
+        ask: One complete call; its reply is not parsed yet.
+        messages: The conversation.
+        schema: The form; None accepts any reply.
+        model: The model asked, for errors.
+
+    Raises:
+        ChatError: Of fault "off_schema" if the second reply misses the form too.
+    """
+    reply = await ask(messages)
+    if schema is None:
+        return reply
+    try:
+        return replace(reply, parsed=read_json(reply.text, schema))
+    except OffSchema as error:
+        problems = str(error)
+    again = [Message.assistant(reply.text), Message.user(_AGAIN.format(problems=problems))]
+    try:
+        second = await ask([*messages, *again])
+    except ChatError as error:
+        error.usage = reply.usage + (error.usage or Usage())
+        raise
+    usage = reply.usage + second.usage
+    try:
+        parsed = read_json(second.text, schema)
+    except OffSchema as error:
+        raise ChatError(
+            f"The reply of {model!r} is not of the form {schema.__name__}, nor was a second "
+            "one after being told what is wrong.",
+            fault="off_schema",
+            model=model,
+            usage=usage,
+            detail=f"{error}\n{second.text}"[:500],
+            hint="Choose a model or server that supports JSON schemas in replies.",
+        ) from error
+    return replace(
+        second,
+        parsed=parsed,
+        usage=usage,
+        seconds=reply.seconds + second.seconds,
+        reask=second.usage,
+    )
