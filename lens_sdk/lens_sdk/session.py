@@ -9,12 +9,12 @@ from lens_reasoner import (
     AgentLoop,
     Generator,
     Judge,
-    LLMJudge,
     LLMReasoner,
     LLMRubricWriter,
     MissingKeyError,
     OpenAIChat,
     Reasoner,
+    RubricJudge,
     RubricWriter,
 )
 from lens_sdk.errors import UnknownPartError
@@ -129,7 +129,7 @@ def choose_judge(
         return None, None
     if kind == "openai":
         chat = OpenAIChat(name) if name else None
-        return LLMJudge(chat), LLMRubricWriter(chat)
+        return RubricJudge(chat), LLMRubricWriter(chat)
     require_packages(("numpy", "scipy"))
     from lens_sdk.nano_judge import NanoJudge, NanoRubricWriter
 

@@ -43,7 +43,7 @@ from lens_reasoner.generator import (
     StepProgress,
 )
 from lens_reasoner.image import GeneratedImage
-from lens_reasoner.judge import Judge, LLMJudge
+from lens_reasoner.judge import Judge, RubricJudge
 from lens_reasoner.loop import AgentLoop
 from lens_reasoner.moderation import Moderator
 from lens_reasoner.openai_chat import OpenAIChat
@@ -56,15 +56,14 @@ from lens_reasoner.settings import check_seeds, check_settings, settings_for
 from lens_reasoner.sync import run_sync
 from lens_reasoner.types import (
     Criterion,
-    CriterionVerdict,
     GenerationSettings,
     ImageRequest,
     Refused,
     Rewrite,
     Rubric,
     Usage,
-    Verdict,
 )
+from lens_reasoner.verdict import CriterionVerdict, Verdict
 
 __all__ = [
     "GENERAL_PROMPT",
@@ -99,7 +98,6 @@ __all__ = [
     "Judge",
     "JudgeError",
     "Judged",
-    "LLMJudge",
     "LLMReasoner",
     "LLMRubricWriter",
     "LoopConfigError",
@@ -124,6 +122,7 @@ __all__ = [
     "RewriteDone",
     "Rubric",
     "RubricDone",
+    "RubricJudge",
     "RubricWriter",
     "RunState",
     "SizeLimits",

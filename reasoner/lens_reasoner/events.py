@@ -9,17 +9,8 @@ from pydantic import Field
 
 from lens_reasoner.errors import ReasonerError
 from lens_reasoner.image import GeneratedImage
-from lens_reasoner.types import (
-    ImageRequest,
-    Refused,
-    Rewrite,
-    Rubric,
-    Seconds,
-    Seed,
-    Usage,
-    Value,
-    Verdict,
-)
+from lens_reasoner.types import ImageRequest, Refused, Rewrite, Rubric, Seconds, Seed, Usage, Value
+from lens_reasoner.verdict import Verdict
 
 Stage = Literal["rubric", "generate", "judge"]
 StopReason = Literal[

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from math import fsum
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -178,6 +177,20 @@ class GenerationSettings(Value):
     dropped: JsonObject = {}
 
 
+class RewriteIssue(Value):
+    """Something a prompt was found to get wrong after it was written.
+
+    Attributes:
+        kind: "lost_quote": quoted text that is not in the prompt letter by letter;
+            "other_script": the prompt is written in another script than the request;
+            "much_changed": a request that was detailed already does not shine through.
+        detail: What exactly, such as the lost text.
+    """
+
+    kind: Literal["lost_quote", "other_script", "much_changed"]
+    detail: str
+
+
 class Rewrite(Value):
     """A request turned into one detailed prompt.
 
@@ -186,6 +199,7 @@ class Rewrite(Value):
         prompt: The prompt for the generator.
         model: Name of the model or method that wrote it.
         system_prompt_version: Version of the system prompt; empty where there is none.
+        issues: What is still wrong with the prompt, by checks in code, after one more try.
         usage: What the rewriting consumed.
         seconds: How long it took.
     """
@@ -194,6 +208,7 @@ class Rewrite(Value):
     prompt: str = Field(min_length=1)
     model: str
     system_prompt_version: str = ""
+    issues: tuple[RewriteIssue, ...] = ()
     usage: Usage = Usage()
     seconds: Seconds = 0.0
 
@@ -262,65 +277,3 @@ class Rubric(Value):
         if twice:
             raise ValueError(f"criterion names must differ; used more than once: {twice}")
         return criteria
-
-
-class CriterionVerdict(Value):
-    """A judge's answer to one criterion.
-
-    Attributes:
-        criterion: Name of the criterion.
-        answer: "cannot_tell" counts neither for nor against.
-        evidence: One line of what the judge saw.
-        weight: The criterion's weight.
-        probability: Probability of "yes", where the judge gives one.
-    """
-
-    criterion: str
-    answer: Answer
-    evidence: str = ""
-    weight: Weight = 1.0
-    probability: Probability | None = None
-
-
-class Verdict(Value):
-    """A judge's answers about one picture.
-
-    Attributes:
-        image_sha256: The picture, by `GeneratedImage.sha256`.
-        verdicts: One answer per criterion of the rubric.
-        judge: Name of the judge.
-        seconds: How long judging took.
-        usage: What judging consumed.
-    """
-
-    image_sha256: str
-    verdicts: tuple[CriterionVerdict, ...]
-    judge: str
-    seconds: Seconds = 0.0
-    usage: Usage = Usage()
-
-    @property
-    def score(self) -> float | None:
-        """Weighted share of "yes" among the answered criteria; None if none was answered."""
-        answered = [v for v in self.verdicts if v.answer != "cannot_tell"]
-        if not answered:
-            return None
-        return _weight(v for v in answered if v.answer == "yes") / _weight(answered)
-
-    @property
-    def coverage(self) -> float:
-        """Weighted share of the criteria that were answered at all."""
-        if not self.verdicts:
-            return 0.0
-        answered = (v for v in self.verdicts if v.answer != "cannot_tell")
-        return _weight(answered) / _weight(self.verdicts)
-
-    @property
-    def all_satisfied(self) -> bool:
-        """Whether there are criteria and every one was answered "yes"."""
-        return bool(self.verdicts) and all(v.answer == "yes" for v in self.verdicts)
-
-
-def _weight(verdicts: Iterable[CriterionVerdict]) -> float:
-    # fsum rounds once, so a full set of "yes" gives exactly 1 in any order.
-    return fsum(verdict.weight for verdict in verdicts)

@@ -14,7 +14,6 @@ from lens_reasoner import (
     GenerationSettings,
     ImageRequest,
     JudgeError,
-    LLMJudge,
     LLMReasoner,
     LLMRubricWriter,
     MissingKeyError,
@@ -22,6 +21,7 @@ from lens_reasoner import (
     Refused,
     Rewrite,
     Rubric,
+    RubricJudge,
     SystemPrompt,
     Usage,
 )
@@ -109,14 +109,14 @@ async def test_passing_through_changes_and_costs_nothing() -> None:
 
 
 def test_defaults_need_a_key() -> None:
-    for part in (LLMReasoner, LLMRubricWriter, LLMJudge):
+    for part in (LLMReasoner, LLMRubricWriter, RubricJudge):
         with pytest.raises(MissingKeyError):
             part()
 
 
 def test_default_models(monkeypatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-unused")
-    assert LLMJudge().name == "gpt-4.1-mini"
+    assert RubricJudge().name == "gpt-4.1-mini"
 
 
 def test_system_prompts_are_files_with_versions(tmp_path) -> None:
@@ -207,7 +207,7 @@ async def test_verdicts_find_their_criteria_in_any_order(server, api, picture) -
     _judging(server, api, lambda q: [(truth.get(q, "yes"), f"saw  {q}\n")])
     orders = set()
     for seed in range(4):
-        verdict = await LLMJudge(server.chat(api), seed=seed).judge(picture, RUBRIC)
+        verdict = await RubricJudge(server.chat(api), seed=seed).judge(picture, RUBRIC)
         assert [v.criterion for v in verdict.verdicts] == ["c0", "c1", "c2", "c3", "c4"]
         assert [v.answer for v in verdict.verdicts] == ["yes", "no", "cannot_tell", "yes", "yes"]
         assert [v.evidence for v in verdict.verdicts][1] == "saw Question 1?"
@@ -217,14 +217,14 @@ async def test_verdicts_find_their_criteria_in_any_order(server, api, picture) -
         body = server.calls[-1].body
         orders.add(body["messages" if api == "chat" else "input"][1]["content"][0]["text"])
     assert len(orders) > 1
-    await LLMJudge(server.chat(api), seed=3).judge(picture, RUBRIC)
+    await RubricJudge(server.chat(api), seed=3).judge(picture, RUBRIC)
     again = server.calls[-1].body["messages" if api == "chat" else "input"][1]["content"][0]
     assert again["text"] == orders.intersection({again["text"]}).pop()
 
 
 async def test_evidence_is_asked_for_before_the_answer(server, picture) -> None:
     _judging(server, "chat", lambda q: [("yes", "seen")])
-    await LLMJudge(server.chat()).judge(picture, RUBRIC)
+    await RubricJudge(server.chat()).judge(picture, RUBRIC)
     schema = server.calls[0].body["response_format"]["json_schema"]["schema"]
     (item,) = schema["$defs"].values()
     assert list(item["properties"]) == ["id", "evidence", "answer"]
@@ -237,7 +237,7 @@ async def test_missing_and_contradictory_answers_decide_nothing(server, picture)
         "Question 2?": [("yes", "a"), ("yes", "b")],
     }
     _judging(server, "chat", lambda q: given.get(q, [("no", "none")]))
-    verdict = await LLMJudge(server.chat()).judge(picture, RUBRIC)
+    verdict = await RubricJudge(server.chat()).judge(picture, RUBRIC)
     answers = [v.answer for v in verdict.verdicts]
     assert answers == ["cannot_tell", "cannot_tell", "yes", "no", "no"]
     assert verdict.score == pytest.approx(3 / (3 + 4 + 5))
@@ -255,6 +255,6 @@ async def test_a_judge_that_fails_raises_one_error(server, api, picture, how) ->
     }[how]
     server.answer = lambda _: reply
     with pytest.raises(JudgeError) as caught:
-        await LLMJudge(server.chat(api)).judge(picture, RUBRIC)
+        await RubricJudge(server.chat(api)).judge(picture, RUBRIC)
     assert isinstance(caught.value.__cause__, ChatError)
     assert caught.value.__cause__.fault == how

@@ -21,13 +21,13 @@ from lens_reasoner import (
     ImageReady,
     ImageRequest,
     JudgeError,
-    LLMJudge,
     LLMReasoner,
     LLMRubricWriter,
     LoopConfigError,
     RewriteDone,
     Rubric,
     RubricDone,
+    RubricJudge,
     StageFailed,
     Started,
     Step,
@@ -114,7 +114,7 @@ async def test_from_request_to_best_picture_over_the_wire(server, secret) -> Non
     loop = AgentLoop(
         generator=FunctionGenerator(_paint),
         reasoner=LLMReasoner(chat),
-        judge=LLMJudge(chat),
+        judge=RubricJudge(chat),
         rubric_writer=LLMRubricWriter(chat),
     )
     events = [event async for event in loop.stream(REQUEST)]
@@ -176,7 +176,7 @@ async def test_a_refusal_draws_nothing(server) -> None:
     loop = AgentLoop(
         generator=FunctionGenerator(_paint),
         reasoner=LLMReasoner(chat),
-        judge=LLMJudge(chat),
+        judge=RubricJudge(chat),
         rubric_writer=LLMRubricWriter(chat),
     )
     result = await loop.run(REQUEST)
@@ -210,7 +210,7 @@ async def test_a_failing_judge_is_a_missing_score_and_loses_no_picture() -> None
 async def test_a_judge_outage_is_recorded_and_ends_the_rounds(server) -> None:
     server.answer = lambda _: server.error(503, "overloaded")
     loop = AgentLoop(
-        generator=FunctionGenerator(_paint), judge=LLMJudge(server.chat()), max_rounds=4
+        generator=FunctionGenerator(_paint), judge=RubricJudge(server.chat()), max_rounds=4
     )
     result = await loop.run(REQUEST, rubric=RUBRIC)
     assert len(result.candidates) == 2

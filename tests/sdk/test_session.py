@@ -7,12 +7,12 @@ from PIL import Image
 
 from lens_reasoner import (
     FunctionGenerator,
-    LLMJudge,
     LLMReasoner,
     LoopConfigError,
     MissingKeyError,
     PassThrough,
     Rubric,
+    RubricJudge,
 )
 from lens_sdk import UnknownPartError, build_loop, local_generator
 from lens_sdk.nano_judge import NanoJudge, NanoRubricWriter
@@ -40,7 +40,7 @@ def test_other_models_use_the_language_model_there_is_a_key_for(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     assert isinstance(choose_reasoner("auto", runtime), LLMReasoner)
     judge, _ = choose_judge("openai:my-model", None)
-    assert isinstance(judge, LLMJudge)
+    assert isinstance(judge, RubricJudge)
     assert judge.name == "my-model"
 
 

@@ -1,0 +1,143 @@
+"""One call per criterion, as the technical report does it: dearer, and no criterion sways another.
+
+The picture comes first in each message, so that a provider's cache of prompt beginnings applies
+from the second call on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+
+from pydantic import BaseModel, Field
+
+from lens_reasoner.chat import ChatModel, ImagePart, Message
+from lens_reasoner.errors import ChatError, JudgeError
+from lens_reasoner.judging.mode import (
+    DEFAULT_JUDGE_MODEL,
+    RULES,
+    Ballot,
+    no_verdict,
+    one_line,
+    shuffled,
+)
+from lens_reasoner.reasoner import default_chat
+from lens_reasoner.types import Answer, Criterion, Usage
+from lens_reasoner.verdict import CriterionVerdict
+
+_INSTRUCTIONS = f"""You check a picture against one criterion.
+First look and write in "evidence", in one short line, what is to be seen that decides it; only \
+then answer: "yes" if it is satisfied, "no" if it is not, "cannot_tell" if the picture does not \
+let anybody decide. {RULES}"""
+
+_PROBABILITY = """ In "probability" give how probable it is, from 0 to 1, that the criterion is \
+satisfied: near 0 or 1 only if you are certain."""
+
+
+class _Answer(BaseModel):
+    evidence: str
+    answer: Answer
+
+
+class _ProbableAnswer(_Answer):
+    probability: float = Field(ge=0, le=1)
+
+
+class PerCriterion:
+    """Asks about each criterion by itself.
+
+    The first is asked alone, to fill the provider's cache, and then `concurrency` at a time. A
+    call that fails leaves its criterion undecided; only if all fail is there no verdict.
+    """
+
+    def __init__(
+        self,
+        chat: ChatModel | None = None,
+        *,
+        temperature: float | None = 0.0,
+        probability: bool = False,
+        concurrency: int = 4,
+    ) -> None:
+        """Choose the model.
+
+        Args:
+            chat: The model; None means OpenAI's `DEFAULT_JUDGE_MODEL`.
+            temperature: None leaves it to the server, as models that reason first demand.
+            probability: Whether each answer comes with the model's own estimate.
+            concurrency: Most calls at a time.
+
+        Raises:
+            MissingKeyError: If no model is given and there is no key for the default one.
+        """
+        self._chat = chat or default_chat(DEFAULT_JUDGE_MODEL)
+        self._temperature = temperature
+        self._schema: type[_Answer] = _ProbableAnswer if probability else _Answer
+        self._instructions = _INSTRUCTIONS + (_PROBABILITY if probability else "")
+        self._concurrency = concurrency
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self._chat.model
+
+    @property
+    def identity(self) -> str:
+        """Model, temperature and a hash of the instructions."""
+        digest = hashlib.sha256(self._instructions.encode()).hexdigest()[:8]
+        return f"per-criterion/{self.model}/t={self._temperature}/{digest}"
+
+    async def ask(self, picture: ImagePart, criteria: Sequence[Criterion], *, seed: str) -> Ballot:
+        """See `JudgeMode.ask`."""
+        order = shuffled(criteria, seed)
+        free = asyncio.Semaphore(self._concurrency)
+
+        async def limited(criterion: Criterion) -> Ballot | JudgeError:
+            async with free:
+                return await self._ask_one(picture, criterion)
+
+        first = await limited(order[0])
+        rest = await asyncio.gather(*(limited(criterion) for criterion in order[1:]))
+        outcomes = [first, *rest]
+        ballots = [outcome for outcome in outcomes if isinstance(outcome, Ballot)]
+        usage = Usage.total(outcome.usage or Usage() for outcome in outcomes)
+        if not ballots:
+            assert isinstance(first, JudgeError)
+            raise JudgeError(first.message, usage=usage, hint=first.hint) from first.__cause__
+        verdicts = {name: v for ballot in ballots for name, v in ballot.verdicts.items()}
+        for criterion, outcome in zip(order, outcomes, strict=True):
+            if isinstance(outcome, JudgeError):
+                verdicts[criterion.name] = CriterionVerdict(
+                    criterion=criterion.name,
+                    answer="cannot_tell",
+                    evidence=one_line(outcome.message),
+                    weight=criterion.weight,
+                )
+        return Ballot(verdicts, ballots[0].model, usage)
+
+    async def _ask_one(self, picture: ImagePart, criterion: Criterion) -> Ballot | JudgeError:
+        messages = [
+            Message.system(self._instructions),
+            Message.user(picture, one_line(criterion.question)),
+        ]
+        try:
+            reply = await self._chat.complete(
+                messages, schema=self._schema, temperature=self._temperature
+            )
+        except ChatError as error:
+            failure = no_verdict(error)
+            failure.__cause__ = error
+            return failure
+        answer = reply.parsed_as(self._schema)
+        verdict = CriterionVerdict(
+            criterion=criterion.name,
+            answer=answer.answer,
+            evidence=one_line(answer.evidence),
+            weight=criterion.weight,
+            probability=answer.probability if isinstance(answer, _ProbableAnswer) else None,
+        )
+        return Ballot({criterion.name: verdict}, reply.model, reply.usage)
+
+    def calls(self, criteria: int) -> int:
+        """One for each."""
+        return criteria

@@ -1,0 +1,131 @@
+"""What a language model is shown of a picture, and what that costs."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lens_reasoner.chat import ImageDetail, ImagePart
+from lens_reasoner.image import GeneratedImage
+from lens_reasoner.prices import OPENAI_PRICES, PriceTable
+from lens_reasoner.types import Usage
+from lens_reasoner.verdict import View
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture ready for a message."""
+
+    part: ImagePart
+    view: View
+
+
+@dataclass(frozen=True)
+class ImageCost:
+    """What showing a picture costs, before anything is paid; None is unknown, never zero.
+
+    Attributes:
+        tokens: Input tokens of the picture.
+        usd: Their price in US dollars, uncached; the words around the picture are not counted.
+    """
+
+    tokens: int | None
+    usd: float | None
+
+
+def show(image: GeneratedImage, *, max_side: int | None, detail: ImageDetail) -> Shown:
+    """Make a picture ready for a message, no larger than asked.
+
+    Args:
+        image: The picture; its own bytes are sent where it is small enough.
+        max_side: Longest side in pixels; larger pictures are scaled down (Lanczos).
+        detail: How closely the model looks.
+    """
+    picture = image.image
+    if max_side is None or max(picture.size) <= max_side:
+        width, height = picture.size
+        return Shown(
+            ImagePart(image.data, image.media_type, detail),
+            View(width=width, height=height, detail=detail),
+        )
+    from PIL import Image
+
+    width, height = _fit(picture.width, picture.height, max_side)
+    picture = _opaque(picture)
+    buffer = io.BytesIO()
+    picture.resize((width, height), Image.Resampling.LANCZOS).save(buffer, format="PNG")
+    return Shown(
+        ImagePart(buffer.getvalue(), detail=detail), View(width=width, height=height, detail=detail)
+    )
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    """The picture in colours that can be mixed; what is transparent becomes white."""
+    from PIL import Image
+
+    if not picture.has_transparency_data:
+        return picture if picture.mode in {"RGB", "L"} else picture.convert("RGB")
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+
+
+def _fit(width: int, height: int, max_side: int) -> tuple[int, int]:
+    scale = max_side / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def image_cost(model: str, view: View, *, prices: PriceTable = OPENAI_PRICES) -> ImageCost:
+    """What showing a picture to a model costs, where the rule of its tokens is known.
+
+    Args:
+        model: The model's name, with or without snapshot date.
+        view: Size and detail.
+        prices: Prices of tokens.
+    """
+    tokens = image_tokens(model, view)
+    if tokens is None:
+        return ImageCost(None, None)
+    usage = Usage(input_tokens=tokens, output_tokens=0, cached_tokens=0)
+    return ImageCost(tokens, prices.cost(model, usage))
+
+
+def image_tokens(model: str, view: View) -> int | None:
+    """Input tokens of a picture; None where the rule is not known.
+
+    gpt-4.1-mini counts patches of 32 pixels, at most 1536, times 1.62; gpt-4.1 counts tiles of 512
+    pixels after fitting the picture into 2048 and its shorter side to 768. Both follow OpenAI's
+    documentation; what a call really consumed stands in `Verdict.usage`.
+    """
+    name = _SNAPSHOT.sub("", model)
+    if name == "gpt-4.1-mini" and view.detail == "high":
+        return round(1.62 * _patches(view.width, view.height, most=1536))
+    if name == "gpt-4.1" and view.detail != "auto":
+        return 85 if view.detail == "low" else 85 + 170 * _tiles(view.width, view.height)
+    return None
+
+
+def _patches(width: int, height: int, *, most: int) -> int:
+    across, down = math.ceil(width / 32), math.ceil(height / 32)
+    if across * down <= most:
+        return across * down
+    shrink = math.sqrt(32 * 32 * most / (width * height))
+    wide, high = width * shrink / 32, height * shrink / 32
+    shrink *= min(math.floor(wide) / wide, math.floor(high) / high)
+    # Whole numbers come out a hair above themselves.
+    across, down = (math.ceil(side * shrink / 32 - 1e-9) for side in (width, height))
+    return across * down
+
+
+def _tiles(width: int, height: int) -> int:
+    fit = min(1.0, 2048 / max(width, height))
+    wide, high = width * fit, height * fit
+    shrink = min(1.0, 768 / min(wide, high))
+    return math.ceil(wide * shrink / 512 - 1e-9) * math.ceil(high * shrink / 512 - 1e-9)

@@ -1,0 +1,127 @@
+"""What judges say about pictures, and the scores that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import fsum
+
+from pydantic import Field
+
+from lens_reasoner.chat import ImageDetail
+from lens_reasoner.types import Answer, Probability, Seconds, Usage, Value, Weight
+
+
+class Opinion(Value):
+    """One vote on one criterion.
+
+    Attributes:
+        answer: "cannot_tell" counts neither for nor against.
+        evidence: One line of what the judge saw.
+        probability: Probability of "yes", where the judge gives one.
+    """
+
+    answer: Answer
+    evidence: str = ""
+    probability: Probability | None = None
+
+
+class CriterionVerdict(Value):
+    """A judge's answer to one criterion.
+
+    Attributes:
+        criterion: Name of the criterion.
+        answer: "cannot_tell" counts neither for nor against.
+        evidence: One line of what the judge saw.
+        weight: The criterion's weight.
+        probability: Probability of "yes", where the judge gives one.
+        agreement: Share of the votes that gave `answer`; None if there was only one vote.
+        votes: All votes in the order they were cast, if there was more than one.
+        judge: Who answered, where several judges share a rubric; else empty.
+    """
+
+    criterion: str
+    answer: Answer
+    evidence: str = ""
+    weight: Weight = 1.0
+    probability: Probability | None = None
+    agreement: Probability | None = None
+    votes: tuple[Opinion, ...] = ()
+    judge: str = ""
+
+
+class View(Value):
+    """The picture as the judge was shown it.
+
+    Attributes:
+        width: Width in pixels after downscaling.
+        height: Height in pixels after downscaling.
+        detail: How closely the model was to look.
+    """
+
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    detail: ImageDetail
+
+
+class Verdict(Value):
+    """A judge's answers about one picture.
+
+    Attributes:
+        image_sha256: The picture, by `GeneratedImage.sha256`.
+        verdicts: One answer per criterion of the rubric.
+        judge: Name of the judge.
+        view: What a language model was shown; None for judges that see the file itself.
+        seconds: How long judging took.
+        usage: What judging consumed.
+    """
+
+    image_sha256: str
+    verdicts: tuple[CriterionVerdict, ...]
+    judge: str
+    view: View | None = None
+    seconds: Seconds = 0.0
+    usage: Usage = Usage()
+
+    @property
+    def score(self) -> float | None:
+        """Weighted share of "yes" among the answered criteria; None if none was answered."""
+        answered = [v for v in self.verdicts if v.answer != "cannot_tell"]
+        if not answered:
+            return None
+        return _weight(v for v in answered if v.answer == "yes") / _weight(answered)
+
+    @property
+    def expected_score(self) -> float | None:
+        """Weighted mean probability of "yes"; None if nothing is known of any criterion.
+
+        An answer without a probability counts as certain; one that is "cannot_tell" without a
+        probability is left out.
+        """
+        known = [v for v in self.verdicts if v.probability is not None or v.answer != "cannot_tell"]
+        if not known:
+            return None
+        return fsum(v.weight * _probability(v) for v in known) / _weight(known)
+
+    @property
+    def coverage(self) -> float:
+        """Weighted share of the criteria that were answered at all."""
+        if not self.verdicts:
+            return 0.0
+        answered = (v for v in self.verdicts if v.answer != "cannot_tell")
+        return _weight(answered) / _weight(self.verdicts)
+
+    @property
+    def all_satisfied(self) -> bool:
+        """Whether there are criteria and every one was answered "yes"."""
+        return bool(self.verdicts) and all(v.answer == "yes" for v in self.verdicts)
+
+
+def _probability(verdict: CriterionVerdict) -> float:
+    if verdict.probability is not None:
+        return verdict.probability
+    return 1.0 if verdict.answer == "yes" else 0.0
+
+
+def _weight(verdicts: Iterable[CriterionVerdict]) -> float:
+    # fsum rounds once, so a full set of "yes" gives exactly 1 in any order.
+    return fsum(verdict.weight for verdict in verdicts)
