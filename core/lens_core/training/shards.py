@@ -47,7 +47,7 @@ class Group:
     lengths: dict[str, Tensor]
 
     def text(
-        self, kind: str, rows: Sequence[int], least: int = 64, multiple: int = 32
+        self, kind: str, rows: Sequence[int], least: int = 32, multiple: int = 32
     ) -> tuple[Tensor, Tensor]:
         """Features `[layers, rows, S, width]` and mask `[rows, S]` of some scenes.
 
