@@ -4,7 +4,6 @@ The text is built here rather than from a template file, so that it never change
 What a user typed is kept apart as literal text: control tokens inside it stay plain characters.
 """
 
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,8 +33,6 @@ ReasoningEffort = Literal["low", "medium", "high"]
 
 _STOPS = ("<|return|>", "<|call|>", "<|endoftext|>")
 _CONTROL = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>")
-_FINAL = re.compile(r"<\|channel\|>final[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
-_STOP = re.compile(r"<\|(?:return|end|call|start|endoftext)\|>")
 
 
 @dataclass(frozen=True)
@@ -183,31 +180,30 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase, final_prefilled: bool = F
     return [vocabulary[stop] for stop in stops if stop in vocabulary]
 
 
-def parse_final(
-    output: str | Sequence[int], tokenizer: PreTrainedTokenizerBase | None = None
-) -> str:
-    """The answer in what a chat model wrote, without its thinking.
+def encode_control(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of text whose control tokens count.
 
-    Args:
-        output: What was generated, as text with control tokens or as token ids.
-        tokenizer: Needed for token ids.
-
-    Returns:
-        The text of the last `final` message. Without any channel header the whole text counts, as
-        after the prefill `FINAL_HEADER`. Empty when the model only thought.
+    Raises:
+        ComponentError: The tokenizer lacks the harmony control tokens.
     """
-    if isinstance(output, str):
-        text = output
-    elif tokenizer is None:
-        raise ParameterError("parse_final needs the tokenizer to read token ids")
-    else:
-        text = tokenizer.decode(list(output), skip_special_tokens=False)
-    headers = list(_FINAL.finditer(text))
-    if headers:
-        text = text[headers[-1].end() :]
-    elif "<|channel|>" in text:
-        return ""
-    return _STOP.split(text, maxsplit=1)[0].strip()
+    missing = [token for token in _CONTROL if token not in tokenizer.get_added_vocab()]
+    if missing:
+        raise ComponentError(f"the tokenizer has no control tokens {missing}; Lens needs harmony")
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def encode_literally(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of what somebody said; control tokens inside it stay plain characters.
+
+    Raises:
+        ComponentError: The tokenizer cannot tell the two apart.
+    """
+    ids = list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+    if not set(tokenizer.get_added_vocab().values()).isdisjoint(ids):
+        raise ComponentError(
+            "the tokenizer reads control tokens in plain text; mark its added tokens as special"
+        )
+    return ids
 
 
 def _encode_parts(
@@ -218,20 +214,11 @@ def _encode_parts(
     Control tokens stand on both sides of the user's words and are split off before anything else,
     so the three parts tokenise exactly as the whole would.
     """
-    vocabulary = tokenizer.get_added_vocab()
-    missing = [token for token in _CONTROL if token not in vocabulary]
-    if missing:
-        raise ComponentError(f"the tokenizer has no control tokens {missing}; Lens needs harmony")
-    prefix, suffix = (
-        list(tokenizer.encode(part, add_special_tokens=False))
-        for part in (chat.prefix, chat.suffix)
+    return (
+        encode_control(tokenizer, chat.prefix),
+        encode_literally(tokenizer, chat.user),
+        encode_control(tokenizer, chat.suffix),
     )
-    user = list(tokenizer.encode(chat.user, add_special_tokens=False, split_special_tokens=True))
-    if not set(vocabulary.values()).isdisjoint(user):
-        raise ComponentError(
-            "the tokenizer reads control tokens in plain text; mark its added tokens as special"
-        )
-    return prefix, user, suffix
 
 
 def _warn_cut(tokenizer: PreTrainedTokenizerBase, user: list[int], room: int) -> None:

@@ -13,7 +13,6 @@ from lens_core.chat import (
     FINAL_HEADER,
     encode_chat,
     encode_prompts,
-    parse_final,
     render_chat,
     render_image_prompt,
     stop_token_ids,
@@ -107,27 +106,6 @@ def test_malformed_dates_are_refused(date: str) -> None:
         render_image_prompt("a cat", date)
 
 
-@pytest.mark.parametrize(
-    ("written", "answer"),
-    [
-        (
-            "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>"
-            " A cat. <|return|>",
-            "A cat.",
-        ),
-        ("A cat.<|end|>", "A cat."),
-        ("A cat, cut off", "A cat, cut off"),
-        ("<|channel|>analysis<|message|>Still thinking about a final", ""),
-        ("<|channel|>final <|constrain|>json<|message|>{}<|return|>", "{}"),
-        ("", ""),
-    ],
-)
-def test_the_answer_is_what_the_final_channel_says(written: str, answer: str) -> None:
-    assert parse_final(written) == answer
-    tokenizer = load_packaged_tokenizer()
-    assert parse_final(tokenizer.encode(written, add_special_tokens=False), tokenizer) == answer
-
-
 def test_generation_stops_after_the_answer_not_after_the_thinking() -> None:
     tokenizer = load_packaged_tokenizer()
     assert stop_token_ids(tokenizer) == [200_002, 200_012, 199_999]
@@ -138,5 +116,3 @@ def test_a_tokenizer_without_harmony_is_refused() -> None:
     plain = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
     with pytest.raises(ComponentError, match="control tokens"):
         encode_prompts(plain, ["a cat"])
-    with pytest.raises(ParameterError, match="tokenizer"):
-        parse_final([1, 2])

@@ -9,10 +9,11 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from lens_core.chat import encode_chat
+from lens_core.generation import SeededSampling
 from lens_core.nano.chat import rewrite_chat
 from lens_core.pipeline import LensPipeline
 from lens_reasoner import GeneratorError, ImageRequest, Reasoner, Rewrite
-from lens_sdk.drafting import Draft, SeededSampling, write_draft
+from lens_sdk.drafting import Draft, write_draft
 from lens_sdk.models import LensModel
 from lens_sdk.nano_reasoner import FREE_DRAFTS, LED_DRAFTS, NanoReasoner
 from lens_sdk.runtime import LensRuntime
@@ -28,6 +29,8 @@ class ScriptedEncoder:
     """Writes given texts one after another, as a language model with a head would."""
 
     device = torch.device("cpu")
+    config = SimpleNamespace(max_position_embeddings=4096)
+    has_lm_head = True
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> None:
         self.tokenizer, self.texts = tokenizer, texts
@@ -145,7 +148,7 @@ def test_drafts_depend_on_the_seed_alone(nano_pipeline: LensPipeline) -> None:
 
 def test_sampling_follows_the_softmax() -> None:
     scores = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
-    sample = SeededSampling(temperature=0.8, seed=3)
+    sample = SeededSampling(0.8, torch.Generator().manual_seed(3))
     empty = torch.zeros(1, 0, dtype=torch.long)
     picks = Counter(int(sample(empty, scores).argmax()) for _ in range(4000))
     expected = torch.softmax(scores / 0.8, dim=-1)[0]

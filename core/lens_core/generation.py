@@ -1,0 +1,237 @@
+"""Writing with the text encoder: a whole GPT-OSS that Lens keeps in memory anyway.
+
+Generation runs on the weights that read prompts; nothing is copied or loaded for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TopPLogitsWarper,
+)
+
+from lens_core.chat import DEFAULT_DATE, ReasoningEffort, stop_token_ids
+from lens_core.conversation import ResponseFormat, Turn, encode_conversation, parse_harmony
+from lens_core.errors import ComponentError, ParameterError
+from lens_core.text_encoder import NO_HEAD, LensTextEncoder
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """Tokens a model wrote.
+
+    Attributes:
+        token_ids: Without the conversation before them; the stop token is the last, if any.
+        tokens_read: Tokens of the conversation.
+        finish_reason: "stop" at a stop token, "length" when the tokens allowed were used up,
+            "cancelled" when nobody waits for the rest.
+    """
+
+    token_ids: tuple[int, ...]
+    tokens_read: int
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer in the harmony format, taken apart.
+
+    Attributes:
+        text: The answer; empty if the model only thought.
+        analysis: What it thought before.
+        written: The tokens it is made of.
+    """
+
+    text: str
+    analysis: str
+    written: Written
+
+
+class SeededSampling(LogitsProcessor):  # type: ignore[misc]
+    """Turns greedy choice into sampling, by the Gumbel-max trick, from a generator of its own.
+
+    The library samples from torch's global generator, which other threads share.
+    """
+
+    def __init__(self, temperature: float, generator: torch.Generator, top_p: float = 1.0) -> None:
+        self._temperature = temperature
+        self._generator = generator
+        self._nucleus = TopPLogitsWarper(top_p) if top_p < 1 else None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores `[B, vocabulary]` whose largest entry is a sample of the softmax."""
+        scaled = scores.double() / self._temperature
+        if self._nucleus is not None:
+            scaled = self._nucleus(input_ids, scaled)
+        uniform = torch.rand(
+            scores.shape,
+            generator=self._generator,
+            device=self._generator.device,
+            dtype=torch.float64,
+        )
+        gumbel = -(-uniform.clamp_min(1e-300).log()).log()
+        return scaled + gumbel.to(scores.device)
+
+
+class _Cancelled(StoppingCriteria):  # type: ignore[misc]
+    """Asked between tokens."""
+
+    def __init__(self, cancelled: Callable[[], bool]) -> None:
+        self._cancelled = cancelled
+        self.seen = False
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+        self.seen = self.seen or self._cancelled()
+        return torch.full((input_ids.shape[0],), self.seen, device=input_ids.device)
+
+
+def write_tokens(
+    text_encoder: LensTextEncoder,
+    input_ids: Sequence[int],
+    *,
+    stop_ids: Sequence[int],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    use_cache: bool = True,
+) -> Written:
+    """Write on from a row of tokens.
+
+    Args:
+        text_encoder: The model; it must have its language model head.
+        input_ids: At least one token.
+        stop_ids: Tokens that end the writing; they are kept.
+        max_new_tokens: Most tokens to write, at least 1.
+        temperature: 0 takes the likeliest token every time.
+        top_p: Share of the probability, from the likeliest token down, that is drawn from.
+        generator: Where the chances come from; required when `temperature` is above 0.
+        cancelled: Asked after every token; true ends the writing.
+        use_cache: Keep keys and values of tokens already read; without, each token costs a pass
+            over all before it, for the same result.
+
+    Raises:
+        ComponentError: The checkpoint has no language model head.
+        ParameterError: A setting outside its range, or more tokens than the model can read.
+    """
+    if not text_encoder.has_lm_head:
+        raise ComponentError(NO_HEAD)
+    _check_settings(temperature, top_p, max_new_tokens, generator)
+    most = int(text_encoder.config.max_position_embeddings)
+    if not 1 <= len(input_ids) < most:
+        raise ParameterError(
+            f"the conversation has {len(input_ids)} tokens; this model reads 1 to {most - 1} before"
+            " it writes"
+        )
+    stop = _Cancelled(cancelled or (lambda: False))
+    sampling = []
+    if temperature > 0 and generator is not None:
+        sampling = [SeededSampling(temperature, generator, top_p)]
+    ids = torch.tensor([list(input_ids)], device=text_encoder.device)
+    # Settings stored beside a checkpoint must not mix with those asked for.
+    config = GenerationConfig(
+        do_sample=False,
+        use_cache=use_cache,
+        max_new_tokens=min(max_new_tokens, most - len(input_ids)),
+        eos_token_id=list(stop_ids) or None,
+        pad_token_id=stop_ids[0] if stop_ids else 0,
+    )
+    with torch.inference_mode():
+        output = text_encoder.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=config,
+            logits_processor=LogitsProcessorList(sampling),
+            stopping_criteria=StoppingCriteriaList([stop]),
+        )
+    written = tuple(output[0, ids.shape[1] :].tolist())
+    finish: FinishReason = "length"
+    if written and written[-1] in stop_ids:
+        finish = "stop"
+    elif stop.seen:
+        finish = "cancelled"
+    return Written(written, len(input_ids), finish)
+
+
+def write_reply(
+    text_encoder: LensTextEncoder,
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[Turn],
+    *,
+    reasoning_effort: ReasoningEffort | None = "low",
+    response_format: ResponseFormat | None = None,
+    date: str = DEFAULT_DATE,
+    max_new_tokens: int = 1024,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Reply:
+    """Answer a conversation in the harmony format.
+
+    Args:
+        text_encoder: The model; it must have its language model head.
+        tokenizer: One with the harmony control tokens.
+        turns: The conversation; see `encode_conversation`.
+        reasoning_effort: How long to think first; None answers at once.
+        response_format: The JSON schema the answer should satisfy. The model is told, not forced.
+        date: The day the model believes it is, `YYYY-MM-DD`.
+        max_new_tokens: Most tokens to write, thinking included.
+        temperature: See `write_tokens`; 1 is what GPT-OSS is meant to be used with.
+        top_p: See `write_tokens`.
+        generator: See `write_tokens`.
+        cancelled: See `write_tokens`.
+
+    Raises:
+        ComponentError: No language model head, or no harmony tokens.
+        ParameterError: A setting outside its range, or a conversation that is too long.
+    """
+    ids = encode_conversation(
+        tokenizer,
+        turns,
+        reasoning_effort=reasoning_effort,
+        response_format=response_format,
+        date=date,
+    )
+    written = write_tokens(
+        text_encoder,
+        ids,
+        stop_ids=stop_token_ids(tokenizer, final_prefilled=reasoning_effort is None),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        generator=generator,
+        cancelled=cancelled,
+    )
+    output = parse_harmony(tokenizer.decode(list(written.token_ids), skip_special_tokens=False))
+    return Reply(output.final, output.analysis, written)
+
+
+def _check_settings(
+    temperature: float, top_p: float, max_new_tokens: int, generator: torch.Generator | None
+) -> None:
+    if not 0 <= temperature < float("inf"):
+        raise ParameterError(f"temperature {temperature} must be a number from 0 up")
+    if not 0 < top_p <= 1:
+        raise ParameterError(f"top_p {top_p} must be above 0 and at most 1")
+    if max_new_tokens < 1:
+        raise ParameterError(f"max_new_tokens {max_new_tokens} must be at least 1")
+    if temperature > 0 and generator is None:
+        raise ParameterError(
+            f"temperature {temperature} needs a torch.Generator to draw from; give one, or "
+            "temperature 0"
+        )

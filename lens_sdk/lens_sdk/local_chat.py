@@ -1,0 +1,234 @@
+"""The text encoder of a Lens in memory, asked as the chat model that it also is."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel
+
+from lens_core.errors import ComponentError, ParameterError
+from lens_reasoner import ChatError, ChatReply, GeneratorError, Message, UnsupportedSettingError
+from lens_reasoner.chat import ImagePart
+from lens_reasoner.errors import ChatFault
+from lens_reasoner.structured import ask_checked
+from lens_reasoner.sync import run_sync
+from lens_reasoner.types import Usage
+from lens_sdk.runtime import LensRuntime
+
+if TYPE_CHECKING:
+    from lens_core.conversation import Turn
+    from lens_core.generation import Reply
+
+Thinking = Literal["none", "low", "medium", "high"]
+
+DEFAULT_MAX_TOKENS = 2048
+"""Most tokens of an answer, thinking included."""
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """One question to the model, complete."""
+
+    turns: tuple[Turn, ...]
+    temperature: float
+    max_tokens: int
+    seed: int
+    schema: type[BaseModel] | None
+
+
+class LocalChat:
+    """A `ChatModel` made of the GPT-OSS that reads the prompts of a Lens; it adds no weights.
+
+    Writing takes the model alone: nothing is drawn meanwhile. The same seed gives the same answer.
+    A task that is cancelled stops the writing at the next token.
+    """
+
+    def __init__(
+        self,
+        runtime: LensRuntime,
+        *,
+        thinking: Thinking | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        """Write with the text encoder of `runtime`.
+
+        Args:
+            runtime: The model; loaded when the first question comes.
+            thinking: How long it thinks before it answers; None means "low", and "none" for nano
+                models, which never learned to think.
+            temperature: Of the sampling, unless a call says otherwise; 0 takes the likeliest token.
+            top_p: Share of the probability that is drawn from.
+            seed: Seed of the sampling, unless a call says otherwise.
+        """
+        self._runtime = runtime
+        self._thinking: Thinking = thinking or ("none" if runtime.model.nano else "low")
+        self._temperature = temperature
+        self._top_p = top_p
+        self._seed = seed
+
+    @property
+    def model(self) -> str:
+        """Name of the model and of the part that writes."""
+        return f"{self._runtime.model.name} (text encoder)"
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: type[BaseModel] | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+    ) -> ChatReply:
+        """See `ChatModel.complete`.
+
+        Raises:
+            ChatError: Of fault "unavailable" if the model cannot be loaded or has no language model
+                head, "rejected" if the conversation is too long, "truncated" if `max_tokens` were
+                too few, "malformed" if it only thought, "off_schema" if both replies missed the
+                schema.
+            UnsupportedSettingError: If there is a picture in a message: this model reads text.
+        """
+
+        async def ask(asked: Sequence[Message]) -> ChatReply:
+            return await self._ask(
+                _Ask(
+                    turns=self._turns(asked),
+                    temperature=self._temperature if temperature is None else temperature,
+                    max_tokens=max_tokens or DEFAULT_MAX_TOKENS,
+                    seed=self._seed if seed is None else seed,
+                    schema=schema,
+                )
+            )
+
+        return await ask_checked(ask, messages, schema, model=self.model)
+
+    def complete_sync(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: type[BaseModel] | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+    ) -> ChatReply:
+        """`complete` for plain code, notebooks included."""
+        return run_sync(
+            self.complete(
+                messages, schema=schema, temperature=temperature, max_tokens=max_tokens, seed=seed
+            )
+        )
+
+    async def _ask(self, ask: _Ask) -> ChatReply:
+        started = time.perf_counter()
+        abandoned = threading.Event()
+        try:
+            reply = await asyncio.to_thread(self._write, ask, abandoned)
+        except (ComponentError, GeneratorError) as error:
+            raise self._error(
+                "unavailable",
+                f"{self.model!r} cannot write: {error}.",
+                hint="Choose a checkpoint with a language model head, or another chat model.",
+            ) from error
+        except ParameterError as error:
+            raise self._error(
+                "rejected", f"{self.model!r} cannot answer this: {error}.", hint="Change the call."
+            ) from error
+        finally:
+            abandoned.set()
+        usage = Usage(
+            input_tokens=reply.written.tokens_read,
+            output_tokens=len(reply.written.token_ids),
+            cached_tokens=0,
+            usd=0.0,
+        )
+        self._check_complete(reply, usage)
+        return ChatReply(
+            text=reply.text,
+            parsed=None,
+            usage=usage,
+            model=self.model,
+            seconds=time.perf_counter() - started,
+            finish_reason=reply.written.finish_reason,
+        )
+
+    def _write(self, ask: _Ask, abandoned: threading.Event) -> Reply:
+        """Runs in a worker thread."""
+        import torch
+
+        from lens_core.conversation import ResponseFormat
+        from lens_core.generation import write_reply
+
+        form = None
+        if ask.schema is not None:
+            form = ResponseFormat(ask.schema.__name__, ask.schema.model_json_schema())
+        with self._runtime.exclusive() as pipeline:
+            if pipeline.text_encoder is None or pipeline.tokenizer is None:
+                raise ComponentError("this pipeline has no text encoder or tokenizer to write with")
+            return write_reply(
+                pipeline.text_encoder,
+                pipeline.tokenizer,
+                ask.turns,
+                reasoning_effort=None if self._thinking == "none" else self._thinking,
+                response_format=form,
+                max_new_tokens=ask.max_tokens,
+                temperature=ask.temperature,
+                top_p=self._top_p,
+                generator=torch.Generator().manual_seed(ask.seed),
+                cancelled=abandoned.is_set,
+            )
+
+    def _turns(self, messages: Sequence[Message]) -> tuple[Turn, ...]:
+        from lens_core.conversation import Turn
+
+        for message in messages:
+            if any(isinstance(part, ImagePart) for part in message.parts):
+                raise UnsupportedSettingError(
+                    f"{self.model!r} reads text and cannot look at a picture.",
+                    setting="messages",
+                    value="a picture",
+                    backend=self.model,
+                    hint="Judge with a model that sees, or with a detector.",
+                )
+        return tuple(
+            Turn("developer" if message.role == "system" else message.role, message.text)
+            for message in messages
+        )
+
+    def _check_complete(self, reply: Reply, usage: Usage) -> None:
+        if reply.written.finish_reason == "length":
+            raise self._error(
+                "truncated",
+                f"The reply of {self.model!r} was cut off after {usage.output_tokens} tokens.",
+                usage=usage,
+                detail=(reply.text or reply.analysis)[-200:],
+                hint="Raise max_tokens; thinking counts towards it.",
+            )
+        if not reply.text:
+            raise self._error(
+                "malformed",
+                f"{self.model!r} gave an empty reply.",
+                usage=usage,
+                detail=reply.analysis[-200:],
+                hint="Try another seed, or thinking='none'.",
+            )
+
+    def _error(
+        self,
+        fault: ChatFault,
+        message: str,
+        *,
+        usage: Usage | None = None,
+        detail: str = "",
+        hint: str = "",
+    ) -> ChatError:
+        return ChatError(
+            message, fault=fault, model=self.model, usage=usage, detail=detail, hint=hint
+        )
