@@ -2,11 +2,16 @@
 
 ReasonerError
  +- MissingKeyError
+ +- MissingPackagesError
  +- ChatError
  |   +- ModelNotFoundError
  |   +- QuotaError
  |   +- RateLimitedError
  +- JudgeError
+ +- PromptFileError
+ +- ProtectedSectionError
+ +- RubricFileError
+ +- CalibrationError
  +- GeneratorError
  |   +- UnsupportedSettingError
  |   +- GenerationRefusedError
@@ -70,6 +75,23 @@ def _restore(
     error = kind.__new__(kind, *args)
     error.__dict__.update(attributes)
     return error
+
+
+class MissingPackagesError(ReasonerError, ImportError):
+    """Packages of an optional extra are not installed.
+
+    Attributes:
+        packages: What is missing.
+        extra: Name of the extra that brings them.
+    """
+
+    def __init__(self, what: str, packages: tuple[str, ...], *, extra: str) -> None:
+        super().__init__(
+            f"{what} needs {', '.join(packages)}.",
+            hint=f'Install with: pip install "lens-sdk[{extra}]"',
+        )
+        self.packages = packages
+        self.extra = extra
 
 
 class MissingKeyError(ReasonerError):
@@ -138,6 +160,22 @@ class JudgeError(ReasonerError):
     def __init__(self, message: str, *, usage: Usage | None = None, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.usage = usage
+
+
+class PromptFileError(ReasonerError, ValueError):
+    """A file that is no system prompt."""
+
+
+class ProtectedSectionError(ReasonerError, ValueError):
+    """An edit of a section that must stay as it is."""
+
+
+class RubricFileError(ReasonerError, ValueError):
+    """A file that is no rubric."""
+
+
+class CalibrationError(ReasonerError, ValueError):
+    """Labels that cannot be read, or do not fit the verdicts."""
 
 
 class GeneratorError(ReasonerError):

@@ -1,0 +1,1 @@
+"""Adapters that make a `Generator` of pipelines, services and servers."""

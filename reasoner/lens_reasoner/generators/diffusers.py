@@ -1,0 +1,307 @@
+"""Drawing with any text-to-image pipeline of the diffusers library."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lens_reasoner.blocking import BlockingGenerator
+from lens_reasoner.errors import (
+    GeneratorError,
+    MissingPackagesError,
+    UnsupportedSettingError,
+    UnsupportedSettingWarning,
+)
+from lens_reasoner.generator import Capabilities, OnUnsupported, StepCallback, StepProgress
+from lens_reasoner.generators.diffusers_identity import pipeline_hash
+from lens_reasoner.generators.diffusers_interface import PipelineInterface, prompt_tokenizer
+from lens_reasoner.generators.diffusers_pictures import check_latents, to_pictures
+from lens_reasoner.generators.diffusers_presets import DiffusersPreset, PresetName, choose_preset
+from lens_reasoner.image import GeneratedImage
+from lens_reasoner.types import GenerationSettings
+
+_PACKAGES = ("torch", "diffusers", "transformers", "accelerate")
+
+
+class DiffusersGenerator(BlockingGenerator):
+    """A `Generator` round a diffusers pipeline.
+
+    The pipeline's signature is read once, so a setting it lacks is refused and not passed over.
+    Each picture starts from noise of its own seed, drawn on the CPU: it is the same on any device
+    and, up to rounding, in any batch.
+
+    Example:
+        ```python
+        generator = DiffusersGenerator("Qwen/Qwen-Image")
+        result = AgentLoop(generator=generator).run_sync("a red cup")
+        ```
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        name: str | None = None,
+        preset: PresetName | DiffusersPreset | None = None,
+        batch_size: int = 1,
+        device: str | None = None,
+        dtype: str | None = None,
+        offload: bool = False,
+        on_unsupported: OnUnsupported = "raise",
+    ) -> None:
+        """Choose a pipeline; a model id or folder is loaded when it is first needed.
+
+        Args:
+            model: A pipeline, used as it is, or a model id or folder.
+            name: Name for records; None is the model id, or the last part of a folder.
+            preset: How to call it; None goes by the pipeline's class.
+            batch_size: Most pictures at a time; more need more memory.
+            device: Where a loaded model runs; None is an accelerator if there is one.
+            dtype: Precision of a loaded model, such as "bfloat16"; None is that on an accelerator
+                and "float32" on the CPU.
+            offload: Keep only the component at work of a loaded model on the accelerator.
+            on_unsupported: Refuse settings it cannot honour, or warn.
+
+        Raises:
+            MissingPackagesError: A model is to be loaded and the packages for it are not installed.
+        """
+        super().__init__()
+        self._source = str(model) if isinstance(model, (str, Path)) else None
+        self._pipeline = None if self._source is not None else model
+        if self._source is not None:
+            _require_packages()
+        self._name = name or _name_of(model)
+        self._preset = preset
+        self._batch_size = batch_size
+        self._device, self._dtype, self._offload = device, dtype, offload
+        self._on_unsupported: OnUnsupported = on_unsupported
+        self._interface: PipelineInterface | None = None
+        self._loading = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """Name for records."""
+        return self._name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the pipeline can be asked for; loads it first.
+
+        Raises:
+            GeneratorError: It cannot be loaded.
+        """
+        _, interface = self.load()
+        return interface.capabilities(
+            batch_size=self._batch_size, on_unsupported=self._on_unsupported
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what decides the pictures: classes, configurations and a sample of the weights.
+
+        Loads the pipeline first. Adapters such as LoRA count as far as they are loaded.
+        """
+        pipeline, interface = self.load()
+        return pipeline_hash(pipeline, interface.preset)
+
+    def load(self) -> tuple[Any, PipelineInterface]:
+        """The pipeline and how to call it, loaded once; blocks meanwhile.
+
+        Raises:
+            GeneratorError: It cannot be loaded.
+        """
+        with self._loading:
+            if self._pipeline is None:
+                self._pipeline = self._load()
+            if self._interface is None:
+                chosen = choose_preset(self._pipeline, self._name, self._preset)
+                self._interface = PipelineInterface.of(self._pipeline, chosen)
+            return self._pipeline, self._interface
+
+    def _load(self) -> Any:
+        import torch
+        from diffusers import DiffusionPipeline, __version__
+
+        # Each name of the argument warns or is unknown on the other side of this version.
+        release = tuple(int(part) for part in __version__.split(".")[:2])
+        precision = "dtype" if release >= (0, 42) else "torch_dtype"
+        device = self._device or _best_device(torch)
+        dtype = self._dtype or ("float32" if device == "cpu" else "bfloat16")
+        try:
+            pipeline = DiffusionPipeline.from_pretrained(
+                self._source, **{precision: getattr(torch, dtype)}
+            )
+        except Exception as error:
+            raise GeneratorError(
+                f"The diffusers model {self._source!r} cannot be loaded: {_short(error)}",
+                hint="Give the id of a model on the Hugging Face Hub that you may use, or a folder "
+                "with model_index.json.",
+            ) from error
+        pipeline.set_progress_bar_config(disable=True)
+        if self._offload:
+            pipeline.enable_model_cpu_offload(device=device)
+            return pipeline
+        return pipeline.to(device)
+
+    def draw(
+        self,
+        prompt: str,
+        *,
+        seeds: Sequence[int],
+        settings: GenerationSettings,
+        on_step: StepCallback,
+    ) -> list[GeneratedImage]:
+        """Draw one picture per seed in one batch.
+
+        Raises:
+            UnsupportedSettingError: A negative prompt without the guidance it needs.
+            GenerationRefusedError: A safety checker kept a picture back.
+            GeneratorError: The pipeline failed, or drew nothing to see.
+        """
+        pipeline, interface = self.load()
+        used = self._check_prompt(prompt, self._check_negative(interface.fill(settings)))
+        started = time.perf_counter()
+        try:
+            with _guided(pipeline, interface, used):
+                output = self._call(prompt, seeds, used, on_step)
+        except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+            raise GeneratorError(
+                f"{self._name!r} cannot draw this: {_short(error)}",
+                hint="The error of the pipeline is the cause of this one.",
+            ) from error
+        pictures = to_pictures(output, expected=len(seeds), name=self._name)
+        seconds = time.perf_counter() - started
+        return [
+            GeneratedImage.from_pil(
+                picture,
+                prompt=prompt,
+                seed=seed if "generator" in interface.defaults else None,
+                settings=used,
+                generator=self._name,
+                timings={"generate": seconds / len(seeds)},
+            )
+            for picture, seed in zip(pictures, seeds, strict=True)
+        ]
+
+    def _call(
+        self,
+        prompt: str,
+        seeds: Sequence[int],
+        used: GenerationSettings,
+        on_step: StepCallback,
+    ) -> Any:
+        import torch
+
+        pipeline, interface = self.load()
+        arguments = interface.arguments(used)
+
+        def report(pipe: Any, step: int, _: object, tensors: dict[str, Any]) -> dict[str, Any]:
+            check_latents(tensors.get("latents"), step=step + 1, name=self._name)
+            total = getattr(pipe, "num_timesteps", None) or used.num_inference_steps or step + 1
+            on_step(StepProgress(step=step + 1, total=max(total, step + 1)))
+            return tensors
+
+        if "num_images_per_prompt" in interface.defaults:
+            arguments["num_images_per_prompt"] = len(seeds)
+        if "generator" in interface.defaults:
+            arguments["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
+        if "callback_on_step_end" in interface.defaults:
+            arguments["callback_on_step_end"] = report
+        try:
+            return pipeline(prompt=prompt, **arguments)
+        finally:
+            # Also where a step ended the drawing: weights then are where the next call expects.
+            pipeline.maybe_free_model_hooks()
+
+    def _check_negative(self, settings: GenerationSettings) -> GenerationSettings:
+        _, interface = self.load()
+        if not settings.negative_prompt or interface.negative_acts(settings):
+            return settings
+        message = (
+            f"negative_prompt={settings.negative_prompt!r} does nothing in {self._name!r} at "
+            f"guidance_scale {settings.guidance_scale:g}: it acts above "
+            f"{interface.preset.guidance_off:g}."
+        )
+        if self._on_unsupported == "raise":
+            raise UnsupportedSettingError(
+                message,
+                setting="negative_prompt",
+                value=settings.negative_prompt,
+                backend=self._name,
+                hint="Raise guidance_scale or leave the negative prompt out.",
+            )
+        warnings.warn(message, UnsupportedSettingWarning, stacklevel=2)
+        dropped = {**settings.dropped, "negative_prompt": settings.negative_prompt}
+        return settings.model_copy(update={"negative_prompt": "", "dropped": dropped})
+
+    def _check_prompt(self, prompt: str, settings: GenerationSettings) -> GenerationSettings:
+        """Warn, and note in the record, where the pipeline will cut the prompt off."""
+        pipeline, interface = self.load()
+        limit = interface.max_prompt_tokens
+        asked = settings.extra.get("max_sequence_length")
+        if isinstance(asked, int):
+            limit = max(1, asked - interface.preset.template_tokens)
+        tokenizer = prompt_tokenizer(pipeline, interface.preset)
+        if limit is None or tokenizer is None:
+            return settings
+        tokens = len(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"])
+        if tokens <= limit:
+            return settings
+        warnings.warn(
+            f"{self._name!r} reads {limit} tokens of a prompt and cuts off the last "
+            f"{tokens - limit} of this one.",
+            UnsupportedSettingWarning,
+            stacklevel=2,
+        )
+        dropped = {**settings.dropped, "prompt_tokens": tokens - limit}
+        return settings.model_copy(update={"dropped": dropped})
+
+
+@contextmanager
+def _guided(
+    pipeline: Any, interface: PipelineInterface, settings: GenerationSettings
+) -> Iterator[None]:
+    """Set the guidance scale where the pipeline's guiders hold it, for one drawing."""
+    if not interface.preset.guider or settings.guidance_scale is None:
+        yield
+        return
+    guiders = [getattr(pipeline, name, None) for name in ("guider", "ocr_guider")]
+    own = [(guider, guider.guidance_scale) for guider in guiders if guider is not None]
+    for guider, _ in own:
+        guider.guidance_scale = settings.guidance_scale
+    try:
+        yield
+    finally:
+        for guider, scale in own:
+            guider.guidance_scale = scale
+
+
+def _require_packages() -> None:
+    missing = tuple(name for name in _PACKAGES if find_spec(name) is None)
+    if missing:
+        raise MissingPackagesError("Drawing with diffusers", missing, extra="local")
+
+
+def _name_of(model: Any) -> str:
+    if isinstance(model, (str, Path)):
+        path = Path(model).expanduser()
+        return path.resolve().name if path.exists() else str(model)
+    origin = getattr(model, "name_or_path", None)
+    return str(origin) if isinstance(origin, str) and origin else type(model).__name__
+
+
+def _best_device(torch: Any) -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,0 +1,89 @@
+"""What a diffusers pipeline returned, as pictures, or an error where there is none to see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lens_reasoner.errors import GenerationRefusedError, GeneratorError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_PRECISION_HINT = (
+    "Weights in float16 overflow in some autoencoders; load the pipeline with dtype='bfloat16' or "
+    "'float32'."
+)
+
+
+def check_latents(latents: Any, *, step: int, name: str) -> None:
+    """End a drawing whose latents are no numbers any more.
+
+    Raises:
+        GeneratorError: Some values are NaN or infinite.
+    """
+    if latents is not None and not bool(latents.isfinite().all()):
+        raise GeneratorError(
+            f"The latents of {name!r} are not finite after step {step}; the picture would be "
+            "black.",
+            hint=_PRECISION_HINT,
+        )
+
+
+def to_pictures(output: Any, *, expected: int, name: str) -> list[Image]:
+    """The pictures of a pipeline's output.
+
+    Args:
+        output: With `images`, an array of shape [number, height, width, 3] with values from 0 to 1,
+            or a list of PIL pictures; and `nsfw_content_detected`, if there is a safety checker.
+        expected: How many there should be.
+        name: Name of the generator.
+
+    Raises:
+        GenerationRefusedError: A safety checker took a picture away.
+        GeneratorError: Pictures are missing, black or no numbers.
+    """
+    images = getattr(output, "images", None)
+    flags = getattr(output, "nsfw_content_detected", None)
+    if images is None or any(image is None for image in images) or _any(flags):
+        raise GenerationRefusedError(
+            f"The safety checker of {name!r} kept back a picture.",
+            categories=("nsfw",),
+            hint="Change the request or the seed.",
+        )
+    if len(images) != expected:
+        raise GeneratorError(
+            f"{name!r} drew {len(images)} pictures instead of {expected}.",
+            hint="Give a pipeline that draws one picture per generator.",
+        )
+    return [_picture(image, name) for image in images]
+
+
+def _any(flags: Sequence[object] | None) -> bool:
+    return flags is not None and any(bool(flag) for flag in flags)
+
+
+def _picture(image: Any, name: str) -> Image:
+    from PIL import Image
+
+    if not isinstance(image, Image.Image):
+        # NaN is the only value that differs from itself.
+        if bool((image != image).any()):
+            raise GeneratorError(
+                f"The picture of {name!r} has values that are no numbers.", hint=_PRECISION_HINT
+            )
+        # Rounded as diffusers itself does.
+        pixels = (image * 255).round().astype("uint8")
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    picture: Image.Image = image
+    brightest = [high for _, high in _extrema(picture)]
+    if not any(brightest):
+        raise GeneratorError(
+            f"{name!r} drew a picture that is black all over.",
+            hint=f"A safety checker may have blanked it. {_PRECISION_HINT}",
+        )
+    return picture
+
+
+def _extrema(picture: Image) -> list[tuple[float, float]]:
+    return list(picture.convert("RGB").getextrema())  # type: ignore[arg-type]
