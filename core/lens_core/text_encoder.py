@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from transformers import GptOssConfig, GptOssForCausalLM
 
 from lens_core.checkpoint_files import (
-    TensorShapes,
     check_dtype,
     check_shapes,
     read_config,
     read_shapes,
 )
-from lens_core.errors import CheckpointError, ComponentError
+from lens_core.errors import CheckpointError, ComponentError, ParameterError
+from lens_core.packed_experts import PackedExperts, Packing
 
 HEAD_NAME = "lm_head.weight"
 NO_HEAD = (
@@ -45,12 +45,26 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
     Args:
         config: A stock GPT-OSS configuration.
         has_lm_head: Whether the model can predict tokens.
+        packings: How each layer keeps its experts' two matrices packed. None keeps them unpacked.
     """
 
-    def __init__(self, config: GptOssConfig, has_lm_head: bool = True) -> None:
+    def __init__(
+        self,
+        config: GptOssConfig,
+        has_lm_head: bool = True,
+        packings: Sequence[tuple[Packing, Packing]] | None = None,
+    ) -> None:
         super().__init__(config)
         if not has_lm_head:
             self.lm_head = MissingHead()
+        if packings is not None:
+            for layer, (gate_up, down) in zip(self.model.layers, packings, strict=True):
+                layer.mlp.experts = PackedExperts(config, gate_up, down)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the experts stay packed and are unpacked one at a time."""
+        return isinstance(self.model.layers[0].mlp.experts, PackedExperts)
 
     @property
     def has_lm_head(self) -> bool:
@@ -112,7 +126,8 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
     ) -> Self:
         """Load a stock GPT-OSS folder, name by name.
 
-        transformers alone would fill missing tensors with random numbers and only log it.
+        transformers alone would fill missing tensors with random numbers and only log it. Experts
+        published as MXFP4 stay packed in memory.
 
         Args:
             pretrained_model_name_or_path: Folder with `config.json` and safetensors, in one file or
@@ -122,14 +137,17 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
 
         Raises:
             CheckpointError: Tensors are missing, unexpected or of another shape (only the language
-                model head may be absent), or the weights are packed as MXFP4.
+                model head may be absent).
             PrecisionError: float16 was asked for.
+            ParameterError: Arguments for transformers with packed weights, which it does not load.
         """
         check_dtype(dtype)
         folder = Path(pretrained_model_name_or_path)
         config = GptOssConfig(**_stock_config(folder))
         shapes = read_shapes(folder, "model")
-        _refuse_packed(folder, config, shapes)
+        if any(name.endswith("_blocks") for name in shapes):
+            return _load_packed(cls, folder, dtype, kwargs)  # type: ignore[no-any-return]
+        _refuse_quantised(folder, config)
         tied = bool(config.tie_word_embeddings)
         has_lm_head = tied or HEAD_NAME in shapes
         with torch.device("meta"):
@@ -162,11 +180,20 @@ def _stock_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _refuse_packed(folder: Path, config: GptOssConfig, shapes: TensorShapes) -> None:
+def _load_packed(
+    model_class: type[Any], folder: Path, dtype: torch.dtype, kwargs: dict[str, Any]
+) -> Any:
+    from lens_core.checkpoints.encoder import load_text_encoder
+
+    if kwargs:
+        raise ParameterError(f"a packed text encoder is loaded without {sorted(kwargs)}")
+    return load_text_encoder(folder, dtype, model_class=model_class)
+
+
+def _refuse_quantised(folder: Path, config: GptOssConfig) -> None:
     quantisation = getattr(config, "quantization_config", None)
-    packed = [name for name in shapes if name.endswith(("_blocks", "_scales"))]
-    if quantisation or packed:
+    if quantisation:
         raise CheckpointError(
-            f"{folder} holds packed weights ({'MXFP4' if packed else quantisation}), which cannot "
-            "be read yet; use a checkpoint dequantised to bfloat16"
+            f"{folder}/config.json speaks of packed weights ({quantisation}), but no tensor is "
+            "packed as MXFP4 (*_blocks, *_scales)"
         )

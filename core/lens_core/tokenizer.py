@@ -15,9 +15,13 @@ def load_packaged_tokenizer() -> PreTrainedTokenizerFast:
     Loading takes a few seconds, so one instance is shared by the whole process.
     """
     packed = files("lens_core").joinpath("assets/gpt_oss_tokenizer.json.xz").read_bytes()
-    tokenizer = Tokenizer.from_str(lzma.decompress(packed).decode("utf-8"))
+    return tokenizer_from_json(lzma.decompress(packed).decode("utf-8"))
+
+
+def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:
+    """A GPT-OSS tokenizer of the text of its tokenizer.json."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=Tokenizer.from_str(text),
         bos_token="<|startoftext|>",
         eos_token="<|return|>",
         pad_token="<|endoftext|>",

@@ -1,0 +1,104 @@
+"""Configurations of models in files that may carry none."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import GptOssConfig
+
+from lens_core.checkpoint_files import read_config, read_json
+from lens_core.checkpoints.weights import Weights
+from lens_core.errors import CheckpointError
+
+CONFIG_KEY = "lens_config"
+"""Metadata of files that `lens convert` writes: the component's configuration as JSON."""
+
+Config = Mapping[str, Any] | str | Path
+"""A configuration, or the JSON file it is in."""
+
+_GGUF_ROPE = {"rope_type": "yarn", "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
+
+
+def stated_config(weights: Weights, given: Config | None = None) -> dict[str, Any] | None:
+    """What the caller, the folder or the file says, in that order; None if nothing does.
+
+    Raises:
+        CheckpointError: Not a JSON object.
+    """
+    if given is not None:
+        return dict(given) if isinstance(given, Mapping) else read_json(Path(given))
+    if weights.path.is_dir():
+        return read_config(weights.path)
+    if CONFIG_KEY not in weights.metadata:
+        return None
+    try:
+        stated = json.loads(weights.metadata[CONFIG_KEY])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{weights.path}: its metadata {CONFIG_KEY} is not JSON") from error
+    if not isinstance(stated, dict):
+        raise CheckpointError(f"{weights.path}: its metadata {CONFIG_KEY} must be a JSON object")
+    return stated
+
+
+def encoder_config(weights: Weights, given: Config | None = None) -> GptOssConfig:
+    """The text encoder's, from what is stated, or that of GPT-OSS-20B.
+
+    Raises:
+        CheckpointError: It is of another model type.
+    """
+    stated = stated_config(weights, given)
+    if stated is None:
+        if any(header.container == "gguf" for header in weights.headers):
+            return _from_gguf(weights)
+        return released_encoder_config()
+    if stated.get("model_type", "gpt_oss") != "gpt_oss":
+        raise CheckpointError(
+            f"{weights.path} has model_type {stated['model_type']!r}; the text encoder of Lens is "
+            "'gpt_oss'"
+        )
+    return GptOssConfig(**stated)
+
+
+def released_encoder_config() -> GptOssConfig:
+    """Of `openai/gpt-oss-20b`."""
+    return GptOssConfig(
+        num_hidden_layers=24, num_local_experts=32, pad_token_id=199999, eos_token_id=200002
+    )
+
+
+def _from_gguf(weights: Weights) -> GptOssConfig:
+    """Read llama.cpp's hyperparameters."""
+    metadata = weights.metadata
+    if metadata.get("general.architecture") != "gpt-oss":
+        raise CheckpointError(
+            f"{weights.path} is a GGUF of {metadata.get('general.architecture')!r}; the text "
+            "encoder of Lens is 'gpt-oss'"
+        )
+    try:
+        value = {name.removeprefix("gpt-oss."): entry for name, entry in metadata.items()}
+        return GptOssConfig(
+            vocab_size=weights.tensors["token_embd.weight"].shape[0],
+            num_hidden_layers=value["block_count"],
+            hidden_size=value["embedding_length"],
+            intermediate_size=value["expert_feed_forward_length"],
+            num_attention_heads=value["attention.head_count"],
+            num_key_value_heads=value["attention.head_count_kv"],
+            head_dim=value["attention.key_length"],
+            rms_norm_eps=value["attention.layer_norm_rms_epsilon"],
+            sliding_window=value["attention.sliding_window"],
+            num_local_experts=value["expert_count"],
+            num_experts_per_tok=value["expert_used_count"],
+            max_position_embeddings=value["context_length"],
+            rope_parameters=_GGUF_ROPE
+            | {
+                "rope_theta": value["rope.freq_base"],
+                "factor": value["rope.scaling.factor"],
+                "original_max_position_embeddings": value["rope.scaling.original_context_length"],
+            },
+            pad_token_id=value.get("tokenizer.ggml.padding_token_id", 199999),
+            eos_token_id=value.get("tokenizer.ggml.eos_token_id", 200002),
+            tie_word_embeddings=False,
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{weights.path} lacks the entry {error.args[0]!r}") from error

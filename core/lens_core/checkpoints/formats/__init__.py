@@ -1,0 +1,1 @@
+"""Number formats that weights are packed in, each with `pack` and `unpack`."""

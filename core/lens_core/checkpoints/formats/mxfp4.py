@@ -1,0 +1,56 @@
+"""MXFP4 as in the published GPT-OSS weights.
+
+32 values along the input share a scale `2 ** (byte - 127)`. Of two codes in a byte the LOW nibble
+is the even element. Source: `openai/gpt-oss-20b`, OCP Microscaling Formats 1.0.
+"""
+
+import torch
+from torch import Tensor
+
+from lens_core.checkpoints.formats import e2m1
+from lens_core.errors import CheckpointError
+
+GROUP = 32
+_BIAS = 127
+_LARGEST_EXPONENT = 2
+"""Of E2M1: its largest value is 1.5 * 2 ** 2."""
+
+
+def pack(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Round weights to MXFP4. Weights that came from MXFP4 keep their values exactly.
+
+    Args:
+        weight: `[..., rows, columns]`; columns are inputs, a multiple of 32.
+
+    Returns:
+        Blocks `[..., rows, columns / 32, 16]` and scales `[..., rows, columns / 32]`, both uint8.
+
+    Raises:
+        CheckpointError: Columns that do not fill whole groups.
+    """
+    if weight.shape[-1] % GROUP:
+        raise CheckpointError(f"MXFP4 needs a multiple of {GROUP} columns, not {weight.shape[-1]}")
+    groups = torch.unflatten(weight.float(), -1, (-1, GROUP))
+    largest = groups.abs().amax(-1)
+    exponent = torch.frexp(largest).exponent - 1 - _LARGEST_EXPONENT
+    exponent = torch.where(largest > 0, exponent, -_BIAS).clamp(-_BIAS, _BIAS)
+    codes = e2m1.encode(torch.ldexp(groups, -exponent[..., None]))
+    return codes[..., 0::2] | codes[..., 1::2] << 4, (exponent + _BIAS).to(torch.uint8)
+
+
+def unpack(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Values of packed weights.
+
+    Args:
+        blocks: `[..., rows, groups, 16]` uint8.
+        scales: `[..., rows, groups]` uint8.
+        dtype: Of the result. bfloat16 and float32 hold every value, unless it underflows.
+
+    Returns:
+        `[..., rows, groups * 32]`.
+    """
+    exponent = scales.int() - _BIAS
+    out = blocks.new_empty((*blocks.shape[:-1], GROUP), dtype=dtype)
+    for offset, codes in enumerate((blocks & 0xF, blocks >> 4)):
+        out[..., offset::2] = torch.ldexp(e2m1.decode(codes), exponent[..., None])
+    return out.flatten(-2)

@@ -1,0 +1,177 @@
+"""What a weight file holds, read from its header alone and without torch."""
+
+import json
+import math
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lens_core.errors import CheckpointError
+
+Container = Literal["safetensors", "gguf"]
+
+PICKLE = (
+    "is a pickle, which can run any code when it is opened; only safetensors and GGUF are read, so "
+    "get the model in one of those"
+)
+
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_LONGEST_HEADER = 100_000_000
+_BITS = {
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E8M0": 8,
+    "U16": 16,
+    "I16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "U32": 32,
+    "I32": 32,
+    "F32": 32,
+    "U64": 64,
+    "I64": 64,
+    "F64": 64,
+}
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """One tensor of a file.
+
+    Attributes:
+        dtype: As the container names it: `BF16`, `F8_E4M3`, `U8`, `Q8_0`, `MXFP4`.
+        shape: Rows first, in GGUF too; of values, not of packed bytes, for GGUF's block types.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Count of values."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class FileHeader:
+    """One file.
+
+    Attributes:
+        path: Where it is.
+        container: Its file format.
+        size: Bytes.
+        tensors: By name.
+        metadata: Text of safetensors, values of GGUF (without the tokenizer's lists).
+    """
+
+    path: Path
+    container: Container
+    size: int
+    tensors: Mapping[str, TensorHeader]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dtypes(self) -> dict[str, int]:
+        """Values of every number format, the most used first."""
+        counts: Counter[str] = Counter()
+        for tensor in self.tensors.values():
+            counts[tensor.dtype] += tensor.elements
+        return dict(counts.most_common())
+
+
+def read_header(path: str | Path) -> FileHeader:
+    """Read the header of a safetensors or GGUF file, told apart by content.
+
+    Raises:
+        CheckpointError: No such file, a pickle, another format, or a file that ends too early.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise CheckpointError(f"{file} is not a file")
+    with file.open("rb") as stream:
+        start = stream.read(8)
+    if start.startswith(b"GGUF"):
+        return _gguf(file)
+    if start.startswith(_PICKLE_STARTS) or file.suffix in _PICKLE_SUFFIXES:
+        raise CheckpointError(f"{file} {PICKLE}")
+    return _safetensors(file, start)
+
+
+def _safetensors(file: Path, start: bytes) -> FileHeader:
+    size = file.stat().st_size
+    if len(start) < 8:
+        raise CheckpointError(f"{file} is damaged or incomplete: it has only {size} bytes")
+    length = struct.unpack("<Q", start)[0]
+    if length > _LONGEST_HEADER:
+        raise CheckpointError(f"{file} is neither safetensors nor GGUF")
+    if 8 + length > size:
+        raise CheckpointError(
+            f"{file} is damaged or incomplete: its header needs {8 + length} bytes, it has {size}"
+        )
+    with file.open("rb") as stream:
+        stream.seek(8)
+        text = stream.read(length)
+    try:
+        entries = json.loads(text)
+        metadata = entries.pop("__metadata__", {})
+        found = {name: _entry(file, name, entry) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file} is no safetensors file: {error!r}") from error
+    end = 8 + length + max((int(e["data_offsets"][1]) for e in entries.values()), default=0)
+    if end != size:
+        raise CheckpointError(
+            f"{file} is damaged or incomplete: its tensors end at byte {end}, the file at {size}"
+        )
+    return FileHeader(file, "safetensors", size, found, metadata)
+
+
+def _entry(file: Path, name: str, entry: Mapping[str, Any]) -> TensorHeader:
+    dtype, shape = str(entry["dtype"]), tuple(int(side) for side in entry["shape"])
+    first, last = (int(offset) for offset in entry["data_offsets"])
+    expected = math.prod(shape) * _BITS.get(dtype, 0) // 8
+    if dtype in _BITS and last - first != expected:
+        raise CheckpointError(
+            f"{file} is damaged: {name} {dtype} {shape} takes {expected} bytes, not {last - first}"
+        )
+    return TensorHeader(dtype, shape)
+
+
+def _gguf(file: Path) -> FileHeader:
+    reader = open_gguf(file)
+    tensors = {
+        tensor.name: TensorHeader(
+            tensor.tensor_type.name, tuple(int(side) for side in reversed(tensor.shape))
+        )
+        for tensor in reader.tensors
+    }
+    metadata = {
+        name: entry.contents()
+        for name, entry in reader.fields.items()
+        if not name.startswith("GGUF.") and len(entry.data) == 1
+    }
+    return FileHeader(file, "gguf", file.stat().st_size, tensors, metadata)
+
+
+def open_gguf(file: Path) -> Any:
+    """A `gguf.GGUFReader`, which maps the file into memory.
+
+    Raises:
+        CheckpointError: A damaged file, or the `gguf` package is not installed.
+    """
+    try:
+        from gguf import GGUFReader
+    except ImportError as error:
+        raise CheckpointError(
+            f"{file} is a GGUF file, which needs the gguf package: pip install gguf"
+        ) from error
+    try:
+        return GGUFReader(file)
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
+        raise CheckpointError(f"{file} is damaged or incomplete: {error}") from error
