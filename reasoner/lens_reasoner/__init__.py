@@ -4,6 +4,7 @@ from lens_reasoner.blocking import BlockingGenerator, FunctionGenerator, Generat
 from lens_reasoner.chat import ChatModel, ChatReply, ImagePart, Message, TextPart
 from lens_reasoner.decisions import Decision, DecisionModel, DecisionReply, Question
 from lens_reasoner.errors import (
+    CalibrationError,
     ChatError,
     GenerationRefusedError,
     GeneratorError,
@@ -12,9 +13,12 @@ from lens_reasoner.errors import (
     JudgeError,
     LoopConfigError,
     MissingKeyError,
+    PromptFileError,
+    ProtectedSectionError,
     QuotaError,
     RateLimitedError,
     ReasonerError,
+    RubricFileError,
     UnsupportedSettingError,
     UnsupportedSettingWarning,
 )
@@ -42,15 +46,28 @@ from lens_reasoner.generator import (
     StepCallback,
     StepProgress,
 )
+from lens_reasoner.hints import RewriteHints
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.judge import Judge, RubricJudge
+from lens_reasoner.judging import Ballot, ByDecisions, ExtraVotes, JudgeMode, OneCall, PerCriterion
+from lens_reasoner.judging.view import ImageCost
 from lens_reasoner.loop import AgentLoop
 from lens_reasoner.moderation import Moderator
 from lens_reasoner.openai_chat import OpenAIChat
 from lens_reasoner.prices import OPENAI_PRICES, Price, PriceTable
-from lens_reasoner.prompts import GENERAL_PROMPT, PromptSection, SystemPrompt
+from lens_reasoner.prompts import (
+    BUILTIN_PROMPTS,
+    GENERAL_PROMPT,
+    GENEVAL_PROMPT,
+    ONEIG_PROMPT,
+    REVISION_PROMPT,
+    TEXT_PROMPT,
+    PromptSection,
+    SystemPrompt,
+)
 from lens_reasoner.reasoner import LLMReasoner, PassThrough, Reasoner
 from lens_reasoner.retry import RetryPolicy
+from lens_reasoner.reviser import LLMReviser
 from lens_reasoner.rubric import STRUCTURE, LLMRubricWriter, RubricWriter
 from lens_reasoner.settings import check_seeds, check_settings, settings_for
 from lens_reasoner.sync import run_sync
@@ -60,17 +77,26 @@ from lens_reasoner.types import (
     ImageRequest,
     Refused,
     Rewrite,
+    RewriteIssue,
     Rubric,
     Usage,
 )
-from lens_reasoner.verdict import CriterionVerdict, Verdict
+from lens_reasoner.verdict import CriterionVerdict, Opinion, Verdict, View
 
 __all__ = [
+    "BUILTIN_PROMPTS",
     "GENERAL_PROMPT",
+    "GENEVAL_PROMPT",
+    "ONEIG_PROMPT",
     "OPENAI_PRICES",
+    "REVISION_PROMPT",
     "STRUCTURE",
+    "TEXT_PROMPT",
     "AgentLoop",
+    "Ballot",
     "BlockingGenerator",
+    "ByDecisions",
+    "CalibrationError",
     "Candidate",
     "Capabilities",
     "ChatError",
@@ -82,6 +108,7 @@ __all__ = [
     "DecisionModel",
     "DecisionReply",
     "Event",
+    "ExtraVotes",
     "Finished",
     "FunctionGenerator",
     "GeneratedImage",
@@ -90,6 +117,7 @@ __all__ = [
     "GenerationSettings",
     "Generator",
     "GeneratorError",
+    "ImageCost",
     "ImageFileError",
     "ImagePart",
     "ImageReady",
@@ -97,8 +125,10 @@ __all__ = [
     "ImageServiceError",
     "Judge",
     "JudgeError",
+    "JudgeMode",
     "Judged",
     "LLMReasoner",
+    "LLMReviser",
     "LLMRubricWriter",
     "LoopConfigError",
     "LoopResult",
@@ -106,11 +136,16 @@ __all__ = [
     "MissingKeyError",
     "Moderator",
     "OnUnsupported",
+    "OneCall",
     "OpenAIChat",
+    "Opinion",
     "PassThrough",
+    "PerCriterion",
     "Price",
     "PriceTable",
+    "PromptFileError",
     "PromptSection",
+    "ProtectedSectionError",
     "Question",
     "QuotaError",
     "RateLimitedError",
@@ -120,8 +155,11 @@ __all__ = [
     "RetryPolicy",
     "Rewrite",
     "RewriteDone",
+    "RewriteHints",
+    "RewriteIssue",
     "Rubric",
     "RubricDone",
+    "RubricFileError",
     "RubricJudge",
     "RubricWriter",
     "RunState",
@@ -138,6 +176,7 @@ __all__ = [
     "UnsupportedSettingWarning",
     "Usage",
     "Verdict",
+    "View",
     "check_seeds",
     "check_settings",
     "fold_events",

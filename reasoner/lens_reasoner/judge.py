@@ -86,7 +86,7 @@ class RubricJudge:
         return self._mode.model
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """The model's name and a hash of everything that shapes verdicts; a key for caches."""
         settings = f"{self._mode.identity}|{self._detail}|{self._max_side}|{self._seed}"
         return f"{self.name}/{hashlib.sha256(settings.encode()).hexdigest()[:16]}"

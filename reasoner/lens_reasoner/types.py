@@ -182,12 +182,12 @@ class RewriteIssue(Value):
 
     Attributes:
         kind: "lost_quote": quoted text that is not in the prompt letter by letter;
-            "other_script": the prompt is written in another script than the request;
+            "other_language": the prompt is not in the request's language;
             "much_changed": a request that was detailed already does not shine through.
         detail: What exactly, such as the lost text.
     """
 
-    kind: Literal["lost_quote", "other_script", "much_changed"]
+    kind: Literal["lost_quote", "other_language", "much_changed"]
     detail: str
 
 

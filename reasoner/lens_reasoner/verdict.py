@@ -37,6 +37,7 @@ class CriterionVerdict(Value):
         agreement: Share of the votes that gave `answer`; None if there was only one vote.
         votes: All votes in the order they were cast, if there was more than one.
         judge: Who answered, where several judges share a rubric; else empty.
+        failed: Whether "cannot_tell" only means that asking failed: another try may succeed.
     """
 
     criterion: str
@@ -47,6 +48,7 @@ class CriterionVerdict(Value):
     agreement: Probability | None = None
     votes: tuple[Opinion, ...] = ()
     judge: str = ""
+    failed: bool = False
 
 
 class View(Value):

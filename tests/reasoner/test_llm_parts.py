@@ -123,11 +123,11 @@ def test_system_prompts_are_files_with_versions(tmp_path) -> None:
     GENERAL_PROMPT.save(tmp_path / "general.json")
     again = SystemPrompt.load(tmp_path / "general.json")
     assert again == GENERAL_PROMPT
-    edited = again.with_section("Detail", "Less.", version="2")
+    edited = again.with_section("Expansion", "Less.", version="2")
     assert [s.name for s in edited.sections] == [s.name for s in again.sections]
     assert "Less." in edited.render()
     assert edited.label != again.label
-    silently = again.with_section("Detail", "Less.", version="1")
+    silently = again.with_section("Expansion", "Less.", version="1")
     assert silently.label != again.label
     assert again.with_section("New", "More.", version="2").sections[-1].name == "New"
 
@@ -159,10 +159,10 @@ async def test_a_rubric_is_written(server) -> None:
 
 @pytest.mark.parametrize("text", [_items(), _items(" "), "not json"])
 async def test_no_rubric_is_an_error(server, text) -> None:
-    server.script.append(server.text("chat", text))
+    server.answer = lambda _: server.text("chat", text)
     with pytest.raises(JudgeError) as caught:
         await LLMRubricWriter(server.chat()).write(REQUEST)
-    assert caught.value.usage.output_tokens == 7
+    assert caught.value.usage.output_tokens == 7 * len(server.calls)
 
 
 @pytest.fixture

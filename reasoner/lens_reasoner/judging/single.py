@@ -112,6 +112,7 @@ class PerCriterion:
                     answer="cannot_tell",
                     evidence=one_line(outcome.message),
                     weight=criterion.weight,
+                    failed=True,
                 )
         return Ballot(verdicts, ballots[0].model, usage)
 

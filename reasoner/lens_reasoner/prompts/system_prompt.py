@@ -1,0 +1,204 @@
+"""A system prompt as a value: sections, version, JSON and markdown."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pydantic import Field, ValidationError, field_validator
+
+from lens_reasoner.errors import PromptFileError, ProtectedSectionError
+from lens_reasoner.prompts import markdown
+from lens_reasoner.types import Value
+
+_HEADING = "## "
+
+
+class PromptSection(Value):
+    """One rule or group of rules.
+
+    Attributes:
+        name: Short name on one line, unique within its prompt.
+        text: The instructions; no line of them looks like the heading of a section ("## ").
+        protected: Whether those who edit prompts, people or programs, must leave it as it is.
+    """
+
+    name: str = Field(min_length=1)
+    text: str = Field(min_length=1)
+    protected: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_heading(cls, name: str) -> str:
+        if name != " ".join(name.split()) or markdown.PROTECTED_MARK in name:
+            raise ValueError(f"the section name {name!r} is not one plain line")
+        return name
+
+    @field_validator("text")
+    @classmethod
+    def _text_is_no_heading(cls, text: str) -> str:
+        text = markdown.plain_lines(text).strip()
+        if not text:
+            raise ValueError("the text of a section is empty")
+        if any(line.startswith(_HEADING) for line in text.split("\n")):
+            raise ValueError(
+                f"a line of the section's text starts with {_HEADING!r}, which begins a new "
+                "section; use '### ' for headings within a section"
+            )
+        return text
+
+
+class SystemPrompt(Value):
+    """An ordered set of sections with a name and a version.
+
+    Attributes:
+        name: What it is for, such as "general".
+        version: Chosen by its author.
+        sections: In the order in which the model reads them.
+    """
+
+    name: str
+    version: str
+    sections: tuple[PromptSection, ...] = Field(min_length=1)
+
+    @field_validator("name", "version")
+    @classmethod
+    def _is_one_line(cls, text: str) -> str:
+        if text != " ".join(text.split()):
+            raise ValueError(f"{text!r} is not one plain line")
+        return text
+
+    @field_validator("sections")
+    @classmethod
+    def _names_differ(cls, sections: tuple[PromptSection, ...]) -> tuple[PromptSection, ...]:
+        names = [section.name for section in sections]
+        if len(set(names)) < len(names):
+            raise ValueError(f"section names must differ: {names}")
+        return sections
+
+    @property
+    def label(self) -> str:
+        """Name, version and a hash of the text, so that an edited prompt is never mistaken."""
+        digest = hashlib.sha256(self.render().encode()).hexdigest()
+        return f"{self.name}/{self.version}/{digest[:8]}"
+
+    @property
+    def editable(self) -> tuple[PromptSection, ...]:
+        """The sections that are not protected."""
+        return tuple(section for section in self.sections if not section.protected)
+
+    def render(self) -> str:
+        """The text the model is given."""
+        return "\n\n".join(f"{_HEADING}{section.name}\n{section.text}" for section in self.sections)
+
+    def section(self, name: str) -> PromptSection:
+        """The section of a name.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return {section.name: section for section in self.sections}[name]
+
+    def with_section(self, name: str, text: str, *, version: str) -> SystemPrompt:
+        """A prompt of another version, with one section replaced or added at the end.
+
+        Raises:
+            ProtectedSectionError: If that section is protected.
+        """
+        self._check_editable(name)
+        new = PromptSection(name=name, text=text)
+        kept = [new if section.name == name else section for section in self.sections]
+        if new not in kept:
+            kept.append(new)
+        return SystemPrompt(name=self.name, version=version, sections=tuple(kept))
+
+    def without_section(self, name: str, *, version: str) -> SystemPrompt:
+        """A prompt of another version without one section.
+
+        Raises:
+            KeyError: There is no such section.
+            ProtectedSectionError: If it is protected.
+        """
+        self.section(name)
+        self._check_editable(name)
+        kept = tuple(section for section in self.sections if section.name != name)
+        return SystemPrompt(name=self.name, version=version, sections=kept)
+
+    def _check_editable(self, name: str) -> None:
+        if any(section.protected for section in self.sections if section.name == name):
+            raise ProtectedSectionError(
+                f"Section {name!r} of prompt {self.name!r} is protected.",
+                hint=f"These can be changed: {[section.name for section in self.editable]}.",
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON or, if the name ends in .md, as markdown.
+
+        Raises:
+            PromptFileError: If the name ends in anything else.
+        """
+        path = Path(path)
+        match path.suffix:
+            case ".json":
+                text = self.model_dump_json(indent=2) + "\n"
+            case ".md":
+                text = self.to_markdown()
+            case _:
+                raise _unknown_suffix(path)
+        path.write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> SystemPrompt:
+        """Read a file written by `save` or by hand.
+
+        Raises:
+            PromptFileError: If the file is no system prompt.
+            OSError: If it cannot be read.
+        """
+        path = Path(path)
+        if path.suffix not in {".json", ".md"}:
+            raise _unknown_suffix(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+            if path.suffix == ".md":
+                return cls.from_markdown(text)
+            return cls.model_validate_json(text)
+        except ValueError as error:
+            raise PromptFileError(
+                f"{path} is not a system prompt: {_reason(error)}",
+                hint="SystemPrompt.save shows the form of such files.",
+            ) from error
+
+    def to_markdown(self) -> str:
+        """The prompt as a markdown file."""
+        sections = [(s.name, s.text, s.protected) for s in self.sections]
+        return markdown.write(self.name, self.version, sections)
+
+    @classmethod
+    def from_markdown(cls, text: str) -> SystemPrompt:
+        """Read what `to_markdown` wrote.
+
+        Raises:
+            ValueError: If the text has not that form.
+        """
+        name, version, sections = markdown.read(text)
+        return cls(
+            name=name,
+            version=version,
+            sections=tuple(
+                PromptSection(name=heading, text=body, protected=protected)
+                for heading, body, protected in sections
+            ),
+        )
+
+
+def _unknown_suffix(path: Path) -> PromptFileError:
+    return PromptFileError(
+        f"{path} ends neither in .json nor in .md.", hint="Name the file so, as its form shows."
+    )
+
+
+def _reason(error: ValueError) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    return str(error)

@@ -1,0 +1,1 @@
+"""What code makes sure of when a language model writes a prompt."""
