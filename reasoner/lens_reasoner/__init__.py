@@ -1,8 +1,10 @@
 """Rewrite, generate, judge and revise, for any image generator."""
 
 from lens_reasoner.blocking import BlockingGenerator, FunctionGenerator, GenerationCancelled
+from lens_reasoner.cache import Cache
 from lens_reasoner.chat import ChatModel, ChatReply, ImagePart, Message, TextPart
 from lens_reasoner.decisions import Decision, DecisionModel, DecisionReply, Question
+from lens_reasoner.diagnosis import diagnose, prompt_problems
 from lens_reasoner.errors import (
     CalibrationError,
     ChatError,
@@ -18,25 +20,25 @@ from lens_reasoner.errors import (
     QuotaError,
     RateLimitedError,
     ReasonerError,
+    RunRecordError,
     RubricFileError,
     UnsupportedSettingError,
     UnsupportedSettingWarning,
 )
 from lens_reasoner.events import (
-    Candidate,
+    Diagnosed,
     Event,
+    FidelityChecked,
     Finished,
     ImageReady,
     Judged,
-    LoopResult,
+    Revised,
     RewriteDone,
     RubricDone,
-    RunState,
     StageFailed,
     StageFailure,
     Started,
     Step,
-    fold_events,
 )
 from lens_reasoner.generator import (
     Capabilities,
@@ -52,8 +54,10 @@ from lens_reasoner.judge import Judge, RubricJudge
 from lens_reasoner.judging import Ballot, ByDecisions, ExtraVotes, JudgeMode, OneCall, PerCriterion
 from lens_reasoner.judging.view import ImageCost
 from lens_reasoner.loop import AgentLoop
+from lens_reasoner.loop_limits import LoopLimits
 from lens_reasoner.moderation import Moderator
 from lens_reasoner.openai_chat import OpenAIChat
+from lens_reasoner.parts import Fingerprinted
 from lens_reasoner.prices import OPENAI_PRICES, Price, PriceTable
 from lens_reasoner.prompts import (
     BUILTIN_PROMPTS,
@@ -66,9 +70,18 @@ from lens_reasoner.prompts import (
     SystemPrompt,
 )
 from lens_reasoner.reasoner import LLMReasoner, PassThrough, Reasoner
+from lens_reasoner.record import RunHeader, RunRecord, RunStore
 from lens_reasoner.retry import RetryPolicy
 from lens_reasoner.reviser import LLMReviser
+from lens_reasoner.revision import (
+    FidelityChecker,
+    FidelityFinding,
+    FidelityReport,
+    Problem,
+    Reviser,
+)
 from lens_reasoner.rubric import STRUCTURE, LLMRubricWriter, RubricWriter
+from lens_reasoner.run_state import Candidate, LoopResult, RunState, fold_events
 from lens_reasoner.settings import check_seeds, check_settings, settings_for
 from lens_reasoner.sync import run_sync
 from lens_reasoner.types import (
@@ -96,6 +109,7 @@ __all__ = [
     "Ballot",
     "BlockingGenerator",
     "ByDecisions",
+    "Cache",
     "CalibrationError",
     "Candidate",
     "Capabilities",
@@ -107,8 +121,14 @@ __all__ = [
     "Decision",
     "DecisionModel",
     "DecisionReply",
+    "Diagnosed",
     "Event",
     "ExtraVotes",
+    "FidelityChecked",
+    "FidelityChecker",
+    "FidelityFinding",
+    "FidelityReport",
+    "Fingerprinted",
     "Finished",
     "FunctionGenerator",
     "GeneratedImage",
@@ -131,6 +151,7 @@ __all__ = [
     "LLMReviser",
     "LLMRubricWriter",
     "LoopConfigError",
+    "LoopLimits",
     "LoopResult",
     "Message",
     "MissingKeyError",
@@ -143,6 +164,7 @@ __all__ = [
     "PerCriterion",
     "Price",
     "PriceTable",
+    "Problem",
     "PromptFileError",
     "PromptSection",
     "ProtectedSectionError",
@@ -153,6 +175,8 @@ __all__ = [
     "ReasonerError",
     "Refused",
     "RetryPolicy",
+    "Revised",
+    "Reviser",
     "Rewrite",
     "RewriteDone",
     "RewriteHints",
@@ -162,7 +186,11 @@ __all__ = [
     "RubricFileError",
     "RubricJudge",
     "RubricWriter",
+    "RunHeader",
+    "RunRecord",
+    "RunRecordError",
     "RunState",
+    "RunStore",
     "SizeLimits",
     "StageFailed",
     "StageFailure",
@@ -179,7 +207,9 @@ __all__ = [
     "View",
     "check_seeds",
     "check_settings",
+    "diagnose",
     "fold_events",
+    "prompt_problems",
     "run_sync",
     "settings_for",
 ]
