@@ -35,3 +35,18 @@ class UnknownPartError(SdkError, ValueError):
 
 class UnfinishedRunError(SdkError, ValueError):
     """A folder that holds a run with other settings than those it is to go on with."""
+
+
+class NothingDrawnError(SdkError):
+    """A run that reached a limit before there was any picture.
+
+    Attributes:
+        stop_reason: Why it ended.
+    """
+
+    def __init__(self, stop_reason: str) -> None:
+        super().__init__(
+            f"The run ended before any picture was drawn: {stop_reason}.",
+            hint="Allow more time or money; with a cost limit, every model needs a known price.",
+        )
+        self.stop_reason = stop_reason

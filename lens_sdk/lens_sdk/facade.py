@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from lens_reasoner import (
+    Cache,
     Generator,
     ImageRequest,
     Judge,
+    LoopLimits,
     LoopResult,
     Reasoner,
     RubricWriter,
@@ -26,7 +29,9 @@ async def agenerate(
     reasoner: PartChoice | Reasoner | None = "auto",
     judge: PartChoice | Judge | None = "auto",
     rubric_writer: RubricWriter | None = None,
-    max_rounds: int = 1,
+    limits: LoopLimits | None = None,
+    record: str | Path | None = None,
+    cache: Cache | str | Path | None = None,
     **options: Any,
 ) -> LoopResult:
     """Rewrite a request, draw it, judge the pictures; `result.best` is the best one.
@@ -39,7 +44,11 @@ async def agenerate(
         reasoner: See `build_loop`.
         judge: See `build_loop`.
         rubric_writer: See `build_loop`.
-        max_rounds: See `build_loop`.
+        limits: When the run ends, such as `LoopLimits(max_rounds=3, deadline=60)`; by default after
+            one round.
+        record: The run's own folder, where everything is written as it happens; a run that was
+            killed goes on from there. See `AgentLoop.stream`.
+        cache: See `build_loop`.
         **options: Fields of `ImageRequest`, such as `seed=1`, `num_images=4`, `width` and `height`,
             where `request` is text.
 
@@ -53,13 +62,14 @@ async def agenerate(
         reasoner=reasoner,
         judge=judge,
         rubric_writer=rubric_writer,
-        max_rounds=max_rounds,
+        limits=limits,
+        cache=cache,
     )
     asked = _request(request, options)
     if isinstance(generator, LocalLensGenerator):
         # Loading blocks; done here, the event loop stays free meanwhile.
         await asyncio.to_thread(generator.runtime.load)
-    return await loop.run(asked)
+    return await loop.run(asked, record=record)
 
 
 def generate(
@@ -69,7 +79,9 @@ def generate(
     reasoner: PartChoice | Reasoner | None = "auto",
     judge: PartChoice | Judge | None = "auto",
     rubric_writer: RubricWriter | None = None,
-    max_rounds: int = 1,
+    limits: LoopLimits | None = None,
+    record: str | Path | None = None,
+    cache: Cache | str | Path | None = None,
     **options: Any,
 ) -> LoopResult:
     """`agenerate` for code that is not async."""
@@ -80,7 +92,9 @@ def generate(
             reasoner=reasoner,
             judge=judge,
             rubric_writer=rubric_writer,
-            max_rounds=max_rounds,
+            limits=limits,
+            record=record,
+            cache=cache,
             **options,
         )
     )

@@ -47,6 +47,11 @@ class LocalLensGenerator(BlockingGenerator):
         return self.runtime.model.name
 
     @property
+    def fingerprint(self) -> str:
+        """The weights and the versions of what draws with them."""
+        return self.runtime.fingerprint
+
+    @property
     def capabilities(self) -> Capabilities:
         """What the checkpoint can do.
 

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lens_reasoner import Candidate, LoopResult
+from lens_reasoner import Candidate, LoopResult, Rewrite
 from lens_reasoner.image_metadata import read_picture
 from lens_sdk.models import LensModel, package_version
 
@@ -38,17 +38,24 @@ def run_record(
     result: LoopResult, candidate: Candidate, model: LensModel | None = None
 ) -> dict[str, Any]:
     """The JSON values of a picture's run: request, rewrite, verdict, model, versions and date."""
-    verdict = candidate.verdict
+    verdict, rewrite = candidate.verdict, rewrite_of(result, candidate)
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "request": result.request.model_dump(mode="json"),
-        "rewrite": result.rewrite.model_dump(mode="json") if result.rewrite else None,
+        "rewrite": rewrite.model_dump(mode="json") if rewrite else None,
         "rubric": result.rubric.model_dump(mode="json") if result.rubric else None,
         "verdict": verdict.model_dump(mode="json") if verdict else None,
         "score": candidate.score,
         "model": model.record() if model else None,
         "versions": versions(),
     }
+
+
+def rewrite_of(result: LoopResult, candidate: Candidate) -> Rewrite | None:
+    """What a picture was drawn from; None if that was the request's own words."""
+    if result.rewrite is None and not candidate.prompt_version:
+        return None
+    return result.prompts[candidate.prompt_version]
 
 
 def read_record(path: str | Path) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class Faithfulness:
         for item in self._include:
             if "position" in item:
                 relation, other = item["position"][0], self._include[item["position"][1]]
-                if not _can_hold(facts, item, relation, other):
+                if not can_hold(facts, item, relation, other):
                     yield f"{item['class']} is not {relation} {other['class']}"
         for first, relation, second in facts.relations:
             if not _possible(facts, first, relation, second):
@@ -134,7 +134,7 @@ def _within(place: Region, asked: Region) -> bool:
     return all(wish in {1, found} for wish, found in zip(asked, place, strict=True))
 
 
-def _can_hold(facts: CaptionFacts, item: Include, relation: str, other: Include) -> bool:
+def can_hold(facts: CaptionFacts, item: Include, relation: str, other: Include) -> bool:
     """Whether a relation is clear from the places, or still can be where only one side has them."""
     ours, theirs = (
         facts.groups[side["class"]].regions if side["class"] in facts.groups else []

@@ -24,6 +24,7 @@ from lens_reasoner import (
     Usage,
     Verdict,
 )
+from lens_sdk.models import package_version
 from lens_sdk.nano_words import foreign_words
 
 _AUTHOR = "nano-request-reader"
@@ -36,6 +37,11 @@ class NanoRubricWriter:
     Words beyond that vocabulary become one more criterion, which the nano judge cannot tell, so
     that a picture never counts as all that was asked for when only a part of it was understood.
     """
+
+    @property
+    def fingerprint(self) -> str:
+        """The reader and its version."""
+        return f"{_AUTHOR} {package_version()}"
 
     async def write(self, request: ImageRequest) -> Rubric:
         """See `RubricWriter.write`.
@@ -76,6 +82,11 @@ class NanoJudge:
     def __init__(self) -> None:
         # The detector draws its templates when it is first used; once is enough.
         self._one_at_a_time = threading.Lock()
+
+    @property
+    def fingerprint(self) -> str:
+        """The detector's version."""
+        return package_version()
 
     async def judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
         """See `Judge.judge`."""

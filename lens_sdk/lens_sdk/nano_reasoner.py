@@ -67,6 +67,11 @@ class NanoReasoner:
         self._runtime = runtime
         self._seed = seed
 
+    @property
+    def fingerprint(self) -> str:
+        """The weights and the seed of the drafts."""
+        return f"nano-reasoner {self._runtime.fingerprint} seed {self._seed}"
+
     async def rewrite(self, request: ImageRequest) -> Rewrite:
         """See `Reasoner.rewrite`.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lens_core.errors import LensCoreError
@@ -33,6 +36,22 @@ class LensRuntime:
         runtime = cls(model)
         runtime._pipeline = pipeline
         return runtime
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with the weights and with the libraries that compute with them.
+
+        Weight files too large to hash are known by path, size and time of change.
+        """
+        from lens_sdk.metadata import versions
+
+        weights = {
+            name: what if what["sha256"] else [str(path), path.stat().st_mtime_ns, what["bytes"]]
+            for name, what in self.model.weights.items()
+            for path in [(self.model.folder / name).resolve()]
+        }
+        text = json.dumps([weights, versions()], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def loaded(self) -> bool:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Literal
 
 from lens_reasoner import (
     AgentLoop,
+    Cache,
+    FidelityChecker,
     Generator,
     Judge,
     LLMReasoner,
     LLMRubricWriter,
+    LoopLimits,
     MissingKeyError,
     OpenAIChat,
     Reasoner,
+    Reviser,
     RubricJudge,
     RubricWriter,
 )
@@ -35,8 +40,10 @@ def build_loop(
     reasoner: PartChoice | Reasoner | None = "auto",
     judge: PartChoice | Judge | None = "auto",
     rubric_writer: RubricWriter | None = None,
-    max_rounds: int = 1,
-    target_score: float = 1.0,
+    fidelity_checker: PartChoice | FidelityChecker | None = "auto",
+    reviser: PartChoice | Reviser | None = "auto",
+    limits: LoopLimits | None = None,
+    cache: Cache | str | Path | None = None,
 ) -> AgentLoop:
     """Put a loop together from names, or from parts of your own.
 
@@ -51,8 +58,12 @@ def build_loop(
         judge: The same for judging; a `Judge` of your own needs a `rubric_writer`, or a rubric
             given to each run.
         rubric_writer: Writes the criteria; by default the one that goes with `judge`.
-        max_rounds: Most rounds of drawing.
-        target_score: The score, from 0 to 1, that ends the run.
+        fidelity_checker: Looks the criteria up in the prompts: `auto` is the one that goes with
+            `judge`, if there is one; or one of your own, or `none` or None.
+        reviser: Mends prompts between rounds: `auto` is the one that goes with `reasoner`, if there
+            is one; or one of your own, or `none` or None to draw further rounds from new seeds.
+        limits: When a run ends; by default after one round.
+        cache: Where results are kept for other runs, or its folder; see `lens_reasoner.Cache`.
 
     Raises:
         UnknownModelError: There is no such model.
@@ -69,8 +80,10 @@ def build_loop(
         reasoner=chosen_reasoner,
         judge=chosen_judge,
         rubric_writer=rubric_writer or writer,
-        max_rounds=max_rounds,
-        target_score=target_score,
+        fidelity_checker=choose_fidelity_checker(fidelity_checker, judge, runtime),
+        reviser=choose_reviser(reviser, reasoner, runtime),
+        limits=limits,
+        cache=cache,
     )
 
 
@@ -134,6 +147,60 @@ def choose_judge(
     from lens_sdk.nano_judge import NanoJudge, NanoRubricWriter
 
     return NanoJudge(), NanoRubricWriter()
+
+
+def choose_reviser(
+    choice: PartChoice | Reviser | None,
+    reasoner: PartChoice | Reasoner | None,
+    runtime: LensRuntime | None,
+) -> Reviser | None:
+    """Who mends the prompts of a reasoner; None for nobody.
+
+    Args:
+        choice: See `build_loop`.
+        reasoner: The choice of the reasoner, which `auto` follows.
+        runtime: The local model, if one draws.
+
+    Raises:
+        UnknownPartError: It is not on offer, or not for this model.
+    """
+    if not isinstance(choice, str):
+        return choice
+    if not _follows(choice, "reviser") or not isinstance(reasoner, str):
+        return None
+    kind, _ = _read(reasoner, "reasoner", runtime)
+    if kind == "nano" and runtime is not None:
+        from lens_sdk.nano_reviser import NanoReviser
+
+        return NanoReviser(runtime)
+    return None
+
+
+def choose_fidelity_checker(
+    choice: PartChoice | FidelityChecker | None,
+    judge: PartChoice | Judge | None,
+    runtime: LensRuntime | None,
+) -> FidelityChecker | None:
+    """Who looks a judge's criteria up in the prompts; see `choose_reviser`."""
+    if not isinstance(choice, str):
+        return choice
+    if not _follows(choice, "fidelity_checker") or not isinstance(judge, str):
+        return None
+    kind, _ = _read(judge, "judge", runtime)
+    if kind == "nano":
+        from lens_sdk.nano_fidelity import NanoFidelityChecker
+
+        return NanoFidelityChecker()
+    return None
+
+
+def _follows(choice: PartChoice, part: str) -> bool:
+    """Whether a part is the one that goes with another, or none."""
+    if choice not in {"auto", "none"}:
+        raise UnknownPartError(
+            f"{part} {choice!r} is not known.", hint="Choices: auto, none, or a part of your own."
+        )
+    return choice == "auto"
 
 
 def _read(choice: PartChoice, part: _Kind, runtime: LensRuntime | None) -> tuple[str, str]:

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import cache
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from lens_reasoner.errors import ReasonerError
 from lens_reasoner.image import GeneratedImage
-from lens_reasoner.types import ImageRequest, Refused, Rewrite, Rubric, Seconds, Seed, Usage, Value
+from lens_reasoner.revision import FidelityReport, Problem
+from lens_reasoner.types import (
+    ImageRequest,
+    Refused,
+    Rewrite,
+    Rubric,
+    Seconds,
+    Seed,
+    Usage,
+    Value,
+)
 from lens_reasoner.verdict import Verdict
 
-Stage = Literal["rubric", "generate", "judge"]
+Stage = Literal["rewrite", "rubric", "fidelity", "generate", "judge", "revise"]
 StopReason = Literal[
-    "target_reached", "max_rounds", "unjudged", "refused", "generator_failed", "interrupted"
+    "target_reached",
+    "max_rounds",
+    "max_images",
+    "max_cost",
+    "cost_unknown",
+    "deadline",
+    "unjudged",
+    "refused",
+    "generator_failed",
+    "interrupted",
 ]
-"""Why a run ended; "unjudged": no score could be had, "interrupted": it did not come to its end."""
+"""Why a run ended.
+
+"max_rounds", "max_images", "max_cost" and "deadline" are limits; "cost_unknown": there is a cost
+limit and a call whose cost nobody knows; "unjudged": no score could be had; "interrupted": it did
+not come to its end.
+"""
 
 
 class StageFailure(Value):
@@ -72,6 +96,14 @@ class RubricDone(Value):
     written: bool
 
 
+class FidelityChecked(Value):
+    """It is known what the prompt, first drawn from in `round`, says about the criteria."""
+
+    type: Literal["fidelity_checked"] = "fidelity_checked"
+    round: int
+    report: FidelityReport
+
+
 class Step(Value):
     """A sampler step of candidate `index` (or of the batch starting with it) is done."""
 
@@ -83,11 +115,15 @@ class Step(Value):
 
 
 class ImageReady(Value):
-    """Candidate `index`, counted through all rounds, is drawn."""
+    """Candidate `index`, counted through all rounds, is drawn from prompt `prompt_version`.
+
+    Where pictures are drawn in parallel, they are ready in any order.
+    """
 
     type: Literal["image_ready"] = "image_ready"
     round: int
     index: int
+    prompt_version: int = 0
     image: GeneratedImage
 
 
@@ -99,18 +135,40 @@ class Judged(Value):
     verdict: Verdict
 
 
+class Diagnosed(Value):
+    """It is known who is to blame for what candidate `index` lacks."""
+
+    type: Literal["diagnosed"] = "diagnosed"
+    index: int
+    problems: tuple[Problem, ...]
+
+
+class Revised(Value):
+    """Round `round` and those after it are drawn from a new prompt, because of `problems`."""
+
+    type: Literal["revised"] = "revised"
+    round: int
+    prompt_version: int
+    rewrite: Rewrite
+    problems: tuple[Problem, ...]
+
+
 class StageFailed(Value):
-    """Something failed and the run goes on without it; `index` names the candidate, if one."""
+    """Something failed and the run goes on without it.
+
+    `index` names the candidate where it is about one, `round` the round where it is about one.
+    """
 
     type: Literal["stage_failed"] = "stage_failed"
     index: int | None = None
+    round: int | None = None
     failure: StageFailure
 
 
 class Finished(Value):
-    """The run is over; `best` is the index of the best candidate, if there is any.
+    """The run is over; `best` is the `index` of the best candidate, if there is any.
 
-    `timings` are wall-clock seconds by stage, with "total".
+    `timings` are wall-clock seconds by stage, with "total"; stages overlap.
     """
 
     type: Literal["finished"] = "finished"
@@ -120,153 +178,31 @@ class Finished(Value):
 
 
 Event = Annotated[
-    Started | RewriteDone | RubricDone | Step | ImageReady | Judged | StageFailed | Finished,
+    Started
+    | RewriteDone
+    | RubricDone
+    | FidelityChecked
+    | Step
+    | ImageReady
+    | Judged
+    | Diagnosed
+    | Revised
+    | StageFailed
+    | Finished,
     Field(discriminator="type"),
 ]
 
 
-class Candidate(Value):
-    """One picture of a run and what became of it.
+def read_event(data: object) -> Event:
+    """The event of a JSON object.
 
-    Attributes:
-        image: The picture.
-        round: The round it was drawn in, from 0.
-        verdict: What the judge said; None if it was not asked or failed.
-        failure: Why there is no verdict, if the judge failed.
+    Raises:
+        ValidationError: If it is none.
     """
-
-    image: GeneratedImage
-    round: int
-    verdict: Verdict | None = None
-    failure: StageFailure | None = None
-
-    @property
-    def score(self) -> float | None:
-        """The verdict's score; None, and not zero, if there is none."""
-        return None if self.verdict is None else self.verdict.score
+    event: Event = _adapter().validate_python(data)
+    return event
 
 
-class LoopResult(Value):
-    """Everything one run produced.
-
-    Attributes:
-        request: What was asked for.
-        rewrite: The rewritten prompt or the refusal; None if rewriting was left out.
-        rubric: The criteria; None if there was no judging or no rubric could be written.
-        candidates: All pictures in the order they were drawn.
-        best_index: The best candidate; None if nothing was drawn.
-        stop_reason: Why the run ended.
-        failures: What failed besides single verdicts.
-        timings: Wall-clock seconds by stage, with "total".
-        usage: What all calls together consumed.
-    """
-
-    request: ImageRequest
-    rewrite: Rewrite | Refused | None
-    rubric: Rubric | None
-    candidates: tuple[Candidate, ...]
-    best_index: int | None
-    stop_reason: StopReason
-    failures: tuple[StageFailure, ...]
-    timings: dict[str, Seconds]
-    usage: Usage
-
-    @property
-    def best(self) -> Candidate | None:
-        """The best candidate, if anything was drawn."""
-        return None if self.best_index is None else self.candidates[self.best_index]
-
-    @property
-    def refused(self) -> Refused | None:
-        """The refusal, if the request was refused."""
-        return self.rewrite if isinstance(self.rewrite, Refused) else None
-
-
-class RunState:
-    """What is known of a run so far; `apply` its events in order."""
-
-    def __init__(self) -> None:
-        self.request: ImageRequest | None = None
-        self.rewrite: Rewrite | Refused | None = None
-        self.rubric: Rubric | None = None
-        self.candidates: list[Candidate] = []
-        self.failures: list[StageFailure] = []
-        self._spent: list[Usage] = []
-        self._finished: Finished | None = None
-
-    def apply(self, event: Event) -> None:
-        """Take in one event."""
-        match event:
-            case Started():
-                self.request = event.request
-            case RewriteDone():
-                self.rewrite = event.outcome
-                self._spent.append(event.outcome.usage)
-            case RubricDone():
-                self.rubric = event.rubric
-                if event.written:
-                    self._spent.append(event.rubric.usage)
-            case ImageReady():
-                self.candidates.append(Candidate(image=event.image, round=event.round))
-                self._spent.append(event.image.usage)
-            case Judged():
-                self._update(event.index, verdict=event.verdict)
-                self._spent.append(event.verdict.usage)
-            case StageFailed():
-                if event.index is None:
-                    self.failures.append(event.failure)
-                else:
-                    self._update(event.index, failure=event.failure)
-                if event.failure.stage != "generate":
-                    self._spent.append(event.failure.usage)
-            case Finished():
-                self._finished = event
-            case Step():
-                pass
-
-    def _update(self, index: int, **changes: object) -> None:
-        self.candidates[index] = self.candidates[index].model_copy(update=changes)
-
-    @property
-    def best_index(self) -> int | None:
-        """The highest score, then the most criteria answered, then the earliest.
-
-        A candidate without a score stands behind all that have one, whatever theirs is.
-        """
-
-        def rank(index: int) -> tuple[float, float, int]:
-            candidate = self.candidates[index]
-            score = -1.0 if candidate.score is None else candidate.score
-            coverage = candidate.verdict.coverage if candidate.verdict else 0.0
-            return score, coverage, -index
-
-        return max(range(len(self.candidates)), key=rank, default=None)
-
-    def result(self) -> LoopResult:
-        """The run's result, or what there is of it if it was cut short.
-
-        Raises:
-            ValueError: If not even the start was seen.
-        """
-        if self.request is None:
-            raise ValueError("a run's events begin with Started")
-        finished = self._finished
-        return LoopResult(
-            request=self.request,
-            rewrite=self.rewrite,
-            rubric=self.rubric,
-            candidates=tuple(self.candidates),
-            best_index=self.best_index,
-            stop_reason=finished.stop_reason if finished else "interrupted",
-            failures=tuple(self.failures),
-            timings=finished.timings if finished else {},
-            usage=Usage.total(self._spent),
-        )
-
-
-def fold_events(events: Iterable[Event]) -> LoopResult:
-    """The result of a run from its events."""
-    state = RunState()
-    for event in events:
-        state.apply(event)
-    return state.result()
+@cache
+def _adapter() -> TypeAdapter[Event]:
+    return TypeAdapter(Event)

@@ -6,6 +6,7 @@ from contextlib import aclosing
 
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from lens_reasoner import (
     AgentLoop,
@@ -24,9 +25,9 @@ from lens_reasoner import (
     LLMReasoner,
     LLMRubricWriter,
     LoopConfigError,
+    LoopLimits,
     RewriteDone,
     Rubric,
-    RubricDone,
     RubricJudge,
     StageFailed,
     Started,
@@ -118,11 +119,14 @@ async def test_from_request_to_best_picture_over_the_wire(server, secret) -> Non
         rubric_writer=LLMRubricWriter(chat),
     )
     events = [event async for event in loop.stream(REQUEST)]
-    kinds = [type(event).__name__ for event in events if not isinstance(event, RubricDone)]
-    assert kinds == [
-        *["Started", "RewriteDone", "Step", "ImageReady", "Step", "ImageReady"],
-        *["Judged", "Judged", "Finished"],
+    kinds = [type(event).__name__ for event in events]
+    drawing = [kind for kind in kinds if kind not in {"RubricDone", "Judged"}]
+    assert drawing == [
+        *["Started", "RewriteDone", "Step", "ImageReady", "Step", "ImageReady", "Finished"]
     ]
+    # Judged as soon as picture and rubric are there, whatever is being drawn meanwhile.
+    assert kinds.count("Judged") == 2
+    assert kinds.index("Judged") > max(kinds.index("RubricDone"), kinds.index("ImageReady"))
     result = fold_events(events)
     assert result.rewrite.prompt == PROMPT
     assert [c.image.prompt for c in result.candidates] == [PROMPT, PROMPT]
@@ -151,22 +155,25 @@ async def test_run_gives_what_the_stream_tells() -> None:
 
 
 async def test_rounds_go_on_with_new_seeds_until_the_target() -> None:
-    loop = AgentLoop(generator=FunctionGenerator(_paint), judge=RednessJudge(44), max_rounds=5)
+    loop = AgentLoop(
+        generator=FunctionGenerator(_paint), judge=RednessJudge(44), limits=LoopLimits(max_rounds=5)
+    )
     result = await loop.run(REQUEST, rubric=RUBRIC)
     assert [(c.round, c.image.seed) for c in result.candidates] == [
         *[(0, 40), (0, 41), (1, 42), (1, 43), (2, 44), (2, 45)]
     ]
     assert result.best.image.seed == 44
     assert result.stop_reason == "target_reached"
-    never = AgentLoop(generator=FunctionGenerator(_paint), judge=RednessJudge(99), max_rounds=2)
+    never = AgentLoop(
+        generator=FunctionGenerator(_paint), judge=RednessJudge(99), limits=LoopLimits(max_rounds=2)
+    )
     result = await never.run(REQUEST, rubric=RUBRIC)
     assert len(result.candidates) == 4
     assert (result.stop_reason, result.best_index) == ("max_rounds", 0)
     easy = AgentLoop(
         generator=FunctionGenerator(_paint),
         judge=RednessJudge(99),
-        max_rounds=5,
-        target_score=0.5,
+        limits=LoopLimits(max_rounds=5, target_score=0.5),
     )
     assert len((await easy.run(REQUEST, rubric=RUBRIC)).candidates) == 2
 
@@ -187,7 +194,9 @@ async def test_a_refusal_draws_nothing(server) -> None:
 
 
 async def test_without_reasoner_and_judge_the_words_are_drawn_once() -> None:
-    result = await AgentLoop(generator=FunctionGenerator(_paint), max_rounds=3).run(REQUEST)
+    result = await AgentLoop(
+        generator=FunctionGenerator(_paint), limits=LoopLimits(max_rounds=3)
+    ).run(REQUEST)
     assert len(result.candidates) == 2
     assert result.best.image.prompt == REQUEST.text
     assert result.best.score is None
@@ -196,7 +205,9 @@ async def test_without_reasoner_and_judge_the_words_are_drawn_once() -> None:
 
 async def test_a_failing_judge_is_a_missing_score_and_loses_no_picture() -> None:
     loop = AgentLoop(
-        generator=FunctionGenerator(_paint), judge=RednessJudge(99, broken=(40,)), max_rounds=1
+        generator=FunctionGenerator(_paint),
+        judge=RednessJudge(99, broken=(40,)),
+        limits=LoopLimits(max_rounds=1),
     )
     result = await loop.run(REQUEST, rubric=RUBRIC)
     first, second = result.candidates
@@ -210,7 +221,9 @@ async def test_a_failing_judge_is_a_missing_score_and_loses_no_picture() -> None
 async def test_a_judge_outage_is_recorded_and_ends_the_rounds(server) -> None:
     server.answer = lambda _: server.error(503, "overloaded")
     loop = AgentLoop(
-        generator=FunctionGenerator(_paint), judge=RubricJudge(server.chat()), max_rounds=4
+        generator=FunctionGenerator(_paint),
+        judge=RubricJudge(server.chat()),
+        limits=LoopLimits(max_rounds=4),
     )
     result = await loop.run(REQUEST, rubric=RUBRIC)
     assert len(result.candidates) == 2
@@ -227,13 +240,13 @@ async def test_a_rubric_that_cannot_be_written_leaves_pictures_unjudged(server) 
         generator=FunctionGenerator(_paint),
         judge=RednessJudge(0),
         rubric_writer=LLMRubricWriter(server.chat()),
-        max_rounds=3,
+        limits=LoopLimits(max_rounds=3),
     )
     result = await loop.run(REQUEST)
     assert len(result.candidates) == 2
     assert result.stop_reason == "unjudged"
     assert [(f.stage, f.error) for f in result.failures] == [("rubric", "JudgeError")]
-    assert result.usage.output_tokens == 7
+    assert result.usage.output_tokens == 7 * len(server.calls)
 
 
 async def test_a_failing_reasoner_ends_the_run_before_anything_is_drawn(server) -> None:
@@ -264,7 +277,9 @@ async def test_a_generator_that_fails_at_once_raises_its_cause() -> None:
 
 
 async def test_a_generator_that_fails_later_keeps_what_is_there() -> None:
-    loop = AgentLoop(generator=_failing_at(41), judge=RednessJudge(99), max_rounds=3)
+    loop = AgentLoop(
+        generator=_failing_at(41), judge=RednessJudge(99), limits=LoopLimits(max_rounds=3)
+    )
     result = await loop.run(REQUEST, rubric=RUBRIC)
     assert [c.image.seed for c in result.candidates] == [40]
     assert result.best.score == 0.5
@@ -359,14 +374,27 @@ async def test_what_cannot_be_drawn_is_told_before_anything_is_paid_for(server) 
     assert not server.calls
 
 
-async def test_settings_of_the_loop_are_checked() -> None:
-    generator = FunctionGenerator(_paint)
-    with pytest.raises(LoopConfigError, match="max_rounds=0"):
-        AgentLoop(generator=generator, max_rounds=0)
-    with pytest.raises(LoopConfigError, match="target_score"):
-        AgentLoop(generator=generator, target_score=1.5)
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_rounds": 0},
+        {"target_score": 1.5},
+        {"max_images": 0},
+        {"max_usd": 0},
+        {"deadline": 0},
+        {"deadline": float("nan")},
+        {"budget": 1},
+    ],
+)
+def test_limits_are_checked(limits) -> None:
+    with pytest.raises(ValidationError, match=next(iter(limits))):
+        LoopLimits(**limits)
+
+
+async def test_criteria_need_a_source() -> None:
+    loop = AgentLoop(generator=FunctionGenerator(_paint), judge=RednessJudge(0))
     with pytest.raises(LoopConfigError, match="no criteria"):
-        await AgentLoop(generator=generator, judge=RednessJudge(0)).run(REQUEST)
+        await loop.run(REQUEST)
 
 
 async def test_an_unseeded_request_gets_a_recorded_seed() -> None:

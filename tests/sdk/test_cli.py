@@ -90,6 +90,7 @@ def test_options_reach_the_picture(lens: Lens, tmp_path: Path) -> None:
         "guidance_scale": 1.5,
         "negative_prompt": "a dog",
         "extra": {},
+        "dropped": {},
     }
     assert image.seed == 9
 
@@ -141,7 +142,7 @@ def test_a_request_beyond_the_world_is_drawn_and_not_scored(lens: Lens) -> None:
         (("--guidance", "0.5"), 1, "guidance_scale 0.5"),
         (("--seed", "-1"), 1, "seed -1"),
         (("--n", "0"), 1, "num_images 0"),
-        (("--rounds", "0"), 1, "max_rounds=0"),
+        (("--rounds", "0"), 1, "max_rounds 0"),
         (("--judge", "claude"), 1, "openai:MODEL"),
         (("--reasoner", "openai:gpt-x"), 1, "OPENAI_API_KEY"),
         (("--model", "lens-giant"), 1, "lens-nano"),

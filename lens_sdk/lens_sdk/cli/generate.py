@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from contextlib import aclosing
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lens_reasoner import AgentLoop, ImageRequest, LoopResult, RunState
+from lens_reasoner import AgentLoop, ImageRequest, LoopLimits, LoopResult, RunState
 from lens_sdk.cli.console import (
     REFUSED,
     GuidanceOption,
@@ -25,14 +26,17 @@ from lens_sdk.cli.console import (
 )
 from lens_sdk.cli.progress import RunDisplay
 from lens_sdk.cli.report import print_json_report, print_report
-from lens_sdk.models import DEFAULT_MODEL
+from lens_sdk.errors import NothingDrawnError
+from lens_sdk.models import DEFAULT_MODEL, LensModel
 
 DEFAULT_FOLDER = Path("lens-out")
 
 
 @reports_errors
 def generate(
-    request: Annotated[str, typer.Argument(help="What the picture should show.")],
+    request: Annotated[
+        str | None, typer.Argument(help="What the picture should show; not with --resume.")
+    ] = None,
     model: ModelOption = DEFAULT_MODEL,
     size: Annotated[
         str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels, such as 128x128.")
@@ -52,6 +56,24 @@ def generate(
     rounds: Annotated[
         int, typer.Option("--rounds", help="Draw again, up to so often, while criteria fail.")
     ] = 1,
+    max_images: Annotated[
+        int | None, typer.Option("--max-images", help="Most pictures in all rounds together.")
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option("--max-cost", help="Most US dollars to spend.")
+    ] = None,
+    deadline: Annotated[
+        float | None, typer.Option("--deadline", help="Most seconds; then the best so far counts.")
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="Folder to record the run in as it happens.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Go on with the run recorded in this folder.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Folder of results to use again, and to keep in.")
+    ] = None,
     reasoner: Annotated[
         str, typer.Option("--reasoner", help="Who rewrites: auto, nano, openai:MODEL or none.")
     ] = "auto",
@@ -75,53 +97,86 @@ def generate(
     ] = False,
 ) -> None:
     """Make a picture of a request: rewrite it, draw it, judge the pictures, save the best."""
-    from lens_sdk.metadata import save_candidate
     from lens_sdk.session import build_loop, local_generator
 
     started = time.perf_counter()
     width, height = parse_size(size)
-    asked = ImageRequest(
-        text=request,
-        negative_prompt=negative_prompt,
-        width=width,
-        height=height,
-        aspect_ratio=aspect_ratio,
-        seed=seed,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        num_images=number,
+    asked = None
+    if (request is None) == (resume is None):
+        raise typer.BadParameter("give either a request or --resume with the folder of a run")
+    if request is not None:
+        asked = ImageRequest(
+            text=request,
+            negative_prompt=negative_prompt,
+            width=width,
+            height=height,
+            aspect_ratio=aspect_ratio,
+            seed=seed,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            num_images=number,
+        )
+    limits = LoopLimits(
+        max_rounds=rounds, max_images=max_images, max_usd=max_cost, deadline=deadline
     )
     reasoner, judge = "none" if no_reason else reasoner, "none" if no_judge else judge
     generator = local_generator(model)
-    loop = build_loop(generator, reasoner=reasoner, judge=judge, max_rounds=rounds)
-    with RunDisplay(err, rewrites=reasoner != "none") as display:
+    loop = build_loop(generator, reasoner=reasoner, judge=judge, limits=limits, cache=cache)
+    with RunDisplay(err, rewrites=reasoner != "none") as display, _told_how_to_resume(run_dir):
         loading = display.begin(f"Loading {generator.name}")
         generator.runtime.load()
         display.end(loading)
         loaded = time.perf_counter() - started
-        result = asyncio.run(_run(loop, asked, display))
+        result = asyncio.run(_run(loop, asked, resume or run_dir, display))
     if result.refused is not None:
         err.print(f"Refused ({result.refused.category}): {result.refused.reason}", markup=False)
         raise typer.Exit(REFUSED)
-    best = result.best_index or 0
-    path = _target(output, asked.text, result)
-    saved = {best: save_candidate(result, result.candidates[best], path, generator.runtime.model)}
-    if keep_all:
-        for index, candidate in enumerate(result.candidates):
-            if index != best:
-                beside = _free(path.with_stem(f"{path.stem}-{candidate.image.seed}"))
-                saved[index] = save_candidate(result, candidate, beside, generator.runtime.model)
+    saved = _save(result, output, generator.runtime.model, keep_all=keep_all)
     report = print_json_report if as_json else print_report
     report(out, result, saved, {"load": loaded, **result.timings})
 
 
-async def _run(loop: AgentLoop, request: ImageRequest, display: RunDisplay) -> LoopResult:
+async def _run(
+    loop: AgentLoop, request: ImageRequest | None, record: Path | None, display: RunDisplay
+) -> LoopResult:
+    """Run a request, or without one go on with what was recorded."""
     state = RunState()
-    async with aclosing(loop.stream(request)) as events:
+    if request is None:
+        assert record is not None
+        stream = loop.stream_resumed(record)
+    else:
+        stream = loop.stream(request, record=record)
+    async with aclosing(stream) as events:
         async for event in events:
             state.apply(event)
             display.show(event)
     return state.result()
+
+
+@contextmanager
+def _told_how_to_resume(run_dir: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if run_dir is not None:
+            err.print(f"Go on with: lens generate --resume {run_dir}", markup=False)
+        raise
+
+
+def _save(result: LoopResult, output: Path, model: LensModel, *, keep_all: bool) -> dict[int, Path]:
+    """Save the best picture, or all; returns the paths by position."""
+    from lens_sdk.metadata import save_candidate
+
+    if result.best is None or result.best_index is None:
+        raise NothingDrawnError(result.stop_reason)
+    path = _target(output, result.request.text, result)
+    saved = {result.best_index: save_candidate(result, result.best, path, model)}
+    if keep_all:
+        for index, candidate in enumerate(result.candidates):
+            if index != result.best_index:
+                beside = _free(path.with_stem(f"{path.stem}-{candidate.image.seed}"))
+                saved[index] = save_candidate(result, candidate, beside, model)
+    return saved
 
 
 def _target(output: Path, text: str, result: LoopResult) -> Path:

@@ -18,10 +18,13 @@ from rich.progress import (
 from rich.text import Text
 
 from lens_reasoner import (
+    Diagnosed,
     Event,
+    FidelityChecked,
     Finished,
     ImageReady,
     Judged,
+    Revised,
     RewriteDone,
     RubricDone,
     StageFailed,
@@ -98,7 +101,9 @@ class RunDisplay:
                 self._images += 1
             case Judged() | StageFailed(index=int()):
                 self._judge()
-            case RubricDone() | StageFailed() | Finished():
+            case Revised():
+                self.end(self.begin(f"New prompt for round {event.round + 1}"))
+            case RubricDone() | FidelityChecked() | Diagnosed() | StageFailed() | Finished():
                 pass
 
     def _step(self, event: Step) -> None:

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lens_reasoner import Candidate, LoopResult, Rewrite, Verdict
+from lens_reasoner import Candidate, LoopResult, Verdict
+from lens_sdk.metadata import rewrite_of
 
 _MARKS = {"yes": ("✓", "green"), "no": ("✗", "red"), "cannot_tell": ("?", "yellow")}
 
@@ -31,9 +32,10 @@ def print_report(
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    if isinstance(result.rewrite, Rewrite):
-        table.add_row("Prompt", Text(result.rewrite.prompt))
-        table.add_row("", Text(f"by {result.rewrite.model}", style="dim"))
+    rewrite = rewrite_of(result, best)
+    if rewrite is not None:
+        table.add_row("Prompt", Text(rewrite.prompt))
+        table.add_row("", Text(f"by {rewrite.model}", style="dim"))
     if best.verdict is not None:
         table.add_row("Verdict", _headline(result, best.verdict))
         questions = {c.name: c.question for c in result.rubric.criteria} if result.rubric else {}
@@ -50,6 +52,8 @@ def print_report(
     for index, path in saved.items():
         if index != result.best_index:
             table.add_row("Also", Text(str(path)))
+    if result.candidates[-1].round:
+        table.add_row("Rounds", Text(_rounds(result)))
     table.add_row("Time", Text(", ".join(f"{k} {v:.1f} s" for k, v in timings.items())))
     console.print(table)
 
@@ -65,7 +69,7 @@ def _json_report(
     result: LoopResult, saved: Mapping[int, Path], timings: Mapping[str, float]
 ) -> dict[str, Any]:
     best = _best(result)
-    rewrite = result.rewrite
+    rewrite = rewrite_of(result, best)
     return {
         "path": str(saved[result.best_index or 0]),
         "request": result.request.text,
@@ -76,9 +80,12 @@ def _json_report(
         "generator": best.image.generator,
         "score": best.score,
         "verdict": best.verdict.model_dump(mode="json") if best.verdict else None,
+        "prompts": [prompt.prompt for prompt in result.prompts],
         "candidates": [
             {
                 "seed": candidate.image.seed,
+                "round": candidate.round,
+                "prompt_version": candidate.prompt_version,
                 "score": candidate.score,
                 "path": str(saved[index]) if index in saved else None,
             }
@@ -89,6 +96,17 @@ def _json_report(
         "timings": dict(timings),
         "usage": result.usage.model_dump(mode="json"),
     }
+
+
+def _rounds(result: LoopResult) -> str:
+    rounds, prompts = result.candidates[-1].round + 1, len(result.prompts)
+    cost = result.usage.usd
+    parts = (
+        f"{rounds}, {len(result.candidates)} pictures, {prompts} prompts",
+        result.stop_reason.replace("_", " "),
+        "cost unknown" if cost is None else f"${cost:.4f}" if cost else "",
+    )
+    return " · ".join(filter(None, parts))
 
 
 def _best(result: LoopResult) -> Candidate:

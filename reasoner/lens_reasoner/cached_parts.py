@@ -1,0 +1,237 @@
+"""Parts of a loop that look into a cache before they do anything; `cache` says by what rules.
+
+What comes from the cache costs nothing and takes no time: its usage is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+from pydantic import JsonValue, TypeAdapter
+
+from lens_reasoner.cache import Cache, Kind
+from lens_reasoner.generator import Capabilities, Generator, StepCallback
+from lens_reasoner.image import GeneratedImage
+from lens_reasoner.judge import Judge
+from lens_reasoner.parts import LoopParts, fingerprint, named_identity
+from lens_reasoner.reasoner import Reasoner
+from lens_reasoner.revision import FidelityChecker, FidelityReport, Problem, Reviser
+from lens_reasoner.rubric import RubricWriter
+from lens_reasoner.types import (
+    Criterion,
+    GenerationSettings,
+    ImageRequest,
+    Refused,
+    Rewrite,
+    Rubric,
+    Usage,
+    Value,
+)
+from lens_reasoner.verdict import CriterionVerdict, Verdict
+
+T = TypeVar("T", bound=Value)
+
+_NOT_IN_THE_WORDS = {"seed", "num_images", "num_inference_steps", "guidance_scale"}
+_FREE: dict[str, Any] = {"usage": Usage.zero(), "seconds": 0.0}
+
+
+def cached(parts: LoopParts, cache: Cache) -> LoopParts:
+    """The same parts, those that can be told from others looking into `cache` first."""
+    changes: dict[str, Any] = {}
+    if parts.generator.capabilities.seed:
+        changes["generator"] = CachedGenerator(parts.generator, cache)
+    if parts.judge is not None:
+        changes["judge"] = CachedJudge(parts.judge, cache)
+    if parts.reasoner is not None and fingerprint(parts.reasoner):
+        changes["reasoner"] = CachedReasoner(parts.reasoner, cache)
+    if parts.rubric_writer is not None and fingerprint(parts.rubric_writer):
+        changes["rubric_writer"] = CachedRubricWriter(parts.rubric_writer, cache)
+    if parts.fidelity_checker is not None and fingerprint(parts.fidelity_checker):
+        changes["fidelity_checker"] = CachedFidelityChecker(parts.fidelity_checker, cache)
+    if parts.reviser is not None and fingerprint(parts.reviser):
+        changes["reviser"] = CachedReviser(parts.reviser, cache)
+    return replace(parts, **changes)
+
+
+class CachedGenerator:
+    """A generator that draws only what it has not drawn before."""
+
+    _SHAPE = TypeAdapter(GeneratedImage)
+
+    def __init__(self, inner: Generator, cache: Cache) -> None:
+        self._inner = inner
+        self._cache = cache
+
+    @property
+    def name(self) -> str:
+        """The generator's own name."""
+        return self._inner.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The generator's own."""
+        return self._inner.capabilities
+
+    async def generate(
+        self,
+        prompt: str,
+        *,
+        seeds: Sequence[int],
+        settings: GenerationSettings,
+        on_step: StepCallback | None = None,
+    ) -> list[GeneratedImage]:
+        """See `Generator.generate`."""
+
+        def key(seed: int) -> JsonValue:
+            return [named_identity(self._inner), prompt, seed, settings.model_dump(mode="json")]
+
+        known = {seed: self._cache.get("image", key(seed), self._SHAPE) for seed in seeds}
+        missing = [seed for seed in seeds if known[seed] is None]
+        drawn: list[GeneratedImage] = []
+        if missing:
+            drawn = await self._inner.generate(
+                prompt, seeds=missing, settings=settings, on_step=on_step
+            )
+        images = {
+            seed: image.model_copy(update={"usage": Usage.zero(), "timings": {}})
+            for seed, image in known.items()
+            if image is not None
+        }
+        for seed, image in zip(missing, drawn, strict=False):
+            self._cache.put("image", key(seed), image, self._SHAPE)
+            images[seed] = image
+        return [images[seed] for seed in seeds if seed in images]
+
+
+class _Answer(Value):
+    """One criterion's answer and who gave it."""
+
+    verdict: CriterionVerdict
+    judge: str
+
+
+class CachedJudge:
+    """A judge that is asked only about criteria it has not answered for a picture before."""
+
+    _SHAPE = TypeAdapter(_Answer)
+
+    def __init__(self, inner: Judge, cache: Cache) -> None:
+        self._inner = inner
+        self._cache = cache
+
+    @property
+    def name(self) -> str:
+        """The judge's own name."""
+        return self._inner.name
+
+    async def judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
+        """See `Judge.judge`."""
+
+        def key(criterion: Criterion) -> JsonValue:
+            asked = criterion.model_dump(mode="json", exclude={"weight"})
+            return [named_identity(self._inner), image.sha256, asked]
+
+        known = {c.name: self._cache.get("verdict", key(c), self._SHAPE) for c in rubric.criteria}
+        missing = tuple(c for c in rubric.criteria if known[c.name] is None)
+        if missing:
+            open_part = rubric.model_copy(update={"criteria": missing})
+            verdict = await self._inner.judge(image, open_part)
+            answers = {
+                v.criterion: _Answer(verdict=v, judge=verdict.judge) for v in verdict.verdicts
+            }
+            for criterion in missing:
+                if criterion.name in answers:
+                    self._cache.put("verdict", key(criterion), answers[criterion.name], self._SHAPE)
+            known |= answers
+        else:
+            judge = next((a.judge for a in known.values() if a is not None), self.name)
+            verdict = Verdict(image_sha256=image.sha256, verdicts=(), judge=judge, **_FREE)
+        weights = {criterion.name: criterion.weight for criterion in rubric.criteria}
+        every = (
+            answer.verdict.model_copy(update={"weight": weights[name]})
+            for name, answer in known.items()
+            if answer is not None and name in weights
+        )
+        return verdict.model_copy(update={"verdicts": tuple(every)})
+
+
+class CachedReasoner:
+    """A reasoner that rewrites a request once; refusals are kept too."""
+
+    def __init__(self, inner: Reasoner, cache: Cache) -> None:
+        self._inner = inner
+        self._kept = _Kept(cache, "rewrite", TypeAdapter[Rewrite | Refused](Rewrite | Refused))
+
+    async def rewrite(self, request: ImageRequest) -> Rewrite | Refused:
+        """See `Reasoner.rewrite`."""
+        key: JsonValue = [fingerprint(self._inner), _words(request)]
+        return await self._kept.get(key, lambda: self._inner.rewrite(request))
+
+
+class CachedRubricWriter:
+    """A rubric writer that writes a request's rubric once."""
+
+    def __init__(self, inner: RubricWriter, cache: Cache) -> None:
+        self._inner = inner
+        self._kept = _Kept(cache, "rubric", TypeAdapter(Rubric))
+
+    async def write(self, request: ImageRequest) -> Rubric:
+        """See `RubricWriter.write`."""
+        key: JsonValue = [fingerprint(self._inner), _words(request)]
+        return await self._kept.get(key, lambda: self._inner.write(request))
+
+
+class CachedFidelityChecker:
+    """A fidelity checker that holds a prompt against a rubric once."""
+
+    def __init__(self, inner: FidelityChecker, cache: Cache) -> None:
+        self._inner = inner
+        self._kept = _Kept(cache, "fidelity", TypeAdapter(FidelityReport))
+
+    async def check(self, request: ImageRequest, prompt: str, rubric: Rubric) -> FidelityReport:
+        """See `FidelityChecker.check`."""
+        criteria: JsonValue = [c.model_dump(mode="json") for c in rubric.criteria]
+        key: JsonValue = [fingerprint(self._inner), _words(request), prompt, criteria]
+        return await self._kept.get(key, lambda: self._inner.check(request, prompt, rubric))
+
+
+class CachedReviser:
+    """A reviser that mends a prompt for the same problems once."""
+
+    def __init__(self, inner: Reviser, cache: Cache) -> None:
+        self._inner = inner
+        self._kept = _Kept(cache, "revision", TypeAdapter(Rewrite))
+
+    async def revise(
+        self, request: ImageRequest, current: Rewrite, problems: Sequence[Problem]
+    ) -> Rewrite:
+        """See `Reviser.revise`."""
+        found: JsonValue = [problem.model_dump(mode="json") for problem in problems]
+        key: JsonValue = [fingerprint(self._inner), _words(request), current.prompt, found]
+        return await self._kept.get(key, lambda: self._inner.revise(request, current, problems))
+
+
+class _Kept(Generic[T]):
+    """One kind of results that have a usage and a duration."""
+
+    def __init__(self, cache: Cache, kind: Kind, shape: TypeAdapter[T]) -> None:
+        self._cache = cache
+        self._kind = kind
+        self._shape = shape
+
+    async def get(self, key: JsonValue, make: Callable[[], Awaitable[T]]) -> T:
+        """The result from the cache, for nothing, or made and kept."""
+        known = self._cache.get(self._kind, key, self._shape)
+        if known is not None:
+            return known.model_copy(update=_FREE)
+        made = await make()
+        self._cache.put(self._kind, key, made, self._shape)
+        return made
+
+
+def _words(request: ImageRequest) -> JsonValue:
+    """What of a request its prompt and its criteria may depend on."""
+    words: JsonValue = request.model_dump(mode="json", exclude=_NOT_IN_THE_WORDS)
+    return words

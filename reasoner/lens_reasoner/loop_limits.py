@@ -1,0 +1,31 @@
+"""When a run ends."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lens_reasoner.types import Probability, Value
+
+
+class LoopLimits(Value):
+    """When a run ends; whatever comes first ends it, with the best picture so far.
+
+    The cost limit is checked before every call: nothing new begins once it is reached, and what is
+    under way then is finished and counted, so a run may end above it by those calls. A cost that
+    turns out to be unknown ends a run that has a cost limit, as "cost_unknown": the limit could
+    not be kept, and is never ignored.
+
+    Attributes:
+        max_rounds: Most rounds.
+        target_score: The score, from 0 to 1, that is good enough.
+        max_images: Most pictures in all rounds together; the last round is cut short to fit.
+        max_usd: Most to spend, in US dollars.
+        deadline: Most seconds on the clock; what is under way then is given up. Where a run was
+            killed and resumed, the time between does not count.
+    """
+
+    max_rounds: int = Field(default=1, ge=1)
+    target_score: Probability = 1.0
+    max_images: int | None = Field(default=None, ge=1)
+    max_usd: float | None = Field(default=None, gt=0)
+    deadline: float | None = Field(default=None, gt=0)

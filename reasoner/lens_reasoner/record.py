@@ -1,0 +1,308 @@
+"""Runs on disk, written as they happen, so that a killed one can go on.
+
+A run's folder holds
+
+- `events.jsonl`: one JSON object a line. The first is the `RunHeader`; each other one holds an
+  "event" and the "clock" at which it happened: seconds of the run by stage, with "total". `Step`
+  events are left out. Every line is on the disk before anybody is told of the event.
+- `images/`: the pictures, byte for byte, under the SHA-256 of their bytes.
+
+A killed run loses no result that was written. A call that was under way when it was killed has no
+line, so it is made again when the run goes on: at most the calls in flight are paid for twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lens_reasoner.atomic import write_atomically
+from lens_reasoner.errors import RunRecordError
+from lens_reasoner.events import Event, read_event
+from lens_reasoner.loop_limits import LoopLimits
+from lens_reasoner.media import SUFFIXES
+from lens_reasoner.run_state import LoopResult, RunState
+from lens_reasoner.types import ImageRequest, Rubric, Seconds, Value
+
+SCHEMA_VERSION = 1
+EVENTS = "events.jsonl"
+IMAGES = "images"
+LOCK = ".lock"
+
+
+class RunHeader(Value):
+    """What a run is about: the first line of its events.
+
+    Attributes:
+        kind: Tells such a file from others.
+        schema_version: Version of the format.
+        created: When it began, in ISO 8601, UTC.
+        request: What was asked for.
+        rubric: The criteria, if they were given and not written.
+        limits: When it ends.
+        parts: What each part of the loop says it is.
+    """
+
+    kind: Literal["lens-run"] = "lens-run"
+    schema_version: int = SCHEMA_VERSION
+    created: str
+    request: ImageRequest
+    rubric: Rubric | None = None
+    limits: LoopLimits = LoopLimits()
+    parts: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def now(
+        cls,
+        request: ImageRequest,
+        *,
+        rubric: Rubric | None = None,
+        limits: LoopLimits | None = None,
+        parts: Mapping[str, str] | None = None,
+    ) -> RunHeader:
+        """The header of a run that begins now."""
+        return cls(
+            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            request=request,
+            rubric=rubric,
+            limits=limits or LoopLimits(),
+            parts=dict(parts or {}),
+        )
+
+    def check_same(self, other: RunHeader, folder: Path) -> None:
+        """Refuse to go on with a run that was about something else.
+
+        Raises:
+            RunRecordError: Naming what differs.
+        """
+        mine, theirs = (h.model_dump(exclude={"created"}) for h in (self, other))
+        differing = sorted(name for name in mine if mine[name] != theirs[name])
+        if not differing:
+            return
+        changes = "; ".join(
+            f"{name}: recorded {mine[name]}, now {theirs[name]}" for name in differing
+        )
+        raise RunRecordError(
+            f"The run in {folder} is another one: {changes}.",
+            hint="Go on with the parts it began with, or record into another folder.",
+        )
+
+
+class RunRecord:
+    """A run's folder, read.
+
+    Attributes:
+        folder: Where it is.
+        lines: The whole lines of its events, the header's first, without line ends.
+        header: What it is about.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open a run.
+
+        Raises:
+            RunRecordError: If there is none, or one that this version cannot read.
+        """
+        self.folder = Path(folder)
+        self.lines = _whole_lines(self.folder)
+        try:
+            first = json.loads(self.lines[0])
+            version = first.get("schema_version")
+            if version != SCHEMA_VERSION:
+                raise RunRecordError(
+                    f"The run in {self.folder} has schema version {version!r}; this version of "
+                    f"lens_reasoner reads {SCHEMA_VERSION}.",
+                    hint="Open it with the version that wrote it.",
+                )
+            self.header = RunHeader.model_validate(first)
+        except (ValueError, AttributeError) as error:
+            raise RunRecordError(
+                f"The first line of {self.folder / EVENTS} is no run's header: {error}",
+                hint="Only folders written by a loop can be opened.",
+            ) from error
+
+    @cached_property
+    def _entries(self) -> list[tuple[Event, dict[str, Seconds]]]:
+        entries = []
+        for number, line in enumerate(self.lines[1:], start=2):
+            try:
+                data = json.loads(line)
+                entries.append((_event_of(data["event"], self.folder), data["clock"]))
+            except (ValueError, KeyError, TypeError, OSError) as error:
+                raise RunRecordError(
+                    f"Line {number} of {self.folder / EVENTS} cannot be read: {error}",
+                    hint="The run was changed since it was written; begin it anew.",
+                ) from error
+        return entries
+
+    @property
+    def events(self) -> list[Event]:
+        """What happened so far, pictures included."""
+        return [event for event, _ in self._entries]
+
+    @property
+    def clock(self) -> dict[str, Seconds]:
+        """Seconds of the run by stage when the last event happened, with "total"."""
+        return dict(self._entries[-1][1]) if self._entries else {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        last = json.loads(self.lines[-1])
+        return isinstance(last, dict) and last.get("event", {}).get("type") == "finished"
+
+    def result(self) -> LoopResult:
+        """The run's result, or what there is of it.
+
+        Raises:
+            RunRecordError: If nothing but its header was written.
+        """
+        state = RunState()
+        for event in self.events:
+            state.apply(event)
+        if state.request is None:
+            raise RunRecordError(
+                f"The run in {self.folder} ended before it began.", hint="Resume it."
+            )
+        return state.result()
+
+
+class RunWriter:
+    """Writes a run's events down; one at a time for each folder."""
+
+    def __init__(self, folder: str | Path, header: RunHeader) -> None:
+        """Begin a run, or go on with the one that is there.
+
+        Args:
+            folder: The run's own; made if it is missing.
+            header: What the run is about; what is there must be about the same.
+
+        Raises:
+            RunRecordError: If the folder holds something else, or somebody else is writing there.
+        """
+        from filelock import FileLock, Timeout
+
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.folder / LOCK, timeout=0, thread_local=False)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise RunRecordError(
+                f"The run in {self.folder} is being written by another process or loop.",
+                hint="Wait for it, or record into another folder.",
+            ) from error
+        try:
+            self.record = self._open(header)
+            self._file = (self.folder / EVENTS).open("ab")
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self, header: RunHeader) -> RunRecord:
+        path = self.folder / EVENTS
+        if not path.exists():
+            write_atomically(path, _line(header.model_dump(mode="json")))
+        record = RunRecord(self.folder)
+        record.header.check_same(header, self.folder)
+        # What follows the last whole line was being written when the run was killed.
+        whole = sum(len(line) + 1 for line in record.lines)
+        with path.open("r+b") as file:
+            file.truncate(whole)
+        return record
+
+    def append(self, event: Event, clock: Mapping[str, Seconds]) -> None:
+        """Write an event down; on return it is on the disk."""
+        data = event.model_dump(mode="json", exclude={"image": {"data"}})
+        if event.type == "image_ready":
+            name = event.image.sha256 + SUFFIXES[event.image.media_type]
+            data["image_file"] = name
+            path = self.folder / IMAGES / name
+            if not path.exists():
+                write_atomically(path, event.image.data)
+        self._file.write(_line({"event": data, "clock": dict(clock)}))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Let others write."""
+        self._file.close()
+        self._lock.release()
+
+
+class RunStore:
+    """A folder of runs, each in a folder of its own."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def new(self) -> Path:
+        """A folder for a run that is yet to begin; named after the time, and not made yet."""
+        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        return self.folder / f"{now}-{secrets.token_hex(3)}"
+
+    def folders(self) -> list[Path]:
+        """The folders that hold runs, by name."""
+        return sorted(path.parent for path in self.folder.glob(f"*/{EVENTS}"))
+
+    def runs(self) -> list[RunRecord]:
+        """All runs, the earliest first; pictures are read only when they are asked for.
+
+        Raises:
+            RunRecordError: If one cannot be read.
+        """
+        return sorted(map(RunRecord, self.folders()), key=lambda run: run.header.created)
+
+    def open(self, name: str) -> RunRecord:
+        """The run in the folder of that name.
+
+        Raises:
+            RunRecordError: If there is none.
+        """
+        return RunRecord(self.folder / name)
+
+
+def _line(data: object) -> bytes:
+    return json.dumps(data, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+
+
+def _whole_lines(folder: Path) -> list[bytes]:
+    """The lines of a run's events; what a kill left of one more is no line."""
+    path = folder / EVENTS
+    if not path.is_file():
+        raise RunRecordError(
+            f"{folder} holds no run: there is no {EVENTS}.",
+            hint="Name the folder of a run, or record one into it.",
+        )
+    data = path.read_bytes()
+    lines = data.split(b"\n")[:-1]
+    # After a power failure the last line may have its length but not its content.
+    if len(lines) > 1 and not _is_json(lines[-1]):
+        lines.pop()
+    return lines or [b""]
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _event_of(data: dict[str, Any], folder: Path) -> Event:
+    name = data.pop("image_file", None)
+    if name is not None:
+        data["image"]["data"] = (folder / IMAGES / Path(name).name).read_bytes()
+    event = read_event(data)
+    if event.type == "image_ready" and event.image.sha256 != Path(str(name)).stem:
+        raise ValueError(f"the picture {name} is not the one that was written")
+    return event

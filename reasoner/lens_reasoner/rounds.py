@@ -1,0 +1,272 @@
+"""The rounds of a run: draw, judge, diagnose, revise.
+
+Every stage first looks at what the run already has, so a resumed run passes quickly over what was
+done and makes only the calls that are missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+
+from lens_reasoner.active_run import ActiveRun
+from lens_reasoner.diagnosis import diagnose, prompt_problems
+from lens_reasoner.errors import GeneratorError, ReasonerError
+from lens_reasoner.events import (
+    Diagnosed,
+    FidelityChecked,
+    ImageReady,
+    Judged,
+    Revised,
+    RewriteDone,
+    RubricDone,
+    StageFailed,
+    StageFailure,
+    Step,
+    StopReason,
+)
+from lens_reasoner.generator import StepProgress
+from lens_reasoner.image import GeneratedImage
+from lens_reasoner.parts import LoopParts
+from lens_reasoner.run_state import Candidate
+from lens_reasoner.types import Refused, Rubric
+
+
+class Rounds:
+    """Plays one run to its end."""
+
+    def __init__(self, parts: LoopParts, run: ActiveRun) -> None:
+        self._parts = parts
+        self._run = run
+
+    async def play(self) -> StopReason:
+        """Rewrite, then draw round after round.
+
+        Returns:
+            Why it ended.
+
+        Raises:
+            ReasonerError: If rewriting fails, or drawing fails before any picture is there.
+        """
+        await self._rewrite()
+        if isinstance(self._run.state.rewrite, Refused):
+            return "refused"
+        number = 0
+        while not (reason := self._run.exhausted):
+            await self._draw_and_judge(number)
+            self._diagnose(number)
+            if reason := self._stop_reason(number):
+                break
+            await self._revise(number)
+            number += 1
+        return reason
+
+    async def _rewrite(self) -> None:
+        run, reasoner = self._run, self._parts.reasoner
+        if reasoner is None or run.state.rewrite is not None:
+            return
+        with run.stage("rewrite"):
+            outcome = await reasoner.rewrite(run.request)
+        run.emit(RewriteDone(outcome=outcome))
+
+    async def _draw_and_judge(self, number: int) -> None:
+        """Draw what is missing of a round and judge each picture as soon as it is there."""
+        candidates = self._run.state.candidates
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                # Written once, while the first pictures are drawn.
+                rubric = tasks.create_task(self._rubric())
+                tasks.create_task(self._check_fidelity(number, rubric))
+
+                def judge(index: int) -> None:
+                    tasks.create_task(self._judge(index, rubric))
+
+                for index in self._run.planned(number):
+                    if index in candidates:
+                        judge(index)
+                await self._draw(number, judge)
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0]  # noqa: B904 - its own cause says more than the group
+
+    async def _rubric(self) -> Rubric | None:
+        """The criteria; None without judging, or if none could be written."""
+        run, parts = self._run, self._parts
+        if parts.judge is None and parts.fidelity_checker is None:
+            return None
+        if run.state.rubric is not None:
+            return run.state.rubric
+        if run.rubric is not None:
+            run.emit(RubricDone(rubric=run.rubric, written=False))
+            return run.rubric
+        if parts.rubric_writer is None or run.state.has_failed("rubric") or run.exhausted:
+            return None
+        try:
+            with run.stage("rubric"):
+                rubric = await parts.rubric_writer.write(run.request)
+        except Exception as error:
+            run.emit(StageFailed(failure=StageFailure.of("rubric", error)))
+            return None
+        run.emit(RubricDone(rubric=rubric, written=True))
+        return rubric
+
+    async def _check_fidelity(self, number: int, criteria: asyncio.Task[Rubric | None]) -> None:
+        run, checker = self._run, self._parts.fidelity_checker
+        rubric, prompt = await criteria, run.state.prompt(number).prompt
+        if checker is None or rubric is None or run.exhausted:
+            return
+        tried = (run.state.prompt(n).prompt for n in range(number + 1) if self._unchecked(n))
+        if prompt in run.state.reports or prompt in tried:
+            return
+        try:
+            with run.stage("fidelity", round_number=number):
+                report = await checker.check(run.request, prompt, rubric)
+        except Exception as error:
+            failure = StageFailure.of("fidelity", error)
+            run.emit(StageFailed(round=number, failure=failure))
+            return
+        run.emit(FidelityChecked(round=number, report=report))
+
+    def _unchecked(self, number: int) -> bool:
+        return self._run.state.has_failed("fidelity", number)
+
+    async def _draw(self, number: int, judge: Callable[[int], None]) -> None:
+        """Draw what is missing of a round, as many calls at once as the generator allows."""
+        run, generator = self._run, self._parts.generator
+        if run.state.has_failed("generate"):
+            return
+        slots = asyncio.Semaphore(generator.capabilities.max_concurrency)
+        errors: list[ReasonerError] = []
+
+        async def draw(indices: Sequence[int]) -> None:
+            async with slots:
+                if errors or run.exhausted:
+                    return
+                try:
+                    images = await self._generate(number, indices)
+                except Exception as error:
+                    errors.append(_as_reasoner_error(error, generator.name))
+                    return
+                for index, image in zip(indices, images, strict=False):
+                    version = run.state.prompt_version(number)
+                    run.emit(
+                        ImageReady(round=number, index=index, prompt_version=version, image=image)
+                    )
+                    judge(index)
+                if len(images) != len(indices):
+                    errors.append(_wrong_number(generator.name, len(images), len(indices)))
+
+        async with asyncio.TaskGroup() as calls:
+            for indices in self._missing(number):
+                calls.create_task(draw(indices))
+        if errors and not run.state.candidates:
+            raise errors[0]
+        for error in errors:
+            run.emit(StageFailed(round=number, failure=StageFailure.of("generate", error)))
+
+    def _missing(self, number: int) -> Iterator[list[int]]:
+        """The candidates of a round that are not drawn yet, in groups for one call each."""
+        missing = [i for i in self._run.planned(number) if i not in self._run.state.candidates]
+        size = self._parts.generator.capabilities.max_images
+        for first in range(0, len(missing), size):
+            yield missing[first : first + size]
+
+    async def _generate(self, number: int, indices: Sequence[int]) -> list[GeneratedImage]:
+        run = self._run
+
+        def on_step(done: StepProgress) -> None:
+            index = indices[done.index]
+            run.emit_from_any_thread(
+                Step(round=number, index=index, step=done.step, total=done.total)
+            )
+
+        with run.stage("generate", round_number=number):
+            return await self._parts.generator.generate(
+                run.state.prompt(number).prompt,
+                seeds=[run.seed_of(index) for index in indices],
+                settings=run.settings,
+                on_step=on_step,
+            )
+
+    async def _judge(self, index: int, criteria: asyncio.Task[Rubric | None]) -> None:
+        run, judge = self._run, self._parts.judge
+        rubric, candidate = await criteria, run.state.candidates[index]
+        if judge is None or rubric is None or run.exhausted:
+            return
+        if candidate.verdict is not None or candidate.failure is not None:
+            return
+        try:
+            with run.stage("judge", index=index):
+                verdict = await judge.judge(candidate.image, rubric)
+        except Exception as error:
+            run.emit(StageFailed(index=index, failure=StageFailure.of("judge", error)))
+            return
+        run.emit(Judged(index=index, verdict=verdict))
+
+    def _judged(self, number: int) -> list[Candidate]:
+        candidates = self._run.state.candidates
+        drawn = (candidates[i] for i in self._run.planned(number) if i in candidates)
+        return [candidate for candidate in drawn if candidate.verdict is not None]
+
+    def _diagnose(self, number: int) -> None:
+        state = self._run.state
+        report = state.reports.get(state.prompt(number).prompt)
+        for candidate in self._judged(number):
+            if candidate.verdict is None or state.rubric is None or candidate.problems:
+                continue
+            problems = diagnose(candidate.verdict, state.rubric, report)
+            if problems:
+                self._run.emit(Diagnosed(index=candidate.index, problems=problems))
+
+    def _stop_reason(self, number: int) -> StopReason | None:
+        run, limits = self._run, self._run.limits
+        scores = [c.score for c in self._judged(number) if c.score is not None]
+        if scores and max(scores) >= limits.target_score:
+            return "target_reached"
+        if run.state.has_failed("generate"):
+            return "generator_failed"
+        if run.exhausted:
+            return run.exhausted
+        if not scores:
+            return "unjudged"
+        if number + 1 == limits.max_rounds:
+            return "max_rounds"
+        return None if run.planned(number + 1) else "max_images"
+
+    async def _revise(self, number: int) -> None:
+        """Change the prompt for the next round, if another seed alone would not help."""
+        run, reviser, following = self._run, self._parts.reviser, number + 1
+        problems = prompt_problems([candidate.problems for candidate in self._judged(number)])
+        if reviser is None or not problems or run.exhausted:
+            return
+        decided = any(revised.round == following for revised in run.state.revisions)
+        if decided or run.state.has_failed("revise", following):
+            return
+        current = run.state.prompt(number)
+        try:
+            with run.stage("revise", round_number=following):
+                rewrite = await reviser.revise(run.request, current, problems)
+        except Exception as error:
+            run.emit(StageFailed(round=following, failure=StageFailure.of("revise", error)))
+            return
+        version = len(run.state.prompts)
+        run.emit(
+            Revised(round=following, prompt_version=version, rewrite=rewrite, problems=problems)
+        )
+
+
+def _wrong_number(name: str, drawn: int, asked: int) -> GeneratorError:
+    return GeneratorError(
+        f"{name!r} drew {drawn} pictures for {asked} seeds.",
+        hint="A generator returns one picture per seed.",
+    )
+
+
+def _as_reasoner_error(error: Exception, name: str) -> ReasonerError:
+    if isinstance(error, ReasonerError):
+        return error
+    wrapped = GeneratorError(
+        f"The generator {name!r} failed: {type(error).__name__}: {error}",
+        hint="The original error is the cause of this one.",
+    )
+    wrapped.__cause__ = error
+    return wrapped

@@ -1,0 +1,249 @@
+"""A run's result as a fold over its events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydantic import Field
+
+from lens_reasoner.events import (
+    Diagnosed,
+    Event,
+    FidelityChecked,
+    Finished,
+    ImageReady,
+    Judged,
+    Revised,
+    RewriteDone,
+    RubricDone,
+    Stage,
+    StageFailed,
+    StageFailure,
+    Started,
+    Step,
+    StopReason,
+)
+from lens_reasoner.image import GeneratedImage
+from lens_reasoner.revision import FidelityReport, Problem
+from lens_reasoner.types import ImageRequest, Refused, Rewrite, Rubric, Seconds, Usage, Value
+from lens_reasoner.verdict import Verdict
+
+
+class Candidate(Value):
+    """One picture of a run and what became of it.
+
+    Attributes:
+        image: The picture.
+        index: Its number among all that were to be drawn; the events' name for it.
+        round: The round it was drawn in, from 0.
+        prompt_version: Which of the run's prompts it was drawn from.
+        verdict: What the judge said; None if it was not asked or failed.
+        problems: What it lacks, and whose fault that is.
+        failure: Why there is no verdict, if the judge failed.
+    """
+
+    image: GeneratedImage
+    index: int = 0
+    round: int
+    prompt_version: int = 0
+    verdict: Verdict | None = None
+    problems: tuple[Problem, ...] = ()
+    failure: StageFailure | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The verdict's score; None, and not zero, if there is none."""
+        return None if self.verdict is None else self.verdict.score
+
+
+class LoopResult(Value):
+    """Everything one run produced.
+
+    Attributes:
+        request: What was asked for.
+        rewrite: The rewritten prompt or the refusal; None if rewriting was left out.
+        prompts: Every prompt there was, by `Candidate.prompt_version`: the first one, and one for
+            each revision.
+        fidelity: What the prompts say about the criteria, as far as that was checked; each report
+            names its prompt.
+        rubric: The criteria; None if there was no judging or no rubric could be written.
+        candidates: All pictures in the order of their numbers.
+        best_index: Position of the best one in `candidates`; None if nothing was drawn.
+        stop_reason: Why the run ended.
+        failures: What failed besides single verdicts.
+        timings: Wall-clock seconds by stage, with "total"; stages overlap.
+        usage: What all calls together consumed.
+        usage_by_stage: The same by stage.
+    """
+
+    request: ImageRequest
+    rewrite: Rewrite | Refused | None
+    prompts: tuple[Rewrite, ...] = ()
+    fidelity: tuple[FidelityReport, ...] = ()
+    rubric: Rubric | None
+    candidates: tuple[Candidate, ...]
+    best_index: int | None
+    stop_reason: StopReason
+    failures: tuple[StageFailure, ...]
+    timings: dict[str, Seconds]
+    usage: Usage
+    usage_by_stage: dict[Stage, Usage] = Field(default_factory=dict)
+
+    @property
+    def best(self) -> Candidate | None:
+        """The best candidate, if anything was drawn."""
+        return None if self.best_index is None else self.candidates[self.best_index]
+
+    @property
+    def refused(self) -> Refused | None:
+        """The refusal, if the request was refused."""
+        return self.rewrite if isinstance(self.rewrite, Refused) else None
+
+
+class RunState:
+    """What is known of a run so far; `apply` its events in order."""
+
+    def __init__(self) -> None:
+        self.request: ImageRequest | None = None
+        self.seed = 0
+        self.rewrite: Rewrite | Refused | None = None
+        self.rubric: Rubric | None = None
+        self.revisions: list[Revised] = []
+        self.reports: dict[str, FidelityReport] = {}
+        self.candidates: dict[int, Candidate] = {}
+        self.failed: list[StageFailed] = []
+        self.spent: dict[Stage, Usage] = {}
+        self.finished: Finished | None = None
+
+    def apply(self, event: Event) -> None:
+        """Take in one event."""
+        match event:
+            case Started():
+                self.request, self.seed = event.request, event.seed
+            case RewriteDone():
+                self.rewrite = event.outcome
+                self._spend("rewrite", event.outcome.usage)
+            case RubricDone():
+                self.rubric = event.rubric
+                if event.written:
+                    self._spend("rubric", event.rubric.usage)
+            case FidelityChecked():
+                self.reports[self.prompt(event.round).prompt] = event.report
+                self._spend("fidelity", event.report.usage)
+            case ImageReady():
+                self._take_image(event)
+            case Judged():
+                self._update(event.index, verdict=event.verdict)
+                self._spend("judge", event.verdict.usage)
+            case Diagnosed():
+                self._update(event.index, problems=event.problems)
+            case Revised():
+                self.revisions.append(event)
+                self._spend("revise", event.rewrite.usage)
+            case StageFailed():
+                self._take_failure(event)
+            case Finished():
+                self.finished = event
+            case Step():
+                pass
+
+    def _take_image(self, event: ImageReady) -> None:
+        self.candidates[event.index] = Candidate(
+            image=event.image,
+            index=event.index,
+            round=event.round,
+            prompt_version=event.prompt_version,
+        )
+        self._spend("generate", event.image.usage)
+
+    def _take_failure(self, event: StageFailed) -> None:
+        if event.index is not None:
+            self._update(event.index, failure=event.failure)
+        else:
+            self.failed.append(event)
+        self._spend(event.failure.stage, event.failure.usage)
+
+    def _update(self, index: int, **changes: object) -> None:
+        self.candidates[index] = self.candidates[index].model_copy(update=changes)
+
+    def _spend(self, stage: Stage, usage: Usage) -> None:
+        self.spent[stage] = self.spent.get(stage, Usage.zero()) + usage
+
+    @property
+    def usage(self) -> Usage:
+        """What all calls so far consumed."""
+        return Usage.total(self.spent.values())
+
+    @property
+    def prompts(self) -> list[Rewrite]:
+        """All prompts so far; the first is the request's own words where nobody rewrote them."""
+        first = self.rewrite
+        if first is None and self.request is not None:
+            text = self.request.text
+            first = Rewrite(request=text, prompt=text, model="none", usage=Usage.zero())
+        if not isinstance(first, Rewrite):
+            return []
+        return [first, *(revised.rewrite for revised in self.revisions)]
+
+    def prompt_version(self, round_number: int) -> int:
+        """Which of `prompts` a round is drawn from."""
+        return sum(revised.round <= round_number for revised in self.revisions)
+
+    def prompt(self, round_number: int) -> Rewrite:
+        """The prompt a round is drawn from."""
+        return self.prompts[self.prompt_version(round_number)]
+
+    def has_failed(self, stage: Stage, round_number: int | None = None) -> bool:
+        """Whether a stage failed, in one round or in any."""
+        return any(
+            failed.failure.stage == stage and round_number in {None, failed.round}
+            for failed in self.failed
+        )
+
+    @property
+    def best(self) -> Candidate | None:
+        """The highest score, then the most criteria answered, then the earliest.
+
+        A candidate without a score stands behind all that have one, whatever theirs is.
+        """
+
+        def rank(candidate: Candidate) -> tuple[float, float, int]:
+            score = -1.0 if candidate.score is None else candidate.score
+            coverage = candidate.verdict.coverage if candidate.verdict else 0.0
+            return score, coverage, -candidate.index
+
+        return max(self.candidates.values(), key=rank, default=None)
+
+    def result(self) -> LoopResult:
+        """The run's result, or what there is of it if it was cut short.
+
+        Raises:
+            ValueError: If not even the start was seen.
+        """
+        if self.request is None:
+            raise ValueError("a run's events begin with Started")
+        finished, best = self.finished, self.best
+        order = sorted(self.candidates)
+        drawn = bool(order) or self.rewrite is not None
+        return LoopResult(
+            request=self.request,
+            rewrite=self.rewrite,
+            prompts=tuple(self.prompts) if drawn else (),
+            fidelity=tuple(self.reports.values()),
+            rubric=self.rubric,
+            candidates=tuple(self.candidates[index] for index in order),
+            best_index=None if best is None else order.index(best.index),
+            stop_reason=finished.stop_reason if finished else "interrupted",
+            failures=tuple(failed.failure for failed in self.failed),
+            timings=finished.timings if finished else {},
+            usage=self.usage,
+            usage_by_stage=dict(self.spent),
+        )
+
+
+def fold_events(events: Iterable[Event]) -> LoopResult:
+    """The result of a run from its events."""
+    state = RunState()
+    for event in events:
+        state.apply(event)
+    return state.result()
