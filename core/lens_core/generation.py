@@ -11,15 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    TopPLogitsWarper,
-)
+from transformers import PreTrainedTokenizerBase
 
 from lens_core.chat import DEFAULT_DATE, ReasoningEffort, stop_token_ids
 from lens_core.conversation import ResponseFormat, Turn, encode_conversation, parse_harmony
@@ -60,22 +52,26 @@ class Reply:
     written: Written
 
 
-class SeededSampling(LogitsProcessor):  # type: ignore[misc]
-    """Turns greedy choice into sampling, by the Gumbel-max trick, from a generator of its own.
+class Sampler:
+    """Chooses tokens, by the Gumbel-max trick, with chances from a generator of its own.
 
-    The library samples from torch's global generator, which other threads share.
+    torch's global generator, from which the library samples, is shared by all threads.
     """
 
-    def __init__(self, temperature: float, generator: torch.Generator, top_p: float = 1.0) -> None:
+    def __init__(
+        self, temperature: float, generator: torch.Generator | None, top_p: float = 1.0
+    ) -> None:
         self._temperature = temperature
         self._generator = generator
-        self._nucleus = TopPLogitsWarper(top_p) if top_p < 1 else None
+        self._top_p = top_p
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores `[B, vocabulary]` whose largest entry is a sample of the softmax."""
+    def choose(self, scores: Tensor) -> int:
+        """A token by its scores `[vocabulary]`; at temperature 0 the likeliest."""
+        if self._temperature == 0 or self._generator is None:
+            return int(scores.argmax())
         scaled = scores.double() / self._temperature
-        if self._nucleus is not None:
-            scaled = self._nucleus(input_ids, scaled)
+        if self._top_p < 1:
+            scaled = scaled.masked_fill(~_nucleus(scaled, self._top_p), -torch.inf)
         uniform = torch.rand(
             scores.shape,
             generator=self._generator,
@@ -83,19 +79,15 @@ class SeededSampling(LogitsProcessor):  # type: ignore[misc]
             dtype=torch.float64,
         )
         gumbel = -(-uniform.clamp_min(1e-300).log()).log()
-        return scaled + gumbel.to(scores.device)
+        return int((scaled + gumbel.to(scores.device)).argmax())
 
 
-class _Cancelled(StoppingCriteria):  # type: ignore[misc]
-    """Asked between tokens."""
-
-    def __init__(self, cancelled: Callable[[], bool]) -> None:
-        self._cancelled = cancelled
-        self.seen = False
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
-        self.seen = self.seen or self._cancelled()
-        return torch.full((input_ids.shape[0],), self.seen, device=input_ids.device)
+def _nucleus(scores: Tensor, top_p: float) -> Tensor:
+    """Which of the scores `[vocabulary]` are the likeliest tokens that together reach `top_p`."""
+    ordered, order = scores.softmax(dim=-1).sort(descending=True)
+    # A token is in while those before it fall short, so the likeliest always is.
+    inside = ordered.cumsum(dim=-1) - ordered < top_p
+    return torch.zeros_like(inside).scatter(0, order, inside)
 
 
 def write_tokens(
@@ -111,6 +103,8 @@ def write_tokens(
     use_cache: bool = True,
 ) -> Written:
     """Write on from a row of tokens.
+
+    Settings stored beside the checkpoint (temperature, penalties) do not count.
 
     Args:
         text_encoder: The model; it must have its language model head.
@@ -137,34 +131,27 @@ def write_tokens(
             f"the conversation has {len(input_ids)} tokens; this model reads 1 to {most - 1} before"
             " it writes"
         )
-    stop = _Cancelled(cancelled or (lambda: False))
-    sampling = []
-    if temperature > 0 and generator is not None:
-        sampling = [SeededSampling(temperature, generator, top_p)]
-    ids = torch.tensor([list(input_ids)], device=text_encoder.device)
-    # Settings stored beside a checkpoint must not mix with those asked for.
-    config = GenerationConfig(
-        do_sample=False,
-        use_cache=use_cache,
-        max_new_tokens=min(max_new_tokens, most - len(input_ids)),
-        eos_token_id=list(stop_ids) or None,
-        pad_token_id=stop_ids[0] if stop_ids else 0,
-    )
-    with torch.inference_mode():
-        output = text_encoder.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            generation_config=config,
-            logits_processor=LogitsProcessorList(sampling),
-            stopping_criteria=StoppingCriteriaList([stop]),
-        )
-    written = tuple(output[0, ids.shape[1] :].tolist())
+    sampler = Sampler(temperature, generator, top_p)
+    written: list[int] = []
     finish: FinishReason = "length"
-    if written and written[-1] in stop_ids:
-        finish = "stop"
-    elif stop.seen:
-        finish = "cancelled"
-    return Written(written, len(input_ids), finish)
+    cache = None
+    ids = torch.tensor([list(input_ids)], device=text_encoder.device)
+    with torch.inference_mode():
+        while len(written) < min(max_new_tokens, most - len(input_ids)):
+            unread = ids if cache is None else ids[:, -1:]
+            output = text_encoder(
+                input_ids=unread, past_key_values=cache, use_cache=use_cache, logits_to_keep=1
+            )
+            cache = output.past_key_values if use_cache else None
+            written.append(sampler.choose(output.logits[0, -1].float()))
+            if written[-1] in stop_ids:
+                finish = "stop"
+                break
+            if cancelled is not None and cancelled():
+                finish = "cancelled"
+                break
+            ids = torch.cat([ids, ids.new_tensor([written[-1:]])], dim=1)
+    return Written(tuple(written), len(input_ids), finish)
 
 
 def write_reply(

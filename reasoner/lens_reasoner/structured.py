@@ -70,6 +70,11 @@ def json_instruction(schema: type[BaseModel]) -> str:
     return f"Answer with nothing but one JSON object that satisfies this JSON schema:\n{form}"
 
 
+def again(reply: str, problems: str) -> list[Message]:
+    """What is added to a conversation whose last reply was off the schema."""
+    return [Message.assistant(reply), Message.user(_AGAIN.format(problems=problems))]
+
+
 async def ask_checked(
     ask: Callable[[Sequence[Message]], Awaitable[ChatReply]],
     messages: Sequence[Message],
@@ -95,9 +100,8 @@ async def ask_checked(
         return replace(reply, parsed=read_json(reply.text, schema))
     except OffSchema as error:
         problems = str(error)
-    again = [Message.assistant(reply.text), Message.user(_AGAIN.format(problems=problems))]
     try:
-        second = await ask([*messages, *again])
+        second = await ask([*messages, *again(reply.text, problems)])
     except ChatError as error:
         error.usage = reply.usage + (error.usage or Usage())
         raise

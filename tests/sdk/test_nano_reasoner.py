@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from lens_core.chat import encode_chat
-from lens_core.generation import SeededSampling
+from lens_core.generation import Sampler
 from lens_core.nano.chat import rewrite_chat
 from lens_core.pipeline import LensPipeline
 from lens_reasoner import GeneratorError, ImageRequest, Reasoner, Rewrite
@@ -36,10 +36,19 @@ class ScriptedEncoder:
         self.tokenizer, self.texts = tokenizer, texts
         self.prompts: list[list[int]] = []
 
-    def generate(self, ids: torch.Tensor, **_: Any) -> torch.Tensor:
-        self.prompts.append(ids[0].tolist())
-        written = self.tokenizer.encode(self.texts.pop(0) + "<|return|>", add_special_tokens=False)
-        return torch.cat([ids, torch.tensor([written])], dim=1)
+    def __call__(self, input_ids: torch.Tensor, **_: Any) -> SimpleNamespace:
+        if input_ids.shape[1] > 1:
+            self.prompts.append(input_ids[0].tolist())
+            text = self.texts.pop(0) + "<|return|>"
+            self.left = self.tokenizer.encode(text, add_special_tokens=False)
+        logits = torch.zeros(1, 1, len(self.tokenizer))
+        logits[0, 0, self.left.pop(0)] = 1e4
+        return SimpleNamespace(logits=logits, past_key_values="what was read")
+
+
+@pytest.fixture
+def long_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lens_sdk.nano_reasoner.MAX_NEW_TOKENS", 160)
 
 
 def _scripted(
@@ -54,6 +63,7 @@ async def _rewrite(reasoner: NanoReasoner, text: str) -> Rewrite:
     return await reasoner.rewrite(ImageRequest(text=text))
 
 
+@pytest.mark.usefixtures("long_drafts")
 async def test_the_first_faithful_draft_is_taken(
     nano_model: LensModel, nano_tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -69,6 +79,7 @@ async def test_the_first_faithful_draft_is_taken(
     assert rewrite.usage.usd == 0
 
 
+@pytest.mark.usefixtures("long_drafts")
 async def test_without_a_faithful_draft_the_users_words_are_drawn(
     nano_model: LensModel, nano_tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -118,6 +129,7 @@ async def test_a_model_that_cannot_write_is_a_typed_error(
         await _rewrite(reasoner, REQUEST)
 
 
+@pytest.mark.usefixtures("long_drafts")
 async def test_what_was_right_is_kept_and_written_on(
     nano_model: LensModel, nano_tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -147,10 +159,9 @@ def test_drafts_depend_on_the_seed_alone(nano_pipeline: LensPipeline) -> None:
 
 
 def test_sampling_follows_the_softmax() -> None:
-    scores = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
-    sample = SeededSampling(0.8, torch.Generator().manual_seed(3))
-    empty = torch.zeros(1, 0, dtype=torch.long)
-    picks = Counter(int(sample(empty, scores).argmax()) for _ in range(4000))
-    expected = torch.softmax(scores / 0.8, dim=-1)[0]
+    scores = torch.tensor([2.0, 1.0, 0.0, -1.0])
+    sampler = Sampler(0.8, torch.Generator().manual_seed(3))
+    picks = Counter(sampler.choose(scores) for _ in range(4000))
+    expected = torch.softmax(scores / 0.8, dim=-1)
     for token, share in enumerate(expected.tolist()):
         assert picks[token] / 4000 == pytest.approx(share, abs=0.03)
