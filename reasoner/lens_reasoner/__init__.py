@@ -15,13 +15,14 @@ from lens_reasoner.errors import (
     JudgeError,
     LoopConfigError,
     MissingKeyError,
+    MissingPackagesError,
     PromptFileError,
     ProtectedSectionError,
     QuotaError,
     RateLimitedError,
     ReasonerError,
-    RunRecordError,
     RubricFileError,
+    RunRecordError,
     UnsupportedSettingError,
     UnsupportedSettingWarning,
 )
@@ -48,6 +49,11 @@ from lens_reasoner.generator import (
     StepCallback,
     StepProgress,
 )
+from lens_reasoner.generators.diffusers import DiffusersGenerator
+from lens_reasoner.generators.diffusers_presets import DiffusersPreset
+from lens_reasoner.generators.image_prices import ImagePrice, ImagePriceTable
+from lens_reasoner.generators.image_server import ImageServer, ServerDialect
+from lens_reasoner.generators.openai_images import OpenAIImages
 from lens_reasoner.hints import RewriteHints
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.judge import Judge, RubricJudge
@@ -122,6 +128,8 @@ __all__ = [
     "DecisionModel",
     "DecisionReply",
     "Diagnosed",
+    "DiffusersGenerator",
+    "DiffusersPreset",
     "Event",
     "ExtraVotes",
     "FidelityChecked",
@@ -140,8 +148,11 @@ __all__ = [
     "ImageCost",
     "ImageFileError",
     "ImagePart",
+    "ImagePrice",
+    "ImagePriceTable",
     "ImageReady",
     "ImageRequest",
+    "ImageServer",
     "ImageServiceError",
     "Judge",
     "JudgeError",
@@ -155,10 +166,12 @@ __all__ = [
     "LoopResult",
     "Message",
     "MissingKeyError",
+    "MissingPackagesError",
     "Moderator",
     "OnUnsupported",
     "OneCall",
     "OpenAIChat",
+    "OpenAIImages",
     "Opinion",
     "PassThrough",
     "PerCriterion",
@@ -191,6 +204,7 @@ __all__ = [
     "RunRecordError",
     "RunState",
     "RunStore",
+    "ServerDialect",
     "SizeLimits",
     "StageFailed",
     "StageFailure",

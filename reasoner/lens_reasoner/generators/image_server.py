@@ -1,0 +1,203 @@
+"""Pictures by any server that speaks the OpenAI images protocol."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from lens_reasoner.errors import GeneratorError
+from lens_reasoner.generator import Capabilities, OnUnsupported
+from lens_reasoner.generators.image_prices import NO_IMAGE_PRICES, ImagePriceTable
+from lens_reasoner.generators.images_api import ImagesApiGenerator
+from lens_reasoner.generators.images_connection import ImagesConnection
+from lens_reasoner.limits import Limits
+from lens_reasoner.openai_connection import Json
+from lens_reasoner.retry import RetryPolicy
+from lens_reasoner.types import GenerationSettings, Value
+
+SERVER_KEY_VARIABLE = "LENS_IMAGE_API_KEY"
+"""Environment variable with the key of an image server; OpenAI's key is not sent to others."""
+
+_NO_KEY = "no-key"
+_ALIKE = {name: name for name in ("seed", "num_inference_steps", "negative_prompt")}
+
+
+class ServerDialect(Value):
+    """What a kind of server understands beyond prompt and size; it drops the rest without a word.
+
+    Attributes:
+        name: Name of the kind.
+        capabilities: What is claimed for it.
+        fields: Name on the wire of `seed`, `num_inference_steps`, `guidance_scale` and
+            `negative_prompt`, as far as it has them.
+        response_format: How pictures are asked for; None leaves it to the server. Both ways of
+            answering are read in any case.
+    """
+
+    name: str
+    capabilities: Capabilities
+    fields: dict[str, str] = Field(default_factory=dict)
+    response_format: Literal["b64_json", "url"] | None = None
+
+
+PLAIN = ServerDialect(
+    name="plain", capabilities=Capabilities(sizes=None, max_images=10, extra=("quality", "style"))
+)
+"""Only what the protocol itself has: prompt, number and size."""
+
+_DIFFUSION = Capabilities(
+    seed=True,
+    negative_prompt=True,
+    steps=True,
+    guidance=True,
+    sizes=None,
+    multiple_of=16,
+    # One seed is sent per call, so each picture of several needs a call of its own.
+    max_images=1,
+)
+
+VLLM_OMNI = ServerDialect(
+    name="vllm-omni",
+    capabilities=_DIFFUSION.model_copy(
+        update={
+            "extra": (
+                "extra_params",
+                "flow_shift",
+                "generator_device",
+                "guidance_scale",
+                "lora",
+                "output_format",
+                "system_prompt",
+                "true_cfg_scale",
+            )
+        }
+    ),
+    fields={**_ALIKE, "guidance_scale": "guidance_scale"},
+    response_format="b64_json",
+)
+"""vLLM-Omni, which reads these fields at the top level of the request."""
+
+SGLANG = ServerDialect(
+    name="sglang",
+    capabilities=_DIFFUSION.model_copy(
+        update={"extra": ("background", "guidance_scale", "output_format", "true_cfg_scale")}
+    ),
+    fields={**_ALIKE, "guidance_scale": "guidance_scale"},
+    response_format="b64_json",
+)
+"""SGLang Diffusion, which may answer with addresses."""
+
+DIALECTS: Mapping[str, ServerDialect] = {d.name: d for d in (PLAIN, VLLM_OMNI, SGLANG)}
+"""The dialects by name."""
+
+
+class ImageServer(ImagesApiGenerator):
+    """A `Generator` of an OpenAI-compatible image server.
+
+    What is not declared by the dialect is refused here, as servers drop unknown fields in silence.
+    Declare a server of your own with a `ServerDialect`, or change one of ours with `model_copy`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str,
+        dialect: ServerDialect | Literal["plain", "vllm-omni", "sglang"] = PLAIN,
+        api_key: str | SecretStr | None = None,
+        guidance_field: str | None = None,
+        image_prices: ImagePriceTable | None = None,
+        retry: RetryPolicy | None = None,
+        retry_lost_replies: bool = False,
+        limits: Limits | None = None,
+        max_concurrency: int = 1,
+        on_unsupported: OnUnsupported = "raise",
+    ) -> None:
+        """Choose server and model.
+
+        Args:
+            model: Name of the model, as the server knows it.
+            base_url: Where its API is, usually ending in /v1.
+            dialect: What it understands.
+            api_key: The key; None is that in `LENS_IMAGE_API_KEY`, if any, and never OpenAI's.
+            guidance_field: The field that means `guidance_scale`, such as "true_cfg_scale"; None is
+                that for Qwen-Image, and the dialect's own for other models.
+            image_prices: Prices for the cost of each picture; None means unknown costs.
+            retry: How long to insist; None is `IMAGE_RETRY`.
+            retry_lost_replies: Repeat also calls whose reply was lost.
+            limits: Limits of this model on this server; None leaves what holds already.
+            max_concurrency: Most calls under way at once; 1 for a server with one GPU.
+            on_unsupported: Refuse settings it cannot honour, or warn.
+
+        Raises:
+            GeneratorError: There is no such dialect.
+        """
+        connection = ImagesConnection(
+            model,
+            retry_lost_replies=retry_lost_replies,
+            base_url=base_url,
+            api_key=api_key or os.environ.get(SERVER_KEY_VARIABLE) or _NO_KEY,
+            retry=retry,
+            limits=limits,
+            look_up_shutdown=False,
+        )
+        super().__init__(connection, image_prices or NO_IMAGE_PRICES)
+        self._dialect = _dialect(dialect)
+        self._fields = dict(self._dialect.fields)
+        if "guidance_scale" in self._fields:
+            known = "true_cfg_scale" if "qwen-image" in model.lower() else "guidance_scale"
+            self._fields["guidance_scale"] = guidance_field or (
+                known if self._dialect in DIALECTS.values() else self._fields["guidance_scale"]
+            )
+        taken = self._fields.values()
+        able = self._dialect.capabilities
+        self._capabilities = able.model_copy(
+            update={
+                "on_unsupported": on_unsupported,
+                "max_concurrency": max_concurrency,
+                "extra": tuple(name for name in able.extra if name not in taken),
+            }
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the dialect declares."""
+        return self._capabilities
+
+    @property
+    def fingerprint(self) -> str:
+        """The server and how its fields are used."""
+        return f"{super().fingerprint} {self._dialect.name} {sorted(self._fields.items())}"
+
+    def body(self, prompt: str, seeds: Sequence[int], settings: GenerationSettings) -> Json:
+        """See `ImagesApiGenerator.body`."""
+        asked = {
+            "seed": seeds[0],
+            "num_inference_steps": settings.num_inference_steps,
+            "guidance_scale": settings.guidance_scale,
+            "negative_prompt": settings.negative_prompt or None,
+        }
+        size = None if settings.width is None else f"{settings.width}x{settings.height}"
+        body: Json = {
+            "model": self.model,
+            "prompt": prompt,
+            "n": len(seeds),
+            "size": size,
+            "response_format": self._dialect.response_format,
+            **{field: asked[name] for name, field in self._fields.items()},
+            **settings.extra,
+        }
+        return {name: value for name, value in body.items() if value is not None}
+
+
+def _dialect(choice: ServerDialect | str) -> ServerDialect:
+    if isinstance(choice, ServerDialect):
+        return choice
+    if choice not in DIALECTS:
+        raise GeneratorError(
+            f"There is no server dialect {choice!r}.", hint=f"Choices: {', '.join(DIALECTS)}."
+        )
+    return DIALECTS[choice]

@@ -1,0 +1,180 @@
+"""Drawing behind the OpenAI images protocol, whoever speaks it."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from lens_reasoner.errors import (
+    GenerationRefusedError,
+    ImageFileError,
+    ImageServiceError,
+    UnsupportedSettingWarning,
+)
+from lens_reasoner.generator import Capabilities, StepCallback, StepProgress
+from lens_reasoner.generators.download import download
+from lens_reasoner.generators.image_prices import ImagePriceTable
+from lens_reasoner.generators.images_connection import ImagesConnection
+from lens_reasoner.generators.images_wire import (
+    MOST_BYTES,
+    ImagesReply,
+    WirePicture,
+    check_picture,
+    decode,
+    shares,
+)
+from lens_reasoner.image import GeneratedImage
+from lens_reasoner.openai_connection import Json, OpenAIClient
+from lens_reasoner.settings import check_seeds, check_settings
+from lens_reasoner.types import GenerationSettings, Usage
+
+_log = logging.getLogger("lens_reasoner")
+_TOKENS_OF_A_PICTURE = 4000
+DOWNLOAD_SECONDS = 120.0
+"""Seconds that fetching one picture from its address may take."""
+
+
+class ImagesApiGenerator(OpenAIClient, ABC):
+    """Base of the generators that draw over HTTP.
+
+    Subclasses give `capabilities` and `body`. Pictures keep the bytes the server sent, whatever
+    their format, and carry their share of the call's usage and cost.
+    """
+
+    def __init__(self, connection: ImagesConnection, prices: ImagePriceTable) -> None:
+        super().__init__(connection)
+        self._images = connection
+        self._image_prices = prices
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self.model
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What it can honour."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The server; a model behind it may change without notice."""
+        return self._images.base_url
+
+    @abstractmethod
+    def body(self, prompt: str, seeds: Sequence[int], settings: GenerationSettings) -> Json:
+        """The request, for settings that are checked and filled."""
+
+    def fill(self, settings: GenerationSettings) -> GenerationSettings:
+        """The settings with what is asked for where nothing was given."""
+        native = self.capabilities.native_size
+        if settings.width is not None or native is None:
+            return settings
+        return settings.model_copy(update={"width": native[0], "height": native[1]})
+
+    async def generate(
+        self,
+        prompt: str,
+        *,
+        seeds: Sequence[int],
+        settings: GenerationSettings,
+        on_step: StepCallback | None = None,
+    ) -> list[GeneratedImage]:
+        """See `Generator.generate`.
+
+        Where only some pictures of a call can be read, those are returned, as they are paid for.
+
+        Raises:
+            UnsupportedSettingError: If a setting cannot be honoured.
+            GenerationRefusedError: If the provider's moderation stopped it.
+            ImageServiceError: If there is no usable picture.
+        """
+        able = self.capabilities
+        used = self.fill(check_settings(settings, able, backend=self.name))
+        check_seeds(seeds, able, backend=self.name)
+        started = time.perf_counter()
+        reply = await self._images.draw(
+            self.body(prompt, seeds, used), tokens=_TOKENS_OF_A_PICTURE * len(seeds)
+        )
+        usd = self._image_prices.cost(reply.model or self.model, reply.tokens)
+        usage = reply.usage.model_copy(update={"usd": usd})
+        found = (await self._pictures(reply, usage))[: len(seeds)]
+        seconds = time.perf_counter() - started
+        images = [
+            GeneratedImage(
+                data=data,
+                seed=seed if able.seed else None,
+                prompt=prompt,
+                settings=self._as_drawn(used, size),
+                generator=self.name,
+                timings={"generate": seconds / len(found)},
+                usage=share,
+            )
+            for (data, size), seed, share in zip(
+                found, seeds[: len(found)], shares(usage, len(found)), strict=True
+            )
+        ]
+        if on_step is not None:
+            for index in range(len(images)):
+                on_step(StepProgress(step=1, total=1, index=index))
+        return images
+
+    async def _pictures(
+        self, reply: ImagesReply, usage: Usage
+    ) -> list[tuple[bytes, tuple[int, int]]]:
+        found, failures = [], []
+        for picture in reply.pictures:
+            try:
+                data = await self._bytes(picture)
+                found.append((data, check_picture(data)))
+            except ImageFileError as error:
+                failures.append(error)
+        if found:
+            for failure in failures:
+                _log.warning("%s: a picture of the reply was left out: %s", self.name, failure)
+            return found
+        if any(picture.blocked for picture in reply.pictures):
+            raise GenerationRefusedError(
+                f"The moderation of {self.name!r} took the picture away.",
+                usage=usage,
+                hint="Change the request; asking again does not help.",
+            )
+        reason = str(failures[0]) if failures else "The list of pictures is empty."
+        raise ImageServiceError(
+            f"{self.name!r} answered without a picture. {reason}",
+            fault="malformed",
+            usage=usage,
+            detail=reason,
+            hint="Its moderation may have taken the picture away, or base_url may name another "
+            "kind of server.",
+        ) from (failures[0] if failures else None)
+
+    async def _bytes(self, picture: WirePicture) -> bytes:
+        if picture.base64:
+            return decode(picture.base64)
+        if picture.url.startswith("data:"):
+            return decode(picture.url)
+        if not picture.url:
+            raise ImageFileError("The entry has neither a picture nor an address.")
+        return await download(
+            picture.url,
+            base_url=self._images.base_url,
+            most_bytes=MOST_BYTES,
+            timeout=DOWNLOAD_SECONDS,
+        )
+
+    def _as_drawn(self, settings: GenerationSettings, size: tuple[int, int]) -> GenerationSettings:
+        """The settings with the real size, and a note where another one was asked for."""
+        changes: dict[str, object] = {"width": size[0], "height": size[1]}
+        if settings.width is not None and (settings.width, settings.height) != size:
+            asked = f"{settings.width}x{settings.height}"
+            warnings.warn(
+                f"{self.name!r} was asked for {asked} and drew {size[0]}x{size[1]}.",
+                UnsupportedSettingWarning,
+                stacklevel=2,
+            )
+            changes["dropped"] = {**settings.dropped, "size": asked}
+        return settings.model_copy(update=changes)

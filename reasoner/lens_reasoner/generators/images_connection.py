@@ -1,0 +1,135 @@
+"""Calls that draw pictures, which cost money each time they are made."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from lens_reasoner.errors import ChatError, GenerationRefusedError, ImageServiceError
+from lens_reasoner.generators.images_wire import ImagesReply, read_images
+from lens_reasoner.openai_connection import Json, OpenAIConnection
+from lens_reasoner.retry import RetryPolicy
+from lens_reasoner.types import Usage
+
+IMAGE_RETRY = RetryPolicy(attempts=3, first_wait=1.0, timeout=600.0, deadline=1800.0)
+"""Pictures take minutes; a call is given as long as the provider's own client gives it."""
+
+PATH = "/images/generations"
+
+_NEVER_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"}
+_GATEWAY_TIMEOUTS = {504, 524}
+_VIOLATIONS = re.compile(r"safety_violations=\[([^\]]*)\]")
+
+
+class _MaybeDrawnError(Exception):
+    """A call whose reply was lost; no `ChatError`, so that it is not made again."""
+
+    def __init__(self, error: ChatError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class ImagesConnection(OpenAIConnection):
+    """A connection whose calls are not repeated where the picture may be drawn and billed.
+
+    No provider takes an idempotency key for pictures, so a reply that is lost on its way leaves it
+    open whether a second call would be paid twice.
+    """
+
+    def __init__(self, model: str, *, retry_lost_replies: bool, **options: Any) -> None:
+        """See `OpenAIConnection`.
+
+        Args:
+            model: Name of the model.
+            retry_lost_replies: Repeat also calls whose reply was lost.
+            **options: Of `ConnectionOptions`.
+        """
+        super().__init__(model, **{**options, "retry": options.get("retry") or IMAGE_RETRY})
+        self._retry_lost = retry_lost_replies
+
+    async def draw(self, body: Json, *, tokens: int) -> ImagesReply:
+        """Send a request for pictures.
+
+        Raises:
+            GenerationRefusedError: The provider's moderation stopped it.
+            ImageServiceError: There is no usable reply.
+        """
+        try:
+            return await self.send(PATH, body, read_images, tokens=tokens)
+        except _MaybeDrawnError as lost:
+            raise _lost(lost.error) from lost.error
+        except ChatError as error:
+            raise _refused(error) if error.fault == "filtered" else _failed(error) from error
+
+    async def _post(self, path: str, body: Json) -> object:
+        try:
+            return await super()._post(path, body)
+        except ChatError as error:
+            if not self._retry_lost and _maybe_drawn(error):
+                raise _MaybeDrawnError(error) from error
+            raise
+
+
+def _maybe_drawn(error: ChatError) -> bool:
+    if error.status is not None:
+        return error.status in _GATEWAY_TIMEOUTS
+    if error.fault not in {"timeout", "connection"}:
+        return False
+    cause: BaseException | None = error
+    while cause is not None:
+        if type(cause).__name__ in _NEVER_SENT:
+            return False
+        cause = cause.__cause__
+    return True
+
+
+def _refused(error: ChatError) -> GenerationRefusedError:
+    body = getattr(error.__cause__, "body", None)
+    body = body if isinstance(body, dict) else {}
+    details = body.get("moderation_details")
+    named = details.get("categories") if isinstance(details, dict) else None
+    found = _VIOLATIONS.search(f"{body.get('message', '')} {error.detail}")
+    if not isinstance(named, list):
+        named = re.split(r"[,\s]+", found.group(1).strip()) if found else []
+    categories = tuple(str(name) for name in named if name)
+    why = f" ({', '.join(categories)})" if categories else ""
+    return GenerationRefusedError(
+        f"{error.model!r} refused to draw this{why}: {error.message}",
+        categories=categories,
+        usage=error.usage,
+        request_id=error.request_id,
+        detail=error.detail,
+        hint="Change the request; asking again does not help.",
+    )
+
+
+def _failed(error: ChatError, *, usage: Usage | None = None) -> ImageServiceError:
+    hint = error.hint
+    if error.fault == "malformed":
+        hint = "Check that base_url names a server of the OpenAI images protocol."
+    return ImageServiceError(
+        error.message,
+        fault=error.fault,
+        usage=usage or error.usage or _unpaid(error),
+        status=error.status,
+        request_id=error.request_id,
+        detail=error.detail,
+        hint=hint,
+    )
+
+
+def _unpaid(error: ChatError) -> Usage | None:
+    # Refused before anything is drawn, so nothing is billed.
+    return Usage.zero() if error.fault in {"rejected", "quota", "rate_limited"} else None
+
+
+def _lost(error: ChatError) -> ImageServiceError:
+    failed = _failed(error)
+    return ImageServiceError(
+        f"{failed.message} The picture may be drawn and billed, so the call is not repeated.",
+        fault=failed.fault,
+        status=failed.status,
+        request_id=failed.request_id,
+        detail=failed.detail,
+        hint="Raise RetryPolicy.timeout, or set retry_lost_replies=True where calls are free.",
+    )

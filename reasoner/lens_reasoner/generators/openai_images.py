@@ -1,0 +1,108 @@
+"""Pictures by OpenAI's image models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+from lens_reasoner.errors import UnsupportedSettingError
+from lens_reasoner.generator import Capabilities, OnUnsupported, SizeLimits
+from lens_reasoner.generators.image_prices import (
+    NO_IMAGE_PRICES,
+    OPENAI_IMAGE_PRICES,
+    ImagePriceTable,
+)
+from lens_reasoner.generators.images_api import ImagesApiGenerator
+from lens_reasoner.generators.images_connection import ImagesConnection
+from lens_reasoner.openai_connection import ConnectionOptions, Json, is_official
+from lens_reasoner.types import GenerationSettings
+
+DEFAULT_IMAGE_MODEL = "gpt-image-2"
+
+_EXTRA = (
+    "background",
+    "complexity",
+    "moderation",
+    "output_compression",
+    "output_format",
+    "quality",
+    "safety_identifier",
+    "user",
+)
+_FORMATS = ("png", "jpeg", "webp")
+_ABLE = Capabilities(
+    native_size=(1024, 1024),
+    sizes=None,
+    preferred_sizes=((1024, 1024), (1536, 1024), (1024, 1536)),
+    multiple_of=16,
+    size_limits=SizeLimits(
+        longest_edge=3840, fewest_pixels=655_360, most_pixels=8_294_400, widest_ratio=3
+    ),
+    max_images=10,
+    max_concurrency=4,
+    extra=_EXTRA,
+)
+
+
+class OpenAIImages(ImagesApiGenerator):
+    """A `Generator` of OpenAI's image models.
+
+    They know no seed, no negative prompt and no steps. Their own settings, such as `quality`,
+    `background` or `output_format`, go into `GenerationSettings.extra`. The bytes are kept as they
+    come, and with them the signed provenance (C2PA) they carry.
+
+    A call whose reply is lost is not repeated, since the picture may be drawn and billed.
+    """
+
+    def __init__(
+        self,
+        model: str = DEFAULT_IMAGE_MODEL,
+        *,
+        image_prices: ImagePriceTable | None = None,
+        retry_lost_replies: bool = False,
+        on_unsupported: OnUnsupported = "raise",
+        **options: Unpack[ConnectionOptions],
+    ) -> None:
+        """Choose model and server.
+
+        Args:
+            model: Name of the model.
+            image_prices: Prices for the cost of each picture; None means OpenAI's own on OpenAI,
+                and unknown costs elsewhere.
+            retry_lost_replies: Repeat also calls whose reply was lost; a picture may then be paid
+                twice.
+            on_unsupported: Refuse settings it cannot honour, or warn.
+            **options: Server, key and manners; see `ConnectionOptions`.
+
+        Raises:
+            MissingKeyError: If OpenAI is asked without a key.
+        """
+        options.setdefault("setting", "model='openai:{model}'")
+        connection = ImagesConnection(model, retry_lost_replies=retry_lost_replies, **options)
+        own = OPENAI_IMAGE_PRICES if is_official(connection.base_url) else NO_IMAGE_PRICES
+        super().__init__(connection, image_prices or own)
+        self._capabilities = _ABLE.model_copy(update={"on_unsupported": on_unsupported})
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Sizes within limits, up to ten pictures at a time, and settings of its own."""
+        return self._capabilities
+
+    def body(self, prompt: str, seeds: Sequence[int], settings: GenerationSettings) -> Json:
+        """See `ImagesApiGenerator.body`."""
+        asked = settings.extra.get("output_format")
+        if asked is not None and asked not in _FORMATS:
+            raise UnsupportedSettingError(
+                f"output_format={asked!r} is not a picture made of pixels.",
+                setting="output_format",
+                value=asked,
+                backend=self.name,
+                hint=f"Choices: {', '.join(_FORMATS)}.",
+            )
+        return {
+            "model": self.model,
+            "prompt": prompt,
+            "n": len(seeds),
+            "size": f"{settings.width}x{settings.height}",
+            **settings.extra,
+        }
