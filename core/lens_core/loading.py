@@ -70,8 +70,9 @@ def checkpoint_folder(path: str | Path) -> Path:
         )
     if not folder.is_dir():
         raise CheckpointError(
-            f"{str(path)!r} is not a folder; download the checkpoint first and give the folder "
-            "that holds transformer/, text_encoder/ and vae/"
+            f"{str(path)!r} is not a folder; give the folder that holds transformer/, "
+            "text_encoder/ and vae/, the name of a published model or a hub repository; separate "
+            "files are for LensPipeline.from_components"
         )
     return folder
 
@@ -132,8 +133,11 @@ def load_transformer(folder: Path, dtype: torch.dtype = torch.float32) -> LensTr
         CheckpointError: Tensors are missing, unexpected or of another shape; no safetensors.
         PrecisionError: float16 was asked for.
     """
-    model: LensTransformer2DModel = _load_diffusers(LensTransformer2DModel, folder, dtype)
-    return model
+    check_dtype(dtype)
+    model: LensTransformer2DModel = LensTransformer2DModel.from_pretrained(
+        folder, torch_dtype=dtype, local_files_only=True
+    )
+    return model.eval()  # type: ignore[no-any-return]
 
 
 def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLFlux2:
@@ -146,7 +150,13 @@ def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLF
         CheckpointError: Tensors are missing, unexpected or of another shape; no safetensors.
         PrecisionError: float16 was asked for.
     """
-    vae = _load_diffusers(AutoencoderKLFlux2, folder, dtype)
+    check_dtype(dtype)
+    with torch.device("meta"):
+        expected = AutoencoderKLFlux2.from_config(read_config(folder)).state_dict()
+    check_shapes(folder, read_shapes(folder, "diffusion_pytorch_model"), expected)
+    vae = AutoencoderKLFlux2.from_pretrained(
+        folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
+    ).eval()
     stored = read_tensors(folder, "diffusion_pytorch_model", ("bn.running_mean", "bn.running_var"))
     vae.bn.running_mean = stored["bn.running_mean"].float()
     vae.bn.running_var = stored["bn.running_var"].float()
@@ -262,16 +272,3 @@ def check_precision(**components: Any) -> None:
         dtype = getattr(component, "dtype", None)
         if isinstance(dtype, torch.dtype):
             refuse_float16(dtype, f"the {name}")
-
-
-def _load_diffusers(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
-    check_dtype(dtype)
-    config = read_config(folder)
-    shapes = read_shapes(folder, "diffusion_pytorch_model")
-    with torch.device("meta"):
-        expected = model_class.from_config(config).state_dict()
-    check_shapes(folder, shapes, expected)
-    model = model_class.from_pretrained(
-        folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
-    )
-    return model.eval()

@@ -1,6 +1,6 @@
 """Text to image with Lens, in the manner of a diffusers pipeline."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from lens_core import pipeline_inputs as inputs
 from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH
+from lens_core.checkpoints.configs import Config
+from lens_core.checkpoints.hub import Hub
+from lens_core.checkpoints.load import Part, components_from, load_source
 from lens_core.conditioning import TextConditioner, TextRequest
 from lens_core.denoising import Denoiser, ExactDenoiser, ReferenceDenoiser
 from lens_core.errors import CheckpointError, ParameterError
@@ -23,7 +26,6 @@ from lens_core.loading import (
     LensDefaults,
     check_components,
     check_precision,
-    load_components,
     save_components,
 )
 from lens_core.sampling import check_scheduler, compute_mu, linear_sigmas
@@ -99,18 +101,24 @@ class LensPipeline(DiffusionPipeline):  # type: ignore[misc]
         dtype: torch.dtype | None = None,
         torch_dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
+        revision: str | None = None,
+        hub: Hub | None = None,
         **components: Any,
     ) -> Self:
-        """Load a checkpoint folder in the diffusers layout.
+        """Load a model: a folder or hub repository in the diffusers layout, or a published name.
 
         Subfolders: `transformer/`, `text_encoder/`, `vae/`, and if present `tokenizer/` (otherwise
-        the packaged GPT-OSS tokenizer) and `scheduler/`. Only safetensors are read.
+        the packaged GPT-OSS tokenizer) and `scheduler/`. Only safetensors are read. The published
+        models are `lens`, `lens-turbo` and `lens-base`; their parts are looked for in several
+        places, and come with their own steps and guidance.
 
         Args:
-            pretrained_model_name_or_path: The folder.
-            dtype: Precision of all weights, float32 by default; bfloat16 for the 3.8B models.
+            pretrained_model_name_or_path: The folder, the published name, or `owner/name`.
+            dtype: Precision of all weights: float32 by default, bfloat16 for published names.
             torch_dtype: The same by its older name.
             device: Where to move the pipeline; the CPU by default.
+            revision: Commit, tag or branch of a hub repository.
+            hub: Another hub or cache than the usual one.
             **components: A component by its name, used instead of the folder's. `text_encoder=None`
                 leaves the encoder out.
 
@@ -124,8 +132,52 @@ class LensPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise ParameterError(
                 f"dtype {dtype} and torch_dtype {torch_dtype} contradict each other"
             )
-        precision = dtype or torch_dtype or torch.float32
-        pipeline = cls(**load_components(pretrained_model_name_or_path, precision, components))
+        precision = dtype or torch_dtype
+        source = pretrained_model_name_or_path
+        pipeline = cls(**load_source(source, precision, components, revision, hub))
+        return pipeline if device is None else pipeline.to(device)
+
+    @classmethod
+    def from_components(
+        cls,
+        denoiser: Part,
+        text_encoder: Part | None,
+        vae: Part,
+        tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
+        scheduler: FlowMatchEulerDiscreteScheduler | None = None,
+        defaults: LensDefaults | str | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        device: str | torch.device | None = None,
+        configs: Mapping[str, Config] | None = None,
+    ) -> Self:
+        """Build a pipeline of separate files.
+
+        Args:
+            denoiser: Safetensors (plain or MXFP8) or GGUF file, folder, or module.
+            text_encoder: GPT-OSS as Hugging Face folder (plain or MXFP4), Comfy's NVFP4 file, GGUF,
+                or module; None for a pipeline that is given `prompt_embeds`. Packed experts stay
+                packed.
+            vae: File with the names of diffusers or of Black Forest Labs, folder, or module.
+            tokenizer: A tokenizer, its tokenizer.json or folder. By default the text encoder file's
+                own, or the packaged GPT-OSS one.
+            scheduler: Euler with exponential dynamic shifting by default.
+            defaults: Size, steps and guidance, or the published name they come with; weights alone
+                do not tell Lens from Lens-Turbo. Those of Lens by default.
+            dtype: Precision of everything that is not packed.
+            device: Where to move the pipeline; the CPU by default.
+            configs: Configurations by `denoiser`, `text_encoder` and `vae` (values or JSON files),
+                for files of other sizes than the published that say nothing themselves.
+
+        Raises:
+            CheckpointError: Missing, unexpected or wrongly shaped tensors, damaged files, pickles.
+            ComponentError: Components that do not belong together.
+            PrecisionError: float16.
+            ParameterError: A name that is not known.
+        """
+        parts = components_from(
+            denoiser, text_encoder, vae, tokenizer, scheduler, defaults, dtype, configs
+        )
+        pipeline = cls(**parts)
         return pipeline if device is None else pipeline.to(device)
 
     def save_pretrained(

@@ -14,8 +14,13 @@ def load_packaged_tokenizer() -> PreTrainedTokenizerFast:
 
     Loading takes a few seconds, so one instance is shared by the whole process.
     """
+    return tokenizer_from_json(packaged_tokenizer_json())
+
+
+def packaged_tokenizer_json() -> str:
+    """Text of the tokenizer.json of `openai/gpt-oss-20b`."""
     packed = files("lens_core").joinpath("assets/gpt_oss_tokenizer.json.xz").read_bytes()
-    return tokenizer_from_json(lzma.decompress(packed).decode("utf-8"))
+    return lzma.decompress(packed).decode("utf-8")
 
 
 def tokenizer_from_json(text: str) -> PreTrainedTokenizerFast:

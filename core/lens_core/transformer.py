@@ -5,7 +5,8 @@ model predicts the velocity `noise - data`. Module names are the released checkp
 """
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import AdaLayerNormContinuous
 from torch import Tensor, nn
 
-from lens_core.errors import ComponentError, ParameterError, PrecisionError
+from lens_core.checkpoint_files import check_shapes, read_config, read_shapes, refuse_float16
+from lens_core.errors import CheckpointError, ComponentError, ParameterError, PrecisionError
 
 Rotary = tuple[Tensor, Tensor]
 """Cosines and sines, each `[tokens, head_dim / 2]`, float32."""
@@ -317,6 +319,41 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type
                 image, text = block(*arguments)
         sample = self.proj_out(self.norm_out(image, temb))
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> Self | tuple[Self, dict[str, Any]]:
+        """Load a folder in the diffusers layout, name by name.
+
+        diffusers alone would fill missing tensors with random numbers and only log it.
+
+        Args:
+            pretrained_model_name_or_path: A folder or a hub repository.
+            **kwargs: As in diffusers: `subfolder`, `torch_dtype`, `device_map` and so on.
+
+        Raises:
+            CheckpointError: Tensors are missing, unexpected or of another shape; no safetensors.
+            PrecisionError: float16 was asked for.
+        """
+        refuse_float16(kwargs.get("torch_dtype", kwargs.get("dtype")), "the requested dtype")
+        if not kwargs.pop("use_safetensors", True):
+            raise CheckpointError("use_safetensors=False would read a pickle; Lens never does")
+        wants_report = kwargs.pop("output_loading_info", False)
+        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        if folder.is_dir() and kwargs.get("variant") is None:
+            with torch.device("meta"):
+                expected = cls.from_config(read_config(folder)).state_dict()
+            check_shapes(folder, read_shapes(folder, "diffusion_pytorch_model"), expected)
+        model, report = super().from_pretrained(
+            pretrained_model_name_or_path,
+            use_safetensors=True,
+            output_loading_info=True,
+            **kwargs,
+        )
+        if any(report.values()):
+            raise CheckpointError(f"{folder}: not every tensor was loaded: {report}")
+        return (model, report) if wants_report else model
 
     def _check_inputs(self, image: Tensor, features: Sequence[Tensor] | None, tokens: int) -> None:
         if image.dtype == torch.float16:

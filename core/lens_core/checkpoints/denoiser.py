@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lens_core.checkpoint_files import check_dtype
 from lens_core.checkpoints import names
+from lens_core.checkpoints.comfy import check_note
 from lens_core.checkpoints.configs import CONFIG_KEY, Config, stated_config
-from lens_core.checkpoints.experts import check_comfy_note
 from lens_core.checkpoints.formats import mxfp8
 from lens_core.checkpoints.formats.blocked_scales import padded_shape
 from lens_core.checkpoints.weights import (
@@ -84,10 +84,16 @@ def load_denoiser(
     return build_denoiser(open_denoiser(path, config), dtype)
 
 
+def blank_denoiser(source: DenoiserSource) -> LensTransformer2DModel:
+    """The model on the meta device, with which names and shapes can be compared."""
+    with torch.device("meta"):
+        model: LensTransformer2DModel = LensTransformer2DModel.from_config(source.config)
+    return model
+
+
 def build_denoiser(source: DenoiserSource, dtype: torch.dtype) -> LensTransformer2DModel:
     """Read the weights of an opened denoiser; errors as in `load_denoiser`."""
-    with torch.device("meta"):
-        model = LensTransformer2DModel.from_config(source.config)
+    model = blank_denoiser(source)
     materialise(model, source.path, source.tensors, dtype)
     loaded: LensTransformer2DModel = model.eval()
     return loaded
@@ -120,7 +126,7 @@ def _unpack_mxfp8(path: Path, tensors: LazyTensors) -> LazyTensors:
     for name in tensors:
         base = name.removesuffix(".comfy_quant")
         if base != name:
-            check_comfy_note(path, base, joined.pop(name).load(), _MXFP8)
+            check_note(path, base, joined.pop(name).load(), _MXFP8)
             continue
         base = name.removesuffix(".weight_scale")
         weight = tensors.get(f"{base}.weight")

@@ -41,6 +41,11 @@ class EncoderSource:
         return bool(self.config.tie_word_embeddings)
 
     @property
+    def optional(self) -> list[str]:
+        """Names that may be absent although the model has them."""
+        return [HEAD_NAME] if self.is_tied else []
+
+    @property
     def has_lm_head(self) -> bool:
         """Whether it can write text."""
         return self.is_tied or HEAD_NAME in self.tensors
@@ -99,6 +104,14 @@ def load_text_encoder(
     return build_text_encoder(open_text_encoder(path, config), dtype, model_class)
 
 
+def blank_text_encoder(
+    source: EncoderSource, model_class: type[LensTextEncoder] = LensTextEncoder
+) -> LensTextEncoder:
+    """The model on the meta device, with which names and shapes can be compared."""
+    with torch.device("meta"):
+        return model_class(source.config, source.has_lm_head, source.packings)
+
+
 def build_text_encoder(
     source: EncoderSource,
     dtype: torch.dtype,
@@ -106,10 +119,8 @@ def build_text_encoder(
 ) -> LensTextEncoder:
     """Read the weights of an opened text encoder; errors as in `load_text_encoder`."""
     check_dtype(dtype)
-    with torch.device("meta"):
-        model = model_class(source.config, source.has_lm_head, source.packings)
-    optional = [HEAD_NAME] if source.is_tied else []
-    materialise(model, source.path, source.tensors, dtype, optional)
+    model = blank_text_encoder(source, model_class)
+    materialise(model, source.path, source.tensors, dtype, source.optional)
     if source.is_tied:
         model.tie_weights()
     # Frequencies are computed rather than stored, so these are still on the meta device.

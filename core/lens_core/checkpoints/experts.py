@@ -1,6 +1,5 @@
 """GPT-OSS's experts in every file style, brought to the names of `LensTextEncoder`."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from torch import Tensor
 
+from lens_core.checkpoints.comfy import check_note
 from lens_core.checkpoints.formats import gguf
 from lens_core.checkpoints.formats.mxfp4 import GROUP
 from lens_core.checkpoints.weights import LazyTensor, LazyTensors
@@ -24,7 +24,7 @@ from lens_core.packed_experts import (
 
 LayerPackings = list[tuple[Packing, Packing]]
 
-_COMFY_PARTS = ("weight", "weight_scale", "weight_scale_2")
+COMFY_PARTS = ("weight", "weight_scale", "weight_scale_2")
 _PLAIN = ("F32", "F16", "BF16")
 
 
@@ -59,25 +59,11 @@ def arrange_experts(
             base = expert_name(layer, matrix)
             note = arranged.pop(f"{base}.comfy_quant", None)
             if note is not None:
-                check_comfy_note(source, base, note.load(), ("nvfp4",))
-            for part in _COMFY_PARTS:
+                check_note(source, base, note.load(), ("nvfp4",))
+            for part in COMFY_PARTS:
                 if f"{base}.{part}" in arranged:
                     arranged[f"{base}_{part}"] = arranged.pop(f"{base}.{part}")
     return arranged, [(Nvfp4Packing(), Nvfp4Packing())] * layers
-
-
-def check_comfy_note(source: Path, name: str, note: Tensor, formats: tuple[str, ...]) -> None:
-    """Check Comfy's `comfy_quant` entry.
-
-    Raises:
-        CheckpointError: It is no JSON or names another format.
-    """
-    try:
-        stated = json.loads(bytes(note.view(torch.uint8).numpy()))["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{source}: {name}.comfy_quant says no format") from error
-    if stated not in formats:
-        raise CheckpointError(f"{source}: {name} is packed as {stated!r}; {formats} can be read")
 
 
 def arrange_gguf_experts(

@@ -96,6 +96,29 @@ def encoder_names(layers: int) -> set[str]:
     return outside | {f"model.layers.{i}.{name}" for i in range(layers) for name in block}
 
 
+def vae_names(levels: int, per_level: int) -> set[str]:
+    """Names of an autoencoder in the style of diffusers, without shortcuts and batch counter."""
+    stems = {"quant_conv", "post_quant_conv"}
+    for side, down, count in (("encoder", "down", per_level), ("decoder", "up", per_level + 1)):
+        stems |= {f"{side}.{name}" for name in ("conv_in", "conv_norm_out", "conv_out")}
+        resnets = {f"{side}.mid_block.resnets.{i}" for i in (0, 1)}
+        resnets |= {
+            f"{side}.{down}_blocks.{level}.resnets.{i}"
+            for level in range(levels)
+            for i in range(count)
+        }
+        stems |= {f"{r}.{part}" for r in resnets for part in ("norm1", "conv1", "norm2", "conv2")}
+        attention = f"{side}.mid_block.attentions.0"
+        stems |= {f"{attention}.{p}" for p in ("group_norm", "to_q", "to_k", "to_v", "to_out.0")}
+        stems |= {
+            f"{side}.{down}_blocks.{level}.{down}samplers.0.conv" for level in range(levels - 1)
+        }
+    return {f"{s}.{part}" for s in stems for part in _LINEAR} | {
+        "bn.running_mean",
+        "bn.running_var",
+    }
+
+
 def count_blocks(names: Iterable[str], stem: str) -> int:
     """One more than the largest index after `stem`, such as `transformer_blocks.`."""
     pattern = re.compile(rf"(?:^|\.){re.escape(stem)}(\d+)\.")

@@ -82,10 +82,15 @@ def load_vae_weights(
     return build_vae(open_vae(path, config), dtype)
 
 
+def blank_vae(source: VaeSource) -> AutoencoderKLFlux2:
+    """The model on the meta device, with which names and shapes can be compared."""
+    with torch.device("meta"):
+        return AutoencoderKLFlux2.from_config(source.config)
+
+
 def build_vae(source: VaeSource, dtype: torch.dtype) -> AutoencoderKLFlux2:
     """Read the weights of an opened autoencoder; errors as in `load_vae_weights`."""
-    with torch.device("meta"):
-        vae = AutoencoderKLFlux2.from_config(source.config)
+    vae = blank_vae(source)
     materialise(vae, source.path, source.tensors, dtype)
     vae.bn.running_mean = vae.bn.running_mean.float()
     vae.bn.running_var = vae.bn.running_var.float()

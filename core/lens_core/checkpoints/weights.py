@@ -97,14 +97,28 @@ def materialise(
         PrecisionError: float16.
     """
     check_dtype(dtype)
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    check_shapes(source, shapes, model.state_dict(), set(optional))
+    check_tensors(model, source, tensors, optional)
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     loaded = {
         name: tensor.load().to(dtype) if name in parameters else tensor.load()
         for name, tensor in tensors.items()
     }
     model.load_state_dict(loaded, strict=not optional, assign=True)
+
+
+def check_tensors(
+    model: nn.Module,
+    source: Path,
+    tensors: Mapping[str, LazyTensor],
+    optional: Iterable[str] = (),
+) -> None:
+    """Compare names and shapes with those of a model, which may be on the meta device.
+
+    Raises:
+        CheckpointError: Lists what is missing, unexpected or of another shape.
+    """
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    check_shapes(source, shapes, model.state_dict(), set(optional))
 
 
 def renamed(tensors: Mapping[str, LazyTensor], names: Mapping[str, str]) -> LazyTensors:

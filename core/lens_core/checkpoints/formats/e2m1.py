@@ -23,5 +23,5 @@ def encode(values: Tensor) -> Tensor:
     boundaries = torch.tensor(_HALFWAY, device=values.device)
     # A tie above an odd code goes up: its boundary is moved just below the tie.
     boundaries[1::2] = boundaries[1::2].nextafter(torch.zeros((), device=values.device))
-    codes = torch.bucketize(values.float().abs(), boundaries).to(torch.uint8)
+    codes = torch.bucketize(values.float().abs().contiguous(), boundaries).to(torch.uint8)
     return codes | (torch.signbit(values).to(torch.uint8) << 3)

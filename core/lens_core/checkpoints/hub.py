@@ -1,0 +1,160 @@
+"""Getting files from a model hub, pinned to a revision and checked against their sha256."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError
+
+from lens_core.errors import CheckpointError
+
+_SAFE_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt")
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """Where a component can be had.
+
+    Attributes:
+        repository: `owner/name`.
+        path: A file in it, or the folder of a component; empty for its root.
+        revision: Commit it is pinned to; None where none is on record, then `main`.
+        sha256: Known digests by file name.
+    """
+
+    repository: str
+    path: str
+    revision: str | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is one file rather than a folder."""
+        return self.path.endswith((".safetensors", ".gguf"))
+
+    def __str__(self) -> str:
+        place = "/".join(part for part in (self.repository, self.path) if part)
+        return f"{place}@{(self.revision or 'main')[:8]}"
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A hub and the cache of what was downloaded from it.
+
+    Attributes:
+        endpoint: Its address; None for the one that `HF_ENDPOINT` names, or huggingface.co.
+        cache: Folder; None for the usual one.
+        local_only: Use what is in the cache and ask nobody.
+    """
+
+    endpoint: str | None = None
+    cache: Path | None = None
+    local_only: bool = False
+
+    def fetch(self, source: HubSource) -> Path:
+        """The local file or folder of a component, downloaded if it is not there.
+
+        Raises:
+            CheckpointError: It cannot be had, has no weights, or has another sha256.
+        """
+        try:
+            found = self._file(source) if source.is_file else self._folder(source)
+        except (OSError, ValueError, EntryNotFoundError) as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise CheckpointError(f"{source}: {reason[0]}") from error
+        self._check(source, found)
+        return found
+
+    def repository(self, name: str, revision: str | None = None) -> Path:
+        """The local folder of a whole model in the diffusers layout.
+
+        Raises:
+            CheckpointError: It cannot be had.
+        """
+        return self.fetch(HubSource(name, "", revision))
+
+    def _file(self, source: HubSource) -> Path:
+        return Path(
+            hf_hub_download(
+                source.repository,
+                source.path,
+                revision=source.revision,
+                endpoint=self.endpoint,
+                cache_dir=self.cache,
+                local_files_only=self.local_only,
+            )
+        )
+
+    def _folder(self, source: HubSource) -> Path:
+        start = f"{source.path}/" if source.path else ""
+        found = Path(
+            snapshot_download(
+                source.repository,
+                revision=source.revision,
+                endpoint=self.endpoint,
+                cache_dir=self.cache,
+                local_files_only=self.local_only,
+                allow_patterns=[f"{start}{pattern}" for pattern in _SAFE_FILES],
+                # Other forms of the same weights, which openai/gpt-oss-20b carries.
+                ignore_patterns=["original/*", "metal/*"],
+            )
+        )
+        folder = found / source.path
+        if not any(folder.rglob("*.safetensors")):
+            raise CheckpointError(f"{source} has no safetensors")
+        return folder
+
+    def _check(self, source: HubSource, found: Path) -> None:
+        for name, expected in source.sha256.items():
+            file = found if source.is_file else found / name
+            actual = _digest(file)
+            if actual != expected:
+                raise CheckpointError(
+                    f"{source}: {name} has sha256 {actual}, not the known {expected}; it was "
+                    f"changed or damaged, so it is not used. Delete {file.resolve()} to try again"
+                )
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name has the form `owner/name`."""
+    return _REPOSITORY.fullmatch(name) is not None
+
+
+def fetch_first(hub: Hub, sources: Sequence[HubSource]) -> tuple[Path, HubSource]:
+    """The first of several sources that can be had.
+
+    Raises:
+        CheckpointError: None can; tells why, source by source.
+    """
+    refused = []
+    for source in sources:
+        try:
+            return hub.fetch(source), source
+        except CheckpointError as error:
+            refused.append(str(error))
+    raise CheckpointError("no source works:\n  " + "\n  ".join(refused))
+
+
+def _digest(file: Path) -> str:
+    """Sha256 of a file, noted beside the blob so that gigabytes are hashed once."""
+    real = file.resolve()
+    stamp = real.stat()
+    note = real.with_name(f"{real.name}.sha256")
+    version = f"{stamp.st_size} {stamp.st_mtime_ns}"
+    if note.is_file():
+        words = note.read_text(encoding="ascii").rsplit(" ", 2)
+        if len(words) == 3 and " ".join(words[1:]) == version:
+            return words[0]
+    digest = hashlib.sha256()
+    with real.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    with suppress(OSError):  # A cache that others may only read is hashed each time.
+        note.write_text(f"{digest.hexdigest()} {version}", encoding="ascii")
+    return digest.hexdigest()

@@ -1,0 +1,150 @@
+"""From sources of any kind to the components of a pipeline."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from lens_core.checkpoint_files import check_dtype
+from lens_core.checkpoints.configs import Config
+from lens_core.checkpoints.denoiser import load_denoiser
+from lens_core.checkpoints.encoder import (
+    build_text_encoder,
+    carried_tokenizer,
+    open_text_encoder,
+)
+from lens_core.checkpoints.hub import Hub, fetch_first, is_repository
+from lens_core.checkpoints.sources import PRESETS, Preset, find_preset
+from lens_core.checkpoints.vae import load_vae_weights
+from lens_core.errors import CheckpointError, ParameterError
+from lens_core.loading import LensDefaults, load_components, load_tokenizer
+from lens_core.sampling import default_scheduler
+from lens_core.tokenizer import load_packaged_tokenizer, tokenizer_from_json
+
+Part = str | Path | nn.Module
+"""A component: a file, its folder, or the loaded module."""
+
+_CONFIGS = ("denoiser", "text_encoder", "vae")
+
+
+def load_source(
+    source: str | Path,
+    dtype: torch.dtype | None,
+    given: Mapping[str, Any],
+    revision: str | None = None,
+    hub: Hub | None = None,
+) -> dict[str, Any]:
+    """Components of a local folder, a published model by its name, or a hub repository.
+
+    A local folder comes before a repository of the same name.
+
+    Args:
+        source: A folder, a name of `PRESETS`, or `owner/name`.
+        dtype: float32 by default, bfloat16 for published models.
+        given: Components used instead of the source's.
+        revision: Of a hub repository.
+        hub: Where to download from.
+
+    Raises:
+        CheckpointError: No source works, or what it holds is incomplete.
+        ParameterError: A revision of something that is no repository.
+    """
+    name, local = str(source), Path(source)
+    asks_hub = not local.exists()
+    if revision is not None and not (asks_hub and name not in PRESETS and is_repository(name)):
+        raise ParameterError(f"revision {revision!r} is for hub repositories, not for {name!r}")
+    if asks_hub and name in PRESETS:
+        return _load_preset(PRESETS[name], dtype or torch.bfloat16, given, hub or Hub())
+    if asks_hub and is_repository(name) and not local.suffix:
+        local = (hub or Hub()).repository(name, revision)
+    return load_components(local, dtype or torch.float32, given)
+
+
+def components_from(
+    denoiser: Part,
+    text_encoder: Part | None,
+    vae: Part,
+    tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
+    scheduler: FlowMatchEulerDiscreteScheduler | None = None,
+    defaults: LensDefaults | str | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    configs: Mapping[str, Config] | None = None,
+) -> dict[str, Any]:
+    """Components from separate files, folders or modules; arguments as `from_components`."""
+    check_dtype(dtype)
+    stated = configs or {}
+    if unknown := sorted(stated.keys() - set(_CONFIGS)):
+        raise ParameterError(f"configs has {unknown}; it takes {_CONFIGS}")
+    encoder, own = _encoder(text_encoder, dtype, stated.get("text_encoder"))
+    if isinstance(defaults, str):
+        defaults = find_preset(defaults).defaults
+    return {
+        "transformer": _part(denoiser, load_denoiser, dtype, stated.get("denoiser")),
+        "text_encoder": encoder,
+        "vae": _part(vae, load_vae_weights, dtype, stated.get("vae")),
+        "tokenizer": _tokenizer(tokenizer, own) if encoder is not None else None,
+        "scheduler": scheduler or default_scheduler(),
+        "defaults": defaults or LensDefaults(),
+    }
+
+
+def _load_preset(
+    preset: Preset, dtype: torch.dtype, given: Mapping[str, Any], hub: Hub
+) -> dict[str, Any]:
+    known = (*preset.components, "tokenizer", "scheduler", "defaults")
+    if unknown := sorted(given.keys() - set(known)):
+        raise ParameterError(f"from_pretrained does not know {unknown}; it takes {[*known]}")
+    # Everything is fetched before anything is loaded: a missing part is found out early.
+    found = {
+        name: given[name] if name in given else _fetch(preset, name, hub)
+        for name in preset.components
+    }
+    loaded = components_from(
+        found["transformer"],
+        found["text_encoder"],
+        found["vae"],
+        scheduler=given.get("scheduler"),
+        defaults=given.get("defaults") or preset.defaults,
+        dtype=dtype,
+    )
+    return loaded | ({"tokenizer": given["tokenizer"]} if "tokenizer" in given else {})
+
+
+def _fetch(preset: Preset, component: str, hub: Hub) -> Path:
+    try:
+        return fetch_first(hub, preset.components[component])[0]
+    except CheckpointError as error:
+        raise CheckpointError(f"the {component} of {preset.name}: {error}") from error
+
+
+def _part(part: Part, load: Callable[..., Any], dtype: torch.dtype, config: Config | None) -> Any:
+    return part if isinstance(part, nn.Module) else load(part, dtype, config)
+
+
+def _encoder(
+    part: Part | None, dtype: torch.dtype, config: Config | None
+) -> tuple[Any, PreTrainedTokenizerBase | None]:
+    """The text encoder and the tokenizer that its file carries."""
+    if part is None or isinstance(part, nn.Module):
+        return part, None
+    source = open_text_encoder(part, config)
+    return build_text_encoder(source, dtype), carried_tokenizer(source)
+
+
+def _tokenizer(
+    given: PreTrainedTokenizerBase | str | Path | None, own: PreTrainedTokenizerBase | None
+) -> PreTrainedTokenizerBase:
+    if given is None:
+        return own or load_packaged_tokenizer()
+    if not isinstance(given, (str, Path)):
+        return given
+    path = Path(given)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; it should be a tokenizer.json or its folder")
+    if path.is_dir():
+        return load_tokenizer(path)
+    return tokenizer_from_json(path.read_text(encoding="utf-8"))
