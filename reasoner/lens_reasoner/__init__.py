@@ -2,6 +2,16 @@
 
 from lens_reasoner.blocking import BlockingGenerator, FunctionGenerator, GenerationCancelled
 from lens_reasoner.cache import Cache
+from lens_reasoner.calibration import (
+    Agreement,
+    CalibrationReport,
+    Distrusted,
+    HumanLabel,
+    Rate,
+    TrustRule,
+    calibrate,
+    load_labels,
+)
 from lens_reasoner.chat import ChatModel, ChatReply, ImagePart, Message, TextPart
 from lens_reasoner.decisions import Decision, DecisionModel, DecisionReply, Question
 from lens_reasoner.diagnosis import diagnose, prompt_problems
@@ -41,6 +51,7 @@ from lens_reasoner.events import (
     Started,
     Step,
 )
+from lens_reasoner.fidelity import LexicalFidelity, LLMFidelity
 from lens_reasoner.generator import (
     Capabilities,
     Generator,
@@ -59,6 +70,16 @@ from lens_reasoner.image import GeneratedImage
 from lens_reasoner.judge import Judge, RubricJudge
 from lens_reasoner.judging import Ballot, ByDecisions, ExtraVotes, JudgeMode, OneCall, PerCriterion
 from lens_reasoner.judging.view import ImageCost
+from lens_reasoner.local_judges import (
+    SAFE_CONTENT,
+    SOUND_PICTURE,
+    CompositeJudge,
+    ImageStatistics,
+    NsfwJudge,
+    OcrJudge,
+    StatisticsJudge,
+    image_statistics,
+)
 from lens_reasoner.loop import AgentLoop
 from lens_reasoner.loop_limits import LoopLimits
 from lens_reasoner.moderation import Moderator
@@ -87,6 +108,7 @@ from lens_reasoner.revision import (
     Reviser,
 )
 from lens_reasoner.rubric import STRUCTURE, LLMRubricWriter, RubricWriter
+from lens_reasoner.rubric_files import load_rubric, save_rubric
 from lens_reasoner.run_state import Candidate, LoopResult, RunState, fold_events
 from lens_reasoner.settings import check_seeds, check_settings, settings_for
 from lens_reasoner.sync import run_sync
@@ -109,19 +131,24 @@ __all__ = [
     "ONEIG_PROMPT",
     "OPENAI_PRICES",
     "REVISION_PROMPT",
+    "SAFE_CONTENT",
+    "SOUND_PICTURE",
     "STRUCTURE",
     "TEXT_PROMPT",
     "AgentLoop",
+    "Agreement",
     "Ballot",
     "BlockingGenerator",
     "ByDecisions",
     "Cache",
     "CalibrationError",
+    "CalibrationReport",
     "Candidate",
     "Capabilities",
     "ChatError",
     "ChatModel",
     "ChatReply",
+    "CompositeJudge",
     "Criterion",
     "CriterionVerdict",
     "Decision",
@@ -130,6 +157,7 @@ __all__ = [
     "Diagnosed",
     "DiffusersGenerator",
     "DiffusersPreset",
+    "Distrusted",
     "Event",
     "ExtraVotes",
     "FidelityChecked",
@@ -145,6 +173,7 @@ __all__ = [
     "GenerationSettings",
     "Generator",
     "GeneratorError",
+    "HumanLabel",
     "ImageCost",
     "ImageFileError",
     "ImagePart",
@@ -154,13 +183,16 @@ __all__ = [
     "ImageRequest",
     "ImageServer",
     "ImageServiceError",
+    "ImageStatistics",
     "Judge",
     "JudgeError",
     "JudgeMode",
     "Judged",
+    "LLMFidelity",
     "LLMReasoner",
     "LLMReviser",
     "LLMRubricWriter",
+    "LexicalFidelity",
     "LoopConfigError",
     "LoopLimits",
     "LoopResult",
@@ -168,6 +200,8 @@ __all__ = [
     "MissingKeyError",
     "MissingPackagesError",
     "Moderator",
+    "NsfwJudge",
+    "OcrJudge",
     "OnUnsupported",
     "OneCall",
     "OpenAIChat",
@@ -183,6 +217,7 @@ __all__ = [
     "ProtectedSectionError",
     "Question",
     "QuotaError",
+    "Rate",
     "RateLimitedError",
     "Reasoner",
     "ReasonerError",
@@ -209,21 +244,28 @@ __all__ = [
     "StageFailed",
     "StageFailure",
     "Started",
+    "StatisticsJudge",
     "Step",
     "StepCallback",
     "StepProgress",
     "SystemPrompt",
     "TextPart",
+    "TrustRule",
     "UnsupportedSettingError",
     "UnsupportedSettingWarning",
     "Usage",
     "Verdict",
     "View",
+    "calibrate",
     "check_seeds",
     "check_settings",
     "diagnose",
     "fold_events",
+    "image_statistics",
+    "load_labels",
+    "load_rubric",
     "prompt_problems",
     "run_sync",
+    "save_rubric",
     "settings_for",
 ]

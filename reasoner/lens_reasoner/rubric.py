@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import time
 from typing import Literal, Protocol, runtime_checkable
 
@@ -11,7 +13,8 @@ from pydantic import BaseModel
 from lens_reasoner.chat import ChatModel, Message
 from lens_reasoner.errors import ChatError, JudgeError
 from lens_reasoner.reasoner import default_chat
-from lens_reasoner.types import Criterion, ImageRequest, Rubric
+from lens_reasoner.rewriting.quotes import quoted_texts
+from lens_reasoner.types import Criterion, CriterionKind, ImageRequest, JsonObject, Rubric
 
 DEFAULT_RUBRIC_MODEL = "gpt-4.1"
 MAX_CRITERIA = 10
@@ -37,7 +40,9 @@ Write up to {MAX_CRITERIA} criteria, most important first, and no more than the 
 - Nothing the request does not say or clearly imply; nothing about beauty or quality; no check of
   deformed or missing parts, which is added elsewhere.
 - "name": two to five words, each different. "kind": what is checked. "question": one sentence, \
-phrased so that YES means satisfied. "source": the words of the request it comes from, copied."""
+phrased so that YES means satisfied. "source": the words of the request it comes from, copied \
+letter by letter. "text": for kind "text" what is to be read, exactly and without quotation marks; \
+else empty."""
 
 
 class _Item(BaseModel):
@@ -55,6 +60,7 @@ class _Item(BaseModel):
     ]
     question: str
     source: str
+    text: str = ""
 
 
 class _Answer(BaseModel):
@@ -90,8 +96,18 @@ class LLMRubricWriter:
         self._chat = chat or default_chat(DEFAULT_RUBRIC_MODEL)
         self._temperature = temperature
 
+    @property
+    def fingerprint(self) -> str:
+        """Model, temperature and a hash of the instructions: what a kept rubric depends on."""
+        digest = hashlib.sha256(_INSTRUCTIONS.encode()).hexdigest()[:8]
+        return f"{self._chat.model} t={self._temperature} {digest}"
+
     async def write(self, request: ImageRequest) -> Rubric:
-        """See `RubricWriter.write`."""
+        """See `RubricWriter.write`.
+
+        Each criterion's source is the words of the request it comes from, or the whole request
+        where the model did not copy them; text criteria carry the text to be read in `expected`.
+        """
         started = time.perf_counter()
         messages = [
             Message.system(_INSTRUCTIONS),
@@ -105,7 +121,7 @@ class LLMRubricWriter:
             raise JudgeError(
                 f"No rubric was written: {error.message}", usage=error.usage, hint=error.hint
             ) from error
-        criteria = _distinct(reply.parsed_as(_Answer).criteria)
+        criteria = _distinct(reply.parsed_as(_Answer).criteria, request.text)
         if not criteria:
             raise JudgeError(
                 f"{reply.model!r} wrote no criteria for {request.text!r}.",
@@ -121,7 +137,7 @@ class LLMRubricWriter:
         )
 
 
-def _distinct(items: list[_Item]) -> list[Criterion]:
+def _distinct(items: list[_Item], request: str) -> list[Criterion]:
     """The usable items, each under a name of its own."""
     criteria: list[Criterion] = []
     taken = {STRUCTURE.name}
@@ -134,6 +150,30 @@ def _distinct(items: list[_Item]) -> list[Criterion]:
             name, number = f"{base} {number}", number + 1
         taken.add(name)
         criteria.append(
-            Criterion(name=name, kind=item.kind, question=question, source=item.source.strip())
+            Criterion(
+                name=name,
+                kind=item.kind,
+                question=question,
+                source=_source(item.source, request),
+                expected=_expected(item.kind, item),
+            )
         )
     return criteria
+
+
+def _source(words: str, request: str) -> str:
+    """The words where the request has them, in its own spelling; else the whole request."""
+    wanted = " ".join(words.split())
+    found = re.search(re.escape(wanted), " ".join(request.split()), re.IGNORECASE)
+    return found[0] if found and wanted else request
+
+
+def _expected(kind: CriterionKind, item: _Item) -> JsonObject:
+    """What judges that read data are told: the text of a text criterion."""
+    if kind != "text":
+        return {}
+    text = " ".join(item.text.split())
+    quoted = quoted_texts(item.question) or quoted_texts(item.source)
+    if not text and len(quoted) == 1:
+        text = quoted[0]
+    return {"text": text} if text else {}

@@ -59,7 +59,7 @@ def show(image: GeneratedImage, *, max_side: int | None, detail: ImageDetail) ->
     from PIL import Image
 
     width, height = _fit(picture.width, picture.height, max_side)
-    picture = _opaque(picture)
+    picture = opaque(picture)
     buffer = io.BytesIO()
     picture.resize((width, height), Image.Resampling.LANCZOS).save(buffer, format="PNG")
     return Shown(
@@ -67,7 +67,7 @@ def show(image: GeneratedImage, *, max_side: int | None, detail: ImageDetail) ->
     )
 
 
-def _opaque(picture: Image.Image) -> Image.Image:
+def opaque(picture: Image.Image) -> Image.Image:
     """The picture in colours that can be mixed; what is transparent becomes white."""
     from PIL import Image
 

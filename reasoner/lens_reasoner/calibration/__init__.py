@@ -1,0 +1,22 @@
+"""How far a judge can be trusted, measured against people's labels."""
+
+from lens_reasoner.calibration.labels import HumanLabel, load_labels
+from lens_reasoner.calibration.measure import calibrate
+from lens_reasoner.calibration.report import (
+    Agreement,
+    CalibrationReport,
+    Distrusted,
+    Rate,
+    TrustRule,
+)
+
+__all__ = [
+    "Agreement",
+    "CalibrationReport",
+    "Distrusted",
+    "HumanLabel",
+    "Rate",
+    "TrustRule",
+    "calibrate",
+    "load_labels",
+]

@@ -1,0 +1,127 @@
+"""Holding a judge's verdicts against people's labels."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from lens_reasoner.calibration.labels import HumanLabel
+from lens_reasoner.calibration.report import Agreement, CalibrationReport, Distrusted, TrustRule
+from lens_reasoner.errors import CalibrationError
+from lens_reasoner.types import Answer, Rubric
+from lens_reasoner.verdict import Verdict
+
+_Key = tuple[str, str]
+"""Picture and criterion."""
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A judge's answer with what is known of its criterion."""
+
+    answer: Answer
+    kind: str
+    title: str
+    judge: str
+
+
+def calibrate(
+    labels: Iterable[HumanLabel],
+    judged: Iterable[tuple[Verdict, Rubric]],
+    *,
+    rule: TrustRule | None = None,
+) -> CalibrationReport:
+    """Compare a judge with people, by kind of criterion and by criterion.
+
+    Several labels for one picture and criterion are decided by the majority of yes and no. Labels
+    of pictures may be the beginning of a hash, if only one picture begins so.
+
+    Args:
+        labels: People's answers.
+        judged: Verdicts, each with the rubric it answers.
+        rule: When a group is distrusted.
+
+    Raises:
+        CalibrationError: A picture was judged twice on one criterion, or a beginning fits several.
+    """
+    answers = _answers(judged)
+    people, unmatched, unclear = _people(labels, answers)
+    groups: dict[str, dict[str, Counter[str]]] = {"all": {}, "kind": {}, "criterion": {}}
+    for key, label in people.items():
+        known, cell = answers[key], _cell(label, answers[key].answer)
+        for level, name in (("all", "all"), ("kind", known.kind), ("criterion", known.title)):
+            groups[level].setdefault(name, Counter())[cell] += 1
+    rule = rule or TrustRule()
+    kinds, criteria = _agreements(groups["kind"]), _agreements(groups["criterion"])
+    return CalibrationReport(
+        judges=tuple(sorted({answers[key].judge for key in people})),
+        overall=Agreement(group="all", **groups["all"].get("all", Counter())),
+        kinds=kinds,
+        criteria=criteria,
+        rule=rule,
+        distrusted=tuple(
+            Distrusted(group=group.group, reasons=reasons)
+            for group in (*kinds, *criteria)
+            if (reasons := rule.reasons(group))
+        ),
+        unmatched=unmatched,
+        unclear=unclear,
+    )
+
+
+def _answers(judged: Iterable[tuple[Verdict, Rubric]]) -> dict[_Key, _Judged]:
+    answers: dict[_Key, _Judged] = {}
+    for verdict, rubric in judged:
+        kinds = {criterion.name: criterion.kind for criterion in rubric.criteria}
+        for answer in verdict.verdicts:
+            key = (verdict.image_sha256, answer.criterion)
+            if key in answers:
+                raise CalibrationError(
+                    f"Picture {key[0][:12]} was judged twice on {key[1]!r}.",
+                    hint="Calibrate one judge at a time, with one verdict for each picture.",
+                )
+            answers[key] = _Judged(
+                answer=answer.answer,
+                kind=kinds.get(answer.criterion, "other"),
+                title=f"{rubric.request}: {answer.criterion}",
+                judge=answer.judge or verdict.judge,
+            )
+    return answers
+
+
+def _people(
+    labels: Iterable[HumanLabel], answers: Mapping[_Key, _Judged]
+) -> tuple[dict[_Key, Answer], int, int]:
+    """People's yes or no by picture and criterion; labels unmatched; cases unclear."""
+    pictures = sorted({picture for picture, _ in answers})
+    votes: dict[_Key, Counter[Answer]] = defaultdict(Counter)
+    unmatched = 0
+    for label in labels:
+        fitting = [picture for picture in pictures if picture.startswith(label.image)]
+        if len(fitting) > 1:
+            raise CalibrationError(
+                f"{label.image!r} is the beginning of {len(fitting)} pictures' hashes.",
+                hint="Give more of the hash.",
+            )
+        key = (fitting[0], label.criterion) if fitting else ("", "")
+        if key in answers:
+            votes[key][label.label] += 1
+        else:
+            unmatched += 1
+    people: dict[_Key, Answer] = {
+        key: "yes" if count["yes"] > count["no"] else "no"
+        for key, count in votes.items()
+        if count["yes"] != count["no"]
+    }
+    return people, unmatched, len(votes) - len(people)
+
+
+def _cell(label: Answer, answer: Answer) -> str:
+    if answer == "cannot_tell":
+        return "undecided"
+    return f"{'true' if label == answer else 'false'}_{answer}"
+
+
+def _agreements(groups: Mapping[str, Counter[str]]) -> tuple[Agreement, ...]:
+    return tuple(Agreement(group=name, **counts) for name, counts in sorted(groups.items()))

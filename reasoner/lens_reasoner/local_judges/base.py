@@ -1,0 +1,108 @@
+"""What judges on this machine have in common: one look, in a thread, then answers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from abc import ABC, abstractmethod
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from lens_reasoner.errors import JudgeError, MissingPackagesError
+from lens_reasoner.image import GeneratedImage
+from lens_reasoner.judging.view import opaque
+from lens_reasoner.types import Criterion, Rubric, Usage
+from lens_reasoner.verdict import CriterionVerdict, Opinion, Verdict
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Seen = TypeVar("Seen")
+
+
+class LocalJudge(ABC, Generic[Seen]):
+    """Looks at a picture once, if any criterion concerns it, and answers from what it saw.
+
+    Criteria it cannot decide are "cannot_tell". One picture at a time, in a worker thread.
+    """
+
+    def __init__(self) -> None:
+        self._one_at_a_time = threading.Lock()
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name for records."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What decides the answers besides picture and criterion."""
+
+    @abstractmethod
+    def concerns(self, criterion: Criterion) -> bool:
+        """Whether this judge can say anything about a criterion."""
+
+    @abstractmethod
+    def look(self, picture: Image.Image) -> Seen:
+        """Look at a picture, in RGB or grey; runs in a worker thread."""
+
+    @abstractmethod
+    def answer(self, criterion: Criterion, seen: Seen) -> Opinion:
+        """Answer a criterion that concerns this judge."""
+
+    async def judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
+        """See `Judge.judge`.
+
+        Raises:
+            JudgeError: The picture could not be looked at.
+            MissingPackagesError: The packages to look with are not installed.
+        """
+        started = time.perf_counter()
+        concerned = any(self.concerns(criterion) for criterion in rubric.criteria)
+        seen = await asyncio.to_thread(self._look, image) if concerned else None
+        return Verdict(
+            image_sha256=image.sha256,
+            verdicts=tuple(self._verdict(criterion, seen) for criterion in rubric.criteria),
+            judge=self.name,
+            seconds=time.perf_counter() - started,
+            usage=Usage.zero(),
+        )
+
+    def _look(self, image: GeneratedImage) -> Seen:
+        try:
+            with self._one_at_a_time:
+                return self.look(opaque(image.image))
+        except MissingPackagesError:
+            raise
+        except Exception as error:
+            raise JudgeError(
+                f"{self.name!r} could not look at picture {image.sha256[:8]}: "
+                f"{type(error).__name__}: {error}",
+                usage=Usage.zero(),
+            ) from error
+
+    def _verdict(self, criterion: Criterion, seen: Seen | None) -> CriterionVerdict:
+        if seen is None or not self.concerns(criterion):
+            opinion = Opinion(answer="cannot_tell", evidence=f"Not for {self.name} to decide.")
+        else:
+            opinion = self.answer(criterion, seen)
+        return CriterionVerdict(
+            criterion=criterion.name,
+            answer=opinion.answer,
+            evidence=" ".join(opinion.evidence.split()),
+            weight=criterion.weight,
+            probability=opinion.probability,
+        )
+
+
+def require(what: str, *packages: str, extra: str) -> None:
+    """Make sure that packages of an extra are installed.
+
+    Raises:
+        MissingPackagesError: They are not.
+    """
+    missing = tuple(name for name in packages if find_spec(name) is None)
+    if missing:
+        raise MissingPackagesError(what, missing, extra=extra)

@@ -1,0 +1,153 @@
+"""Whether a picture is a picture at all: not blank, noise, washed out or burnt out."""
+
+from __future__ import annotations
+
+from math import log2
+from typing import TYPE_CHECKING, Literal
+
+from lens_reasoner.local_judges.base import LocalJudge
+from lens_reasoner.types import Criterion, Probability, Value
+from lens_reasoner.verdict import Opinion
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Defect = Literal["blank", "noise", "low_contrast", "clipped"]
+
+SOUND_PICTURE = Criterion(
+    name="sound picture",
+    kind="structure",
+    question="Is this a proper picture: not blank, not noise, not washed out and not burnt out?",
+    expected={"statistics": ["blank", "noise", "low_contrast", "clipped"]},
+)
+"""The criterion that `StatisticsJudge` answers; add it to a rubric."""
+
+BLANK_SPREAD = 2.0
+"""Grey levels of standard deviation under which a picture is blank."""
+
+NOISE_CORRELATION = 0.3
+"""Correlation of neighbouring pixels under which a picture is noise."""
+
+LOW_CONTRAST_RANGE = 32
+"""Grey levels between the 1st and the 99th percentile under which a picture is washed out."""
+
+CLIPPED_SHARE = 0.98
+"""Share of pure black and pure white pixels above which a picture is burnt out."""
+
+
+class ImageStatistics(Value):
+    """What can be counted in a picture, in grey levels from 0 to 255.
+
+    Attributes:
+        mean: Mean brightness.
+        spread: Standard deviation.
+        contrast: Levels between the 1st and the 99th percentile.
+        clipped: Share of pixels that are pure black or pure white.
+        entropy: Of the histogram, in bits; at most 8.
+        correlation: Of pixels with their neighbours to the right and below, from -1 to 1; 1 for a
+            picture of one level.
+    """
+
+    mean: float
+    spread: float
+    contrast: int
+    clipped: Probability
+    entropy: float
+    correlation: float
+
+    @property
+    def defects(self) -> tuple[Defect, ...]:
+        """What is wrong with it; a blank picture is nothing else besides."""
+        if self.spread < BLANK_SPREAD:
+            return ("blank",)
+        found: dict[Defect, bool] = {
+            "noise": self.correlation < NOISE_CORRELATION,
+            "low_contrast": self.contrast < LOW_CONTRAST_RANGE,
+            "clipped": self.clipped > CLIPPED_SHARE,
+        }
+        return tuple(defect for defect, present in found.items() if present)
+
+
+def image_statistics(picture: Image.Image) -> ImageStatistics:
+    """Count what can be counted in a picture of any mode."""
+    from PIL import ImageStat
+
+    grey = picture.convert("L")
+    histogram = grey.histogram()
+    total = sum(histogram)
+    moments = ImageStat.Stat(grey)
+    shares = [count / total for count in histogram if count]
+    return ImageStatistics(
+        mean=moments.mean[0],
+        spread=moments.stddev[0],
+        contrast=_percentile(histogram, 0.99) - _percentile(histogram, 0.01),
+        clipped=(histogram[0] + histogram[255]) / total,
+        entropy=max(0.0, -sum(share * log2(share) for share in shares)),
+        correlation=_correlation(grey, moments.var[0]),
+    )
+
+
+def _percentile(histogram: list[int], share: float) -> int:
+    wanted, seen = share * sum(histogram), 0
+    for level, count in enumerate(histogram):
+        seen += count
+        if seen >= wanted:
+            return level
+    return 255
+
+
+def _correlation(grey: Image.Image, variance: float) -> float:
+    """Of neighbours, from their mean squared difference: E(a-b)^2 = 2 var (1 - correlation)."""
+    from PIL import ImageChops, ImageStat
+
+    if variance == 0:
+        return 1.0
+    wide, high = grey.size
+    squares = []
+    for dx, dy in ((1, 0), (0, 1)):
+        if wide > dx and high > dy:
+            first = grey.crop((0, 0, wide - dx, high - dy))
+            second = grey.crop((dx, dy, wide, high))
+            difference = ImageStat.Stat(ImageChops.difference(first, second))
+            squares.append(difference.sum2[0] / difference.count[0])
+    if not squares:
+        return 1.0
+    return max(-1.0, min(1.0, 1 - sum(squares) / len(squares) / (2 * variance)))
+
+
+class StatisticsJudge(LocalJudge[ImageStatistics]):
+    """Answers criteria whose `expected` holds "statistics" (see `SOUND_PICTURE`).
+
+    That is a list of the defects a picture must not have. Leave out of it what a request asks for:
+    a white square on white is blank, and rightly so.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name for records."""
+        return "statistics"
+
+    @property
+    def fingerprint(self) -> str:
+        """The thresholds."""
+        return f"{BLANK_SPREAD}/{NOISE_CORRELATION}/{LOW_CONTRAST_RANGE}/{CLIPPED_SHARE}"
+
+    def concerns(self, criterion: Criterion) -> bool:
+        """Criteria whose data name "statistics"."""
+        return isinstance(criterion.expected.get("statistics"), list)
+
+    def look(self, picture: Image.Image) -> ImageStatistics:
+        """Count."""
+        return image_statistics(picture)
+
+    def answer(self, criterion: Criterion, seen: ImageStatistics) -> Opinion:
+        """Whether the picture has any of the listed defects."""
+        listed = criterion.expected["statistics"]
+        found = [defect for defect in seen.defects if isinstance(listed, list) and defect in listed]
+        numbers = (
+            f"spread {seen.spread:.0f}, contrast {seen.contrast}, clipped {seen.clipped:.0%}, "
+            f"correlation {seen.correlation:.2f}"
+        )
+        if found:
+            return Opinion(answer="no", evidence=f"{', '.join(found)} ({numbers})")
+        return Opinion(answer="yes", evidence=numbers)
