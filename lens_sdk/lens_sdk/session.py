@@ -13,6 +13,7 @@ from lens_reasoner import (
     Generator,
     Judge,
     LLMReasoner,
+    LLMReviser,
     LLMRubricWriter,
     LoopLimits,
     MissingKeyError,
@@ -168,7 +169,9 @@ def choose_reviser(
         return choice
     if not _follows(choice, "reviser") or not isinstance(reasoner, str):
         return None
-    kind, _ = _read(reasoner, "reasoner", runtime)
+    kind, name = _read(reasoner, "reasoner", runtime)
+    if kind == "openai":
+        return LLMReviser(OpenAIChat(name) if name else None)
     if kind == "nano" and runtime is not None:
         from lens_sdk.nano_reviser import NanoReviser
 
