@@ -6,18 +6,28 @@ import pytest
 from PIL import Image
 
 from lens_reasoner import (
+    AgentLoop,
     FunctionGenerator,
+    ImageRequest,
     LLMReasoner,
     LoopConfigError,
+    LoopLimits,
     MissingKeyError,
     PassThrough,
     Rubric,
     RubricJudge,
 )
 from lens_sdk import UnknownPartError, build_loop, local_generator
+from lens_sdk.nano_fidelity import NanoFidelityChecker
 from lens_sdk.nano_judge import NanoJudge, NanoRubricWriter
 from lens_sdk.nano_reasoner import NanoReasoner
-from lens_sdk.session import choose_judge, choose_reasoner
+from lens_sdk.nano_reviser import NanoReviser
+from lens_sdk.session import (
+    choose_fidelity_checker,
+    choose_judge,
+    choose_reasoner,
+    choose_reviser,
+)
 
 
 def _function() -> FunctionGenerator:
@@ -86,3 +96,39 @@ async def test_the_nano_judge_serves_any_generator() -> None:
     assert isinstance(result.rubric, Rubric)
     assert result.best is not None
     assert result.best.score == 0
+
+
+def test_offline_parts_of_further_rounds(nano_folder: Path) -> None:
+    runtime = local_generator(str(nano_folder)).runtime
+    assert isinstance(choose_reviser("auto", "auto", runtime), NanoReviser)
+    assert isinstance(choose_fidelity_checker("auto", "auto", runtime), NanoFidelityChecker)
+    assert choose_reviser("none", "auto", runtime) is None
+    assert choose_reviser("auto", "none", runtime) is None
+    assert choose_reviser("auto", PassThrough(), runtime) is None
+    assert choose_fidelity_checker("none", "auto", runtime) is None
+    assert choose_fidelity_checker("auto", None, runtime) is None
+    mine = NanoFidelityChecker()
+    assert choose_fidelity_checker(mine, "none", None) is mine
+    with pytest.raises(UnknownPartError, match="reviser 'nano'"):
+        choose_reviser("nano", "auto", runtime)
+
+
+async def test_rounds_go_on_offline(nano_folder: Path, tmp_path: Path) -> None:
+    def loop() -> AgentLoop:
+        return build_loop(
+            str(nano_folder), limits=LoopLimits(max_rounds=3), cache=tmp_path / "cache"
+        )
+
+    request = ImageRequest(text="a red apple", seed=1, num_images=2, num_inference_steps=1)
+    result = await loop().run(request, record=tmp_path / "run")
+    assert (result.stop_reason, len(result.candidates)) == ("max_rounds", 6)
+    assert all(problem.fault == "generator" for c in result.candidates for problem in c.problems)
+    # The random encoder writes nothing of use, so what was not drawn is said again.
+    assert [p.prompt for p in result.prompts][1] == "a red apple The picture shows one red apple."
+    assert [report.prompt for report in result.fidelity] == [p.prompt for p in result.prompts]
+    assert result.usage.usd == 0
+    again = await loop().run(request)
+    assert [c.image for c in again.candidates] == [
+        c.image.model_copy(update={"timings": {}}) for c in result.candidates
+    ]
+    assert (await loop().resume(tmp_path / "run")).best == result.best
