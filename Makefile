@@ -28,5 +28,5 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e ".[local,dev]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[local,nsfw,ocr,dev]"
 	touch $(READY)
