@@ -21,17 +21,20 @@ if TYPE_CHECKING:
         Candidate,
         Capabilities,
         Criterion,
+        DiffusersGenerator,
         FunctionGenerator,
         GeneratedImage,
         GenerationSettings,
         Generator,
         ImageRequest,
+        ImageServer,
         Judge,
         LLMReasoner,
         LLMRubricWriter,
         LoopResult,
         MissingKeyError,
         OpenAIChat,
+        OpenAIImages,
         Reasoner,
         ReasonerError,
         Rewrite,
@@ -42,10 +45,11 @@ if TYPE_CHECKING:
     )
     from lens_sdk.errors import MissingExtraError, SdkError, UnknownModelError, UnknownPartError
     from lens_sdk.facade import agenerate, generate
+    from lens_sdk.generators import choose_generator, local_generator
     from lens_sdk.local import LocalLensGenerator
     from lens_sdk.metadata import read_record, save_candidate
     from lens_sdk.models import LensModel, resolve_model
-    from lens_sdk.session import build_loop, local_generator
+    from lens_sdk.session import build_loop
 
 _LAZY = {
     "lens_reasoner": (
@@ -54,11 +58,13 @@ _LAZY = {
         "Candidate",
         "Capabilities",
         "Criterion",
+        "DiffusersGenerator",
         "FunctionGenerator",
         "GeneratedImage",
         "GenerationSettings",
         "Generator",
         "ImageRequest",
+        "ImageServer",
         "Judge",
         "RubricJudge",
         "LLMReasoner",
@@ -66,6 +72,7 @@ _LAZY = {
         "LoopResult",
         "MissingKeyError",
         "OpenAIChat",
+        "OpenAIImages",
         "Reasoner",
         "ReasonerError",
         "Rewrite",
@@ -75,10 +82,11 @@ _LAZY = {
     ),
     "lens_sdk.errors": ("MissingExtraError", "SdkError", "UnknownModelError", "UnknownPartError"),
     "lens_sdk.facade": ("agenerate", "generate"),
+    "lens_sdk.generators": ("choose_generator", "local_generator"),
     "lens_sdk.local": ("LocalLensGenerator",),
     "lens_sdk.metadata": ("read_record", "save_candidate"),
     "lens_sdk.models": ("LensModel", "resolve_model"),
-    "lens_sdk.session": ("build_loop", "local_generator"),
+    "lens_sdk.session": ("build_loop",),
 }
 _HOMES = {name: module for module, names in _LAZY.items() for name in names}
 
@@ -88,11 +96,13 @@ __all__ = [
     "Candidate",
     "Capabilities",
     "Criterion",
+    "DiffusersGenerator",
     "FunctionGenerator",
     "GeneratedImage",
     "GenerationSettings",
     "Generator",
     "ImageRequest",
+    "ImageServer",
     "Judge",
     "LLMReasoner",
     "LLMRubricWriter",
@@ -102,6 +112,7 @@ __all__ = [
     "MissingExtraError",
     "MissingKeyError",
     "OpenAIChat",
+    "OpenAIImages",
     "Reasoner",
     "ReasonerError",
     "Rewrite",
@@ -114,6 +125,7 @@ __all__ = [
     "Verdict",
     "agenerate",
     "build_loop",
+    "choose_generator",
     "generate",
     "local_generator",
     "read_record",

@@ -17,9 +17,9 @@ from lens_reasoner import (
     RubricWriter,
     run_sync,
 )
-from lens_sdk.local import LocalLensGenerator
+from lens_sdk.generators import choose_generator, load_generator
 from lens_sdk.models import DEFAULT_MODEL
-from lens_sdk.session import PartChoice, build_loop, local_generator
+from lens_sdk.session import PartChoice, build_loop
 
 
 async def agenerate(
@@ -56,7 +56,7 @@ async def agenerate(
         ReasonerError: With what was wrong and what to do about it; see `build_loop` for the cases.
         ValidationError: An option that is no field of `ImageRequest`, or a value out of range.
     """
-    generator = local_generator(model) if isinstance(model, str) else model
+    generator = choose_generator(model) if isinstance(model, str) else model
     loop = build_loop(
         generator,
         reasoner=reasoner,
@@ -66,9 +66,8 @@ async def agenerate(
         cache=cache,
     )
     asked = _request(request, options)
-    if isinstance(generator, LocalLensGenerator):
-        # Loading blocks; done here, the event loop stays free meanwhile.
-        await asyncio.to_thread(generator.runtime.load)
+    # Loading blocks; done here, the event loop stays free meanwhile.
+    await asyncio.to_thread(load_generator, generator)
     return await loop.run(asked, record=record)
 
 

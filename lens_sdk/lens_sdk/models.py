@@ -17,6 +17,12 @@ from lens_sdk.errors import MissingExtraError, UnknownModelError
 DEFAULT_MODEL = "lens-nano"
 """The model inside the package: small, offline, without keys."""
 
+MODEL_CHOICES = (
+    f"{DEFAULT_MODEL}, the folder of a Lens model, diffusers:ID_OR_FOLDER, openai, openai:MODEL, "
+    "or a server: vllm-omni:URL#MODEL, sglang:URL#MODEL or server:URL#MODEL"
+)
+"""What can draw, in words; see `choose_generator`."""
+
 LARGEST_HASHED = 2**29
 """Bytes; the SHA-256 of larger weight files is not computed, as it would take minutes."""
 

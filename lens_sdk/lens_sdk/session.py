@@ -17,6 +17,7 @@ from lens_reasoner import (
     LLMRubricWriter,
     LoopLimits,
     MissingKeyError,
+    OnUnsupported,
     OpenAIChat,
     Reasoner,
     Reviser,
@@ -24,8 +25,9 @@ from lens_reasoner import (
     RubricWriter,
 )
 from lens_sdk.errors import UnknownPartError
+from lens_sdk.generators import choose_generator
 from lens_sdk.local import LocalLensGenerator
-from lens_sdk.models import DEFAULT_MODEL, require_packages, resolve_model
+from lens_sdk.models import DEFAULT_MODEL, require_packages
 from lens_sdk.runtime import LensRuntime
 
 PartChoice = str
@@ -45,6 +47,7 @@ def build_loop(
     reviser: PartChoice | Reviser | None = "auto",
     limits: LoopLimits | None = None,
     cache: Cache | str | Path | None = None,
+    on_unsupported: OnUnsupported | None = None,
 ) -> AgentLoop:
     """Put a loop together from names, or from parts of your own.
 
@@ -53,7 +56,8 @@ def build_loop(
     that speaks it (`OPENAI_API_KEY`, `OPENAI_BASE_URL`).
 
     Args:
-        model: `lens-nano`, the path of a Lens folder, or any `Generator`.
+        model: `lens-nano`, the path of a Lens folder, another choice of `choose_generator`, such
+            as `diffusers:ID_OR_FOLDER`, `openai` or `server:URL#MODEL`, or any `Generator`.
         reasoner: `auto`, `nano`, `openai`, `openai:MODEL`, a `Reasoner`, or `none` or None to draw
             requests as they are.
         judge: The same for judging; a `Judge` of your own needs a `rubric_writer`, or a rubric
@@ -65,6 +69,8 @@ def build_loop(
             is one; or one of your own, or `none` or None to draw further rounds from new seeds.
         limits: When a run ends; by default after one round.
         cache: Where results are kept for other runs, or its folder; see `lens_reasoner.Cache`.
+        on_unsupported: Refuse what the generator cannot honour, or leave it out with a warning and
+            a note in the picture's record; None leaves it to the generator.
 
     Raises:
         UnknownModelError: There is no such model.
@@ -72,7 +78,11 @@ def build_loop(
         MissingExtraError: The packages to run a model here are not installed.
         MissingKeyError: A language model is needed and there is no key for it.
     """
-    generator = local_generator(model) if isinstance(model, str) else model
+    generator = (
+        choose_generator(model, on_unsupported=on_unsupported or "raise")
+        if isinstance(model, str)
+        else model
+    )
     runtime = generator.runtime if isinstance(generator, LocalLensGenerator) else None
     chosen_reasoner = choose_reasoner(reasoner, runtime)
     chosen_judge, writer = choose_judge(judge, runtime)
@@ -85,20 +95,8 @@ def build_loop(
         reviser=choose_reviser(reviser, reasoner, runtime),
         limits=limits,
         cache=cache,
+        on_unsupported=on_unsupported,
     )
-
-
-def local_generator(model: str = DEFAULT_MODEL) -> LocalLensGenerator:
-    """A generator that draws with a model on this machine; nothing is loaded yet.
-
-    Args:
-        model: `lens-nano` or the path of a Lens folder.
-
-    Raises:
-        UnknownModelError: There is no such model.
-        MissingExtraError: The packages to run a model here are not installed.
-    """
-    return LocalLensGenerator(LensRuntime(resolve_model(model)))
 
 
 def choose_reasoner(

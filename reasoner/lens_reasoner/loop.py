@@ -10,7 +10,7 @@ from lens_reasoner.active_run import ActiveRun
 from lens_reasoner.cache import Cache
 from lens_reasoner.errors import LoopConfigError
 from lens_reasoner.events import Event
-from lens_reasoner.generator import Generator
+from lens_reasoner.generator import Generator, OnUnsupported
 from lens_reasoner.judge import Judge
 from lens_reasoner.loop_limits import LoopLimits
 from lens_reasoner.parts import LoopParts
@@ -46,6 +46,7 @@ class AgentLoop:
         reviser: Reviser | None = None,
         limits: LoopLimits | None = None,
         cache: Cache | str | Path | None = None,
+        on_unsupported: OnUnsupported | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -61,6 +62,8 @@ class AgentLoop:
             limits: When a run ends; by default after one round.
             cache: Where results are kept for other runs, or its folder; None keeps none. `Cache`
                 says what is kept.
+            on_unsupported: Refuse requests the generator cannot honour in full, or leave the rest
+                out with a warning; None leaves it to the generator's `capabilities`.
         """
         self._parts = LoopParts(
             generator=generator,
@@ -71,6 +74,7 @@ class AgentLoop:
             reviser=reviser,
         )
         self._limits = limits or LoopLimits()
+        self._on_unsupported = on_unsupported
         self._cache = Cache(cache) if isinstance(cache, str | Path) else cache
 
     async def run(
@@ -151,7 +155,12 @@ class AgentLoop:
 
     async def _stream(self, header: RunHeader, record: str | Path | None) -> AsyncGenerator[Event]:
         generator = self._parts.generator
-        settings = settings_for(header.request, generator.capabilities, backend=generator.name)
+        settings = settings_for(
+            header.request,
+            generator.capabilities,
+            backend=generator.name,
+            on_unsupported=self._on_unsupported,
+        )
         self._check_criteria(header.rubric)
         writer = None if record is None else RunWriter(record, header)
         try:

@@ -68,6 +68,16 @@ def nano_folder(tmp_path_factory: pytest.TempPathFactory, nano_pipeline: LensPip
     return folder
 
 
+@pytest.fixture(scope="session")
+def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen-Image pipeline with tiny random weights."""
+    import tiny_diffusers
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-qwen"
+    tiny_diffusers.tiny_pipeline("qwen-image").save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def nano_model(nano_folder: Path) -> LensModel:
     return resolve_model(str(nano_folder))

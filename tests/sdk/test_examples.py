@@ -42,6 +42,13 @@ def test_own_generator(tmp_path: Path) -> None:
     assert (tmp_path / "stripes.png").is_file()
 
 
+def test_qwen_image(tmp_path: Path, qwen_folder: Path) -> None:
+    output = _run(tmp_path, "qwen_image.py", str(qwen_folder), "64x32", "2")
+    assert "Drawn by: tiny-qwen | seed: 1" in output
+    assert '"guidance_scale":4.0,"negative_prompt":"blurred letters"' in output
+    assert (tmp_path / "qwen_image.png").is_file()
+
+
 def test_own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Proxies of the surroundings would not find the loopback.
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):

@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from lens_core.errors import LensCoreError
 from lens_reasoner import ReasonerError
-from lens_sdk.models import DEFAULT_MODEL
+from lens_sdk.models import DEFAULT_MODEL, MODEL_CHOICES
 
 P = ParamSpec("P")
 
@@ -38,6 +38,7 @@ err = Console(stderr=True, highlight=False)
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help=f"{DEFAULT_MODEL}, or the folder of a Lens model.")
 ]
+GeneratorOption = Annotated[str, typer.Option("--model", "-m", help=f"{MODEL_CHOICES}.")]
 SeedOption = Annotated[
     int | None, typer.Option("--seed", "-s", help="Seed of the first picture; random if left out.")
 ]

@@ -60,7 +60,8 @@ def demo(
     """Draw a handful of requests with and without reasoning and write one page about it."""
     from lens_sdk.demo.cases import REQUESTS
     from lens_sdk.demo.page import render_page
-    from lens_sdk.session import build_loop, local_generator
+    from lens_sdk.generators import local_generator
+    from lens_sdk.session import build_loop
 
     texts = tuple(requests or REQUESTS)
     asked = [

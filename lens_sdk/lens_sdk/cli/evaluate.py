@@ -37,8 +37,8 @@ def evaluate(
     """Measure a model on NanoEval: GenEval's six tasks in the nano world."""
     if benchmark != "nano":
         raise typer.BadParameter(f"benchmark {benchmark!r} is not known; there is: nano")
+    from lens_sdk.generators import local_generator
     from lens_sdk.nano_benchmark import BenchmarkSettings, NanoBenchmark, PromptKind
-    from lens_sdk.session import local_generator
 
     generator = local_generator(model)
     settings = BenchmarkSettings(

@@ -12,11 +12,20 @@ from typing import Annotated
 
 import typer
 
-from lens_reasoner import AgentLoop, ImageRequest, LoopLimits, LoopResult, RunState
+from lens_reasoner import (
+    AgentLoop,
+    Candidate,
+    ImageRequest,
+    LoopLimits,
+    LoopResult,
+    OnUnsupported,
+    RunState,
+)
+from lens_reasoner.media import SUFFIXES
 from lens_sdk.cli.console import (
     REFUSED,
+    GeneratorOption,
     GuidanceOption,
-    ModelOption,
     SeedOption,
     StepsOption,
     err,
@@ -37,7 +46,7 @@ def generate(
     request: Annotated[
         str | None, typer.Argument(help="What the picture should show; not with --resume.")
     ] = None,
-    model: ModelOption = DEFAULT_MODEL,
+    model: GeneratorOption = DEFAULT_MODEL,
     size: Annotated[
         str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels, such as 128x128.")
     ] = None,
@@ -86,6 +95,12 @@ def generate(
     no_judge: Annotated[
         bool, typer.Option("--no-judge", help="Do not judge; the first picture counts.")
     ] = False,
+    drop_unsupported: Annotated[
+        bool,
+        typer.Option(
+            "--drop-unsupported", help="Leave out settings the model cannot honour, with a warning."
+        ),
+    ] = False,
     output: Annotated[
         Path, typer.Option("--out", "-o", help="A folder, or a file ending in .png.")
     ] = DEFAULT_FOLDER,
@@ -97,7 +112,8 @@ def generate(
     ] = False,
 ) -> None:
     """Make a picture of a request: rewrite it, draw it, judge the pictures, save the best."""
-    from lens_sdk.session import build_loop, local_generator
+    from lens_sdk.generators import choose_generator, lens_model, load_generator
+    from lens_sdk.session import build_loop
 
     started = time.perf_counter()
     width, height = parse_size(size)
@@ -120,18 +136,26 @@ def generate(
         max_rounds=rounds, max_images=max_images, max_usd=max_cost, deadline=deadline
     )
     reasoner, judge = "none" if no_reason else reasoner, "none" if no_judge else judge
-    generator = local_generator(model)
-    loop = build_loop(generator, reasoner=reasoner, judge=judge, limits=limits, cache=cache)
+    lenient: OnUnsupported = "warn" if drop_unsupported else "raise"
+    generator = choose_generator(model, on_unsupported=lenient)
+    loop = build_loop(
+        generator,
+        reasoner=reasoner,
+        judge=judge,
+        limits=limits,
+        cache=cache,
+        on_unsupported=lenient,
+    )
     with RunDisplay(err, rewrites=reasoner != "none") as display, _told_how_to_resume(run_dir):
         loading = display.begin(f"Loading {generator.name}")
-        generator.runtime.load()
+        load_generator(generator)
         display.end(loading)
         loaded = time.perf_counter() - started
         result = asyncio.run(_run(loop, asked, resume or run_dir, display))
     if result.refused is not None:
         err.print(f"Refused ({result.refused.category}): {result.refused.reason}", markup=False)
         raise typer.Exit(REFUSED)
-    saved = _save(result, output, generator.runtime.model, keep_all=keep_all)
+    saved = _save(result, output, lens_model(generator), keep_all=keep_all)
     report = print_json_report if as_json else print_report
     report(out, result, saved, {"load": loaded, **result.timings})
 
@@ -163,7 +187,9 @@ def _told_how_to_resume(run_dir: Path | None) -> Iterator[None]:
         raise
 
 
-def _save(result: LoopResult, output: Path, model: LensModel, *, keep_all: bool) -> dict[int, Path]:
+def _save(
+    result: LoopResult, output: Path, model: LensModel | None, *, keep_all: bool
+) -> dict[int, Path]:
     """Save the best picture, or all; returns the paths by position."""
     from lens_sdk.metadata import save_candidate
 
@@ -174,18 +200,25 @@ def _save(result: LoopResult, output: Path, model: LensModel, *, keep_all: bool)
     if keep_all:
         for index, candidate in enumerate(result.candidates):
             if index != result.best_index:
-                beside = _free(path.with_stem(f"{path.stem}-{candidate.image.seed}"))
+                beside = path.with_stem(f"{path.stem}-{_number(candidate)}")
+                beside = _free(beside.with_suffix(SUFFIXES[candidate.image.media_type]))
                 saved[index] = save_candidate(result, candidate, beside, model)
     return saved
 
 
 def _target(output: Path, text: str, result: LoopResult) -> Path:
     """Where the best picture goes: the file that was asked for, or a free name in the folder."""
-    if output.suffix.lower() == ".png":
+    if output.suffix.lower() in {".jpeg", *SUFFIXES.values()}:
         return output
     words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48].rstrip("-") or "picture"
     assert result.best is not None
-    return _free(output / f"{words}-{result.best.image.seed}.png")
+    suffix = SUFFIXES[result.best.image.media_type]
+    return _free(output / f"{words}-{_number(result.best)}{suffix}")
+
+
+def _number(candidate: Candidate) -> int:
+    """The seed, or where the generator takes none, the picture's number in the run."""
+    return candidate.index if candidate.image.seed is None else candidate.image.seed
 
 
 def _free(path: Path) -> Path:

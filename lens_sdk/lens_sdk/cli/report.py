@@ -125,8 +125,8 @@ def _settings(candidate: Candidate) -> str:
     settings = image.settings
     parts = [
         f"{settings.width}x{settings.height}",
-        f"seed {image.seed}",
-        f"{settings.num_inference_steps} steps",
+        f"seed {image.seed}" if image.seed is not None else "",
+        f"{settings.num_inference_steps} steps" if settings.num_inference_steps else "",
         f"guidance {settings.guidance_scale:g}" if settings.guidance_scale is not None else "",
         image.generator,
     ]

@@ -1,0 +1,103 @@
+"""Generators chosen by a word on the command line or in Python."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lens_reasoner import (
+    DiffusersGenerator,
+    Generator,
+    ImageServer,
+    OnUnsupported,
+    OpenAIImages,
+)
+from lens_reasoner.generators.image_server import DIALECTS
+from lens_reasoner.generators.openai_images import DEFAULT_IMAGE_MODEL
+from lens_sdk.errors import UnknownModelError
+from lens_sdk.local import LocalLensGenerator
+from lens_sdk.models import DEFAULT_MODEL, MODEL_CHOICES, LensModel, resolve_model
+from lens_sdk.runtime import LensRuntime
+
+_SERVERS = {"server": "plain", **{name: name for name in DIALECTS if name != "plain"}}
+
+
+def choose_generator(
+    model: str = DEFAULT_MODEL, *, on_unsupported: OnUnsupported = "raise"
+) -> Generator:
+    """The generator that a word means; nothing is loaded or called yet.
+
+    Args:
+        model: One of `MODEL_CHOICES`. The folder of another diffusers pipeline is recognised.
+        on_unsupported: Refuse settings it cannot honour, or leave them out with a warning.
+
+    Raises:
+        UnknownModelError: It means nothing, or there is no such model.
+        MissingExtraError: The packages to run a Lens model here are not installed.
+        MissingPackagesError: The packages to run a diffusers pipeline here are not installed.
+        MissingKeyError: OpenAI is chosen and there is no key for it.
+    """
+    kind, _, rest = model.partition(":")
+    if kind == "openai":
+        return OpenAIImages(rest or DEFAULT_IMAGE_MODEL, on_unsupported=on_unsupported)
+    if kind == "diffusers":
+        if not rest:
+            raise _unknown(model, "names no pipeline")
+        return DiffusersGenerator(rest, on_unsupported=on_unsupported)
+    if kind in _SERVERS:
+        url, _, name = rest.partition("#")
+        if not name or not url.startswith(("http://", "https://")):
+            raise _unknown(model, "is not of the form URL#MODEL, as in http://host:8000/v1#MODEL")
+        dialect = DIALECTS[_SERVERS[kind]]
+        return ImageServer(name, base_url=url, dialect=dialect, on_unsupported=on_unsupported)
+    if _foreign_pipeline(Path(model).expanduser()):
+        return DiffusersGenerator(Path(model).expanduser(), on_unsupported=on_unsupported)
+    try:
+        return local_generator(model)
+    except UnknownModelError as error:
+        if model == DEFAULT_MODEL:
+            raise
+        raise UnknownModelError(error.message, hint=f"Choices: {MODEL_CHOICES}.") from error
+
+
+def local_generator(model: str = DEFAULT_MODEL) -> LocalLensGenerator:
+    """A generator that draws with a Lens model on this machine; nothing is loaded yet.
+
+    Args:
+        model: `lens-nano` or the path of a Lens folder.
+
+    Raises:
+        UnknownModelError: There is no such model.
+        MissingExtraError: The packages to run a model here are not installed.
+    """
+    return LocalLensGenerator(LensRuntime(resolve_model(model)))
+
+
+def load_generator(generator: Generator) -> None:
+    """Load what runs on this machine, which blocks; other generators have nothing to load.
+
+    Raises:
+        GeneratorError: It cannot be loaded.
+    """
+    if isinstance(generator, LocalLensGenerator):
+        generator.runtime.load()
+    elif isinstance(generator, DiffusersGenerator):
+        generator.load()
+
+
+def lens_model(generator: Generator) -> LensModel | None:
+    """The Lens checkpoint that draws, for records; None for other generators."""
+    return generator.runtime.model if isinstance(generator, LocalLensGenerator) else None
+
+
+def _foreign_pipeline(folder: Path) -> bool:
+    """Whether a folder holds a diffusers pipeline that is not Lens."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(index, dict) and index.get("_class_name") not in {None, "LensPipeline"}
+
+
+def _unknown(model: str, what: str) -> UnknownModelError:
+    return UnknownModelError(f"Model {model!r} {what}.", hint=f"Choices: {MODEL_CHOICES}.")
