@@ -12,6 +12,7 @@ from lens_reasoner import (
     FidelityChecker,
     Generator,
     Judge,
+    LLMFidelity,
     LLMReasoner,
     LLMReviser,
     LLMRubricWriter,
@@ -187,7 +188,9 @@ def choose_fidelity_checker(
         return choice
     if not _follows(choice, "fidelity_checker") or not isinstance(judge, str):
         return None
-    kind, _ = _read(judge, "judge", runtime)
+    kind, name = _read(judge, "judge", runtime)
+    if kind == "openai":
+        return LLMFidelity(OpenAIChat(name) if name else None)
     if kind == "nano":
         from lens_sdk.nano_fidelity import NanoFidelityChecker
 
