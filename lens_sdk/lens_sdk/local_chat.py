@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel
 
 from lens_core.errors import ComponentError, ParameterError
-from lens_reasoner import ChatError, ChatReply, GeneratorError, Message, UnsupportedSettingError
+from lens_reasoner import ChatError, ChatReply, GeneratorError, Message
 from lens_reasoner.chat import ImagePart
-from lens_reasoner.errors import ChatFault
+from lens_reasoner.errors import ChatFault, TextOnlyError
 from lens_reasoner.structured import ask_checked
 from lens_reasoner.sync import run_sync
 from lens_reasoner.types import Usage
@@ -94,7 +94,7 @@ class LocalChat:
                 head, "rejected" if the conversation is too long, "truncated" if `max_tokens` were
                 too few, "malformed" if it only thought, "off_schema" if both replies missed the
                 schema.
-            UnsupportedSettingError: If there is a picture in a message: this model reads text.
+            TextOnlyError: If there is a picture in a message.
         """
 
         async def ask(asked: Sequence[Message]) -> ChatReply:
@@ -190,11 +190,11 @@ class LocalChat:
 
         for message in messages:
             if any(isinstance(part, ImagePart) for part in message.parts):
-                raise UnsupportedSettingError(
-                    f"{self.model!r} reads text and cannot look at a picture.",
-                    setting="messages",
-                    value="a picture",
-                    backend=self.model,
+                raise TextOnlyError(
+                    f"{self.model!r} reads text and cannot look at a picture, so it cannot judge "
+                    "one.",
+                    fault="rejected",
+                    model=self.model,
                     hint="Judge with a model that sees, or with a detector.",
                 )
         return tuple(

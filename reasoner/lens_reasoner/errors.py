@@ -7,6 +7,7 @@ ReasonerError
  |   +- ModelNotFoundError
  |   +- QuotaError
  |   +- RateLimitedError
+ |   +- TextOnlyError
  +- JudgeError
  +- PromptFileError
  +- ProtectedSectionError
@@ -140,6 +141,10 @@ class ChatError(ReasonerError):
 
 class ModelNotFoundError(ChatError):
     """The server does not have the model; the hint names the setting to change."""
+
+
+class TextOnlyError(ChatError):
+    """A model that reads text was shown a picture; it cannot judge one."""
 
 
 class QuotaError(ChatError):

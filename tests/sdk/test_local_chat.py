@@ -24,9 +24,9 @@ from lens_reasoner import (
     ChatModel,
     ImagePart,
     Message,
-    UnsupportedSettingError,
     Usage,
 )
+from lens_reasoner.errors import TextOnlyError
 from lens_reasoner.structured import OffSchema, again, read_json
 from lens_sdk.local_chat import LocalChat
 from lens_sdk.models import LensModel, resolve_model
@@ -265,7 +265,7 @@ def test_plain_code_can_ask(chat: LocalChat) -> None:
 
 
 async def test_pictures_are_refused(chat: LocalChat) -> None:
-    with pytest.raises(UnsupportedSettingError, match="picture"):
+    with pytest.raises(TextOnlyError, match="picture"):
         await chat.complete([Message.user("What is it?", ImagePart(b"png"))])
 
 
