@@ -52,12 +52,12 @@ def read(text: str) -> tuple[str, str, list[Section]]:
     if head is None:
         raise ValueError("it does not begin with '---', 'name:', 'version:' and '---' lines")
     headings = list(_HEADING.finditer(text, head.end()))
-    before = text[head.end() : headings[0].start() if headings else len(text)].strip()
+    starts = [heading.start() for heading in headings] + [len(text)]
+    before = text[head.end() : starts[0]].strip()
     if before:
         raise ValueError(f"{before[:60]!r} stands before the first '## ' heading")
-    ends = [heading.start() for heading in headings[1:]] + [len(text)]
     sections = []
-    for found, end in zip(headings, ends, strict=True):
+    for found, end in zip(headings, starts[1:], strict=True):
         heading, protected = found["heading"].strip(), False
         if heading.endswith(PROTECTED_MARK):
             heading, protected = heading.removesuffix(PROTECTED_MARK).strip(), True
