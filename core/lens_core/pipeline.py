@@ -18,6 +18,7 @@ from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH
 from lens_core.checkpoints.configs import Config
 from lens_core.checkpoints.hub import Hub
 from lens_core.checkpoints.load import Part, components_from, load_source
+from lens_core.checkpoints.lora import LoraMixin, refuse_loaded
 from lens_core.conditioning import TextConditioner, TextRequest
 from lens_core.denoising import Denoiser, ExactDenoiser, ReferenceDenoiser
 from lens_core.errors import CheckpointError, ParameterError
@@ -48,7 +49,7 @@ class LensPipelineOutput(BaseOutput):  # type: ignore[misc]
     images: list[Image.Image] | np.ndarray | Tensor
 
 
-class LensPipeline(DiffusionPipeline):  # type: ignore[misc]
+class LensPipeline(LoraMixin, DiffusionPipeline):  # type: ignore[misc]
     """Lens, Lens-Base and Lens-Turbo.
 
     Args:
@@ -194,10 +195,11 @@ class LensPipeline(DiffusionPipeline):  # type: ignore[misc]
             max_shard_size: Largest weight file.
 
         Raises:
-            CheckpointError: A pickle was asked for.
+            CheckpointError: A pickle was asked for, or LoRAs are loaded.
         """
         if not safe_serialization:
             raise CheckpointError("safe_serialization=False would write a pickle; Lens never does")
+        refuse_loaded(self)
         save_components(save_directory, self.components, self.defaults, max_shard_size)
 
     @property

@@ -1,0 +1,202 @@
+"""LoRAs on a pipeline's denoiser: several at once, weighted, fused, swapped, saved."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lens_core.checkpoints.hub import Hub, HubSource
+from lens_core.checkpoints.lora_adapters import attach_lora, save_lora, set_strengths, swap_lora
+from lens_core.checkpoints.lora_files import linear_shapes, read_lora
+from lens_core.errors import CheckpointError, ParameterError
+from lens_core.transformer import LensTransformer2DModel
+
+
+class LoraMixin:
+    """What a pipeline can do with LoRAs. Method names are those of diffusers' pipelines."""
+
+    transformer: LensTransformer2DModel
+    _loras: Mapping[str, float] = {}
+    _are_fused = False
+
+    @property
+    def loras(self) -> Mapping[str, float]:
+        """Every loaded LoRA and its weight, 0 for those that are set aside."""
+        return dict(self._loras)
+
+    def load_lora_weights(
+        self,
+        source: str | Path | HubSource,
+        adapter_name: str | None = None,
+        weight: float = 1.0,
+        hotswap: bool = False,
+        hub: Hub | None = None,
+    ) -> str:
+        """Load a LoRA beside those that are loaded already.
+
+        Args:
+            source: A safetensors file in any known key style, a PEFT folder, or a `HubSource`.
+            adapter_name: A name for it; `lora_0`, `lora_1` and so on by default.
+            weight: How strongly it works; 1 as it was trained.
+            hotswap: Put its weights in the place of the LoRA of this name. A compiled model need
+                not be compiled again. It must change the same modules.
+            hub: Another hub or cache than the usual one.
+
+        Returns:
+            The name.
+
+        Raises:
+            CheckpointError: Modules that the model does not have, damaged or pickled files.
+            ParameterError: A name that is taken, or with `hotswap` one that is not; LoRAs are
+                fused; other modules when swapping.
+        """
+        self._refuse_fused()
+        path = (hub or Hub()).fetch(source) if isinstance(source, HubSource) else Path(source)
+        weights = read_lora(path, linear_shapes(self.transformer))
+        name = adapter_name or next(
+            free for i in range(len(self._loras) + 1) if (free := f"lora_{i}") not in self._loras
+        )
+        if (name in self._loras) != hotswap:
+            known = f"there are {sorted(self._loras)}"
+            raise ParameterError(
+                f"hotswap needs the name of a loaded LoRA, not {name!r}; {known}"
+                if hotswap
+                else f"a LoRA called {name!r} is loaded already; use hotswap to replace it"
+            )
+        (swap_lora if hotswap else attach_lora)(self.transformer, name, weights)
+        self._activate({**self._loras, name: weight})
+        return name
+
+    def set_adapters(
+        self, adapter_names: str | Sequence[str], weights: float | Sequence[float] = 1.0
+    ) -> None:
+        """Choose which LoRAs work and how strongly; the others are set aside.
+
+        Args:
+            adapter_names: One or more names.
+            weights: One for all, or one for each.
+
+        Raises:
+            ParameterError: A name that is not loaded, another count of weights, or LoRAs are fused.
+        """
+        self._refuse_fused()
+        chosen = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        scales = (
+            [float(weights)] * len(chosen)
+            if isinstance(weights, (int, float))
+            else [float(weight) for weight in weights]
+        )
+        self._check_known(chosen)
+        if len(scales) != len(chosen):
+            raise ParameterError(f"{len(scales)} weights for {len(chosen)} LoRAs {chosen}")
+        self._activate(dict.fromkeys(self._loras, 0.0) | dict(zip(chosen, scales, strict=True)))
+
+    def delete_adapters(self, adapter_names: str | Sequence[str]) -> None:
+        """Forget some LoRAs.
+
+        Raises:
+            ParameterError: A name that is not loaded, or LoRAs are fused.
+        """
+        self._refuse_fused()
+        gone = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        self._check_known(gone)
+        left = {name: weight for name, weight in self._loras.items() if name not in gone}
+        if not left:
+            self.unload_lora_weights()
+            return
+        self.transformer.delete_adapters(gone)
+        self._activate(left)
+
+    def unload_lora_weights(self) -> None:
+        """Forget all LoRAs; fused ones are taken out again first."""
+        if self._are_fused:
+            self.unfuse_lora()
+        if self._loras:
+            self.transformer.unload_lora()
+        self._loras = {}
+
+    def enable_lora_hotswap(self, target_rank: int) -> None:
+        """Before the first LoRA is loaded: leave room so that swapping needs no new compilation.
+
+        Args:
+            target_rank: The largest rank that will be swapped in.
+
+        Raises:
+            ParameterError: A LoRA is loaded already.
+        """
+        if self._loras:
+            raise ParameterError("enable_lora_hotswap comes before the first LoRA is loaded")
+        self.transformer.enable_lora_hotswap(target_rank=target_rank)
+
+    def fuse_lora(self) -> None:
+        """Add the working LoRAs to the weights, so that they cost no time.
+
+        Taking them out again leaves rounding errors: none worth mention in float32, of the last
+        bit in bfloat16.
+
+        Raises:
+            ParameterError: No LoRA works, or they are fused already.
+        """
+        self._refuse_fused()
+        working = [name for name, weight in self._loras.items() if weight]
+        if not working:
+            raise ParameterError("there is no LoRA to fuse; load one or give it a weight")
+        self.transformer.fuse_lora(adapter_names=working)
+        self._are_fused = True
+
+    def unfuse_lora(self) -> None:
+        """Undo `fuse_lora`.
+
+        Raises:
+            ParameterError: They are not fused.
+        """
+        if not self._are_fused:
+            raise ParameterError("LoRAs are not fused")
+        self.transformer.unfuse_lora()
+        self._are_fused = False
+
+    def bake_lora(self) -> None:
+        """Add the working LoRAs to the weights for good and forget them as LoRAs.
+
+        Raises:
+            ParameterError: No LoRA works.
+        """
+        if not self._are_fused:
+            self.fuse_lora()
+        self.transformer.unload_lora()
+        self._loras, self._are_fused = {}, False
+
+    def save_lora_weights(self, save_directory: str | Path, adapter_name: str) -> None:
+        """Save a LoRA in PEFT's form: `adapter_model.safetensors` and `adapter_config.json`.
+
+        Args:
+            save_directory: The folder; it is created.
+            adapter_name: A loaded LoRA, or an adapter that is being trained.
+
+        Raises:
+            ParameterError: No such LoRA.
+        """
+        save_lora(self.transformer, Path(save_directory), adapter_name)
+
+    def _activate(self, weights: Mapping[str, float]) -> None:
+        set_strengths(self.transformer, {name: w for name, w in weights.items() if w})
+        self._loras = dict(weights)
+
+    def _check_known(self, wanted: Sequence[str]) -> None:
+        if absent := [name for name in wanted if name not in self._loras]:
+            raise ParameterError(f"no LoRA is called {absent}; there are {sorted(self._loras)}")
+
+    def _refuse_fused(self) -> None:
+        if self._are_fused:
+            raise ParameterError("LoRAs are fused into the weights; call unfuse_lora() first")
+
+
+def refuse_loaded(pipeline: LoraMixin) -> None:
+    """Refuse to save a denoiser whose weights have adapters among them.
+
+    Raises:
+        CheckpointError: LoRAs are loaded.
+    """
+    if pipeline.loras:
+        raise CheckpointError(
+            f"LoRAs {sorted(pipeline.loras)} are loaded; unload_lora_weights() to save the model "
+            "without them, bake_lora() to save it with them"
+        )
