@@ -216,3 +216,40 @@ def test_training_runs_a_stage_and_goes_on(lens: Lens, tmp_path: Path) -> None:
     assert stdout.strip() == f"Finished: {Path('run/autoencoder')}"
     log = (tmp_path / "run" / "autoencoder" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in log] == [1, 2]
+
+
+def test_a_recorded_run_is_resumed_and_cached(lens: Lens, tmp_path: Path) -> None:
+    run = ("--n", "2", "--rounds", "2", "--seed", "3", "--steps", "1", "--json")
+    first = json.loads(
+        lens.generate(*run, "--run-dir", "run", "--cache", "cache", "--out", "a.png")[0]
+    )
+    assert first["stop_reason"] == "max_rounds"
+    assert [candidate["round"] for candidate in first["candidates"]] == [0, 0, 1, 1]
+    assert len(first["prompts"]) == 2
+    path = tmp_path / "run" / "events.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-4]) + lines[-4][:40])
+    resume = ("generate", "--resume", "run", "--model", lens.model, "--json", "--out", "b.png")
+    again = json.loads(lens(*resume)[0])
+    for key in ("prompts", "score", "stop_reason", "seed"):
+        assert again[key] == first[key]
+    assert (tmp_path / "images").exists() is False
+    assert len(list((tmp_path / "run" / "images").iterdir())) == 4
+    cached = json.loads(lens.generate(*run, "--cache", "cache", "--out", "c.png")[0])
+    assert cached["usage"]["usd"] == 0
+    assert cached["timings"]["generate"] < first["timings"]["generate"]
+    _, stderr = lens("generate", "--resume", "nothing", "--model", lens.model, code=1)
+    assert "holds no run" in stderr
+    _, stderr = lens.generate("--resume", "run", code=2)
+    assert "either a request or --resume" in stderr
+
+
+def test_limits_end_a_run(lens: Lens) -> None:
+    report = json.loads(
+        lens.generate("--n", "2", "--rounds", "9", "--max-images", "3", "--steps", "1", "--json")[0]
+    )
+    assert (report["stop_reason"], len(report["candidates"])) == ("max_images", 3)
+    text, _ = lens.generate("--n", "2", "--rounds", "2", "--steps", "1", "--max-cost", "1")
+    assert "2, 4 pictures, 2 prompts · max rounds" in text
+    _, stderr = lens.generate("--deadline", "0.000001", code=1)
+    assert "before any picture was drawn: deadline" in stderr
