@@ -51,12 +51,13 @@ class Target:
     Attributes:
         path: A file or a folder, as the layout has it.
         dtype: Of everything that is not packed.
-        gguf_type: GGML type of large matrices (for a text encoder, of its experts).
+        gguf_type: GGML type of large matrices; Q8_0 by default, and MXFP4 for the experts of a text
+            encoder.
     """
 
     path: Path
     dtype: torch.dtype = torch.bfloat16
-    gguf_type: str = "Q8_0"
+    gguf_type: str | None = None
 
 
 def layouts(component: str) -> tuple[str, ...]:
@@ -114,7 +115,7 @@ def _convert_encoder(source: Path, target: Target, layout: str, config: Config |
     opened = open_text_encoder(source, config)
     check_tensors(blank_text_encoder(opened), source, opened.tensors, opened.optional)
     if layout == "gguf":
-        write_gguf_encoder(opened, target.path, target.dtype, target.gguf_type)
+        write_gguf_encoder(opened, target.path, target.dtype, target.gguf_type or "MXFP4")
     else:
         _ENCODER[layout](opened, target.path, target.dtype)
 
@@ -160,7 +161,7 @@ def _gguf_file(target: Target, tensors: LazyTensors, config: dict[str, Any]) -> 
             value = tensor.load()
             kind = "F32" if value.ndim < 2 or target.dtype == torch.float32 else "BF16"
             if _may_be_rounded(name, value.shape, 32):
-                kind = target.gguf_type
+                kind = target.gguf_type or "Q8_0"
             yield name, value, kind
 
     write_gguf(target.path, GGUF_ARCHITECTURE, packed(), config)

@@ -1,8 +1,9 @@
 """Getting files from a model hub, pinned to a revision and checked against their sha256."""
 
 import hashlib
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from lens_core.errors import CheckpointError
+
+_log = logging.getLogger(__name__)
 
 _SAFE_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -126,8 +129,17 @@ def is_repository(name: str) -> bool:
     return _REPOSITORY.fullmatch(name) is not None
 
 
-def fetch_first(hub: Hub, sources: Sequence[HubSource]) -> tuple[Path, HubSource]:
+def fetch_first(
+    hub: Hub,
+    sources: Sequence[HubSource],
+    tell: Callable[[str], None] = _log.warning,
+) -> tuple[Path, HubSource]:
     """The first of several sources that can be had.
+
+    Args:
+        hub: Where to look.
+        sources: In order.
+        tell: Told of every source that does not work.
 
     Raises:
         CheckpointError: None can; tells why, source by source.
@@ -138,6 +150,7 @@ def fetch_first(hub: Hub, sources: Sequence[HubSource]) -> tuple[Path, HubSource
             return hub.fetch(source), source
         except CheckpointError as error:
             refused.append(str(error))
+            tell(str(error))
     raise CheckpointError("no source works:\n  " + "\n  ".join(refused))
 
 

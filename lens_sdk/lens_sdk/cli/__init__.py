@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
+from lens_sdk.cli.convert import convert
 from lens_sdk.cli.demo import demo
 from lens_sdk.cli.evaluate import evaluate
 from lens_sdk.cli.generate import generate
+from lens_sdk.cli.inspect import inspect
+from lens_sdk.cli.pull import pull
 from lens_sdk.cli.train import train
 from lens_sdk.models import package_version
 
@@ -45,3 +48,6 @@ app.command()(generate)
 app.command()(demo)
 app.command()(train)
 app.command("eval")(evaluate)
+app.command()(inspect)
+app.command()(convert)
+app.command()(pull)
