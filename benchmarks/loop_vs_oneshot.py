@@ -108,10 +108,7 @@ class Benchmark:
                 self.rows[index, number] = row
                 done = f"{len(self.rows)}/{len(self.items) * self.settings.seeds}"
                 marks = " ".join(f"{way} {row['ways'][way]['correct']:d}" for way in WAYS)
-                print(
-                    f"{done}/{len(self.items) * self.settings.seeds} {marks} {item['prompt']}",
-                    flush=True,
-                )
+                print(f"{done} {marks} {item['prompt']}", flush=True)
 
     async def _row(self, index: int, number: int, item: Mapping[str, Any]) -> dict[str, Any]:
         request = ImageRequest(
