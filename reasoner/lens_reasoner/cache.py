@@ -1,24 +1,4 @@
-"""Results on disk by what they are made from, so that nothing is paid for twice.
-
-What is kept, and by what it is found again:
-
-- a picture by the generator's identity, the prompt, the seed and the settings;
-- an answer to a criterion by the picture's hash, the criterion and the judge's identity;
-- a rewrite, a rubric, a fidelity report and a revision by all that went in and the identity of the
-  part that wrote it.
-
-A part's identity is its `fingerprint`, and for generators and judges also their name. Two rules
-follow from that:
-
-- Only generators that say that the same seed gives the same picture (`capabilities.seed`) are
-  cached. From others the same call gives another sample each time, which is what several
-  candidates are for.
-- A reasoner, rubric writer, fidelity checker or reviser without a `fingerprint` is not cached, as
-  nobody could tell its answers from another one's. A generator or a judge without one is known by
-  its name alone: give it another name, or a fingerprint, when what it does changes.
-
-What a language model once answered is given again, samples included. Failures are never kept.
-"""
+"""Results on disk by what they are made from, so that nothing is paid for twice."""
 
 from __future__ import annotations
 
@@ -40,6 +20,26 @@ T = TypeVar("T")
 
 class Cache:
     """A folder of results, safe to share between processes.
+
+    What is kept, and by what it is found again:
+
+    - a picture by the generator's identity, the prompt, the seed and the settings;
+    - an answer to a criterion by the picture's hash, the criterion and the judge's identity;
+    - a rewrite, a rubric, a fidelity report and a revision by all that went in and the identity of
+      the part that wrote it.
+
+    A part's identity is its `fingerprint`, and for generators and judges also their name. Two
+    rules follow from that:
+
+    - Only generators that say that the same seed gives the same picture (`capabilities.seed`) are
+      cached. From others the same call gives another sample each time, which is what several
+      candidates are for.
+    - A reasoner, rubric writer, fidelity checker or reviser without a `fingerprint` is not cached,
+      as nobody could tell its answers from another one's. A generator or a judge without one is
+      known by its name alone: give it another name, or a fingerprint, when what it does changes.
+
+    What a language model once answered is given again, samples included. Failures are never kept.
+    What comes from the cache has a usage of zero.
 
     Entries are written whole or not at all and never changed. Two processes that need the same
     result at the same time both make it. An entry that cannot be read counts as missing.

@@ -14,6 +14,7 @@ from rich.text import Text
 from lens_reasoner import Candidate, LoopResult, Verdict
 from lens_sdk.metadata import rewrite_of
 
+_LIMITS = {"max_images", "max_cost", "cost_unknown", "deadline"}
 _MARKS = {"yes": ("✓", "green"), "no": ("✗", "red"), "cannot_tell": ("?", "yellow")}
 
 
@@ -52,7 +53,7 @@ def print_report(
     for index, path in saved.items():
         if index != result.best_index:
             table.add_row("Also", Text(str(path)))
-    if result.candidates[-1].round:
+    if result.candidates[-1].round or result.stop_reason in _LIMITS:
         table.add_row("Rounds", Text(_rounds(result)))
     table.add_row("Time", Text(", ".join(f"{k} {v:.1f} s" for k, v in timings.items())))
     console.print(table)
