@@ -142,8 +142,9 @@ class CachedJudge:
                 v.criterion: _Answer(verdict=v, judge=verdict.judge) for v in verdict.verdicts
             }
             for criterion in missing:
-                if criterion.name in answers:
-                    self._cache.put("verdict", key(criterion), answers[criterion.name], self._SHAPE)
+                answer = answers.get(criterion.name)
+                if answer is not None and not answer.verdict.failed:
+                    self._cache.put("verdict", key(criterion), answer, self._SHAPE)
             known |= answers
         else:
             judge = next((a.judge for a in known.values() if a is not None), self.name)

@@ -38,7 +38,8 @@ class Rate(Value):
         n, share = self.total, self.hits / self.total
         centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
         half = Z95 / (1 + Z95**2 / n) * sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
-        return max(0.0, centre - half), min(1.0, centre + half)
+        # Rounding must not push an end past the share itself.
+        return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
     def __str__(self) -> str:
         """Such as "0.90 [0.70, 0.97] (18/20)"."""

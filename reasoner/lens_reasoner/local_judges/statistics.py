@@ -1,4 +1,4 @@
-"""Whether a picture is a picture at all: not blank, noise, washed out or burnt out."""
+"""Whether a picture is a picture at all: not blank, not noise, not washed out or burnt out."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ Defect = Literal["blank", "noise", "low_contrast", "clipped"]
 SOUND_PICTURE = Criterion(
     name="sound picture",
     kind="structure",
-    question="Is this a proper picture: not blank, not noise, not washed out and not burnt out?",
-    expected={"statistics": ["blank", "noise", "low_contrast", "clipped"]},
+    question="Is this a proper picture: not blank, not noise and not washed out?",
+    expected={"statistics": ["blank", "noise", "low_contrast"]},
 )
-"""The criterion that `StatisticsJudge` answers; add it to a rubric."""
+"""The criterion that `StatisticsJudge` answers; add it to a rubric.
+
+Clipping is not in it: line art and writing on white paper are nothing but black and white.
+"""
 
 BLANK_SPREAD = 2.0
 """Grey levels of standard deviation under which a picture is blank."""
@@ -29,7 +32,10 @@ NOISE_CORRELATION = 0.3
 """Correlation of neighbouring pixels under which a picture is noise."""
 
 LOW_CONTRAST_RANGE = 32
-"""Grey levels between the 1st and the 99th percentile under which a picture is washed out."""
+"""Grey levels between darkest and brightest under which a picture is washed out."""
+
+OUTLIERS = 0.002
+"""Share of pixels at either end that do not count as darkest and brightest."""
 
 CLIPPED_SHARE = 0.98
 """Share of pure black and pure white pixels above which a picture is burnt out."""
@@ -41,7 +47,7 @@ class ImageStatistics(Value):
     Attributes:
         mean: Mean brightness.
         spread: Standard deviation.
-        contrast: Levels between the 1st and the 99th percentile.
+        contrast: Levels between darkest and brightest, without the `OUTLIERS` at either end.
         clipped: Share of pixels that are pure black or pure white.
         entropy: Of the histogram, in bits; at most 8.
         correlation: Of pixels with their neighbours to the right and below, from -1 to 1; 1 for a
@@ -80,7 +86,7 @@ def image_statistics(picture: Image.Image) -> ImageStatistics:
     return ImageStatistics(
         mean=moments.mean[0],
         spread=moments.stddev[0],
-        contrast=_percentile(histogram, 0.99) - _percentile(histogram, 0.01),
+        contrast=_percentile(histogram, 1 - OUTLIERS) - _percentile(histogram, OUTLIERS),
         clipped=(histogram[0] + histogram[255]) / total,
         entropy=max(0.0, -sum(share * log2(share) for share in shares)),
         correlation=_correlation(grey, moments.var[0]),
