@@ -83,17 +83,25 @@ class RunHeader(Value):
         Raises:
             RunRecordError: Naming what differs.
         """
-        mine, theirs = (h.model_dump(exclude={"created"}) for h in (self, other))
-        differing = sorted(name for name in mine if mine[name] != theirs[name])
-        if not differing:
-            return
+        mine, theirs = (_flat(header) for header in (self, other))
         changes = "; ".join(
-            f"{name}: recorded {mine[name]}, now {theirs[name]}" for name in differing
+            f"{name} was {mine.get(name)!r} and is now {theirs.get(name)!r}"
+            for name in sorted(mine.keys() | theirs.keys())
+            if mine.get(name) != theirs.get(name)
         )
-        raise RunRecordError(
-            f"The run in {folder} is another one: {changes}.",
-            hint="Go on with the parts it began with, or record into another folder.",
-        )
+        if changes:
+            raise RunRecordError(
+                f"The run in {folder} is another one: {changes}.",
+                hint="Resume it with the parts it began with, or record into another folder.",
+            )
+
+
+def _flat(header: RunHeader) -> dict[str, Any]:
+    """What must stay the same, field by field."""
+    fields = header.model_dump(exclude={"created"})
+    nested = {name: fields.pop(name) for name in ("request", "limits", "parts")}
+    inner = {f"{name}.{key}": v for name, part in nested.items() for key, v in part.items()}
+    return {**fields, **inner}
 
 
 class RunRecord:

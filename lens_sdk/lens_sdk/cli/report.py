@@ -87,6 +87,7 @@ def _json_report(
                 "seed": candidate.image.seed,
                 "round": candidate.round,
                 "prompt_version": candidate.prompt_version,
+                "faults": {problem.criterion: problem.fault for problem in candidate.problems},
                 "score": candidate.score,
                 "path": str(saved[index]) if index in saved else None,
             }
