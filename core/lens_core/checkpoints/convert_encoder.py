@@ -85,12 +85,11 @@ def write_gguf_encoder(source: EncoderSource, target: Path, dtype: torch.dtype, 
             plain = value.ndim < 2 or dtype == torch.float32 or ".router." in name
             yield names.encoder_to_gguf(name), value, "F32" if plain else "BF16"
         for base, matrix, packed in _matrices(source):
-            kept = packed is not None and kind == "MXFP4"
-            data = (
-                gguf.blocks_to_mxfp4(*packed).numpy()
-                if packed is not None and kept
-                else np.stack([gguf.pack(matrix(e), kind) for e in range(_experts(source))])
-            )
+            if kind == "MXFP4":
+                parts = packed or _each(source, partial(_apply, mxfp4.pack, matrix))
+                data = gguf.blocks_to_mxfp4(parts[0], parts[1]).numpy()
+            else:
+                data = np.stack([gguf.pack(matrix(e), kind) for e in range(_experts(source))])
             yield from ((name, part, kind) for name, part in _split(base, data, "weight"))
 
     config = _config(source, None)

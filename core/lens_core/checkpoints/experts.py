@@ -131,7 +131,8 @@ def _matrix(
     block, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
     row = dense.shape[-1] // block * size
     shape = (*dense.shape[:-1], row)
-    raw = _joined(weights, [_raw(tensor) for tensor in weights], shape)
+    one = (*weights[0].shape[:-1], row)
+    raw = _joined(weights, [_raw(tensor) for tensor in weights], one)
     if kind != "MXFP4":
         return GgufPacking(kind, block, size), {f"{base}_gguf": raw}
     groups = dense.shape[-1] // GROUP

@@ -12,13 +12,12 @@ from lens_core.errors import CheckpointError
 
 GROUP = 32
 _BIAS = 127
-_LARGEST = 448.0
-_LARGEST_EXPONENT = 8
-"""Of E4M3: its largest value is 1.75 * 2 ** 8."""
+_FRACTION, _EXPONENT = 0.875, 9
+"""E4M3's largest value, 448, is 0.875 * 2 ** 9."""
 
 
 def pack(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Round weights to MXFP8.
+    """Round weights to MXFP8, with scales large enough that nothing is clipped.
 
     Args:
         weight: `[rows, columns]`; columns are inputs, a multiple of 32.
@@ -34,9 +33,10 @@ def pack(weight: Tensor) -> tuple[Tensor, Tensor]:
         raise CheckpointError(f"MXFP8 needs a multiple of {GROUP} columns, not {weight.shape[-1]}")
     groups = torch.unflatten(weight.float(), -1, (-1, GROUP))
     largest = groups.abs().amax(-1)
-    exponent = torch.frexp(largest).exponent - 1 - _LARGEST_EXPONENT
+    split = torch.frexp(largest)
+    exponent = split.exponent - _EXPONENT + (split.mantissa > _FRACTION).int()
     exponent = torch.where(largest > 0, exponent, -_BIAS).clamp(-_BIAS, _BIAS)
-    scaled = torch.ldexp(groups, -exponent[..., None]).clamp(-_LARGEST, _LARGEST)
+    scaled = torch.ldexp(groups, -exponent[..., None])
     return (
         scaled.to(torch.float8_e4m3fn).flatten(-2),
         to_blocked((exponent + _BIAS).to(torch.uint8)),
