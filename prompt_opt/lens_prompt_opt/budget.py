@@ -1,0 +1,200 @@
+"""Limits over everything a study pays for, and the account of what it paid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from lens_prompt_opt.errors import UnknownCostError
+from lens_reasoner.types import Usage, Value
+
+Stage = Literal["rubric", "rewrite", "generate", "judge", "fidelity", "propose"]
+STAGES: tuple[Stage, ...] = ("rubric", "rewrite", "generate", "judge", "fidelity", "propose")
+
+
+class BudgetExhaustedError(Exception):
+    """The next block does not fit; ends a strategy and never reaches the user."""
+
+
+class Budget(Value):
+    """Limits of a study; None means no limit.
+
+    Attributes:
+        usd: Dollars, over all stages.
+        images: Pictures drawn.
+        seconds: Wall-clock seconds of work, pauses between resumed runs not counted.
+        calls: Calls to any part.
+    """
+
+    usd: float | None = Field(default=None, gt=0)
+    images: int | None = Field(default=None, ge=1)
+    seconds: float | None = Field(default=None, gt=0)
+    calls: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.usd is self.images is self.seconds is self.calls is None:
+            raise ValueError("a budget needs at least one of usd, images, seconds and calls")
+        return self
+
+
+@dataclass(slots=True)
+class StageSpend:
+    """What one stage consumed so far.
+
+    Attributes:
+        calls: Calls with a result.
+        images: Pictures drawn.
+        usd: Known dollars.
+        seconds: Time inside calls, summed over concurrent ones.
+        unpriced: Calls that did not say what they cost.
+    """
+
+    calls: int = 0
+    images: int = 0
+    usd: float = 0.0
+    seconds: float = 0.0
+    unpriced: int = 0
+
+
+class SpendRow(Value):
+    """One line of the table at the end; see `StageSpend`."""
+
+    stage: str
+    calls: int
+    images: int
+    usd: float
+    seconds: float
+    unpriced: int
+
+
+class Ledger:
+    """Counts spending by stage and says whether more fits.
+
+    Spending is entered in the order of the study and not of the clock, so that a resumed run
+    stops where an uninterrupted one does.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.stages: dict[Stage, StageSpend] = {stage: StageSpend() for stage in STAGES}
+        self.wall_seconds = 0.0
+        self.reserved_images = 0
+        self._images = 0
+        self._calls = 0
+
+    def add(self, stage: Stage, usage: Usage, seconds: float, *, images: int = 0) -> None:
+        """Enter one call.
+
+        Raises:
+            UnknownCostError: If dollars are limited and the call has no price.
+        """
+        if usage.usd is None and self.budget.usd is not None:
+            raise UnknownCostError(
+                f"A call of stage {stage!r} does not say what it cost, and the budget is "
+                f"{self.budget.usd} dollars.",
+                hint="Give the part a price list, or limit images, calls or seconds instead.",
+            )
+        self.add_plain(stage, usage.usd, seconds, images=images)
+
+    def add_plain(
+        self, stage: Stage, usd: float | None, seconds: float, *, images: int = 0
+    ) -> None:
+        """`add` without a `Usage`, for callers in a hurry."""
+        spent = self.stages[stage]
+        spent.calls += 1
+        spent.images += images
+        spent.seconds += seconds
+        self._calls += 1
+        self._images += images
+        if usd is None:
+            spent.unpriced += 1
+        else:
+            spent.usd += usd
+
+    @property
+    def images(self) -> int:
+        """Pictures drawn so far."""
+        return self._images
+
+    @property
+    def calls(self) -> int:
+        """Calls so far."""
+        return self._calls
+
+    @property
+    def usd(self) -> float:
+        """Known dollars so far."""
+        return sum(spend.usd for spend in self.stages.values())
+
+    def usd_per_cell(self) -> float:
+        """Dollars of one rewrite, picture and judgement, from the calls so far."""
+        parts = (self.stages[stage] for stage in ("rewrite", "generate", "judge"))
+        return sum(spend.usd / spend.calls for spend in parts if spend.calls)
+
+    def seconds_per_cell(self) -> float:
+        """Wall-clock seconds per picture so far; 0 before the first."""
+        return self.wall_seconds / self._images if self._images else 0.0
+
+    def unit_prices(self, unit: Literal["usd", "seconds"]) -> Mapping[str, float]:
+        """Mean price of one call of each stage of a cell."""
+        return {
+            stage: getattr(self.stages[stage], unit) / max(self.stages[stage].calls, 1)
+            for stage in ("rewrite", "generate", "judge")
+        }
+
+    def fits(self, cells: int, *, calls_per_cell: int = 3, reserve: bool = True) -> bool:
+        """Whether a block of so many new cells stays within every limit.
+
+        Pictures and calls are known beforehand and never overshot. Dollars and seconds are
+        estimated from the calls so far, so they can be overshot by that error of one block.
+        """
+        budget = self.budget
+        held = self.reserved_images if reserve else 0
+        everything = cells + held
+        if budget.images is not None and self._images + everything > budget.images:
+            return False
+        if budget.calls is not None:
+            calls = calls_per_cell * everything
+            if self._calls + calls > budget.calls:
+                return False
+        if budget.usd is not None and self.usd + everything * self.usd_per_cell() > budget.usd:
+            return False
+        if budget.seconds is None:
+            return True
+        return self.wall_seconds + everything * self.seconds_per_cell() <= budget.seconds
+
+    def cells_left(self, *, most: int = 10**9) -> int:
+        """How many new cells still fit beside what is reserved, at most `most`."""
+        low, high = 0, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.fits(middle) else (low, middle - 1)
+        return low
+
+    def table(self) -> tuple[SpendRow, ...]:
+        """A row per stage that was used, and the total."""
+        rows = [
+            SpendRow(
+                stage=stage,
+                calls=spend.calls,
+                images=spend.images,
+                usd=spend.usd,
+                seconds=spend.seconds,
+                unpriced=spend.unpriced,
+            )
+            for stage, spend in self.stages.items()
+            if spend.calls
+        ]
+        total = SpendRow(
+            stage="total",
+            calls=self._calls,
+            images=self._images,
+            usd=self.usd,
+            seconds=self.wall_seconds,
+            unpriced=sum(row.unpriced for row in rows),
+        )
+        return (*rows, total)

@@ -1,0 +1,181 @@
+"""Edits of a sectioned system prompt, what they are meant to do, and the candidates they make."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from lens_prompt_opt.errors import EditError
+from lens_reasoner.prompts import PromptSection, SystemPrompt
+from lens_reasoner.types import Value
+
+EditKind = Literal["replace", "add", "remove"]
+HypothesisStatus = Literal["open", "confirmed", "refuted", "unclear"]
+
+
+class Hypothesis(Value):
+    """What an edit is expected to do.
+
+    Attributes:
+        failure_mode: Name of the failure mode it is aimed at.
+        kinds: Kinds of criteria that should be met more often.
+        reason: Why, in a sentence.
+        status: "confirmed" if the interval of the change lies above zero, "refuted" if below,
+            "unclear" if it holds zero.
+        change: Measured change of the pass rate of `kinds`, against the parent on the same cells.
+        interval: Interval of `change`.
+    """
+
+    failure_mode: str = ""
+    kinds: tuple[str, ...] = ()
+    reason: str = ""
+    status: HypothesisStatus = "open"
+    change: float | None = None
+    interval: tuple[float, float] | None = None
+
+
+class SectionEdit(Value):
+    """One section replaced, added at the end, or removed.
+
+    Attributes:
+        section: Its name.
+        kind: What is done to it.
+        text: The new text; empty exactly for "remove".
+        hypothesis: What it is meant to do.
+    """
+
+    section: str = Field(min_length=1)
+    kind: EditKind = "replace"
+    text: str = ""
+    hypothesis: Hypothesis = Hypothesis()
+
+    @model_validator(mode="after")
+    def _text_where_needed(self) -> Self:
+        if (self.kind == "remove") != (not self.text.strip()):
+            raise ValueError(
+                f"a {self.kind!r} edit of {self.section!r} has text {self.text[:40]!r}; "
+                "only 'remove' goes without text"
+            )
+        return self
+
+
+class Candidate(Value):
+    """A system prompt under study and where it comes from.
+
+    Attributes:
+        id: Hash of the rendered prompt; equal prompts are one candidate.
+        prompt: The prompt.
+        parents: Ids of the candidates it was made from; none for the seed.
+        edits: What was changed against the first parent.
+        origin: How it was made, such as "seed", "edit", "composite", "crossover".
+        round: The round it was made in, from 0.
+    """
+
+    id: str
+    prompt: SystemPrompt
+    parents: tuple[str, ...] = ()
+    edits: tuple[SectionEdit, ...] = ()
+    origin: str = "seed"
+    round: int = Field(default=0, ge=0)
+
+    @classmethod
+    def seed(cls, prompt: SystemPrompt) -> Candidate:
+        """The prompt a study starts from."""
+        return cls(id=prompt_id(prompt), prompt=prompt)
+
+    @classmethod
+    def edited(
+        cls,
+        parent: Candidate,
+        edits: Sequence[SectionEdit],
+        *,
+        origin: str = "edit",
+        round: int = 0,
+        protected: Collection[str] = (),
+        other_parents: Sequence[Candidate] = (),
+    ) -> Candidate:
+        """The candidate that `edits` make of `parent`.
+
+        Raises:
+            EditError: If an edit does not fit, or touches a protected section.
+        """
+        prompt = apply_edits(parent.prompt, edits, protected=protected)
+        return cls(
+            id=prompt_id(prompt),
+            prompt=prompt,
+            parents=(parent.id, *(other.id for other in other_parents)),
+            edits=tuple(edits),
+            origin=origin,
+            round=round,
+        )
+
+
+def prompt_id(prompt: SystemPrompt) -> str:
+    """Twelve hexadecimal digits that stand for the rendered text."""
+    return hashlib.sha256(prompt.render().encode()).hexdigest()[:12]
+
+
+def apply_edits(
+    prompt: SystemPrompt, edits: Sequence[SectionEdit], *, protected: Collection[str] = ()
+) -> SystemPrompt:
+    """`prompt` with `edits` made in their order; its version becomes the new text's hash.
+
+    Raises:
+        EditError: If a section to be changed is missing, one to be added is there, a protected
+            one is touched, or nothing would be left.
+    """
+    sections = {section.name: section for section in prompt.sections}
+    for edit in edits:
+        locked = {*protected, *(s.name for s in prompt.sections if s.protected)}
+        if edit.section in locked:
+            raise EditError(
+                f"The edit touches the protected section {edit.section!r}.",
+                hint=f"Leave {sorted(locked)} as they are.",
+            )
+        there = edit.section in sections
+        if there == (edit.kind == "add"):
+            raise EditError(
+                f"Cannot {edit.kind} section {edit.section!r} of {sorted(sections)}.",
+                hint="Add sections that are missing; replace or remove those that are there.",
+            )
+        if edit.kind == "remove":
+            del sections[edit.section]
+        else:
+            sections[edit.section] = PromptSection(name=edit.section, text=edit.text.strip())
+    if not sections:
+        raise EditError("The edits leave no section.", hint="Keep at least one.")
+    return _renamed(prompt, tuple(sections.values()))
+
+
+def crossover(first: Candidate, second: Candidate, ancestor: Candidate) -> list[SectionEdit] | None:
+    """Edits that bring into `first` what `second` changed since `ancestor`.
+
+    None if both changed the same section differently, or there is nothing to bring.
+    """
+    mine, theirs, before = (_texts(c.prompt) for c in (first, second, ancestor))
+    edits = []
+    for name in dict.fromkeys([*before, *theirs]):
+        if theirs.get(name) == before.get(name) or theirs.get(name) == mine.get(name):
+            continue
+        if mine.get(name) != before.get(name):
+            return None
+        kind: EditKind = "remove" if name not in theirs else "replace" if name in mine else "add"
+        hypothesis = next(
+            (edit.hypothesis for edit in second.edits if edit.section == name), Hypothesis()
+        )
+        edits.append(
+            SectionEdit(section=name, kind=kind, text=theirs.get(name, ""), hypothesis=hypothesis)
+        )
+    return edits or None
+
+
+def _texts(prompt: SystemPrompt) -> dict[str, str]:
+    return {section.name: section.text for section in prompt.sections}
+
+
+def _renamed(prompt: SystemPrompt, sections: tuple[PromptSection, ...]) -> SystemPrompt:
+    changed = SystemPrompt(name=prompt.name, version=prompt.version, sections=sections)
+    return changed.model_copy(update={"version": prompt_id(changed)})

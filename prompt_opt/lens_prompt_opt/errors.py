@@ -1,0 +1,57 @@
+"""Errors of the optimiser, each saying what was wrong and what to do about it.
+
+PromptOptError
+ +- PromptSetError
+ +- StudyConfigError
+ +- BudgetError
+ |   +- UnknownCostError
+ +- EditError
+ +- ProposalError
+ +- RunDirectoryError
+ |   +- StudyMismatchError
+ +- StudyInterruptedError
+"""
+
+from __future__ import annotations
+
+from lens_reasoner.errors import ReasonerError
+
+
+class PromptOptError(ReasonerError):
+    """Base class of every error raised on purpose by `lens_prompt_opt`."""
+
+
+class PromptSetError(PromptOptError, ValueError):
+    """Requests that cannot be read or are too few to be split."""
+
+
+class StudyConfigError(PromptOptError, ValueError):
+    """Parts or numbers of a study that do not fit together."""
+
+
+class BudgetError(PromptOptError, ValueError):
+    """A budget that makes no sense or is too small for any study."""
+
+
+class UnknownCostError(BudgetError):
+    """There is a limit in dollars, and a part does not say what its calls cost."""
+
+
+class EditError(PromptOptError, ValueError):
+    """An edit that does not fit its prompt, or touches what is protected."""
+
+
+class ProposalError(PromptOptError):
+    """A proposer that gave no usable edit."""
+
+
+class RunDirectoryError(PromptOptError, OSError):
+    """A run directory that cannot be read, written, or is in use by another process."""
+
+
+class StudyMismatchError(RunDirectoryError):
+    """The run directory belongs to a study with other data, parts or settings."""
+
+
+class StudyInterruptedError(PromptOptError):
+    """A service failed and the study stopped; what was paid for is kept, and it can be resumed."""

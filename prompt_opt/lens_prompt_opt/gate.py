@@ -1,0 +1,198 @@
+"""Acceptance with a stated error rate: paired blocks, a sequential test, shared alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import fsum
+from typing import Protocol
+
+from lens_prompt_opt.budget import BudgetExhaustedError
+from lens_prompt_opt.cells import Cell, CellStream, Outcome, paired_differences
+from lens_prompt_opt.decisions import Decision, Look, Verdict
+from lens_prompt_opt.edits import Candidate
+from lens_prompt_opt.errors import StudyConfigError
+from lens_prompt_opt.guards import GuardFinding
+from lens_prompt_opt.requests import StudyRequest
+from lens_prompt_opt.statistics.betting import betting_interval
+from lens_prompt_opt.statistics.multiplicity import ErrorSharing, OnlineFallback, Tried
+from lens_prompt_opt.statistics.sequential import (
+    HIGHEST,
+    LOWEST,
+    Expectation,
+    SpendingTest,
+    TestMethod,
+)
+
+
+class Arena(Protocol):
+    """Where challenges are held: evaluation within the budget, and guards."""
+
+    @property
+    def generators(self) -> int:
+        """Number of generators."""
+        ...
+
+    async def evaluate_many(
+        self, work: Sequence[tuple[Candidate, Sequence[Cell]]]
+    ) -> list[list[Outcome]]:
+        """Outcomes of candidates on cells; what was evaluated before costs nothing.
+
+        Raises:
+            BudgetExhaustedError: If all of it does not fit; nothing was paid then.
+        """
+        ...
+
+    async def guard(
+        self, challenger: Sequence[Outcome], incumbent: Sequence[Outcome]
+    ) -> list[GuardFinding]:
+        """What the challenger's behaviour runs into."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedSequentialGate:
+    """Accepts a challenger only if its gain over the incumbent exceeds `min_gain`.
+
+    Both are evaluated on the same requests with the same image seeds, block by block, and the
+    test is looked at after each block. The probability that a study accepts any challenger whose
+    true gain does not exceed `min_gain` is at most `alpha`:
+
+    - Within an epoch, the time between two acceptances, challengers are chosen without knowledge
+      of the pictures drawn for the gate, and all are tested on the epoch's cells; their levels sum
+      to a share of `alpha` by `sharing`, so the union bound holds whatever they have in common.
+    - After an acceptance the requests are put in a new order and all image seeds are new, so what
+      was learnt from the old pictures cannot favour the next challenger.
+
+    The gain is that on the population that the requests were drawn from, as long as no challenger
+    was accepted before; with `BettingTest` exactly so, with `SpendingTest`, the default, as far as
+    sums over a block of requests are normal. After an acceptance the requests
+    are no longer unseen, only their pictures are; the rate then holds for the gain on the selection
+    requests themselves. What carries over to new requests is measured on the test split.
+
+    Attributes:
+        alpha: Study-wide error rate.
+        min_gain: Gain in mean score that must be exceeded, in [0, 1).
+        block_requests: Requests between two looks.
+        pictures: Pictures per request, prompt and generator.
+        method: The sequential test.
+        sharing: How alpha is shared among challengers.
+        confidence: Confidence of the interval reported with a decision.
+    """
+
+    alpha: float = 0.05
+    min_gain: float = 0.0
+    block_requests: int = 8
+    pictures: int = 2
+    method: TestMethod = field(default_factory=SpendingTest)
+    sharing: ErrorSharing = field(default_factory=OnlineFallback)
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no test."""
+        for name, fine, rule in (
+            ("alpha", 0 < self.alpha < 1, "between 0 and 1"),
+            ("min_gain", 0 <= self.min_gain < 1, "from 0 to below 1"),
+            ("block_requests", self.block_requests >= 1, "at least 1"),
+            ("pictures", self.pictures >= 1, "at least 1"),
+            ("confidence", 0 < self.confidence < 1, "between 0 and 1"),
+        ):
+            if not fine:
+                raise StudyConfigError(
+                    f"{name}={getattr(self, name)!r} is not {rule}.", hint="Choose another value."
+                )
+
+
+class GateKeeper:
+    """Holds a study's challenges one after the other, and remembers who is incumbent."""
+
+    def __init__(
+        self,
+        gate: PairedSequentialGate,
+        requests: Sequence[StudyRequest],
+        *,
+        name: str,
+        incumbent: Candidate,
+    ) -> None:
+        """Begin the first epoch.
+
+        Args:
+            gate: The rules.
+            requests: The selection split.
+            name: From which orders and seeds are drawn.
+            incumbent: The seed prompt.
+        """
+        self.gate = gate
+        self.incumbent = incumbent
+        self.decisions: list[Decision] = []
+        self._requests = requests
+        self._name = name
+        self._epoch = 0
+
+    @property
+    def next_level(self) -> float:
+        """The level the next challenge would be tested at."""
+        tried = [Tried(decision.level, decision.accepted) for decision in self.decisions]
+        return self.gate.sharing.next_level(self.gate.alpha, tried)
+
+    async def challenge(
+        self, challenger: Candidate, arena: Arena, *, expected: Expectation | None = None
+    ) -> Decision:
+        """Test a challenger; it becomes the incumbent if it is accepted.
+
+        `expected` must come from data of the search split.
+        """
+        stream = CellStream(
+            self._requests,
+            f"{self._name}:selection:{self._epoch}",
+            pictures=self.gate.pictures,
+            generators=arena.generators,
+        )
+        level = self.next_level
+        test = self.gate.method.start(
+            level=level, min_gain=self.gate.min_gain, horizon=len(stream), expected=expected
+        )
+        differences: list[float] = []
+        looks: list[Look] = []
+        seen: tuple[list[Outcome], list[Outcome]] = ([], [])
+        verdict: Verdict = "no_difference"
+        for block in stream.blocks(self.gate.block_requests):
+            try:
+                ours, theirs = await arena.evaluate_many(
+                    [(challenger, block), (self.incumbent, block)]
+                )
+            except BudgetExhaustedError:
+                verdict = "out_of_budget"
+                break
+            seen[0].extend(ours)
+            seen[1].extend(theirs)
+            new = list(paired_differences(ours, theirs).values())
+            differences += new
+            test.update(new)
+            mean = fsum(differences) / len(differences) if differences else 0.0
+            looks.append(Look(requests=len(differences), mean=mean, evidence=test.evidence))
+            finding = test.finding
+            if finding != "undecided":
+                verdict = finding
+                break
+        guards = await arena.guard(*seen) if verdict == "better" else []
+        decision = Decision(
+            challenger=challenger.id,
+            incumbent=self.incumbent.id,
+            number=len(self.decisions) + 1,
+            level=level,
+            verdict="guarded" if guards else verdict,
+            gain=looks[-1].mean if differences else None,
+            interval=betting_interval(
+                differences, confidence=self.gate.confidence, lowest=LOWEST, highest=HIGHEST
+            ),
+            requests=len(differences),
+            images=len(seen[0]),
+            looks=tuple(looks),
+            guards=tuple(guards),
+        )
+        self.decisions.append(decision)
+        if decision.accepted:
+            self.incumbent = challenger
+            self._epoch += 1
+        return decision

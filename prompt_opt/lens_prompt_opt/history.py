@@ -1,0 +1,135 @@
+"""What happened in a study, for its report; made again, not read, when a run is resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from lens_prompt_opt.decisions import Decision
+from lens_prompt_opt.edits import Candidate, SectionEdit
+from lens_prompt_opt.failures import FailureMode, FailureReport
+from lens_prompt_opt.guards import GuardFinding
+from lens_reasoner.types import Value
+
+
+class CandidateRecord(Value):
+    """A candidate of the study.
+
+    Attributes:
+        candidate: The candidate.
+        guards: What kept it from being tried; empty if nothing did.
+    """
+
+    candidate: Candidate
+    guards: tuple[GuardFinding, ...] = ()
+
+
+class FailureRecord(Value):
+    """What failed under one candidate; the modes keep their examples."""
+
+    candidate: str
+    checked: int
+    by_fault: dict[str, int]
+    modes: tuple[FailureMode, ...]
+
+
+class ScreenRecord(Value):
+    """What a screening on the search split said of a candidate; no claim, only guidance.
+
+    Attributes:
+        candidate: Its id.
+        reference: Id of what it was compared with.
+        images: Pictures spent on the candidate so far.
+        gain: Estimated gain, shrunk towards zero.
+        error: Standard error of `gain`.
+    """
+
+    candidate: str
+    reference: str
+    images: int = Field(ge=0)
+    gain: float
+    error: float
+
+
+class HistoryRecord(Value):
+    """Everything noted, in order; see the methods of `History`."""
+
+    candidates: tuple[CandidateRecord, ...]
+    dropped: tuple[str, ...]
+    failures: tuple[FailureRecord, ...]
+    screens: tuple[ScreenRecord, ...]
+    hypotheses: tuple[SectionEdit, ...]
+    decisions: tuple[Decision, ...]
+    notes: tuple[str, ...]
+
+
+class History:
+    """Collects what strategies and gate do."""
+
+    def __init__(self) -> None:
+        self._candidates: dict[str, CandidateRecord] = {}
+        self._dropped: list[str] = []
+        self._failures: list[FailureRecord] = []
+        self._screens: list[ScreenRecord] = []
+        self._hypotheses: list[SectionEdit] = []
+        self._decisions: list[Decision] = []
+        self._notes: list[str] = []
+
+    def candidate(self, candidate: Candidate, guards: Sequence[GuardFinding] = ()) -> None:
+        """A candidate was made."""
+        record = CandidateRecord(candidate=candidate, guards=tuple(guards))
+        self._candidates.setdefault(candidate.id, record)
+
+    def dropped(self, parent: Candidate, why: str) -> None:
+        """Edits of `parent` did not fit."""
+        self._dropped.append(f"{parent.id}: {why}")
+
+    def failures(self, candidate: Candidate, report: FailureReport) -> None:
+        """Failures were sorted."""
+        self._failures.append(
+            FailureRecord(
+                candidate=candidate.id,
+                checked=report.checked,
+                by_fault={str(fault): count for fault, count in report.by_fault.items()},
+                modes=report.modes,
+            )
+        )
+
+    def screen(
+        self, candidate: Candidate, reference: Candidate, *, images: int, gain: float, error: float
+    ) -> None:
+        """A candidate was compared on the search split."""
+        record = ScreenRecord(
+            candidate=candidate.id, reference=reference.id, images=images, gain=gain, error=error
+        )
+        self._screens.append(record)
+
+    def hypothesis(self, edit: SectionEdit) -> None:
+        """The hypothesis of an edit was put to the test."""
+        self._hypotheses.append(edit)
+
+    @property
+    def tried(self) -> tuple[SectionEdit, ...]:
+        """Edits whose hypotheses were tested."""
+        return tuple(self._hypotheses)
+
+    def decision(self, decision: Decision) -> None:
+        """A challenge ended."""
+        self._decisions.append(decision)
+
+    def note(self, text: str) -> None:
+        """Anything else worth a line in the report."""
+        self._notes.append(text)
+
+    def record(self) -> HistoryRecord:
+        """Everything so far, as a value."""
+        return HistoryRecord(
+            candidates=tuple(self._candidates.values()),
+            dropped=tuple(self._dropped),
+            failures=tuple(self._failures),
+            screens=tuple(self._screens),
+            hypotheses=tuple(self._hypotheses),
+            decisions=tuple(self._decisions),
+            notes=tuple(self._notes),
+        )

@@ -1,0 +1,159 @@
+"""Every result on disk before it is used, so that nothing is paid for twice."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from lens_prompt_opt.errors import RunDirectoryError
+from lens_reasoner.image import GeneratedImage
+
+JsonRecord = dict[str, Any]
+
+
+class Journal(Protocol):
+    """Remembers the results of calls by a key that says everything they depend on."""
+
+    def get(self, key: str) -> JsonRecord | None:
+        """The result kept under `key`, if there is one."""
+        ...
+
+    def put(self, key: str, record: JsonRecord) -> None:
+        """Keep a result; when this returns, no crash can lose it."""
+        ...
+
+    def put_picture(self, image: GeneratedImage) -> str:
+        """Keep a picture's bytes under the name that is returned."""
+        ...
+
+    def picture(self, name: str) -> bytes:
+        """The bytes of a picture kept before."""
+        ...
+
+
+def call_key(stage: str, *parts: object) -> str:
+    """A key for a call of `stage`, from everything that its result depends on."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return f"{stage}:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+class MemoryJournal:
+    """Keeps results for the life of the process."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, JsonRecord] = {}
+        self._pictures: dict[str, bytes] = {}
+
+    def get(self, key: str) -> JsonRecord | None:
+        """See `Journal.get`."""
+        return self._records.get(key)
+
+    def put(self, key: str, record: JsonRecord) -> None:
+        """See `Journal.put`."""
+        self._records[key] = record
+
+    def put_picture(self, image: GeneratedImage) -> str:
+        """See `Journal.put_picture`."""
+        self._pictures[image.sha256] = image.data
+        return image.sha256
+
+    def picture(self, name: str) -> bytes:
+        """See `Journal.picture`."""
+        return self._pictures[name]
+
+
+class DiskJournal:
+    """`calls.jsonl` and `pictures/` in a run directory, each entry synced before it counts."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read what is there; a last line cut short by a crash is dropped.
+
+        Raises:
+            RunDirectoryError: If the directory cannot be used or a record is damaged.
+        """
+        self._pictures = folder / "pictures"
+        self._path = folder / "calls.jsonl"
+        try:
+            self._pictures.mkdir(parents=True, exist_ok=True)
+            self._records = dict(_read(self._path))
+            self._file = self._path.open("ab")
+        except OSError as error:
+            raise RunDirectoryError(
+                f"The run directory {str(folder)!r} cannot be used: {error}.",
+                hint="Choose a folder that can be written.",
+            ) from error
+
+    def __len__(self) -> int:
+        """How many results are kept."""
+        return len(self._records)
+
+    def get(self, key: str) -> JsonRecord | None:
+        """See `Journal.get`."""
+        return self._records.get(key)
+
+    def put(self, key: str, record: JsonRecord) -> None:
+        """See `Journal.put`."""
+        line = json.dumps({"key": key, "record": record}, ensure_ascii=False, allow_nan=False)
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._records[key] = record
+
+    def put_picture(self, image: GeneratedImage) -> str:
+        """See `Journal.put_picture`."""
+        name = f"{image.sha256}.{image.media_type.partition('/')[2]}"
+        path = self._pictures / name
+        if not path.exists():
+            write_synced(path, image.data)
+        return name
+
+    def picture(self, name: str) -> bytes:
+        """See `Journal.picture`."""
+        return (self._pictures / name).read_bytes()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _read(path: Path) -> Iterator[tuple[str, JsonRecord]]:
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        whole = 0
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                file.truncate(whole)
+                os.fsync(file.fileno())
+                return
+            whole += len(line)
+            try:
+                entry = json.loads(line)
+                yield entry["key"], entry["record"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise RunDirectoryError(
+                    f"Line {number} of {str(path)!r} is damaged: {error}.",
+                    hint="Remove the line; its call is then made again.",
+                ) from error
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file so that it is there in full or not at all, whatever happens."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    with contextlib.suppress(OSError):
+        # Not every system lets a directory be opened and synced.
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

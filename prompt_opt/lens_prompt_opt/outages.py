@@ -1,0 +1,29 @@
+"""Failures of a service, against failures of one item."""
+
+from __future__ import annotations
+
+from lens_reasoner.errors import (
+    ChatError,
+    GenerationRefusedError,
+    GeneratorError,
+    JudgeError,
+    MissingKeyError,
+    ReasonerError,
+)
+
+_ITEM_FAULTS = frozenset({"malformed", "truncated", "filtered", "refused", "off_schema"})
+
+
+def is_outage(error: ReasonerError) -> bool:
+    """Whether trying again later could help, so that the failure says nothing about the item.
+
+    A judge's or writer's error counts by the chat error that caused it.
+    """
+    if isinstance(error, MissingKeyError):
+        return True
+    if isinstance(error, ChatError):
+        return error.fault not in _ITEM_FAULTS
+    if isinstance(error, JudgeError):
+        cause = error.__cause__
+        return isinstance(cause, ChatError) and is_outage(cause)
+    return isinstance(error, GeneratorError) and not isinstance(error, GenerationRefusedError)

@@ -1,0 +1,331 @@
+"""Evaluation with real parts: every call through the journal, failures told apart."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from lens_prompt_opt.budget import Stage
+from lens_prompt_opt.cells import Cell, Outcome
+from lens_prompt_opt.edits import prompt_id
+from lens_prompt_opt.errors import PromptOptError, StudyInterruptedError
+from lens_prompt_opt.evaluation import EvaluationContext, Task
+from lens_prompt_opt.fingerprints import fingerprint
+from lens_prompt_opt.journal import JsonRecord, call_key
+from lens_prompt_opt.outages import is_outage
+from lens_prompt_opt.reasoners import ReasonerSource, bind
+from lens_reasoner.errors import GenerationRefusedError, ReasonerError
+from lens_reasoner.generator import Generator
+from lens_reasoner.image import GeneratedImage
+from lens_reasoner.judge import Judge
+from lens_reasoner.parts import fingerprint as fingerprint_of
+from lens_reasoner.reasoner import Reasoner
+from lens_reasoner.revision import FidelityChecker, FidelityReport, Statement
+from lens_reasoner.rubric import RubricWriter
+from lens_reasoner.settings import settings_for
+from lens_reasoner.types import Refused, Rewrite, Rubric, Usage
+from lens_reasoner.verdict import CriterionVerdict, Verdict
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a study.
+
+    Attributes:
+        reasoner: Rewrites; can be given other system prompts.
+        generators: One or several; a prompt's score is the mean over them.
+        judge: Scores pictures.
+        rubric_writer: Writes criteria for requests that have none.
+        fidelity: Looks criteria up in rewrites; None leaves faults unattributed.
+        names: Names for records, by stage; they are part of the keys of results.
+        concurrency: Most calls of one stage at a time.
+    """
+
+    reasoner: ReasonerSource
+    generators: tuple[Generator, ...]
+    judge: Judge
+    rubric_writer: RubricWriter | None
+    fidelity: FidelityChecker | None
+    names: Mapping[str, str]
+    concurrency: int = 8
+
+
+@dataclass
+class _Account:
+    """The calls one cell used, in order; entered in the ledger after its block."""
+
+    calls: list[tuple[Stage, str, JsonRecord]] = field(default_factory=list)
+
+
+class PipelineEvaluator:
+    """Runs cells concurrently through the parts; see `Evaluator`."""
+
+    def __init__(self, parts: Parts, context: EvaluationContext) -> None:
+        self._parts = parts
+        self._context = context
+        self._flights: dict[str, asyncio.Future[JsonRecord]] = {}
+        self._entered: set[str] = set()
+        self._rubrics: dict[str, Rubric] = {
+            name: request.rubric
+            for name, request in context.requests.items()
+            if request.rubric is not None
+        }
+        self._gates: dict[str, asyncio.Semaphore] = {}
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """See `Evaluator.names`."""
+        return self._parts.names
+
+    @property
+    def generators(self) -> int:
+        """See `Evaluator.generators`."""
+        return len(self._parts.generators)
+
+    @property
+    def max_prompt_tokens(self) -> int | None:
+        """See `Evaluator.max_prompt_tokens`."""
+        limits = [g.capabilities.max_prompt_tokens for g in self._parts.generators]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def rubric(self, request: str) -> Rubric | None:
+        """See `Evaluator.rubric`."""
+        return self._rubrics.get(request)
+
+    async def evaluate(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """See `Evaluator.evaluate`."""
+        bound: dict[str, Reasoner] = {}
+        accounts = [_Account() for _ in tasks]
+        work = []
+        for (prompt, cell), account in zip(tasks, accounts, strict=True):
+            name = prompt_id(prompt)
+            if name not in bound:
+                bound[name] = bind(self._parts.reasoner, prompt)
+            work.append(self._cell(bound[name], name, cell, account))
+        outcomes = await _all(work)
+        self._enter(accounts)
+        return outcomes
+
+    async def statements(self, outcomes: Sequence[Outcome]) -> list[Mapping[str, Statement]]:
+        """See `Evaluator.statements`."""
+        accounts = [_Account() for _ in outcomes]
+        found = await _all(
+            self._statement(outcome, account)
+            for outcome, account in zip(outcomes, accounts, strict=True)
+        )
+        self._enter(accounts)
+        return found
+
+    def _enter(self, accounts: Sequence[_Account]) -> None:
+        for account in accounts:
+            for stage, key, record in account.calls:
+                if key not in self._entered:
+                    self._entered.add(key)
+                    usage = Usage.model_validate(record["usage"])
+                    images = 1 if stage == "generate" and "picture" in record else 0
+                    self._context.ledger.add(stage, usage, record["seconds"], images=images)
+
+    async def _cell(
+        self, reasoner: Reasoner, prompt: str, cell: Cell, account: _Account
+    ) -> Outcome:
+        rubric = await self._rubric(cell.request, account)
+        rewritten = await self._rewrite(reasoner, prompt, cell, account)
+        if "prompt" not in rewritten:
+            return Outcome(cell, 0.0, failure=rewritten["failure"])
+        drawn, image = await self._draw(rewritten["prompt"], cell, account)
+        if image is None:
+            return Outcome(cell, 0.0, rewrite=rewritten["prompt"], failure=drawn["failure"])
+        verdict = await self._judge(image, rubric, cell, account)
+        answers = verdict.get("answers", {})
+        return Outcome(
+            cell,
+            verdict.get("score"),
+            answers={name: answer["answer"] for name, answer in answers.items()},
+            rewrite=rewritten["prompt"],
+            image=drawn["picture"],
+            fingerprint=drawn["fingerprint"],
+            failure=verdict.get("failure", ""),
+            evidence={name: answer["evidence"] for name, answer in answers.items()},
+            disputed=frozenset(name for name, answer in answers.items() if answer["disputed"]),
+        )
+
+    async def _rubric(self, request: str, account: _Account) -> Rubric:
+        if (known := self._rubrics.get(request)) is not None:
+            return known
+        writer, wanted = self._parts.rubric_writer, self._context.requests[request].request
+        if writer is None:
+            raise StudyInterruptedError(
+                f"Request {request!r} has no rubric and there is nobody to write one.",
+                hint="Give the study a rubric_writer, or the request a rubric.",
+            )
+
+        async def call() -> JsonRecord:
+            rubric = await writer.write(wanted)
+            return _record(rubric.usage, rubric.seconds, rubric=rubric.model_dump(mode="json"))
+
+        key = call_key("rubric", self._parts.names["rubric"], wanted.text)
+        record = await self._once("rubric", key, call, account)
+        rubric = Rubric.model_validate(record["rubric"])
+        return self._rubrics.setdefault(request, rubric)
+
+    async def _rewrite(
+        self, reasoner: Reasoner, prompt: str, cell: Cell, account: _Account
+    ) -> JsonRecord:
+        wanted = self._context.requests[cell.request].request
+        # Reasoners that sample may take the seed; for all others it only tells the draws apart.
+        wanted = wanted.model_copy(update={"seed": cell.draw})
+
+        async def call() -> JsonRecord:
+            started = time.perf_counter()
+            try:
+                done: Rewrite | Refused = await reasoner.rewrite(wanted)
+            except ReasonerError as error:
+                if is_outage(error):
+                    raise
+                seconds = time.perf_counter() - started
+                return _failed(error, seconds)
+            if isinstance(done, Refused):
+                reason = f"refused: {done.category}: {done.reason}"
+                return _record(done.usage, done.seconds, failure=reason)
+            return _record(done.usage, done.seconds, prompt=done.prompt)
+
+        name = fingerprint_of(reasoner) or self._parts.names["rewrite"]
+        key = call_key("rewrite", name, prompt, wanted.model_dump(mode="json"))
+        return await self._once("rewrite", key, call, account)
+
+    async def _draw(
+        self, prompt: str, cell: Cell, account: _Account
+    ) -> tuple[JsonRecord, GeneratedImage | None]:
+        generator = self._parts.generators[cell.generator]
+        wanted = self._context.requests[cell.request].request
+        settings = settings_for(wanted, generator.capabilities, backend=generator.name)
+
+        async def call() -> JsonRecord:
+            started = time.perf_counter()
+            try:
+                [image] = await generator.generate(prompt, seeds=[cell.seed], settings=settings)
+            except GenerationRefusedError as error:
+                return _failed(error, time.perf_counter() - started)
+            return _record(
+                image.usage,
+                time.perf_counter() - started,
+                picture=self._context.journal.put_picture(image),
+                fingerprint=fingerprint(image),
+                image=image.model_dump(mode="json", exclude={"data"}),
+            )
+
+        asked = settings.model_dump(mode="json")
+        key = call_key("generate", generator.name, prompt, cell.seed, asked)
+        record = await self._once("generate", key, call, account)
+        if "picture" not in record:
+            return record, None
+        data = self._context.journal.picture(record["picture"])
+        return record, GeneratedImage.model_validate({**record["image"], "data": data})
+
+    async def _judge(
+        self, image: GeneratedImage, rubric: Rubric, cell: Cell, account: _Account
+    ) -> JsonRecord:
+        async def call() -> JsonRecord:
+            started = time.perf_counter()
+            try:
+                verdict: Verdict = await self._parts.judge.judge(image, rubric)
+            except ReasonerError as error:
+                if is_outage(error):
+                    raise
+                return _failed(error, time.perf_counter() - started)
+            answers = {v.criterion: _answer(v) for v in verdict.verdicts}
+            return _record(verdict.usage, verdict.seconds, score=verdict.score, answers=answers)
+
+        questions = [c.model_dump(mode="json") for c in rubric.criteria]
+        name = self._parts.names["judge"]
+        key = call_key("judge", name, image.sha256, questions, cell.vote)
+        return await self._once("judge", key, call, account)
+
+    async def _statement(self, outcome: Outcome, account: _Account) -> Mapping[str, Statement]:
+        checker, rubric = self._parts.fidelity, self._rubrics.get(outcome.cell.request)
+        if checker is None or rubric is None or not outcome.rewrite:
+            return {}
+        wanted = self._context.requests[outcome.cell.request].request
+
+        async def call() -> JsonRecord:
+            started = time.perf_counter()
+            try:
+                report = await checker.check(wanted, outcome.rewrite, rubric)
+            except ReasonerError as error:
+                if is_outage(error):
+                    raise
+                return _failed(error, time.perf_counter() - started)
+            dumped = report.model_dump(mode="json")
+            return _record(report.usage, report.seconds, report=dumped)
+
+        name = self._parts.names["fidelity"]
+        key = call_key("fidelity", name, wanted.text, outcome.rewrite)
+        record = await self._once("fidelity", key, call, account)
+        if "report" not in record:
+            return {}
+        findings = FidelityReport.model_validate(record["report"]).findings
+        return {finding.criterion: finding.status for finding in findings}
+
+    async def _once(
+        self,
+        stage: Stage,
+        key: str,
+        call: Callable[[], Awaitable[JsonRecord]],
+        account: _Account,
+    ) -> JsonRecord:
+        """The result under `key`: from the journal, from a call under way, or from a new one."""
+        record = self._context.journal.get(key)
+        if record is None:
+            if key not in self._flights:
+                self._flights[key] = asyncio.ensure_future(self._pay(stage, key, call))
+            try:
+                record = await asyncio.shield(self._flights[key])
+            finally:
+                self._flights.pop(key, None)
+        account.calls.append((stage, key, record))
+        return record
+
+    async def _pay(
+        self, stage: Stage, key: str, call: Callable[[], Awaitable[JsonRecord]]
+    ) -> JsonRecord:
+        gate = self._gates.setdefault(stage, asyncio.Semaphore(self._parts.concurrency))
+        async with gate:
+            record = await call()
+        self._context.journal.put(key, record)
+        return record
+
+
+def _record(usage: Usage, seconds: float, **fields: object) -> JsonRecord:
+    return {"usage": usage.model_dump(mode="json"), "seconds": seconds, **fields}
+
+
+def _answer(verdict: CriterionVerdict) -> JsonRecord:
+    disputed = verdict.agreement is not None and verdict.agreement < 1
+    return {"answer": verdict.answer, "evidence": verdict.evidence, "disputed": disputed}
+
+
+def _failed(error: ReasonerError, seconds: float) -> JsonRecord:
+    usage = getattr(error, "usage", None) or Usage.zero()
+    return _record(usage, seconds, failure=f"{type(error).__name__}: {error.message}")
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results; if any failed, the first failure, after everything under way has ended."""
+    done = await asyncio.gather(*work, return_exceptions=True)
+    failures = [result for result in done if isinstance(result, BaseException)]
+    for failure in failures:
+        if not isinstance(failure, ReasonerError):
+            raise failure
+    for failure in failures:
+        if isinstance(failure, PromptOptError):
+            raise failure
+        raise StudyInterruptedError(
+            f"The study stopped at {type(failure).__name__}: {failure}",
+            hint="What was paid for is kept; run it again with the same run_dir to go on.",
+        ) from failure
+    return [result for result in done if not isinstance(result, BaseException)]

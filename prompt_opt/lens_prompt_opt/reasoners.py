@@ -1,0 +1,44 @@
+"""Giving a reasoner another system prompt."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from lens_prompt_opt.errors import StudyConfigError
+from lens_reasoner.prompts import SystemPrompt
+from lens_reasoner.reasoner import LLMReasoner, Reasoner
+
+
+@runtime_checkable
+class PromptedReasoner(Protocol):
+    """A reasoner that can be had with another system prompt."""
+
+    def with_system_prompt(self, prompt: SystemPrompt) -> Reasoner:
+        """A reasoner like this one, but for its system prompt; this one stays as it is."""
+        ...
+
+
+ReasonerSource = PromptedReasoner | LLMReasoner | Callable[[SystemPrompt], Reasoner]
+"""Where a study gets a reasoner for each candidate prompt."""
+
+
+def bind(source: ReasonerSource, prompt: SystemPrompt) -> Reasoner:
+    """A reasoner that follows `prompt`.
+
+    Raises:
+        StudyConfigError: If `source` has no way to be given a system prompt.
+    """
+    if isinstance(source, PromptedReasoner):
+        return source.with_system_prompt(prompt)
+    if isinstance(source, LLMReasoner):
+        bound = copy.copy(source)
+        bound.system_prompt = prompt
+        return bound
+    if callable(source):
+        return source(prompt)
+    raise StudyConfigError(
+        f"The reasoner {type(source).__name__!r} cannot be given a system prompt.",
+        hint="Give it a with_system_prompt method, or give a function of the prompt.",
+    )

@@ -1,0 +1,50 @@
+"""What a study comes to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from lens_prompt_opt.budget import Budget, SpendRow
+from lens_prompt_opt.card import GainClaim, PromptCard
+from lens_prompt_opt.history import HistoryRecord
+from lens_prompt_opt.statistics.variance import VarianceLedger
+from lens_reasoner.types import Value
+
+StudyEnd = Literal["improved", "no_improvement"]
+
+
+class StudyResult(Value):
+    """A finished study; all of it survives JSON.
+
+    Attributes:
+        best: The card of the best prompt, which is the seed's if nothing better was established.
+        end: Whether the best prompt is another than the seed.
+        variance: Where the spread of scores comes from; None if there was no budget to find out.
+        history: Everything that happened.
+        cost: What was consumed, by stage.
+        budget: The limits.
+        run_dir: Where the files are; None if nothing was kept.
+    """
+
+    best: PromptCard
+    end: StudyEnd
+    variance: VarianceLedger | None
+    history: HistoryRecord
+    cost: tuple[SpendRow, ...]
+    budget: Budget
+    run_dir: Path | None = None
+
+    @property
+    def claim(self) -> GainClaim | None:
+        """The gain over the seed prompt on the test split; None if the best is the seed."""
+        return self.best.claim
+
+    def cost_table(self) -> str:
+        """What was consumed, as lines of text."""
+        head = f"{'stage':<10}{'calls':>8}{'images':>8}{'usd':>10}{'seconds':>10}"
+        rows = [
+            f"{row.stage:<10}{row.calls:>8}{row.images:>8}{row.usd:>10.4f}{row.seconds:>10.1f}"
+            for row in self.cost
+        ]
+        return "\n".join([head, *rows])

@@ -1,0 +1,127 @@
+"""The folder of a run: what it is about, its journal, its results, and who uses it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lens_prompt_opt.errors import RunDirectoryError, StudyMismatchError
+from lens_prompt_opt.journal import DiskJournal, write_synced
+
+STUDY_FILE = "study.json"
+RESULT_FILE = "result.json"
+CARD_FILE = "prompt.json"
+_LOCK_FILE = "lock"
+
+
+class RunDirectory:
+    """A run's files.
+
+    `study.json` says what the run is about, `calls.jsonl` and `pictures/` hold every call's
+    result, `result.json` and `prompt.json` are written at the end. A run is resumed by starting
+    the same study with the same directory.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @contextmanager
+    def open(self, description: Mapping[str, Any]) -> Iterator[DiskJournal]:
+        """Lock the directory, check that it belongs to this study, and read its journal.
+
+        Args:
+            description: Everything that the study's result depends on, as JSON, but for its
+                budget, which may be raised on resuming.
+
+        Raises:
+            RunDirectoryError: If it cannot be used or another process uses it.
+            StudyMismatchError: If it belongs to another study.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"The run directory {str(self.path)!r} cannot be made: {error}.",
+                hint="Choose a folder that can be written.",
+            ) from error
+        with _locked(self.path / _LOCK_FILE):
+            self._check(json.loads(json.dumps(description)))
+            journal = DiskJournal(self.path)
+            try:
+                yield journal
+            finally:
+                journal.close()
+
+    def _check(self, description: Mapping[str, Any]) -> None:
+        path = self.path / STUDY_FILE
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            names = before.keys() | description.keys()
+            differ = sorted(n for n in names if before.get(n) != description.get(n))
+            if differ:
+                raise StudyMismatchError(
+                    f"{str(self.path)!r} belongs to a study with other {', '.join(differ)}.",
+                    hint="Resume with the same parts and data, or choose another directory.",
+                )
+        else:
+            self.write(STUDY_FILE, description)
+
+    def write(self, name: str, value: object) -> None:
+        """Write JSON, in full or not at all."""
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        write_synced(self.path / name, f"{text}\n".encode())
+
+    def description(self) -> dict[str, Any]:
+        """What the run is about.
+
+        Raises:
+            RunDirectoryError: If there is no run here.
+        """
+        return self._json(STUDY_FILE)
+
+    def result(self) -> dict[str, Any]:
+        """The result of a finished run, as JSON.
+
+        Raises:
+            RunDirectoryError: If the run is not finished.
+        """
+        return self._json(RESULT_FILE)
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            value: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunDirectoryError(
+                f"{str(self.path / name)!r} cannot be read: {error}.",
+                hint="Give the directory of a run; results are written when it finishes.",
+            ) from error
+        return value
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the system releases when the process ends, however it ends."""
+    with path.open("a+b") as file:
+        try:
+            _lock(file.fileno())
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{str(path.parent)!r} is in use by another process.",
+                hint="Wait for it to end, or choose another directory.",
+            ) from error
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,1 @@
+"""A world without keys or GPU in which every prompt's true value is known."""

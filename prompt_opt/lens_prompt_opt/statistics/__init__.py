@@ -1,0 +1,1 @@
+"""The statistics of a study: sequential tests, error sharing, intervals, variance components."""

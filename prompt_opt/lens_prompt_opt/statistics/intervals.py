@@ -1,0 +1,80 @@
+"""Intervals for a mean gain from one value per request."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, fsum, sqrt
+from statistics import fmean
+from typing import Protocol
+
+from lens_prompt_opt.statistics.betting import betting_interval
+
+
+class IntervalMethod(Protocol):
+    """A way to put an interval around a mean."""
+
+    @property
+    def name(self) -> str:
+        """Name for records."""
+        ...
+
+    def interval(self, values: Sequence[float], confidence: float) -> tuple[float, float]:
+        """An interval for the mean of independent `values` in [-1, 1], one per request."""
+        ...
+
+
+@dataclass(frozen=True)
+class BettingInterval:
+    """Covers at least as often as it says for every distribution and sample size."""
+
+    name: str = "betting"
+
+    def interval(self, values: Sequence[float], confidence: float) -> tuple[float, float]:
+        """See `IntervalMethod.interval`."""
+        return betting_interval(values, confidence=confidence, lowest=-1.0, highest=1.0)
+
+
+@dataclass(frozen=True)
+class ClusterBootstrap:
+    """Studentised bootstrap over requests: much narrower than betting, and asymptotic.
+
+    Requests are drawn with replacement, all their pictures together, and the quantiles of the
+    studentised mean take the place of Student's (Efron and Tibshirani 1993, chapter 12).
+
+    Attributes:
+        resamples: How many samples are drawn.
+        seed: Seed of the drawing.
+    """
+
+    resamples: int = 2000
+    seed: int = 0
+    name: str = "cluster-bootstrap"
+
+    def interval(self, values: Sequence[float], confidence: float) -> tuple[float, float]:
+        """See `IntervalMethod.interval`."""
+        count = len(values)
+        if count < 2:
+            return -1.0, 1.0
+        mean, error = fmean(values), _error(values)
+        rng = random.Random(self.seed)
+        scores = sorted(self._scores(values, mean, rng))
+        if not scores or not error:
+            return betting_interval(values, confidence=confidence, lowest=-1.0, highest=1.0)
+        tail = (1 - confidence) / 2
+        low = scores[min(ceil((1 - tail) * len(scores)), len(scores) - 1)]
+        high = scores[int(tail * len(scores))]
+        return max(mean - low * error, -1.0), min(mean - high * error, 1.0)
+
+    def _scores(self, values: Sequence[float], mean: float, rng: random.Random) -> Iterator[float]:
+        for _ in range(self.resamples):
+            sample = rng.choices(values, k=len(values))
+            if error := _error(sample):
+                yield (fsum(sample) / len(sample) - mean) / error
+
+
+def _error(values: Sequence[float]) -> float:
+    """Standard error of the mean."""
+    mean = fsum(values) / len(values)
+    return sqrt(fsum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))

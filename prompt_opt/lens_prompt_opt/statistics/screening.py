@@ -1,0 +1,158 @@
+"""Many edits screened at once: a factorial design, and what it says of each edit.
+
+Every edit is on in half of the pictures. Cells come in pairs with complementary halves, so that the
+difficulty of the request and part of the luck of the seed cancel, and every pair says something
+about every edit: the precision per picture does not fall with the number of edits, as it does when
+they are tried one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean
+from typing import NamedTuple
+
+
+def sign_rows(factors: int) -> list[tuple[int, ...]]:
+    """Rows of a two-level design in which no two factors go together (Sylvester's matrices).
+
+    With its mirror image, as used in pairs, no factor goes with a pair of others either.
+    """
+    size = 8
+    while size <= factors:
+        size *= 2
+    return [
+        tuple(-1 if (row & column).bit_count() % 2 else 1 for column in range(1, factors + 1))
+        for row in range(size)
+    ]
+
+
+class PairScore(NamedTuple):
+    """One pair: which edits were on in its first picture, and differences of pass rates.
+
+    Attributes:
+        signs: For each edit 1 if it was on in the first picture, -1 if in the second.
+        differences: First minus second picture, by kind of criterion; kinds that were not
+            answered in both are left out.
+        shares: Weight of each kind in the score of this request.
+    """
+
+    signs: tuple[int, ...]
+    differences: Mapping[str, float]
+    shares: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EffectPrior:
+    """What is thought of edits before they are tried, in pass rates.
+
+    An edit that is aimed at counting may do much for counts and should do little else: most of the
+    noise in a score comes from criteria that an edit has nothing to do with, and this prior is
+    what keeps it out of the estimate.
+
+    Attributes:
+        aimed: Standard deviation of an edit's effect on the kinds it is aimed at.
+        aside: That of its effect on all other kinds.
+        unknown: That on every kind, for edits without an aim.
+    """
+
+    aimed: float = 0.08
+    aside: float = 0.02
+    unknown: float = 0.05
+
+    def deviation(self, kind: str, aims: Collection[str]) -> float:
+        """Standard deviation of the effect on `kind` of an edit with `aims`."""
+        if not aims:
+            return self.unknown
+        return self.aimed if kind in aims else self.aside
+
+
+class Effect(NamedTuple):
+    """Posterior of what an edit does to the score.
+
+    Attributes:
+        gain: Mean.
+        error: Standard deviation.
+        aimed_gain: Mean effect on the pass rate of the kinds it is aimed at.
+        aimed_error: Standard deviation of that.
+    """
+
+    gain: float
+    error: float
+    aimed_gain: float
+    aimed_error: float
+
+
+def edit_effects(
+    pairs: Sequence[PairScore], aims: Sequence[Collection[str]], prior: EffectPrior
+) -> list[Effect]:
+    """Bayesian regression of the pairs' differences on the edits, kind by kind.
+
+    Args:
+        pairs: The pairs.
+        aims: For each edit the kinds it is aimed at.
+        prior: What was thought before.
+    """
+    kinds = sorted({kind for pair in pairs for kind in pair.shares})
+    shares = {kind: fmean(pair.shares.get(kind, 0.0) for pair in pairs) for kind in kinds}
+    count = len(aims)
+    gains, variances = [0.0] * count, [0.0] * count
+    aimed: list[list[tuple[float, float, float]]] = [[] for _ in aims]
+    for kind in kinds:
+        deviations = [prior.deviation(kind, aim) for aim in aims]
+        means, spreads = _posterior(
+            [(p.signs, p.differences[kind]) for p in pairs if kind in p.differences], deviations
+        )
+        for edit in range(count):
+            gains[edit] += shares[kind] * means[edit]
+            variances[edit] += shares[kind] ** 2 * spreads[edit]
+            if not aims[edit] or kind in aims[edit]:
+                aimed[edit].append((shares[kind], means[edit], spreads[edit]))
+    return [
+        Effect(gain, sqrt(variance), *_weighted(parts))
+        for gain, variance, parts in zip(gains, variances, aimed, strict=True)
+    ]
+
+
+def _weighted(parts: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+    total = sum(share for share, _, _ in parts)
+    if not total:
+        return 0.0, 0.0
+    mean = sum(share * value for share, value, _ in parts) / total
+    return mean, sqrt(sum(share**2 * variance for share, _, variance in parts)) / total
+
+
+def _posterior(
+    rows: Sequence[tuple[tuple[int, ...], float]], deviations: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """Means and variances of the effects on one kind, by ridge regression with a known prior."""
+    count = len(deviations)
+    noise = max(fmean([y * y for _, y in rows]), 0.02) if rows else 1.0
+    matrix = [[0.0] * count for _ in range(count)]
+    right = [0.0] * count
+    for signs, y in rows:
+        for i, sign in enumerate(signs):
+            right[i] += sign * y / noise
+            for j, other in enumerate(signs):
+                matrix[i][j] += sign * other / noise
+    for i, deviation in enumerate(deviations):
+        matrix[i][i] += 1 / deviation**2
+    inverse = _inverse(matrix)
+    means = [sum(inverse[i][j] * right[j] for j in range(count)) for i in range(count)]
+    return means, [inverse[i][i] for i in range(count)]
+
+
+def _inverse(matrix: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Inverse of a positive definite matrix, by Gauss-Jordan elimination."""
+    size = len(matrix)
+    rows = [[*row, *(float(i == j) for j in range(size))] for i, row in enumerate(matrix)]
+    for i in range(size):
+        pivot = rows[i][i]
+        rows[i] = [value / pivot for value in rows[i]]
+        for j in range(size):
+            if j != i and rows[j][i]:
+                factor = rows[j][i]
+                rows[j] = [a - factor * b for a, b in zip(rows[j], rows[i], strict=True)]
+    return [row[size:] for row in rows]

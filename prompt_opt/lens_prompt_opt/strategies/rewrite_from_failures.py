@@ -1,0 +1,64 @@
+"""The published method: rewrite the prompt from its failures, keep what scores higher."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from lens_prompt_opt.budget import BudgetExhaustedError
+from lens_prompt_opt.cells import mean_score
+from lens_prompt_opt.desk import Desk
+from lens_prompt_opt.edits import Candidate
+from lens_prompt_opt.proposer import ProposalBrief
+
+
+@dataclass(frozen=True)
+class RewriteFromFailures:
+    """Feeds the prompt and a summary of its failures to the proposer, which rewrites it.
+
+    As published ("training-free system prompt search", arXiv 2605.21573): a rewrite replaces the
+    prompt if its own mean score on a batch is higher than the prompt's. Batches and image seeds are
+    drawn anew, nothing is corrected for noise or for the number of rewrites, and the gate is not
+    asked. It is here as the baseline; the final claim on the test split is the study's, as
+    for every strategy.
+
+    Attributes:
+        batch: Pictures per evaluation of a prompt.
+        max_rounds: Most rewrites.
+        name: Name for records.
+    """
+
+    batch: int = 48
+    max_rounds: int = 100
+    name: str = "rewrite-from-failures"
+
+    @property
+    def description(self) -> dict[str, object]:
+        """See `Strategy.description`."""
+        return asdict(self)
+
+    async def search(self, desk: Desk) -> Candidate:
+        """See `Strategy.search`."""
+        current, best_score = desk.seed, -1.0
+        try:
+            cells = desk.batch("rewrite:0", self.batch)
+            outcomes = await desk.evaluate(current, cells)
+            best_score = mean_score(outcomes) or 0.0
+            for number in range(1, self.max_rounds + 1):
+                report = await desk.failures(current, outcomes, attribute=False)
+                brief = ProposalBrief(
+                    prompt=current.prompt,
+                    failures=report,
+                    scope="whole",
+                    max_characters=desk.max_characters,
+                )
+                for edits in await desk.propose(brief):
+                    made = desk.candidate(current, edits, origin="rewrite", round=number)
+                    if made is None:
+                        continue
+                    tried = await desk.evaluate(made, desk.batch(f"rewrite:{number}", self.batch))
+                    score = mean_score(tried) or 0.0
+                    if score > best_score:
+                        current, outcomes, best_score = made, tried, score
+        except BudgetExhaustedError:
+            desk.history.note("the budget ended the search")
+        return current
