@@ -379,7 +379,7 @@ def sd15(flagged: bool = False) -> StableDiffusionPipeline:
         text_encoder=_settle(CLIPTextModel(config), 15),
         tokenizer=clip_tokenizer(),
         unet=_settle(unet, 16),
-        scheduler=EulerDiscreteScheduler(),
+        scheduler=EulerDiscreteScheduler(steps_offset=1),
         safety_checker=checker,
         feature_extractor=CLIPImageProcessor(
             size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}

@@ -26,6 +26,8 @@ from lens_reasoner.errors import (
     LoopConfigError,
     MissingKeyError,
     MissingPackagesError,
+    ModelNotFoundError,
+    PriceTableError,
     PromptFileError,
     ProtectedSectionError,
     QuotaError,
@@ -33,6 +35,7 @@ from lens_reasoner.errors import (
     ReasonerError,
     RubricFileError,
     RunRecordError,
+    TextOnlyError,
     UnsupportedSettingError,
     UnsupportedSettingWarning,
 )
@@ -55,6 +58,7 @@ from lens_reasoner.fidelity import LexicalFidelity, LLMFidelity
 from lens_reasoner.generator import (
     Capabilities,
     Generator,
+    ImageEditor,
     OnUnsupported,
     SizeLimits,
     StepCallback,
@@ -65,11 +69,14 @@ from lens_reasoner.generators.diffusers_presets import DiffusersPreset
 from lens_reasoner.generators.image_prices import ImagePrice, ImagePriceTable
 from lens_reasoner.generators.image_server import ImageServer, ServerDialect
 from lens_reasoner.generators.openai_images import OpenAIImages
+from lens_reasoner.gguf_chat import GgufChat, GgufReasoner
+from lens_reasoner.gguf_model import GgufModel
 from lens_reasoner.hints import RewriteHints
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.judge import Judge, RubricJudge
 from lens_reasoner.judging import Ballot, ByDecisions, ExtraVotes, JudgeMode, OneCall, PerCriterion
 from lens_reasoner.judging.view import ImageCost
+from lens_reasoner.limits import Limits
 from lens_reasoner.local_judges import (
     SAFE_CONTENT,
     SOUND_PICTURE,
@@ -84,8 +91,10 @@ from lens_reasoner.loop import AgentLoop
 from lens_reasoner.loop_limits import LoopLimits
 from lens_reasoner.moderation import Moderator
 from lens_reasoner.openai_chat import OpenAIChat
+from lens_reasoner.openai_decisions import OpenAIDecisions
+from lens_reasoner.openai_moderation import OpenAIModerator
 from lens_reasoner.parts import Fingerprinted
-from lens_reasoner.prices import OPENAI_PRICES, Price, PriceTable
+from lens_reasoner.prices import DECISION_PRICES, OPENAI_PRICES, Price, PriceTable
 from lens_reasoner.prompts import (
     BUILTIN_PROMPTS,
     GENERAL_PROMPT,
@@ -111,6 +120,7 @@ from lens_reasoner.rubric import STRUCTURE, LLMRubricWriter, RubricWriter
 from lens_reasoner.rubric_files import load_rubric, save_rubric
 from lens_reasoner.run_state import Candidate, LoopResult, RunState, fold_events
 from lens_reasoner.settings import check_seeds, check_settings, settings_for
+from lens_reasoner.shutdowns import ModelShutdownWarning, Shutdown, ShutdownWatch
 from lens_reasoner.sync import run_sync
 from lens_reasoner.types import (
     Criterion,
@@ -126,6 +136,7 @@ from lens_reasoner.verdict import CriterionVerdict, Opinion, Verdict, View
 
 __all__ = [
     "BUILTIN_PROMPTS",
+    "DECISION_PRICES",
     "GENERAL_PROMPT",
     "GENEVAL_PROMPT",
     "ONEIG_PROMPT",
@@ -173,8 +184,12 @@ __all__ = [
     "GenerationSettings",
     "Generator",
     "GeneratorError",
+    "GgufChat",
+    "GgufModel",
+    "GgufReasoner",
     "HumanLabel",
     "ImageCost",
+    "ImageEditor",
     "ImageFileError",
     "ImagePart",
     "ImagePrice",
@@ -193,24 +208,30 @@ __all__ = [
     "LLMReviser",
     "LLMRubricWriter",
     "LexicalFidelity",
+    "Limits",
     "LoopConfigError",
     "LoopLimits",
     "LoopResult",
     "Message",
     "MissingKeyError",
     "MissingPackagesError",
+    "ModelNotFoundError",
+    "ModelShutdownWarning",
     "Moderator",
     "NsfwJudge",
     "OcrJudge",
     "OnUnsupported",
     "OneCall",
     "OpenAIChat",
+    "OpenAIDecisions",
     "OpenAIImages",
+    "OpenAIModerator",
     "Opinion",
     "PassThrough",
     "PerCriterion",
     "Price",
     "PriceTable",
+    "PriceTableError",
     "Problem",
     "PromptFileError",
     "PromptSection",
@@ -240,6 +261,8 @@ __all__ = [
     "RunState",
     "RunStore",
     "ServerDialect",
+    "Shutdown",
+    "ShutdownWatch",
     "SizeLimits",
     "StageFailed",
     "StageFailure",
@@ -249,6 +272,7 @@ __all__ = [
     "StepCallback",
     "StepProgress",
     "SystemPrompt",
+    "TextOnlyError",
     "TextPart",
     "TrustRule",
     "UnsupportedSettingError",

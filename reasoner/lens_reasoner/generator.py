@@ -50,8 +50,8 @@ class Capabilities(Value):
         size_limits: Bounds where any size can be drawn; None if there are none to speak of.
         max_images: Most pictures in one call.
         max_concurrency: Most calls that may be under way at once; 1 for one GPU.
-        image_input: Whether its `editing(image)` gives a generator that starts from a picture.
-        mask: Whether `editing(image, mask)` can be told which part to change.
+        image_input: Whether it can start from a picture; see `ImageEditor`.
+        mask: Whether it can then be told which part may change.
         max_prompt_tokens: Tokens of a prompt it reads, by its own count, before it cuts the rest
             off; None if unknown.
         extra: Names it understands in `GenerationSettings.extra`.
@@ -128,5 +128,23 @@ class Generator(Protocol):
         Raises:
             UnsupportedSettingError: If a setting cannot be honoured.
             GeneratorError: If drawing failed.
+        """
+        ...
+
+
+@runtime_checkable
+class ImageEditor(Protocol):
+    """A generator that can start from a picture, where its capabilities say so."""
+
+    def editing(self, image: bytes, *, mask: bytes | None = None) -> Generator:
+        """A generator that changes a picture as each prompt says.
+
+        Args:
+            image: The picture file.
+            mask: A PNG file of the same size, transparent where the picture may change.
+
+        Raises:
+            UnsupportedSettingError: It starts from no picture, or takes no mask.
+            ImageFileError: A file is no picture, or the mask does not fit.
         """
         ...

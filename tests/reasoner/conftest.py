@@ -34,6 +34,7 @@ class Call:
     body: dict[str, Any]
     headers: dict[str, str]
     at: float
+    raw: bytes = b""
 
 
 class LoopbackServer:
@@ -65,9 +66,11 @@ class LoopbackServer:
 
             def do_POST(self) -> None:
                 length = int(self.headers.get("content-length", 0))
-                body = json.loads(self.rfile.read(length) or b"{}")
+                raw = self.rfile.read(length)
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                outer.respond(self, Call(self.path, body, headers, time.monotonic()))
+                is_form = headers.get("content-type", "").startswith("multipart/")
+                body = {} if is_form else json.loads(raw or b"{}")
+                outer.respond(self, Call(self.path, body, headers, time.monotonic(), raw))
 
             def log_message(self, *args: object) -> None:
                 pass

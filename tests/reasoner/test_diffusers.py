@@ -1,11 +1,14 @@
 """Real diffusers pipelines with tiny random weights: what is claimed is what happens."""
 
 import asyncio
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import QwenImageInpaintPipeline
+from PIL import Image
 
 from lens_reasoner import (
     AgentLoop,
@@ -14,6 +17,8 @@ from lens_reasoner import (
     GenerationSettings,
     Generator,
     GeneratorError,
+    ImageEditor,
+    ImageFileError,
     ImageRequest,
     MissingPackagesError,
     StepProgress,
@@ -243,6 +248,55 @@ def test_what_a_safety_checker_keeps_back_is_a_refusal() -> None:
     with pytest.raises(GenerationRefusedError, match="safety checker") as caught:
         _draw(DiffusersGenerator(quiet(sd15(flagged=True))))
     assert caught.value.categories == ("nsfw",)
+
+
+def _png(color: str, size=(64, 32), hole: bool = False) -> bytes:
+    picture = Image.new("RGBA" if hole else "RGB", size, color)
+    if hole:
+        picture.paste((0, 0, 0, 0), (0, 0, size[0] // 2, size[1]))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_pipelines_that_start_from_a_picture(pipelines) -> None:
+    klein = DiffusersGenerator(pipelines["flux2-klein"])
+    assert isinstance(klein, ImageEditor)
+    assert (klein.capabilities.image_input, klein.capabilities.mask) == (True, False)
+    red, blue = (klein.editing(_png(color, (96, 64))) for color in ("red", "blue"))
+    drawn = [_pixels(generator, width=None, height=None)[0] for generator in (red, blue)]
+    assert drawn[0].shape == (64, 96, 3)
+    assert (drawn[0] != drawn[1]).any()
+    assert (drawn[0] != _pixels(klein, width=96, height=64)[0]).any()
+    assert len({generator.fingerprint for generator in (klein, red, blue)}) == 3
+    with pytest.raises(UnsupportedSettingError, match="mask"):
+        klein.editing(_png("red"), mask=_png("white", hole=True))
+    with pytest.raises(UnsupportedSettingError, match="prompt alone"):
+        DiffusersGenerator(pipelines["qwen-image"]).editing(_png("red"))
+    with pytest.raises(ImageFileError, match="no PNG"):
+        klein.editing(b"<html>")
+
+
+def test_a_mask_says_which_part_changes(pipelines, monkeypatch) -> None:
+    inpainting = quiet(QwenImageInpaintPipeline(**pipelines["qwen-image"].components))
+    generator = DiffusersGenerator(inpainting)
+    assert generator.capabilities.mask
+    editor = generator.editing(_png("red"), mask=_png("white", hole=True))
+    seen = []
+    preprocess = inpainting.mask_processor.preprocess
+
+    def look(mask, **how):
+        seen.append(np.asarray(mask))
+        return preprocess(mask, **how)
+
+    monkeypatch.setattr(inpainting.mask_processor, "preprocess", look)
+    _draw(editor, extra={"strength": 1.0}, width=None, height=None)
+    assert (seen[0][:, :32] == 255).all()
+    assert (seen[0][:, 32:] == 0).all()
+    with pytest.raises(ImageFileError, match="32x32"):
+        generator.editing(_png("red"), mask=_png("white", size=(32, 32), hole=True))
+    with pytest.raises(ImageFileError, match="transparency"):
+        generator.editing(_png("red"), mask=_png("white"))
 
 
 def test_the_fingerprint_tells_weights_apart() -> None:

@@ -109,6 +109,29 @@ async def test_the_loop_counts_what_drawing_costs(server, secret) -> None:
     assert result.usage.usd == pytest.approx(COST * len(server.calls))
 
 
+async def test_a_picture_to_start_from_is_sent_along(server, secret) -> None:
+    mask = io.BytesIO()
+    Image.new("RGBA", (1024, 1024)).save(mask, "PNG")
+    source, hole = _picture("JPEG"), mask.getvalue()
+    details = {"text_tokens": 10, "image_tokens": 300}
+    usage = {"input_tokens": 310, "input_tokens_details": details, "output_tokens": 100}
+    server.script.append(server.error(429, "slow down", retry_after_ms="5"))
+    server.script.append(_reply(server, _picture(), usage=usage))
+    generator = _openai(server, secret)
+    editor = generator.editing(source, mask=hole)
+    (picture,) = await _draw(editor, extra={"quality": "low"})
+    assert picture.usage.usd == pytest.approx((10 * 5 + 300 * 8 + 100 * 30) / 1e6)
+    first, second = server.calls
+    assert first.path == second.path == "/v1/images/edits"
+    for call in server.calls:
+        assert call.headers["content-type"].startswith("multipart/form-data; boundary=")
+        for part in (source, hole, b"a cup", b"gpt-image-2", b'name="quality"', b"image/jpeg"):
+            assert part in call.raw
+    assert editor.fingerprint != generator.fingerprint
+    with pytest.raises(UnsupportedSettingError, match="prompt alone"):
+        _server(server).editing(source)
+
+
 async def test_unknown_costs_are_not_zero(server, secret) -> None:
     server.answer = lambda call: _reply(server, _picture())
     for generator in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 import warnings
@@ -23,6 +24,7 @@ from lens_reasoner.generators.diffusers_identity import pipeline_hash
 from lens_reasoner.generators.diffusers_interface import PipelineInterface, prompt_tokenizer
 from lens_reasoner.generators.diffusers_pictures import check_latents, to_pictures
 from lens_reasoner.generators.diffusers_presets import DiffusersPreset, PresetName, choose_preset
+from lens_reasoner.generators.source_picture import SourcePicture
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.types import GenerationSettings
 
@@ -83,6 +85,7 @@ class DiffusersGenerator(BlockingGenerator):
         self._on_unsupported: OnUnsupported = on_unsupported
         self._interface: PipelineInterface | None = None
         self._loading = threading.Lock()
+        self._picture: SourcePicture | None = None
 
     @property
     def name(self) -> str:
@@ -108,7 +111,15 @@ class DiffusersGenerator(BlockingGenerator):
         Loads the pipeline first. Adapters such as LoRA count as far as they are loaded.
         """
         pipeline, interface = self.load()
-        return pipeline_hash(pipeline, interface.preset)
+        source = "" if self._picture is None else f" from {self._picture.fingerprint}"
+        return pipeline_hash(pipeline, interface.preset) + source
+
+    def editing(self, image: bytes, *, mask: bytes | None = None) -> DiffusersGenerator:
+        """See `ImageEditor.editing`; loads the pipeline first and shares it."""
+        source = SourcePicture.of(image, mask, self.capabilities, backend=self._name)
+        changed = copy.copy(self)
+        changed._picture = source
+        return changed
 
     def load(self) -> tuple[Any, PipelineInterface]:
         """The pipeline and how to call it, loaded once; blocks meanwhile.
@@ -165,7 +176,8 @@ class DiffusersGenerator(BlockingGenerator):
             GeneratorError: The pipeline failed, or drew nothing to see.
         """
         pipeline, interface = self.load()
-        used = self._check_prompt(prompt, self._check_negative(interface.fill(settings)))
+        used = interface.fill(self._sized_as_source(settings, interface.size_multiple))
+        used = self._check_prompt(prompt, self._check_negative(used))
         started = time.perf_counter()
         try:
             with _guided(pipeline, interface, used):
@@ -211,6 +223,10 @@ class DiffusersGenerator(BlockingGenerator):
             arguments["num_images_per_prompt"] = len(seeds)
         if "generator" in interface.defaults:
             arguments["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
+        if self._picture is not None:
+            arguments["image"] = self._picture.picture()
+            if (mask := self._picture.changeable()) is not None:
+                arguments["mask_image"] = mask
         if "callback_on_step_end" in interface.defaults:
             arguments["callback_on_step_end"] = report
         try:
@@ -218,6 +234,12 @@ class DiffusersGenerator(BlockingGenerator):
         finally:
             # Also where a step ended the drawing: weights then are where the next call expects.
             pipeline.maybe_free_model_hooks()
+
+    def _sized_as_source(self, settings: GenerationSettings, unit: int) -> GenerationSettings:
+        if self._picture is None or settings.width is not None:
+            return settings
+        width, height = (max(unit, edge // unit * unit) for edge in self._picture.size)
+        return settings.model_copy(update={"width": width, "height": height})
 
     def _check_negative(self, settings: GenerationSettings) -> GenerationSettings:
         _, interface = self.load()

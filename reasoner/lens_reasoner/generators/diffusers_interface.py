@@ -101,6 +101,8 @@ class PipelineInterface:
             preferred_sizes=self.preset.sizes,
             multiple_of=self.size_multiple,
             max_images=batch_size if "num_images_per_prompt" in self.defaults else 1,
+            image_input="image" in self.defaults,
+            mask="mask_image" in self.defaults,
             max_prompt_tokens=self.max_prompt_tokens,
             extra=self.extra,
             on_unsupported=on_unsupported,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Self
 
 from lens_reasoner.errors import (
     GenerationRefusedError,
@@ -26,6 +28,7 @@ from lens_reasoner.generators.images_wire import (
     decode,
     shares,
 )
+from lens_reasoner.generators.source_picture import SourcePicture
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.openai_connection import Json, OpenAIClient
 from lens_reasoner.settings import check_seeds, check_settings
@@ -48,6 +51,7 @@ class ImagesApiGenerator(OpenAIClient, ABC):
         super().__init__(connection)
         self._images = connection
         self._image_prices = prices
+        self._source: SourcePicture | None = None
 
     @property
     def name(self) -> str:
@@ -62,7 +66,14 @@ class ImagesApiGenerator(OpenAIClient, ABC):
     @property
     def fingerprint(self) -> str:
         """The server; a model behind it may change without notice."""
-        return self._images.base_url
+        source = "" if self._source is None else f" from {self._source.fingerprint}"
+        return self._images.base_url + source
+
+    def editing(self, image: bytes, *, mask: bytes | None = None) -> Self:
+        """See `ImageEditor.editing`."""
+        changed = copy.copy(self)
+        changed._source = SourcePicture.of(image, mask, self.capabilities, backend=self.name)
+        return changed
 
     @abstractmethod
     def body(self, prompt: str, seeds: Sequence[int], settings: GenerationSettings) -> Json:
@@ -97,7 +108,9 @@ class ImagesApiGenerator(OpenAIClient, ABC):
         check_seeds(seeds, able, backend=self.name)
         started = time.perf_counter()
         reply = await self._images.draw(
-            self.body(prompt, seeds, used), tokens=_TOKENS_OF_A_PICTURE * len(seeds)
+            self.body(prompt, seeds, used),
+            tokens=_TOKENS_OF_A_PICTURE * len(seeds),
+            source=self._source,
         )
         usd = self._image_prices.cost(reply.model or self.model, reply.tokens)
         usage = reply.usage.model_copy(update={"usd": usd})

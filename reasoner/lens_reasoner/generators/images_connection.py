@@ -7,6 +7,8 @@ from typing import Any
 
 from lens_reasoner.errors import ChatError, GenerationRefusedError, ImageServiceError
 from lens_reasoner.generators.images_wire import ImagesReply, read_images
+from lens_reasoner.generators.source_picture import SourcePicture
+from lens_reasoner.media import SUFFIXES
 from lens_reasoner.openai_connection import Json, OpenAIConnection
 from lens_reasoner.retry import RetryPolicy
 from lens_reasoner.types import Usage
@@ -14,8 +16,10 @@ from lens_reasoner.types import Usage
 IMAGE_RETRY = RetryPolicy(attempts=3, first_wait=1.0, timeout=600.0, deadline=1800.0)
 """Pictures take minutes; a call is given as long as the provider's own client gives it."""
 
-PATH = "/images/generations"
+GENERATE = "/images/generations"
+EDIT = "/images/edits"
 
+_FILES = "lens_reasoner.files"
 _NEVER_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"}
 _GATEWAY_TIMEOUTS = {504, 524}
 _VIOLATIONS = re.compile(r"safety_violations=\[([^\]]*)\]")
@@ -47,15 +51,24 @@ class ImagesConnection(OpenAIConnection):
         super().__init__(model, **{**options, "retry": options.get("retry") or IMAGE_RETRY})
         self._retry_lost = retry_lost_replies
 
-    async def draw(self, body: Json, *, tokens: int) -> ImagesReply:
+    async def draw(
+        self, body: Json, *, tokens: int, source: SourcePicture | None = None
+    ) -> ImagesReply:
         """Send a request for pictures.
+
+        Args:
+            body: The request.
+            tokens: Estimate of what it will use, for the limits.
+            source: The picture to start from; None draws a new one.
 
         Raises:
             GenerationRefusedError: The provider's moderation stopped it.
             ImageServiceError: There is no usable reply.
         """
         try:
-            return await self.send(PATH, body, read_images, tokens=tokens)
+            if source is None:
+                return await self.send(GENERATE, body, read_images, tokens=tokens)
+            return await self.send(EDIT, {**body, _FILES: source}, read_images, tokens=tokens)
         except _MaybeDrawnError as lost:
             raise _lost(lost.error) from lost.error
         except ChatError as error:
@@ -68,6 +81,27 @@ class ImagesConnection(OpenAIConnection):
             if not self._retry_lost and _maybe_drawn(error):
                 raise _MaybeDrawnError(error) from error
             raise
+
+    async def _request(self, path: str, body: Json) -> object:
+        source = body.get(_FILES)
+        if not isinstance(source, SourcePicture):
+            return await super()._request(path, body)
+        fields = {name: value for name, value in body.items() if name != _FILES}
+        ending = SUFFIXES[source.media_type]
+        files = [("image", (f"image{ending}", source.image, source.media_type))]
+        if source.mask is not None:
+            files.append(("mask", ("mask.png", source.mask, "image/png")))
+        client = await self._client()
+        return await client.post(
+            path,
+            body=fields,
+            files=files,
+            cast_to=object,
+            options={
+                "timeout": self.retry.timeout,
+                "headers": {"Content-Type": "multipart/form-data"},
+            },
+        )
 
 
 def _maybe_drawn(error: ChatError) -> bool:

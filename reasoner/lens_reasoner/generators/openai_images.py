@@ -40,6 +40,8 @@ _ABLE = Capabilities(
     ),
     max_images=10,
     max_concurrency=4,
+    image_input=True,
+    mask=True,
     extra=_EXTRA,
 )
 
