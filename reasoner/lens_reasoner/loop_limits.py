@@ -13,7 +13,8 @@ class LoopLimits(Value):
     The cost limit is checked before every call: nothing new begins once it is reached, and what is
     under way then is finished and counted, so a run may end above it by those calls. A cost that
     turns out to be unknown ends a run that has a cost limit, as "cost_unknown": the limit could
-    not be kept, and is never ignored.
+    not be kept, and is never ignored. Pictures cost what their `usage` says: a generator of your
+    own that is paid for has to set it, as its default is nothing.
 
     Attributes:
         max_rounds: Most rounds.
