@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict, TypeVar, cast
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from lens_reasoner import openai_errors
 from lens_reasoner.errors import ChatError, ChatFault, MissingKeyError
 from lens_reasoner.limits import Limits, limiter_for
+from lens_reasoner.openai_pool import ClientPool
 from lens_reasoner.prices import NO_PRICES, PriceSource, PriceTable, openai_prices, price_table
-from lens_reasoner.redaction import keep_out_of_logs
 from lens_reasoner.retry import RetryPolicy
 from lens_reasoner.shutdowns import SHUTDOWNS, ShutdownWatch
 from lens_reasoner.sync import run_sync
@@ -71,8 +71,6 @@ class OpenAIConnection:
     """Sends JSON to one model of an OpenAI-compatible server and reads JSON back.
 
     The library's own retries are off; `RetryPolicy` is the only layer that repeats calls.
-    Connections are kept for the next call, one set per event loop; they close with `aclose`, with
-    their loop, or with this object, whichever comes first.
     """
 
     def __init__(
@@ -104,8 +102,7 @@ class OpenAIConnection:
         self._setting = setting
         self._looks_up = self.official if look_up_shutdown is None else look_up_shutdown
         self._shutdowns = shutdowns or SHUTDOWNS
-        self._open: dict[asyncio.AbstractEventLoop, AsyncGenerator[AsyncOpenAI, None]] = {}
-        self._clients: dict[asyncio.AbstractEventLoop, AsyncOpenAI] = {}
+        self.pool = ClientPool(self.base_url, self._key)
 
     async def send(
         self, path: str, body: Json, read: Callable[[Json], Reply], *, tokens: int
@@ -151,15 +148,24 @@ class OpenAIConnection:
 
     async def _post(self, path: str, body: Json) -> object:
         try:
+            # Before the timeout begins, because the first client takes the library's import.
+            await self._client()
             async with asyncio.timeout(self.retry.timeout):
-                client = await self._client()
-                return await client.post(
-                    path, body=body, cast_to=object, options={"timeout": self.retry.timeout}
-                )
+                # Hidden here, so that nothing above holds what a server may have echoed.
+                return self.hide(await self._request(path, body))
         except Exception as error:
             raise openai_errors.from_client(
                 error, model=self.model, secret=self._key, missing_hint=self._missing_hint()
             ) from error
+
+    async def _request(self, path: str, body: Json) -> object:
+        client = await self._client()
+        return await client.post(
+            path, body=body, cast_to=object, options={"timeout": self.retry.timeout}
+        )
+
+    async def _client(self) -> AsyncOpenAI:
+        return await self.pool.client()
 
     async def _description(self) -> object:
         client = await self._client()
@@ -171,12 +177,12 @@ class OpenAIConnection:
             raise self.error(
                 "html",
                 f"The server of {self.model!r} answered with a page instead of JSON.",
-                detail=self.hide(data)[:500],
+                detail=data[:500],
                 hint=f"Check that base_url ({self.base_url}) names the API, usually ending in "
                 "/v1, and that no proxy or login page stands in between.",
             )
         try:
-            return read(self.hide(data))
+            return read(cast(Json, data))
         except (ValueError, AttributeError) as error:
             raise self.error(
                 "malformed",
@@ -189,24 +195,6 @@ class OpenAIConnection:
         successor = self._shutdowns.successor(self.model) if self.official else ""
         chosen = self._setting.format(model=successor or "NAME")
         return f"The model may have been shut down; choose another: set {chosen}."
-
-    async def _client(self) -> AsyncOpenAI:
-        """The client of the running event loop."""
-        loop = asyncio.get_running_loop()
-        if loop not in self._clients:
-            for ended in [known for known in self._open if known.is_closed()]:
-                del self._open[ended], self._clients[ended]
-            # Event loops finish the async generators begun in them before they close.
-            opened = _open_client(self._key, self.base_url)
-            self._open[loop], self._clients[loop] = opened, await anext(opened)
-        return self._clients[loop]
-
-    async def aclose(self) -> None:
-        """Close the connections of the running event loop; the next call opens new ones."""
-        loop = asyncio.get_running_loop()
-        self._clients.pop(loop, None)
-        if opened := self._open.pop(loop, None):
-            await opened.aclose()
 
 
 class OpenAIClient:
@@ -227,7 +215,7 @@ class OpenAIClient:
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop; the next call opens new ones."""
-        await self._connection.aclose()
+        await self._connection.pool.aclose()
 
     def close(self) -> None:
         """Close the connections that the `..._sync` calls opened."""
@@ -238,17 +226,6 @@ class OpenAIClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-async def _open_client(key: SecretStr, base_url: str) -> AsyncGenerator[AsyncOpenAI, None]:
-    import openai
-
-    keep_out_of_logs(key)
-    client = openai.AsyncOpenAI(api_key=key.get_secret_value(), base_url=base_url, max_retries=0)
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 def is_official(base_url: str) -> bool:
