@@ -97,21 +97,15 @@ class LLMReviser:
             _prompt_of,
             self._max_tokens,
         )
-        draft = await author.write(
-            request.text,
-            {
-                **material(request, self.hints),
-                "prompt": current.prompt,
-                "problems": [_described(problem) for problem in problems],
-            },
-        )
+        described: list[JsonValue] = [_described(problem) for problem in problems]
+        given: dict[str, JsonValue] = {"prompt": current.prompt, "problems": described}
+        draft = await author.write(request.text, {**material(request, self.hints), **given})
         prompt, model = _prompt_of(draft.reply), draft.reply.model
         own_words = f"{request.text}\n{current.prompt}"
         if not prompt or self._leaks.leaks(prompt, request=own_words):
+            what = "repeated its instructions instead of a prompt" if prompt else "wrote no prompt"
             raise ChatError(
-                f"{model!r} wrote no prompt."
-                if not prompt
-                else f"{model!r} repeated its instructions instead of a prompt.",
+                f"{model!r} {what}.",
                 fault="off_schema",
                 model=model,
                 usage=draft.usage,

@@ -52,19 +52,16 @@ def calibrate(
         known, cell = answers[key], _cell(label, answers[key].answer)
         for level, name in (("all", "all"), ("kind", known.kind), ("criterion", known.title)):
             groups[level].setdefault(name, Counter())[cell] += 1
-    rule = rule or TrustRule()
     kinds, criteria = _agreements(groups["kind"]), _agreements(groups["criterion"])
+    rule = rule or TrustRule()
+    reasons = {group.group: rule.reasons(group) for group in (*kinds, *criteria)}
     return CalibrationReport(
         judges=tuple(sorted({answers[key].judge for key in people})),
         overall=Agreement(group="all", **groups["all"].get("all", Counter())),
         kinds=kinds,
         criteria=criteria,
         rule=rule,
-        distrusted=tuple(
-            Distrusted(group=group.group, reasons=reasons)
-            for group in (*kinds, *criteria)
-            if (reasons := rule.reasons(group))
-        ),
+        distrusted=tuple(Distrusted(group=g, reasons=why) for g, why in reasons.items() if why),
         unmatched=unmatched,
         unclear=unclear,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 
 from pydantic import BaseModel
 
@@ -13,7 +14,7 @@ from lens_reasoner.errors import ChatError
 from lens_reasoner.judging.mode import DEFAULT_JUDGE_MODEL
 from lens_reasoner.reasoner import default_chat
 from lens_reasoner.revision import FidelityFinding, FidelityReport, Statement
-from lens_reasoner.types import ImageRequest, Rubric, Usage
+from lens_reasoner.types import Criterion, ImageRequest, Rubric, Usage
 
 _INSTRUCTIONS = """You check whether the prompt of a text-to-image model still says what somebody \
 asked for. The user message is a JSON object: "request" holds the words of the person, "prompt" \
@@ -73,31 +74,12 @@ class LLMFidelity:
             return FidelityReport(
                 prompt=prompt, findings=(), checker=self._chat.model, usage=Usage.zero()
             )
-        asked = {
-            "request": request.text,
-            "prompt": prompt,
-            "criteria": [
-                {"id": number, "question": c.question, "words_of_the_request": c.source}
-                for number, c in enumerate(criteria, start=1)
-            ],
-        }
         reply = await self._chat.complete(
-            [Message.system(_INSTRUCTIONS), Message.user(json.dumps(asked, ensure_ascii=False))],
+            [Message.system(_INSTRUCTIONS), Message.user(_question(request, prompt, criteria))],
             schema=_Answer,
             temperature=self._temperature,
         )
-        items = reply.parsed_as(_Answer).findings
-        findings = []
-        for number, criterion in enumerate(criteria, start=1):
-            given = [item for item in items if item.id == number]
-            if len({item.status for item in given}) == 1:
-                evidence, status = given[0].evidence.strip(), given[0].status
-                known = status != "missing" and _within(evidence, prompt)
-                findings.append(
-                    FidelityFinding(
-                        criterion=criterion.name, status=status, evidence=evidence if known else ""
-                    )
-                )
+        findings = _findings(criteria, reply.parsed_as(_Answer).findings, prompt)
         if not findings:
             raise ChatError(
                 f"{reply.model!r} looked up none of {len(criteria)} criteria.",
@@ -108,11 +90,42 @@ class LLMFidelity:
             )
         return FidelityReport(
             prompt=prompt,
-            findings=tuple(findings),
+            findings=findings,
             checker=reply.model,
             usage=reply.usage,
             seconds=time.perf_counter() - started,
         )
+
+
+def _question(request: ImageRequest, prompt: str, criteria: Sequence[Criterion]) -> str:
+    asked = {
+        "request": request.text,
+        "prompt": prompt,
+        "criteria": [
+            {"id": number, "question": c.question, "words_of_the_request": c.source}
+            for number, c in enumerate(criteria, start=1)
+        ],
+    }
+    return json.dumps(asked, ensure_ascii=False)
+
+
+def _findings(
+    criteria: Sequence[Criterion], items: Sequence[_Item], prompt: str
+) -> tuple[FidelityFinding, ...]:
+    """One finding for each criterion that has one clear answer."""
+    findings = []
+    for number, criterion in enumerate(criteria, start=1):
+        given = [item for item in items if item.id == number]
+        if len({item.status for item in given}) != 1:
+            continue
+        evidence, status = given[0].evidence.strip(), given[0].status
+        known = status != "missing" and _within(evidence, prompt)
+        findings.append(
+            FidelityFinding(
+                criterion=criterion.name, status=status, evidence=evidence if known else ""
+            )
+        )
+    return tuple(findings)
 
 
 def _within(words: str, text: str) -> bool:
