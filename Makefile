@@ -1,19 +1,30 @@
 # make demo   makes pictures and says where to look at them
 # make test   checks everything
+# make test-openai2   checks the language-model clients with the openai library's older major
 # Both make a virtual environment in .venv first, if there is none. README.md has the plain commands.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OPENAI2 := $(VENV)/openai2
 
-.PHONY: demo test lint format
+.PHONY: demo test test-openai2 lint format
 
 demo: $(READY)
 	$(BIN)/lens demo --open
 
 test: lint
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
+
+test-openai2: $(OPENAI2)
+	PYTHONPATH=$(OPENAI2) $(BIN)/python -c 'import openai; assert openai.__version__.startswith("2.")'
+	PYTHONPATH=$(OPENAI2) $(BIN)/python -m pytest tests/reasoner/test_openai_*.py \
+		tests/reasoner/test_shutdowns.py tests/reasoner/test_limits.py tests/reasoner/test_prices.py
+
+$(OPENAI2): $(READY)
+	$(BIN)/python -m pip install --no-deps --target $@ openai==2.54.0 distro==1.9.0
+	touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check .
