@@ -20,7 +20,7 @@ ALLOWED = {
     "lens_sdk": {"lens_core", "lens_reasoner", "lens_prompt_opt"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "safetensors"}
-MAY_LOAD_PIPELINES = {"diffusers.py"}
+MAY_LOAD_PIPELINES = {"diffusers.py", "diffusers_loading.py"}
 LATER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 

@@ -334,6 +334,6 @@ def test_a_model_that_is_not_there_is_told(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(GeneratorError, match="cannot be loaded") as caught:
         _ = DiffusersGenerator(tmp_path).capabilities
     assert "model_index.json" in caught.value.hint
-    monkeypatch.setattr("lens_reasoner.generators.diffusers.find_spec", lambda name: None)
+    monkeypatch.setattr("lens_reasoner.generators.diffusers_loading.find_spec", lambda name: None)
     with pytest.raises(MissingPackagesError, match=r'pip install "lens-sdk\[local\]"'):
         DiffusersGenerator("Qwen/Qwen-Image")

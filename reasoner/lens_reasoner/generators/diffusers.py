@@ -8,27 +8,29 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lens_reasoner.blocking import BlockingGenerator
 from lens_reasoner.errors import (
     GeneratorError,
-    MissingPackagesError,
     UnsupportedSettingError,
     UnsupportedSettingWarning,
 )
 from lens_reasoner.generator import Capabilities, OnUnsupported, StepCallback, StepProgress
 from lens_reasoner.generators.diffusers_identity import pipeline_hash
 from lens_reasoner.generators.diffusers_interface import PipelineInterface, prompt_tokenizer
+from lens_reasoner.generators.diffusers_loading import (
+    load_pipeline,
+    name_of,
+    require_packages,
+    short,
+)
 from lens_reasoner.generators.diffusers_pictures import check_latents, to_pictures
 from lens_reasoner.generators.diffusers_presets import DiffusersPreset, PresetName, choose_preset
 from lens_reasoner.generators.source_picture import SourcePicture
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.types import GenerationSettings
-
-_PACKAGES = ("torch", "diffusers", "transformers", "accelerate")
 
 
 class DiffusersGenerator(BlockingGenerator):
@@ -77,8 +79,8 @@ class DiffusersGenerator(BlockingGenerator):
         self._source = str(model) if isinstance(model, (str, Path)) else None
         self._pipeline = None if self._source is not None else model
         if self._source is not None:
-            _require_packages()
-        self._name = name or _name_of(model)
+            require_packages()
+        self._name = name or name_of(model)
         self._preset = preset
         self._batch_size = batch_size
         self._device, self._dtype, self._offload = device, dtype, offload
@@ -129,36 +131,13 @@ class DiffusersGenerator(BlockingGenerator):
         """
         with self._loading:
             if self._pipeline is None:
-                self._pipeline = self._load()
+                self._pipeline = load_pipeline(
+                    str(self._source), device=self._device, dtype=self._dtype, offload=self._offload
+                )
             if self._interface is None:
                 chosen = choose_preset(self._pipeline, self._name, self._preset)
                 self._interface = PipelineInterface.of(self._pipeline, chosen)
             return self._pipeline, self._interface
-
-    def _load(self) -> Any:
-        import torch
-        from diffusers import DiffusionPipeline, __version__
-
-        # Each name of the argument warns or is unknown on the other side of this version.
-        release = tuple(int(part) for part in __version__.split(".")[:2])
-        precision = "dtype" if release >= (0, 42) else "torch_dtype"
-        device = self._device or _best_device(torch)
-        dtype = self._dtype or ("float32" if device == "cpu" else "bfloat16")
-        try:
-            pipeline = DiffusionPipeline.from_pretrained(
-                self._source, **{precision: getattr(torch, dtype)}
-            )
-        except Exception as error:
-            raise GeneratorError(
-                f"The diffusers model {self._source!r} cannot be loaded: {_short(error)}",
-                hint="Give the id of a model on the Hugging Face Hub that you may use, or a folder "
-                "with model_index.json.",
-            ) from error
-        pipeline.set_progress_bar_config(disable=True)
-        if self._offload:
-            pipeline.enable_model_cpu_offload(device=device)
-            return pipeline
-        return pipeline.to(device)
 
     def draw(
         self,
@@ -184,7 +163,7 @@ class DiffusersGenerator(BlockingGenerator):
                 output = self._call(prompt, seeds, used, on_step)
         except (ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise GeneratorError(
-                f"{self._name!r} cannot draw this: {_short(error)}",
+                f"{self._name!r} cannot draw this: {short(error)}",
                 hint="The error of the pipeline is the cause of this one.",
             ) from error
         pictures = to_pictures(output, expected=len(seeds), name=self._name)
@@ -302,28 +281,3 @@ def _guided(
     finally:
         for guider, scale in own:
             guider.guidance_scale = scale
-
-
-def _require_packages() -> None:
-    missing = tuple(name for name in _PACKAGES if find_spec(name) is None)
-    if missing:
-        raise MissingPackagesError("Drawing with diffusers", missing, extra="local")
-
-
-def _name_of(model: Any) -> str:
-    if isinstance(model, (str, Path)):
-        path = Path(model).expanduser()
-        return path.resolve().name if path.exists() else str(model)
-    origin = getattr(model, "name_or_path", None)
-    return str(origin) if isinstance(origin, str) and origin else type(model).__name__
-
-
-def _best_device(torch: Any) -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
