@@ -19,7 +19,6 @@ from lens_core.checkpoints.convert import Target, convert
 from lens_core.checkpoints.encoder import load_text_encoder
 from lens_core.checkpoints.inspect import component_of
 from lens_core.packed_experts import MATRICES, Mxfp4Packing
-from lens_core.tokenizer import load_packaged_tokenizer
 from tiny_components import tiny_tokenizer
 
 FP32 = torch.float32
@@ -260,10 +259,8 @@ def test_the_carried_tokenizer_is_used(layouts: dict[str, Path], tmp_path: Path)
     assert embeds.dtype == torch.bfloat16
     assert embeds.shape[:2] == (4, 1)
     assert mask.all()
-    tokenizer = LensPipeline.from_components(
-        *parts, tokenizer=load_packaged_tokenizer(), configs=configs
-    ).tokenizer
-    assert tokenizer is load_packaged_tokenizer()
+    given = LensPipeline.from_components(*parts, tokenizer=tiny_tokenizer(), configs=configs)
+    assert given.tokenizer is tiny_tokenizer()
     content["tokenizer_json"] = torch.zeros(9, dtype=torch.uint8)
     save_file(content, path)
     with pytest.raises(CheckpointError, match=r"tokenizer_json is no tokenizer\.json"):

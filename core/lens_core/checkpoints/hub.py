@@ -18,6 +18,7 @@ _log = logging.getLogger(__name__)
 _SAFE_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _BLOCK = 1 << 22
+_REASON = 300
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class Hub:
         try:
             found = self._file(source) if source.is_file else self._folder(source)
         except (OSError, ValueError, EntryNotFoundError) as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise CheckpointError(f"{source}: {reason[0]}") from error
+            reason = " ".join(str(error).split())[:_REASON] or type(error).__name__
+            raise CheckpointError(f"{source}: {reason}") from error
         self._check(source, found)
         return found
 

@@ -107,6 +107,7 @@ def _load_preset(
         found["transformer"],
         found["text_encoder"],
         found["vae"],
+        tokenizer=given.get("tokenizer"),
         scheduler=given.get("scheduler"),
         defaults=given.get("defaults") or preset.defaults,
         dtype=dtype,
