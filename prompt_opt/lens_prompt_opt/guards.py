@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from statistics import fmean
 
@@ -104,10 +105,15 @@ class PromptGuard:
         return [name for name in names if before[name] != after.get(name)]
 
     def _copied(self, candidate: Candidate) -> list[str]:
+        texts = [s.text for s in candidate.prompt.sections if s.name != EXAMPLES_SECTION]
+        return sorted(_runs(texts, self.rules.copied_words) & self._forbidden)[:3]
+
+    @cached_property
+    def _forbidden(self) -> set[str]:
+        """Runs of words of the requests that the seed prompt does not hold already."""
         size = self.rules.copied_words
         known = _runs([section.text for section in self.seed.sections], size)
-        texts = [s.text for s in candidate.prompt.sections if s.name != EXAMPLES_SECTION]
-        return sorted((_runs(texts, size) - known) & _runs(self.requests, size))[:3]
+        return _runs(self.requests, size) - known
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ class World:
         traits: What is typical of each kind.
         penalty: How much harder a criterion is to meet when it is not stated.
         criteria: Least and most criteria per request.
+        example_gain: How much each example in the prompt that states a kind helps it.
     """
 
     name: str
@@ -136,6 +137,7 @@ class World:
     traits: Mapping[str, Traits] = field(default_factory=lambda: DEFAULT_TRAITS)
     penalty: float = 1.6
     criteria: tuple[int, int] = (4, 7)
+    example_gain: float = 0.05
     _tasks: dict[str, tuple[Task, ...]] = field(default_factory=dict, init=False, repr=False)
     _scores: dict[tuple[str, str], tuple[float, ...]] = field(
         default_factory=dict, init=False, repr=False
@@ -171,7 +173,8 @@ class World:
 
     def _summed_scores(self, rendered: str, request: str) -> tuple[float, ...]:
         tasks = self.tasks(request)
-        totals = [task.need for task in tasks]
+        shown = examples(rendered)
+        totals = [task.need + self.example_gain * shown.count(task.name) for task in tasks]
         for section, directive in directives(rendered):
             aimed = SECTIONS.get(section, ())
             shift = 0.0
@@ -212,6 +215,11 @@ def directives(rendered: str) -> tuple[tuple[str, Directive], ...]:
             gain, side, spread = (float(match[name]) for name in ("gain", "side", "spread"))
             found.append((section, Directive(gain, side, spread, match["key"])))
     return tuple(found)
+
+
+def examples(rendered: str) -> str:
+    """The text of the section with examples; empty if there is none."""
+    return rendered.partition("## Examples\n")[2].partition("\n## ")[0]
 
 
 def population(size: int = 400) -> list[str]:

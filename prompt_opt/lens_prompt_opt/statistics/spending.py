@@ -10,7 +10,7 @@ from math import exp, log1p, pi, sqrt
 from statistics import NormalDist
 
 _NORMAL = NormalDist()
-_GRID = 240
+_GRID = 160
 _REACH = 8.0
 
 

@@ -1,0 +1,105 @@
+"""Demonstrations: the best rewrites of the search become examples in the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+
+from lens_prompt_opt.budget import BudgetExhaustedError
+from lens_prompt_opt.cells import Cell, Outcome, paired_differences
+from lens_prompt_opt.desk import Desk
+from lens_prompt_opt.edits import Candidate, Hypothesis, SectionEdit
+from lens_prompt_opt.guards import EXAMPLES_SECTION
+from lens_prompt_opt.statistics.sequential import Expectation
+
+
+@dataclass(frozen=True)
+class BootstrappedExamples:
+    """Shows the reasoner its own best request-and-rewrite pairs; needs no strong model.
+
+    Rewrites are ranked by the score of their pictures, among requests that are neither always
+    easy nor always failed. Several draws of examples are compared on search cells, and the best
+    is put to the gate.
+
+    Attributes:
+        examples: Examples in a prompt.
+        draws: Prompts that are compared.
+        pictures: Pictures per request when looking for good rewrites.
+        batch: Pictures per comparison.
+        name: Name for records.
+    """
+
+    examples: int = 4
+    draws: int = 6
+    pictures: int = 2
+    batch: int = 48
+    name: str = "bootstrapped-examples"
+
+    @property
+    def description(self) -> dict[str, object]:
+        """See `Strategy.description`."""
+        return asdict(self)
+
+    async def search(self, desk: Desk) -> Candidate:
+        """See `Strategy.search`."""
+        best, gain = desk.seed, 0.0
+        try:
+            harvest = desk.batch("harvest", self.pictures * len(desk.splits.search))
+            good = _good_rewrites(await desk.evaluate(desk.seed, harvest))
+            cells = desk.batch("examples", self.batch)
+            await desk.evaluate(desk.seed, cells)
+            for number in range(1, self.draws + 1):
+                made = self._draw(desk, good, number)
+                if made is None or not desk.fits(len(cells) + desk.challenge_cells):
+                    break
+                found = await self._gain(desk, made, cells)
+                if found > gain:
+                    best, gain = made, found
+        except BudgetExhaustedError:
+            desk.history.note("the budget ended the search")
+        if best.id != desk.incumbent.id:
+            await desk.challenge(best, expected=Expectation(gain=gain, variance=0.08))
+        return desk.incumbent
+
+    def _draw(self, desk: Desk, good: Sequence[tuple[str, str]], number: int) -> Candidate | None:
+        if not good:
+            desk.history.note("no rewrite was good enough to be shown")
+            return None
+        rng = desk.rng(f"examples:{number}")
+        # The first draw takes the best, the others are spread over twice as many.
+        pool = list(good[: self.examples if number == 1 else 3 * self.examples])
+        shown = rng.sample(pool, min(self.examples, len(pool)))
+        texts = {request.id: request.text for request in desk.splits.search}
+        body = "\n\n".join(f"Request: {texts[name]}\nPrompt: {prompt}" for name, prompt in shown)
+        there = any(section.name == EXAMPLES_SECTION for section in desk.seed.prompt.sections)
+        edit = SectionEdit(
+            section=EXAMPLES_SECTION,
+            kind="replace" if there else "add",
+            text=f"These rewrites served their requests well.\n\n{body}",
+            hypothesis=Hypothesis(reason="shows what good rewrites look like"),
+        )
+        return desk.candidate(desk.seed, [edit], origin="examples", round=number)
+
+    async def _gain(self, desk: Desk, made: Candidate, cells: Sequence[Cell]) -> float:
+        outcomes = await desk.evaluate(made, cells)
+        gains = list(paired_differences(outcomes, desk.outcomes(desk.seed, cells)).values())
+        gain = fmean(gains) if gains else 0.0
+        desk.history.screen(made, desk.seed, images=len(cells), gain=gain, error=0.0)
+        return gain
+
+
+def _good_rewrites(outcomes: Sequence[Outcome]) -> list[tuple[str, str]]:
+    """The best rewrite of each request, where it is much better than the request's mean first."""
+    found: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.score is not None and outcome.rewrite:
+            found.setdefault(outcome.cell.request, []).append(outcome)
+    ranked = []
+    for request, group in found.items():
+        best = max(group, key=lambda outcome: outcome.score or 0.0)
+        score = best.score or 0.0
+        others = fmean(outcome.score or 0.0 for outcome in group)
+        if score >= 0.5:
+            ranked.append((-(score + (score - others)), request, best.rewrite))
+    return [(request, rewrite) for _, request, rewrite in sorted(ranked)]
