@@ -272,7 +272,7 @@ async def test_pictures_are_refused(chat: LocalChat) -> None:
 async def test_models_that_cannot_write_are_one_typed_error(
     taught: LensPipeline, tmp_path: Path
 ) -> None:
-    model = LensModel(name="mute", folder=tmp_path, nano=False)
+    model = LensModel(name="mute", folder=tmp_path / "absent", nano=False)
     mute: Any = SimpleNamespace(
         text_encoder=tiny_text_encoder(has_lm_head=False), tokenizer=taught.tokenizer
     )
