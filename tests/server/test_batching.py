@@ -1,0 +1,138 @@
+"""Pictures drawn in a batch that others join and leave are those drawn alone."""
+
+import asyncio
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from lens_core.errors import NonFiniteError
+from lens_reasoner import GeneratedImage, GenerationSettings, GeneratorError, StepProgress
+from lens_sdk.local import LocalLensGenerator
+from lens_sdk.runtime import LensRuntime
+from lens_sdk.server.drawing import BatchingLensGenerator
+
+QUICK = GenerationSettings(num_inference_steps=5, width=64, height=64)
+CASES = (
+    ("two red apples left of a blue cup", 3, QUICK),
+    ("a green star", 4, QUICK.model_copy(update={"guidance_scale": 1.0})),
+    (
+        "a yellow ball on a grey background, in the upper left corner",
+        5,
+        QUICK.model_copy(update={"negative_prompt": "a cup", "num_inference_steps": 7}),
+    ),
+    ("a green star", 6, QUICK.model_copy(update={"width": 96, "height": 64})),
+)
+
+
+def pixels(image: GeneratedImage) -> np.ndarray:
+    return np.asarray(image.image, dtype=int)
+
+
+async def draw(generator: LocalLensGenerator, case: tuple, **kwargs: object) -> GeneratedImage:
+    prompt, seed, settings = case
+    return (await generator.generate(prompt, seeds=[seed], settings=settings, **kwargs))[0]
+
+
+async def test_pictures_that_join_between_steps_are_those_drawn_alone(runtime: LensRuntime) -> None:
+    alone = LocalLensGenerator(runtime)
+    singles = [await draw(alone, case) for case in CASES]
+    generator = BatchingLensGenerator(runtime)
+    joined = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_step(progress: StepProgress) -> None:
+        if progress.step == 2:
+            loop.call_soon_threadsafe(joined.set)
+
+    first = asyncio.create_task(draw(generator, CASES[0], on_step=on_step))
+    await joined.wait()
+    batched = await asyncio.gather(first, *(draw(generator, case) for case in CASES[1:]))
+    assert generator.scheduler.largest_batch >= 2
+    for case, single, image in zip(CASES, singles, batched, strict=True):
+        assert (image.prompt, image.seed) == case[:2]
+        assert image.settings == single.settings
+        assert np.abs(pixels(single) - pixels(image)).max() <= 1
+    generator.close()
+
+
+async def test_a_cancelled_picture_leaves_between_steps(runtime: LensRuntime) -> None:
+    generator = BatchingLensGenerator(runtime)
+    seen: list[int] = []
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_step(progress: StepProgress) -> None:
+        seen.append(progress.step)
+        loop.call_soon_threadsafe(begun.set)
+
+    long = QUICK.model_copy(update={"num_inference_steps": 200})
+    task = asyncio.create_task(draw(generator, ("a red ball", 1, long), on_step=on_step))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    other = await draw(generator, CASES[0])
+    assert other.seed == CASES[0][1]
+    assert len(seen) < 50
+    assert generator.scheduler.in_work == generator.scheduler.waiting == 0
+    generator.close()
+
+
+async def test_a_full_batch_lets_others_wait(runtime: LensRuntime) -> None:
+    generator = BatchingLensGenerator(runtime, most_pictures=2)
+    images = await asyncio.gather(*(draw(generator, CASES[i % 2]) for i in range(5)))
+    assert generator.scheduler.largest_batch == 2
+    assert [image.seed for image in images] == [3, 4, 3, 4, 3]
+    generator.close()
+
+
+async def test_previews_come_before_the_picture(runtime: LensRuntime) -> None:
+    generator = BatchingLensGenerator(runtime)
+    sizes: list[tuple[int, int]] = []
+    images = await generator.generate_with_previews(
+        "a red ball",
+        seeds=[1, 2],
+        settings=QUICK,
+        on_preview=lambda picture, index: sizes.append((index, picture.width)),
+        previews=2,
+    )
+    assert sorted(sizes) == [(0, 64), (0, 64), (1, 64), (1, 64)]
+    assert len(images) == 2
+    generator.close()
+
+
+async def test_what_fails_in_one_picture_spares_the_others(
+    runtime: LensRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lens_sdk.server.batching import Row, RowSampler
+
+    real = RowSampler.picture
+
+    def picture(self: RowSampler, row: Row, *, estimated: bool = False) -> object:
+        if row.schedule.guidance_scale == 1:
+            raise NonFiniteError("broken")
+        return real(self, row, estimated=estimated)
+
+    monkeypatch.setattr(RowSampler, "picture", picture)
+    generator = BatchingLensGenerator(runtime)
+    good, bad = await asyncio.gather(
+        draw(generator, CASES[0]), draw(generator, CASES[1]), return_exceptions=True
+    )
+    assert isinstance(good, GeneratedImage)
+    assert isinstance(bad, GeneratorError)
+    generator.close()
+
+
+async def test_closing_fails_what_is_left(runtime: LensRuntime) -> None:
+    generator = BatchingLensGenerator(runtime)
+    long = QUICK.model_copy(update={"num_inference_steps": 500})
+    task = asyncio.create_task(draw(generator, ("a red ball", 1, long)))
+    while not generator.scheduler.in_work:
+        await asyncio.sleep(0.01)
+    threading.Thread(target=generator.close).start()
+    started = time.monotonic()
+    with pytest.raises(GeneratorError, match="shut down"):
+        await task
+    assert time.monotonic() - started < 30
