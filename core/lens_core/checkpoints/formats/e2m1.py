@@ -18,6 +18,27 @@ def decode(codes: Tensor) -> Tensor:
     return table[codes.int()]
 
 
+def decode_pairs(packed: Tensor, dtype: torch.dtype, low_first: bool) -> Tensor:
+    """Values of bytes that hold two codes each.
+
+    Args:
+        packed: `[..., n]` uint8.
+        dtype: Of the result; bfloat16 or float32.
+        low_first: Whether the low nibble is the even element.
+
+    Returns:
+        `[..., 2 * n]`.
+    """
+    every = torch.arange(256, device=packed.device)
+    nibbles = (every & 0xF, every >> 4)
+    pairs = torch.stack([decode(codes) for codes in (nibbles if low_first else nibbles[::-1])], -1)
+    # Both values of a byte are fetched as one integer, which is many times faster than two values.
+    whole = torch.int32 if dtype == torch.bfloat16 else torch.int64
+    table = pairs.to(dtype).view(whole).flatten()
+    values = table.index_select(0, packed.flatten().int()).view(dtype)
+    return values.view(*packed.shape[:-1], 2 * packed.shape[-1])
+
+
 def encode(values: Tensor) -> Tensor:
     """Codes, uint8, of the nearest values; ties go to the even code, magnitudes above 6 to 6."""
     boundaries = torch.tensor(_HALFWAY, device=values.device)

@@ -7,7 +7,7 @@ is the even element. Source: `openai/gpt-oss-20b`, OCP Microscaling Formats 1.0.
 import torch
 from torch import Tensor
 
-from lens_core.checkpoints.formats import e2m1
+from lens_core.checkpoints.formats import e2m1, e8m0
 from lens_core.errors import CheckpointError
 
 GROUP = 32
@@ -49,8 +49,6 @@ def unpack(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.float32) -
     Returns:
         `[..., rows, groups * 32]`.
     """
-    exponent = scales.int() - _BIAS
-    out = blocks.new_empty((*blocks.shape[:-1], GROUP), dtype=dtype)
-    for offset, codes in enumerate((blocks & 0xF, blocks >> 4)):
-        out[..., offset::2] = torch.ldexp(e2m1.decode(codes), exponent[..., None])
-    return out.flatten(-2)
+    working = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+    values = e2m1.decode_pairs(blocks, working, low_first=True)
+    return values.mul_(e8m0.decode(scales).to(working)[..., None]).flatten(-2).to(dtype)

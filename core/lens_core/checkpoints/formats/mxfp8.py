@@ -7,6 +7,7 @@ blocked order.
 import torch
 from torch import Tensor
 
+from lens_core.checkpoints.formats import e8m0
 from lens_core.checkpoints.formats.blocked_scales import from_blocked, padded_shape, to_blocked
 from lens_core.errors import CheckpointError
 
@@ -56,6 +57,6 @@ def unpack(packed: Tensor, scales: Tensor, dtype: torch.dtype = torch.float32) -
     """
     rows, columns = packed.shape
     blocked = scales.view(torch.uint8).reshape(padded_shape(rows, columns // GROUP))
-    exponent = from_blocked(blocked, rows, columns // GROUP).int() - _BIAS
+    scales = e8m0.decode(from_blocked(blocked, rows, columns // GROUP))
     groups = torch.unflatten(packed.float(), -1, (-1, GROUP))
-    return torch.ldexp(groups, exponent[..., None]).flatten(-2).to(dtype)
+    return groups.mul_(scales[..., None]).flatten(-2).to(dtype)

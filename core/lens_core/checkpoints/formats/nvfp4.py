@@ -58,9 +58,6 @@ def unpack(
     """
     rows, half = packed.shape[-2:]
     step = from_blocked(scales, rows, 2 * half // GROUP).float() * overall[..., None, None]
-    out = packed.new_empty((*packed.shape[:-1], 2 * half), dtype=dtype)
-    groups = torch.unflatten(out, -1, (-1, GROUP))
-    for offset, codes in enumerate((packed >> 4, packed & 0xF)):
-        values = torch.unflatten(e2m1.decode(codes), -1, (-1, GROUP // 2))
-        groups[..., offset::2] = values * step[..., None]
-    return out
+    values = e2m1.decode_pairs(packed, torch.float32, low_first=False)
+    groups = torch.unflatten(values, -1, (-1, GROUP))
+    return groups.mul_(step[..., None]).flatten(-2).to(dtype)
