@@ -7,7 +7,7 @@ from typing import Any
 
 from lens_core.errors import ComponentError, ParameterError
 
-STAGES = ("autoencoder", "language", "shards", "pretrain")
+STAGES = ("autoencoder", "language", "shards", "pretrain", "rl", "distill")
 """Stages in the order in which the nano model needs them."""
 
 
@@ -56,9 +56,35 @@ def run_stage(
                 )
         run = build_shards if stage == "shards" else pretrain
         run(load_config(PretrainConfig, config, "pretrain", values), out)
+    elif stage == "rl":
+        from lens_core.training.config import load_config
+        from lens_core.training.nft.config import RLConfig
+        from lens_core.training.nft.stage import train_rl
+
+        tuning = load_config(RLConfig, config, stage, values)
+        train_rl(tuning, _start(stage, tuning.start, out / "pretrain" / "pipeline"), out / stage)
+    elif stage == "distill":
+        from lens_core.training.config import load_config
+        from lens_core.training.distill.config import DistillConfig
+        from lens_core.training.distill.stage import distill
+
+        shrinking = load_config(DistillConfig, config, stage, values)
+        start = _start(stage, shrinking.start, out / "rl" / "pipeline")
+        distill(shrinking, start, out / "shards", out / stage)
     else:
         raise ParameterError(f"there is no stage {stage!r}; choose one of {', '.join(STAGES)}")
     return out / stage
+
+
+def _start(stage: str, given: str | None, usual: Path) -> Path:
+    """The pipeline folder a stage starts from."""
+    folder = usual if given is None else Path(given)
+    if not (folder / "transformer").is_dir():
+        raise ComponentError(
+            f"{folder} holds no pipeline for {stage} to start from: run the stage before it with "
+            "the same --out, or name a pipeline folder with --set start=FOLDER"
+        )
+    return folder
 
 
 def _value(text: str) -> Any:

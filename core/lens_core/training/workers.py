@@ -3,10 +3,13 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,3 +48,11 @@ class Workers:
         parts = torch.split(flat / self.count, [tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
+
+    def gather(self, item: T) -> list[T]:
+        """Every process's item, in order of rank, on every process."""
+        if self.count == 1:
+            return [item]
+        items: list[T | None] = [None] * self.count
+        dist.all_gather_object(items, item)
+        return [part for part in items if part is not None]

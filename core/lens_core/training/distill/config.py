@@ -1,0 +1,74 @@
+"""Settings of the few-step distillation stage."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from lens_core.training.config import NANO_SIZES, Size, StageConfig
+
+StudentSampler = Literal["euler", "renoise"]
+
+
+class DistillConfig(StageConfig):
+    """Decoupled DMD. The defaults are the recipe's; `steps` counts updates of the student."""
+
+    start: str | None = None
+    """Pipeline folder of the teacher; None takes `rl/pipeline` in the same training."""
+    device: str = "cpu"
+    """`cpu`, or `cuda` for the device of every process's local rank."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Format of the computation; the weights in training are always float32."""
+    gradient_checkpointing: bool = False
+    """Compute blocks again in the backward pass instead of keeping what is inside them."""
+
+    shards: int = Field(gt=0)
+    """Shards of pictures and captions that are passed over, again and again."""
+    brief_share: float = Field(0.2, ge=0, le=1)
+    """Share of batches captioned as a user types."""
+    batch_size: int = Field(gt=0)
+    """Pictures of one size that are computed at once."""
+    batches_per_update: int = Field(1, gt=0)
+    """Batches behind every update, over all processes; a multiple of their number."""
+
+    student_steps: int = Field(4, gt=0)
+    """Steps of the student."""
+    student_sampler: StudentSampler = "euler"
+    """How its steps are linked in training: as the pipeline does, or with fresh noise."""
+    guidance_scale: float = Field(5.0, ge=1)
+    """Guidance g of the augmentation, in the form `uncond + g * (cond - uncond)`."""
+    critic_updates: int = Field(4, gt=0)
+    """Updates of fake score and discriminator before each update of the student."""
+    matching_weight: float = Field(0.1, ge=0)
+    """Weight of distribution matching and augmentation together."""
+    adversarial_weight: float = Field(0.001, ge=0)
+    """Weight of the student's adversarial loss; 0 trains no discriminator."""
+    normaliser_floor: float = Field(0.05, gt=0)
+    """Least value of what divides a sample's gradient."""
+    least_timestep: float = Field(0.02, ge=0, lt=0.5)
+    """Noise levels are kept this far from 0 and 1."""
+    taps: tuple[int, ...] = (16, 24, 32)
+    """Blocks of the teacher whose image tokens the discriminator reads."""
+    r1_weight: float = Field(1.0, ge=0)
+    """Weight gamma of the approximated R1 penalty."""
+    r1_noise: float = Field(0.1, gt=0)
+    """Standard deviation of its perturbation."""
+
+    fake_learning_rate: float = Field(5e-7, gt=0)
+    """Rate of the fake score."""
+    discriminator_learning_rate: float = Field(1e-4, gt=0)
+    """Rate of the discriminator."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay of all three."""
+    clip: float = Field(1.0, gt=0)
+    """Largest global gradient norm of each."""
+    alignment: float = Field(0.03, ge=0, le=1)
+    """Share of the student that is mixed into the fake score after each student update (IDA)."""
+    ema_decay: float = Field(0.99, ge=0, lt=1)
+    """Decay of the student's average, which is validated and shipped."""
+
+    evaluate_every: int = Field(0, ge=0)
+    """Student updates between validations on drawn scenes; 0 makes none."""
+    evaluate_prompts: int = Field(100, gt=0)
+    """Held-out prompts of a validation."""
+    evaluate_sizes: tuple[Size, ...] = NANO_SIZES
+    """Height and width in pixels of its pictures."""

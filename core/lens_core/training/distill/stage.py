@@ -1,0 +1,176 @@
+"""The distillation stage: critics four times, the student once; resumable between steps.
+
+Every step is a function of the seed, its number and the weights.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lens_core.loading import LensDefaults
+from lens_core.pipeline import LensPipeline
+from lens_core.training.config import Size
+from lens_core.training.devices import place
+from lens_core.training.distill.config import DistillConfig
+from lens_core.training.distill.models import Models
+from lens_core.training.distill.pairs import PairSource, ShardPairs
+from lens_core.training.distill.updates import Updater
+from lens_core.training.fields import LensField
+from lens_core.training.journal import Journal
+from lens_core.training.measures import Measures
+from lens_core.training.optim import rate_factor, set_rates
+from lens_core.training.prompts import NanoPrompts
+from lens_core.training.rewards import NanoReward, RewardQueue
+from lens_core.training.state import load_state, save_state
+from lens_core.training.studio import Studio
+from lens_core.training.validation import Validation
+from lens_core.training.workers import Workers
+from lens_core.transformer import LensTransformer2DModel
+
+
+def distill(config: DistillConfig, start: Path, shards: Path, out: Path) -> None:
+    """Train, or resume, and leave the few-step checkpoint in `out/pipeline`.
+
+    Args:
+        config: Settings; the same ones must be given again to resume.
+        start: Pipeline folder of the teacher.
+        shards: Folder of the cached pictures and captions.
+        out: This stage's own folder, for `state/` and `log.jsonl`.
+
+    Raises:
+        NonFiniteError: Gradients stayed NaN or infinite for many updates.
+        ComponentError: Shards are missing.
+    """
+    torch.set_num_threads(config.threads)
+    source = ShardPairs(shards, config.shards, config.batch_size, config.brief_share, config.seed)
+    stage = Stage.create(config, start, source, Workers.join())
+    saved = load_state(out / "state")
+    first = 0
+    if saved is not None:
+        stage.models.restore(saved[0])
+        first = int(saved[1]["step"])
+    journal = Journal(out, config.steps, first)
+    leads = stage.updater.workers.leads
+    try:
+        for step in range(first, config.steps):
+            record = stage.run(step)
+            done = step + 1
+            if leads and (done % config.log_every == 0 or "validation" in record):
+                journal.report(done, **record)
+            if leads and (done % config.save_every == 0 or done == config.steps):
+                save_state(out / "state", stage.models.tensors(), {"step": done})
+    finally:
+        journal.close()
+        if stage.validation is not None:
+            stage.validation.queue.close()
+    if leads:
+        stage.export(out / "pipeline")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Everything a step needs.
+
+    Attributes:
+        config: The run's settings.
+        models: Networks.
+        updater: Computes their gradients.
+        validation: Held-out scenes; None without validation.
+    """
+
+    config: DistillConfig
+    models: Models
+    updater: Updater
+    validation: Validation | None
+
+    @classmethod
+    def create(
+        cls, config: DistillConfig, start: Path, source: PairSource, workers: Workers
+    ) -> "Stage":
+        """Load the teacher and make the others from it."""
+        device = place(config.device)
+        pipeline = LensPipeline.from_pretrained(
+            start, dtype=getattr(torch, config.precision), device=device
+        )
+        studio = Studio(pipeline, device)
+        models = Models.create(config, start, pipeline)
+        validation = None
+        if config.evaluate_every:
+            validation = Validation(
+                studio,
+                RewardQueue(NanoReward(), concurrency=64, timeout=120.0),
+                NanoPrompts(config.seed, config.brief_share).held_out(config.evaluate_prompts),
+                config.evaluate_sizes,
+                config.seed,
+                config.batch_size,
+                workers,
+            )
+        return cls(config, models, Updater(config, models, studio, source, workers), validation)
+
+    def run(self, step: int) -> dict[str, Any]:
+        """One step; returns its diagnostics."""
+        config, started = self.config, time.monotonic()
+        record: dict[str, Any] = {}
+        if step == 0:
+            record |= self._compare_teacher()
+        roles, measures = self.models.roles, Measures()
+        workers = self.updater.workers
+        set_rates([role.optimizer for role in roles.values()], rate_factor(step, config))
+        norms = {}
+        for turn in range(config.critic_updates):
+            self.updater.critics(step, turn, measures)
+            norms["fake_norm"], _ = roles["fake"].update(workers)
+            if config.adversarial_weight > 0:
+                norms["discriminator_norm"], _ = roles["discriminator"].update(workers)
+        self.updater.student(step, measures)
+        norms["student_norm"], finite = roles["student"].update(workers)
+        if finite:
+            self.models.follow()
+        record |= measures.means(workers) | norms
+        record["skipped"] = [role.skipped for role in roles.values()]
+        record["seconds_of_step"] = round(time.monotonic() - started, 1)
+        return record | self._validate(step + 1)
+
+    def export(self, folder: Path) -> None:
+        """Write the pipeline of the averaged student; it runs in a few steps without guidance."""
+        pipeline = self.updater.studio.pipeline
+        parts = {**pipeline.components, "transformer": self.models.averaged()}
+        defaults: LensDefaults = replace(
+            pipeline.defaults,
+            num_inference_steps=self.config.student_steps,
+            guidance_scale=1.0,
+        )
+        finished = LensPipeline(**parts, defaults=defaults)
+        finished.to(dtype=torch.bfloat16).save_pretrained(folder)
+
+    def _compare_teacher(self) -> dict[str, Any]:
+        """The teacher as it is meant to be used, and naively in as many steps as the student."""
+        if self.validation is None:
+            return {}
+        usual = self.updater.studio.pipeline.defaults
+        teacher = self.models.teacher
+        return {
+            "teacher": self._scores(teacher, usual.num_inference_steps, usual.guidance_scale),
+            "teacher_unguided": self._scores(teacher, usual.num_inference_steps, 1.0),
+            "teacher_naive": self._scores(teacher, self.config.student_steps, 1.0),
+        }
+
+    def _validate(self, done: int) -> dict[str, Any]:
+        every = self.config.evaluate_every
+        if not every or (done % every and done != self.config.steps):
+            return {}
+        return {"validation": self._scores(self.models.averaged(), self.config.student_steps, 1.0)}
+
+    def _scores(
+        self, model: LensTransformer2DModel, steps: int, guidance_scale: float
+    ) -> dict[str, float | list[float]]:
+        if self.validation is None:
+            return {}
+
+        def field_of(size: Size) -> LensField:
+            return self.models.field(model, self.updater.studio.grid(size))
+
+        return self.validation.run(field_of, steps, guidance_scale)

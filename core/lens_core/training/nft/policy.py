@@ -1,0 +1,196 @@
+"""The policy: a frozen denoiser with two adapters, the one in training and the one that draws."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from lens_core.errors import ParameterError
+from lens_core.training.fields import LensField
+from lens_core.training.nft.config import Decay, RLConfig
+from lens_core.training.optim import update_average
+from lens_core.training.roles import Role
+from lens_core.training.state import select, under
+from lens_core.transformer import LensTransformer2DModel
+
+Voice = Literal["default", "old", "reference"]
+
+
+def old_policy_decay(kind: Decay, updates: int) -> float:
+    """Share of itself that the rollout policy keeps after a number of updates.
+
+    `copy` keeps nothing. `linear_to_0_5` is `min(0.001 * updates, 0.5)`. `delayed_linear_to_0_999`
+    is 0 before update 75 and `min(0.0075 * (updates - 75), 0.999)` from there.
+    """
+    if kind == "copy":
+        return 0.0
+    if kind == "linear_to_0_5":
+        return min(0.001 * updates, 0.5)
+    return min(0.0075 * max(0, updates - 75), 0.999)
+
+
+@dataclass
+class Policy:
+    """Weights of the stage.
+
+    Attributes:
+        config: The run's settings.
+        model: The denoiser with adapters `default` (in training) and `old` (draws).
+        role: `default` and its optimiser.
+        old: Parameters of `old`, named as those of `default`.
+        average: Moving average of `default`, for validation and export.
+    """
+
+    config: RLConfig
+    model: LensTransformer2DModel
+    role: Role
+    old: dict[str, nn.Parameter]
+    average: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, config: RLConfig, model: LensTransformer2DModel) -> "Policy":
+        """Add fresh adapters, drawn from the run's seed, that change nothing yet.
+
+        Raises:
+            ParameterError: No layer has one of the names in `target_modules`.
+        """
+        torch.manual_seed(config.seed)
+        model.requires_grad_(False)
+        adapter = LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            target_modules=list(config.target_modules),
+            init_lora_weights="gaussian",
+        )
+        try:
+            for name in ("old", "default"):
+                model.add_adapter(adapter, adapter_name=name)
+        except ValueError as error:
+            raise ParameterError(f"target_modules {config.target_modules}: {error}") from error
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                module.lora_A.float()
+                module.lora_B.float()
+        if config.gradient_checkpointing:
+            model.enable_gradient_checkpointing()
+        mine, old = _adapter(model, "default"), _adapter(model, "old")
+        optimizer = torch.optim.AdamW(
+            mine.values(),
+            lr=config.learning_rate,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=config.weight_decay,
+        )
+        optimizer.param_groups[0]["peak"] = config.learning_rate
+        average = {name: parameter.detach().clone() for name, parameter in mine.items()}
+        policy = cls(config, model, Role("policy", mine, optimizer, config.clip), old, average)
+        policy.blend_old(0.0)
+        return policy
+
+    @contextmanager
+    def speaking(self, voice: Voice) -> Iterator[None]:
+        """Let the model answer as one adapter, or as the frozen reference without any."""
+        if voice == "reference":
+            self.model.disable_adapters()
+        else:
+            self.model.set_adapter(voice)
+        try:
+            yield
+        finally:
+            self.model.enable_adapters()
+            self.model.set_adapter("default")
+
+    def field(self, grid: tuple[int, int]) -> LensField:
+        """The model as a velocity field; it answers as whoever is speaking."""
+        return LensField(self.model, grid, getattr(torch, self.config.precision))
+
+    @torch.no_grad()
+    def advance(self) -> float:
+        """After an update of `default`: follow with the average and the rollout policy.
+
+        Returns:
+            The share of itself that the rollout policy kept.
+        """
+        names = list(self.average)
+        update_average(
+            [self.average[name] for name in names],
+            [self.role.parameters[name].detach() for name in names],
+            self.config.ema_decay,
+            self.role.updates - 1,
+        )
+        decay = old_policy_decay(self.config.old_decay, self.role.updates)
+        self.blend_old(decay)
+        return decay
+
+    @torch.no_grad()
+    def blend_old(self, decay: float) -> None:
+        """`old <- decay * old + (1 - decay) * default`."""
+        for name, parameter in self.role.parameters.items():
+            self.old[name].mul_(decay).add_(parameter, alpha=1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let `default` hold its average for a while."""
+        kept = {name: p.detach().clone() for name, p in self.role.parameters.items()}
+        _fill(self.role.parameters, self.average)
+        try:
+            yield
+        finally:
+            _fill(self.role.parameters, kept)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The whole state, for a checkpoint."""
+        return self.role.tensors() | under("old", self.old) | under("average", self.average)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `tensors` gave."""
+        self.role.restore(tensors)
+        _fill(self.old, select("old", tensors))
+        _fill(self.average, select("average", tensors))
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the averaged adapter in the format that diffusers loads."""
+        with self.averaged():
+            self.model.save_lora_adapter(folder, adapter_name="default")
+
+    @torch.no_grad()
+    def merged(self) -> LensTransformer2DModel:
+        """A denoiser without adapters whose weights contain the averaged one."""
+        with self.averaged():
+            weights = {
+                name.replace(".base_layer.", "."): tensor.clone()
+                for name, tensor in self.model.state_dict().items()
+                if ".lora_" not in name
+            }
+            for name, module in self.model.named_modules():
+                if isinstance(module, LoraLayer):
+                    weight = weights[f"{name}.weight"]
+                    delta = module.get_delta_weight("default")
+                    weights[f"{name}.weight"] = (weight + delta).to(weight.dtype)
+        config = dict(self.model.config)
+        merged = cast(LensTransformer2DModel, LensTransformer2DModel.from_config(config))
+        merged.load_state_dict(weights, assign=True)
+        merged.eval()
+        return merged
+
+
+def _adapter(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
+    """An adapter's parameters, its name left out of theirs."""
+    mark = f".{name}."
+    return {
+        full.replace(mark, "."): parameter
+        for full, parameter in model.named_parameters()
+        if ".lora_" in full and mark in full
+    }
+
+
+@torch.no_grad()
+def _fill(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, tensor in values.items():
+        parameters[name].copy_(tensor)

@@ -1,0 +1,534 @@
+"""DiffusionNFT: closed forms of its parts, and short runs of the whole stage."""
+
+import asyncio
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lens_core import LensPipeline, ParameterError
+from lens_core.errors import ComponentError, NonFiniteError
+from lens_core.nano import TASKS, render, sample_scene
+from lens_core.text_features import TextFeatures
+from lens_core.training import run_stage
+from lens_core.training.config import load_config
+from lens_core.training.nft.advantages import reward_targets
+from lens_core.training.nft.config import RLConfig
+from lens_core.training.nft.loss import nft_loss
+from lens_core.training.nft.policy import Policy, old_policy_decay
+from lens_core.training.nft.rollout import plan
+from lens_core.training.prompts import FilePrompts, NanoPrompts, Prompt, scene_facts
+from lens_core.training.rewards import (
+    FunctionReward,
+    RewardError,
+    RewardQueue,
+    Score,
+    detector_score,
+    load_reward,
+)
+from lens_core.training.roles import Role
+from lens_core.training.solvers import Solver, integrate, solver_orders
+from lens_core.training.studio import Studio
+from lens_core.training.workers import Workers
+from tiny_components import tiny_pipeline, tiny_transformer
+
+NAN = float("nan")
+TESTS = Path(__file__).parents[1]
+
+TINY = {
+    "steps": "4",
+    "groups": "4",
+    "images_per_prompt": "4",
+    "batch_size": "8",
+    "sizes": "[[48, 64], [64, 48]]",
+    "rollout_steps": "4",
+    "timestep_fraction": "0.5",
+    "brief_share": "1",
+    "reward": "tiny_rewards:brightness",
+    "rank": "4",
+    "alpha": "8",
+    "learning_rate": "0.01",
+    "save_every": "2",
+    "evaluate_every": "0",
+    "sample_every": "4",
+}
+
+
+class GaussianField:
+    """The exact velocity where clean latents are normal with mean `m` and deviation `s`."""
+
+    def __init__(self, m: float, s: float) -> None:
+        self.m, self.s = m, s
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, text: TextFeatures | None) -> Tensor:
+        t = timesteps[:, None, None]
+        mean, variance = (1 - t) * self.m, (1 - t) ** 2 * self.s**2 + t**2
+        clean = self.m + (1 - t) * self.s**2 / variance * (latents - mean)
+        return (latents - clean) / t
+
+
+# The solver.
+
+
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("dpm2", 2)])
+def test_solver_has_its_order(solver: Solver, order: int) -> None:
+    """The error on a problem with a known flow shrinks by 2 ** order when steps double.
+
+    Away from pure noise and pure data, where log(alpha / sigma) is infinite.
+    """
+    latents = torch.linspace(-2, 2, 9, dtype=torch.float64)[None, :, None]
+
+    def exact(sigma: float) -> Tensor:
+        return (1 - sigma) * 0.7 + math.hypot((1 - sigma) * 0.3, sigma) * latents
+
+    def error(steps: int) -> float:
+        sigmas = torch.linspace(2.5, -2.5, steps + 1, dtype=torch.float64).sigmoid().tolist()
+        found = integrate(GaussianField(0.7, 0.3), exact(sigmas[0]), None, sigmas, solver)
+        return float((found - exact(sigmas[-1])).abs().max())
+
+    assert error(32) / error(64) == pytest.approx(2**order, rel=0.2)
+
+
+def test_solver_ends_at_the_data() -> None:
+    noise = torch.linspace(-2, 2, 9)[None, :, None]
+    sigmas = np.linspace(1, 0, 51).tolist()
+    found = integrate(GaussianField(0.7, 0.3), noise, None, sigmas, "dpm2")
+    torch.testing.assert_close(found, 0.7 + 0.3 * noise, atol=0.01, rtol=0)
+
+
+def test_solver_is_first_order_at_its_ends() -> None:
+    assert solver_orders("dpm2", 10) == (1, 2, 2, 2, 2, 2, 2, 2, 1, 1)
+    assert solver_orders("dpm2", 16) == (1, *(2,) * 14, 1)
+    assert solver_orders("euler", 3) == (1, 1, 1)
+
+
+def test_euler_draws_what_the_pipeline_draws() -> None:
+    pipeline = tiny_pipeline()
+    studio = Studio(pipeline, torch.device("cpu"))
+    noise = studio.noise((64, 48), [torch.Generator().manual_seed(5)])
+    config = _config()
+    field = Policy.create(config, tiny_transformer()).field(studio.grid((64, 48)))
+    text = studio.features(["a red cup"])
+    found = integrate(field, noise, text, studio.sigmas((64, 48), 3), "euler")
+    expected = pipeline(
+        "a red cup",
+        latents=noise,
+        num_inference_steps=3,
+        guidance_scale=1.0,
+        output_type="latent",
+    ).images
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+# Targets.
+
+
+def test_targets_follow_the_formula() -> None:
+    rewards = torch.tensor([0.0, 1.0, 0.5, 0.5])
+    targets = reward_targets(rewards, 2, clip=5.0)
+    deviation = np.std([0, 1, 0.5, 0.5]) + 1e-4
+    expected = [0.5 - 0.05 / deviation, 0.5 + 0.05 / deviation, 0.5, 0.5]
+    assert targets.values.tolist() == pytest.approx(expected)
+    assert (targets.mean, targets.flat_groups) == (0.5, 0.5)
+
+
+def test_missing_rewards_are_left_out_of_every_statistic() -> None:
+    """A missing reward changes nothing for the others, neither their mean nor the deviation."""
+    with_gap = reward_targets(torch.tensor([0.1, NAN, 0.9, 0.4, 0.2, NAN]), 3, clip=2.0)
+    without = reward_targets(torch.tensor([0.1, 0.9, 0.4, 0.2]), 2, clip=2.0)
+    assert with_gap.known.tolist() == [True, False, True, True, True, False]
+    torch.testing.assert_close(with_gap.values[with_gap.known], without.values)
+    assert with_gap.spread == pytest.approx(without.spread)
+    assert with_gap.mean == pytest.approx(0.4)
+
+
+def test_targets_are_clipped_to_the_unit_interval() -> None:
+    targets = reward_targets(torch.tensor([1.0] + [0.0] * 199), 200, clip=5.0)
+    assert targets.values[0] == 1.0
+    assert targets.values[1:].min() > 0.45
+
+
+def test_deviation_may_be_that_of_each_group() -> None:
+    """Then a group's scale is of no importance."""
+    rewards = torch.tensor([0.0, 1.0, 0.0, 0.01])
+    targets = reward_targets(rewards, 2, clip=5.0, spread="group")
+    assert targets.values[3] - 0.5 == pytest.approx(0.1, rel=0.05)
+    assert targets.values[1] - 0.5 == pytest.approx(0.1, rel=0.05)
+
+
+def test_step_without_any_reward_has_no_targets() -> None:
+    targets = reward_targets(torch.tensor([NAN, NAN]), 2, clip=5.0)
+    assert not targets.known.any()
+    assert targets.values.tolist() == [0.5, 0.5]
+
+
+# The loss.
+
+
+def _problem(seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    clean, noise, old = (torch.randn(3, 4, 2, generator=generator) for _ in range(3))
+    timesteps = torch.tensor([0.2, 0.6, 1.0])
+    t = timesteps[:, None, None]
+    return {
+        "old": old,
+        "noisy": (1 - t) * clean + t * noise,
+        "timesteps": timesteps,
+        "clean": clean,
+    }
+
+
+def _gradient(velocity: Tensor, target: float, beta: float, **problem: Tensor) -> Tensor:
+    leaf = velocity.clone().requires_grad_()
+    targets = torch.full((3,), target)
+    nft_loss(leaf, reference=None, targets=targets, beta=beta, **problem).policy.sum().backward()
+    assert leaf.grad is not None
+    return leaf.grad
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+def test_gradient_vanishes_at_an_indifferent_target(beta: float) -> None:
+    problem = _problem()
+    gradient = _gradient(problem["old"], 0.5, beta, **problem)
+    assert gradient.abs().max() < 1e-6
+
+
+def test_gradient_is_antisymmetric_in_the_target() -> None:
+    problem = _problem()
+    up = _gradient(problem["old"], 0.8, 0.5, **problem)
+    down = _gradient(problem["old"], 0.2, 0.5, **problem)
+    torch.testing.assert_close(up, -down)
+    assert up.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+def test_gradient_at_the_old_policy_has_its_closed_form(beta: float) -> None:
+    """`(2 r - 1) * 2 (clean prediction - clean) * (-t) / (mean |error| * elements)`, any beta."""
+    problem = _problem()
+    t = problem["timesteps"][:, None, None]
+    error = problem["noisy"] - t * problem["old"] - problem["clean"]
+    scale = error.abs().mean(dim=(1, 2), keepdim=True) * error[0].numel()
+    expected = (2 * 0.9 - 1) * 2 * error * -t / scale
+    torch.testing.assert_close(_gradient(problem["old"], 0.9, beta, **problem), expected)
+
+
+def test_positive_velocity_at_beta_one_is_the_policy_itself() -> None:
+    """With target 1 the rollout policy has no part in the loss."""
+    problem, velocity = _problem(), torch.ones(3, 4, 2)
+    other = {**problem, "old": problem["old"] + 1}
+    ones = torch.ones(3)
+    first = nft_loss(velocity, reference=None, targets=ones, beta=1.0, **problem).policy
+    second = nft_loss(velocity, reference=None, targets=ones, beta=1.0, **other).policy
+    torch.testing.assert_close(first, second, atol=0, rtol=0)
+
+
+def test_negative_velocity_at_beta_one_mirrors_the_policy() -> None:
+    """With target 0, `v` counts as `2 old - v` does with target 1."""
+    problem, velocity = _problem(), torch.ones(3, 4, 2)
+    mirrored = 2 * problem["old"] - velocity
+    low = nft_loss(velocity, reference=None, targets=torch.zeros(3), beta=1.0, **problem)
+    high = nft_loss(mirrored, reference=None, targets=torch.ones(3), beta=1.0, **problem)
+    torch.testing.assert_close(low.policy, high.policy)
+
+
+def test_loss_grows_linearly_with_the_latents() -> None:
+    problem, velocity = _problem(), torch.ones(3, 4, 2)
+    larger = {n: x if n == "timesteps" else 3 * x for n, x in problem.items()}
+    targets = torch.full((3,), 0.7)
+    one = nft_loss(velocity, reference=None, targets=targets, beta=0.5, **problem).policy
+    three = nft_loss(3 * velocity, reference=None, targets=targets, beta=0.5, **larger).policy
+    torch.testing.assert_close(three, 3 * one)
+
+
+def test_distances_to_reference_and_old_policy() -> None:
+    problem, velocity = _problem(), torch.zeros(3, 4, 2)
+    terms = nft_loss(
+        velocity, reference=velocity + 2, targets=torch.full((3,), 0.5), beta=1.0, **problem
+    )
+    assert terms.kl.tolist() == [4.0, 4.0, 4.0]
+    torch.testing.assert_close(terms.old_deviation, problem["old"].square().mean(dim=(1, 2)))
+
+
+# The policy.
+
+
+@pytest.mark.parametrize(
+    ("kind", "updates", "decay"),
+    [
+        ("copy", 500, 0.0),
+        ("linear_to_0_5", 0, 0.0),
+        ("linear_to_0_5", 180, 0.18),
+        ("linear_to_0_5", 900, 0.5),
+        ("delayed_linear_to_0_999", 74, 0.0),
+        ("delayed_linear_to_0_999", 95, 0.15),
+        ("delayed_linear_to_0_999", 1000, 0.999),
+    ],
+)
+def test_old_policy_decay(kind: str, updates: int, decay: float) -> None:
+    assert old_policy_decay(kind, updates) == pytest.approx(decay)  # type: ignore[arg-type]
+
+
+def _config(**changes: str) -> RLConfig:
+    values = {name: _value(text) for name, text in {**TINY, **changes}.items()}
+    return load_config(RLConfig, "nano", "rl", values)
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def test_policy_speaks_as_three_and_the_old_one_follows() -> None:
+    policy = Policy.create(_config(), tiny_transformer())
+    field = policy.field((2, 2))
+    x, t = torch.randn(1, 4, 16), torch.tensor([0.5])
+    base = tiny_transformer()(x, None, None, t, [(1, 2, 2)], False)[0]
+    torch.testing.assert_close(field(x, t, None), base)
+    with torch.no_grad():
+        for parameter in policy.role.parameters.values():
+            parameter.add_(0.1)
+    changed = field(x, t, None)
+    with policy.speaking("reference"):
+        torch.testing.assert_close(field(x, t, None), base)
+    with policy.speaking("old"):
+        torch.testing.assert_close(field(x, t, None), base)
+    assert (changed - base).abs().max() > 1e-3
+    name = next(iter(policy.old))
+    before = policy.old[name].detach().clone()
+    policy.role.updates = 250
+    assert policy.advance() == 0.25
+    expected = 0.25 * before + 0.75 * policy.role.parameters[name]
+    torch.testing.assert_close(policy.old[name], expected)
+
+
+def test_only_attention_gets_adapters_unless_asked() -> None:
+    names = Policy.create(_config(), tiny_transformer()).role.parameters
+    assert all(".attn." in name for name in names)
+    more = _config(target_modules='["img_qkv", "w1", "w2", "w3"]')
+    assert any("img_mlp.w1" in name for name in Policy.create(more, tiny_transformer()).old)
+    with pytest.raises(ParameterError, match="nothing_like_it"):
+        Policy.create(_config(target_modules='["nothing_like_it"]'), tiny_transformer())
+
+
+# Prompts, rewards and the plan of a step.
+
+
+def test_facts_of_a_scene_hold_on_its_picture() -> None:
+    rng = np.random.default_rng(1)
+    scenes = [sample_scene(rng, task) for task in TASKS for _ in range(2)]
+    scores = [detector_score(render(scene), scene_facts(scene)) for scene in scenes]
+    assert np.mean([score.parts["strict"] for score in scores]) >= 0.9
+    other = detector_score(render(scenes[0]), scene_facts(scenes[-1]))
+    assert other.value < 0.7
+
+
+def test_held_out_prompts_are_others() -> None:
+    source = NanoPrompts(seed=3, brief_share=0.0)
+    drawn = {prompt.text for step in range(5) for prompt in source.draw(step, 8)}
+    assert len(drawn) == 40
+    assert not drawn & {prompt.text for prompt in source.held_out(40)}
+    assert source.draw(2, 8) == source.draw(2, 8)
+
+
+def test_prompts_of_a_file_come_once_per_pass(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"p{i}", "n": i}) + "\n" for i in range(6)))
+    source = FilePrompts(path, None, seed=0)
+    passes = [[p.text for step in (2 * n, 2 * n + 1) for p in source.draw(step, 3)] for n in (0, 1)]
+    assert [sorted(texts) for texts in passes] == [[f"p{i}" for i in range(6)]] * 2
+    assert passes[0] != passes[1]
+    assert source.draw(0, 1)[0].facts == {"n": int(passes[0][0][1:])}
+    path.write_text('{"text": "no prompt"}\n')
+    with pytest.raises(ParameterError, match="line 1"):
+        FilePrompts(path, None, seed=0)
+
+
+def test_rewards_are_asked_for_side_by_side_and_failures_stay_missing() -> None:
+    async def score(image: Image.Image, prompt: Prompt) -> float | None:
+        await asyncio.sleep(5.0 if prompt.text == "slow" else 0.2)
+        if prompt.text == "bad":
+            raise ValueError("unreadable")
+        return None if prompt.text == "unsure" else 1.0
+
+    queue = RewardQueue(FunctionReward(score), concurrency=20, timeout=0.6)
+    started = time.monotonic()
+    for index, text in enumerate(["good"] * 16 + ["bad", "unsure", "slow"]):
+        queue.submit(index, Image.new("RGB", (8, 8)), Prompt(text))
+    submitted = time.monotonic() - started
+    scores = queue.collect()
+    assert time.monotonic() - started < 19 * 0.2
+    assert submitted < 0.2
+    queue.close()
+    assert [scores.by_index[i] for i in range(16)] == [Score(1.0)] * 16
+    assert [scores.by_index[i] for i in (16, 17, 18)] == [None] * 3
+    assert scores.errors[0] == "ValueError: unreadable"
+    assert "TimeoutError" in scores.errors[1]
+
+
+def test_detector_may_run_in_processes() -> None:
+    rng = np.random.default_rng(4)
+    scene = sample_scene(rng, "single_object")
+    queue = RewardQueue(load_reward("nano", {"processes": 1}), concurrency=4, timeout=60)
+    queue.submit(0, render(scene), Prompt("", scene_facts(scene)))
+    assert queue.collect().by_index[0] == detector_score(render(scene), scene_facts(scene))
+    queue.close()
+
+
+@pytest.mark.parametrize("name", ["nowhere:factory", "tiny_rewards:nothing", "tiny_rewards"])
+def test_reward_that_cannot_be_made_is_named(name: str) -> None:
+    with pytest.raises(ParameterError, match=f"reward '{name}'"):
+        load_reward(name, {})
+
+
+def test_plan_deals_every_picture_once_and_mixes_sizes() -> None:
+    config = _config(groups="12", images_per_prompt="12", batch_size="8")
+    batches = plan(config, 7)
+    assert sorted(i for batch in batches for i in batch.images) == list(range(144))
+    assert {len(batch.images) for batch in batches} == {8}
+    sizes = {batch.size for batch in batches for image in batch.images if image < 12}
+    assert sizes == {(48, 64), (64, 48)}
+    assert plan(config, 7) == batches
+    assert plan(config, 8) != batches
+
+
+def test_update_with_nan_changes_nothing_and_is_counted() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    role = Role("policy", {"w": weight}, torch.optim.AdamW([weight], lr=0.1), clip=1.0)
+    weight.grad = torch.tensor([NAN, 1.0])
+    assert role.update(Workers())[1] is False
+    assert weight.tolist() == [1.0, 1.0]
+    assert (role.updates, role.skipped) == (0, 1)
+    role.skipped, weight.grad = 20, torch.tensor([NAN, 1.0])
+    with pytest.raises(NonFiniteError, match="policy"):
+        role.update(Workers())
+
+
+# The stage.
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("start") / "pipeline"
+    tiny_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four steps without a stop."""
+    out = tmp_path_factory.mktemp("rl")
+    return run_stage("rl", "nano", out, {**TINY, "start": str(start)})
+
+
+def _records(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_every_step_logs_its_diagnostics(tuned: Path) -> None:
+    records = _records(tuned)
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
+    named = {"reward", "reward_std", "zero_std_ratio", "target_distance", "old_deviate", "kl"}
+    named |= {"x0_norm", "grad_norm", "old_decay", "missing", "skipped", "parts"}
+    assert all(named <= record.keys() for record in records)
+    assert [record["old_decay"] for record in records] == [0.001, 0.002, 0.003, 0.004]
+    assert records[0]["kl"] == 0
+    assert float(str(records[3]["kl"])) > 0
+    assert (tuned / "samples" / "000004.png").is_file()
+
+
+def test_killed_run_ends_with_the_same_bits(tuned: Path, start: Path, tmp_path: Path) -> None:
+    half = {**TINY, "start": str(start), "steps": "2"}
+    run_stage("rl", "nano", tmp_path, half)
+    run_stage("rl", "nano", tmp_path, {**half, "steps": "4"})
+    whole = load_file(tuned / "state" / "state.safetensors")
+    resumed = load_file(tmp_path / "rl" / "state" / "state.safetensors")
+    assert whole.keys() == resumed.keys()
+    assert {name.split(".")[0] for name in whole} == {"policy", "old", "average"}
+    assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
+
+
+def test_export_holds_the_averaged_adapter(tuned: Path, start: Path) -> None:
+    """Merged weights and the LoRA file say the same, and not what the start says."""
+    arguments = torch.randn(1, 12, 16), None, None, torch.tensor([0.7]), [(1, 4, 3)], False
+    first = LensPipeline.from_pretrained(start).transformer
+    merged = LensPipeline.from_pretrained(tuned / "pipeline").transformer
+    before = first(*arguments)[0]
+    first.load_lora_adapter(tuned / "lora", prefix=None)
+    with_adapter = first(*arguments)[0]
+    error = (merged(*arguments)[0] - with_adapter).abs().max()
+    assert error < 0.1 * (with_adapter - before).abs().max()
+
+
+def test_reward_rises(start: Path, tmp_path: Path) -> None:
+    """Asked for bright pictures, the tiny model draws brighter ones, validation included."""
+    overrides = {**TINY, "start": str(start), "steps": "16", "evaluate_every": "16"}
+    overrides |= {"evaluate_prompts": "8", "evaluate_guidance": "[1.0]", "images_per_prompt": "8"}
+    records = _records(run_stage("rl", "nano", tmp_path, overrides))
+    rewards = [float(str(record["reward"])) for record in records]
+    spread = float(str(records[0]["reward_std"]))
+    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.5 * spread
+    before, after = records[0]["start"], records[-1]["validation"]
+    assert after["guidance_1"]["reward"] > before["guidance_1"]["reward"]  # type: ignore[index]
+
+
+def test_prompts_without_reward_are_counted_and_not_trained_on(start: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "a cup"}\n{"prompt": "a secret"}\n{"prompt": "a star"}\n')
+    overrides = {**TINY, "start": str(start), "steps": "1", "prompts": str(prompts)}
+    overrides |= {"groups": "3", "batch_size": "4", "sample_every": "0"}
+    some = {**overrides, "reward_options": '{"unscored": "secret"}'}
+    records = _records(run_stage("rl", "nano", tmp_path / "some", some))
+    assert records[0]["missing"] == 4
+    assert math.isfinite(float(str(records[0]["grad_norm"])))
+    away = {**overrides, "reward": "tiny_rewards:broken"}
+    with pytest.raises(RewardError, match="judge is away"):
+        run_stage("rl", "nano", tmp_path / "away", away)
+
+
+def test_bad_settings_are_named(start: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="multiple of batch_size 7"):
+        run_stage("rl", "nano", tmp_path, {**TINY, "batch_size": "7"})
+    with pytest.raises(ComponentError, match="no pipeline for rl to start from"):
+        run_stage("rl", "nano", tmp_path, TINY)
+
+
+def test_presets_hold_the_recipe() -> None:
+    config = load_config(RLConfig, "lens-rl", "rl")
+    assert (config.steps, config.groups, config.images_per_prompt) == (180, 48, 24)
+    assert (config.rank, config.alpha, config.learning_rate) == (64, 128, 3e-4)
+    assert (config.beta, config.kl_weight, config.trained_timesteps) == (1.0, 1e-4, 9)
+    assert len(config.sizes) == 9
+
+
+def test_two_processes_train_as_one(tuned: Path, start: Path, tmp_path: Path) -> None:
+    """Rollouts, rewards and gradients are shared; the weights agree up to the order of sums."""
+    settings = {**TINY, "start": str(start)}
+    words = [word for item in settings.items() for word in ("--set", "=".join(item))]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--standalone", "-m", "lens_sdk", "train", "rl", "--config", "nano"]
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path), *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    alone = load_file(tuned / "state" / "state.safetensors")
+    together = load_file(tmp_path / "rl" / "state" / "state.safetensors")
+    assert alone.keys() == together.keys()
+    for name in (name for name in alone if name.startswith("old.")):
+        torch.testing.assert_close(together[name], alone[name], atol=2e-4, rtol=1e-2)
