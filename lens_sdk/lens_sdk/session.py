@@ -25,6 +25,7 @@ from lens_reasoner import (
     RubricJudge,
     RubricWriter,
 )
+from lens_reasoner.reasoner import JUDGE_SETTING, REASONER_SETTING
 from lens_sdk.errors import UnknownPartError
 from lens_sdk.generators import choose_generator
 from lens_sdk.local import LocalLensGenerator
@@ -119,7 +120,7 @@ def choose_reasoner(
     if kind == "none":
         return None
     if kind == "openai":
-        return LLMReasoner(OpenAIChat(name) if name else None)
+        return LLMReasoner(OpenAIChat(name, setting=REASONER_SETTING) if name else None)
     if runtime is None:
         raise UnknownPartError(
             "The reasoner 'nano' writes with the text encoder of a local Lens model, and the "
@@ -141,7 +142,7 @@ def choose_judge(
     if kind == "none":
         return None, None
     if kind == "openai":
-        chat = OpenAIChat(name) if name else None
+        chat = OpenAIChat(name, setting=JUDGE_SETTING) if name else None
         return RubricJudge(chat), LLMRubricWriter(chat)
     require_packages(("numpy", "scipy"))
     from lens_sdk.nano_judge import NanoJudge, NanoRubricWriter
@@ -170,7 +171,7 @@ def choose_reviser(
         return None
     kind, name = _read(reasoner, "reasoner", runtime)
     if kind == "openai":
-        return LLMReviser(OpenAIChat(name) if name else None)
+        return LLMReviser(OpenAIChat(name, setting=REASONER_SETTING) if name else None)
     if kind == "nano" and runtime is not None:
         from lens_sdk.nano_reviser import NanoReviser
 
@@ -190,7 +191,7 @@ def choose_fidelity_checker(
         return None
     kind, name = _read(judge, "judge", runtime)
     if kind == "openai":
-        return LLMFidelity(OpenAIChat(name) if name else None)
+        return LLMFidelity(OpenAIChat(name, setting=JUDGE_SETTING) if name else None)
     if kind == "nano":
         from lens_sdk.nano_fidelity import NanoFidelityChecker
 

@@ -194,7 +194,7 @@ class OpenAIConnection:
     def _missing_hint(self) -> str:
         successor = self._shutdowns.successor(self.model) if self.official else ""
         chosen = self._setting.format(model=successor or "NAME")
-        return f"The model may have been shut down; choose another: set {chosen}."
+        return f"The model may have been shut down; choose another: use {chosen}."
 
 
 class OpenAIClient:

@@ -19,6 +19,12 @@ from lens_reasoner.types import ImageRequest, RefusalCategory, Refused, Rewrite,
 
 DEFAULT_REASONER_MODEL = "gpt-5.5"
 
+REASONER_SETTING = "--reasoner openai:{model}, or LLMReasoner(OpenAIChat('{model}'))"
+"""What a user changes to rewrite with another model."""
+
+JUDGE_SETTING = "--judge openai:{model}, or RubricJudge(OpenAIChat('{model}'))"
+"""What a user changes to judge with another model."""
+
 # Kept out of the system prompt's sections: whoever edits those must not lose the contract.
 _CONTRACT = f"""## Input and answer
 The user message is a JSON object whose "request" holds the words of the person who wants a \
@@ -184,12 +190,16 @@ def _prompt_of(reply: ChatReply) -> str:
     return answer.prompt.strip() if answer.decision == "rewrite" else ""
 
 
-def default_chat(model: str) -> ChatModel:
+def default_chat(model: str, *, setting: str = REASONER_SETTING) -> ChatModel:
     """`model` on OpenAI, or on the server that `OPENAI_BASE_URL` names.
+
+    Args:
+        model: Name of the model.
+        setting: What a user changes to choose another; see `ConnectionOptions`.
 
     Raises:
         MissingKeyError: If there is no key for it.
     """
     from lens_reasoner.openai_chat import OpenAIChat
 
-    return OpenAIChat(model)
+    return OpenAIChat(model, setting=setting)

@@ -80,6 +80,9 @@ class RubricWriter(Protocol):
         ...
 
 
+_SETTING = "--judge openai:{model}, or LLMRubricWriter(OpenAIChat('{model}'))"
+
+
 class LLMRubricWriter:
     """Lets a language model write up to ten criteria and adds the structural one."""
 
@@ -93,7 +96,7 @@ class LLMRubricWriter:
         Raises:
             MissingKeyError: If no model is given and there is no key for the default one.
         """
-        self._chat = chat or default_chat(DEFAULT_RUBRIC_MODEL)
+        self._chat = chat or default_chat(DEFAULT_RUBRIC_MODEL, setting=_SETTING)
         self._temperature = temperature
 
     @property

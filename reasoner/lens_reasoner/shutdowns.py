@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import sys
 import threading
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -103,10 +104,13 @@ class ShutdownWatch:
         lookup = asyncio.create_task(_read_date(fetch))
         try:
             yield
-            await asyncio.wait({lookup}, timeout=GRACE)
         finally:
-            date = lookup.result() if lookup.done() else None
-            lookup.cancel()
+            try:
+                if not isinstance(sys.exception(), asyncio.CancelledError):
+                    await asyncio.wait({lookup}, timeout=GRACE)
+            finally:
+                date = lookup.result() if lookup.done() else None
+                lookup.cancel()
             self.warn(model, date, setting=setting)
 
     def warn(self, model: str, date: datetime.date | None, *, setting: str) -> None:
@@ -138,7 +142,7 @@ def _text(
 ) -> str:
     days = (date - today).days
     when = f"will be shut down on {date}, in {days} days" if days > 0 else f"ended on {date}"
-    named = f"Its successor is {successor!r}: set" if successor else "Choose another model: set"
+    named = f"Its successor is {successor!r}: use" if successor else "Choose another model: use"
     return f"{model!r} {when}. {named} {setting.format(model=successor or 'NAME')}."
 
 

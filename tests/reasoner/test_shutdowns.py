@@ -17,6 +17,8 @@ from lens_reasoner import (
     Shutdown,
     ShutdownWatch,
 )
+from lens_reasoner.judging.single import DEFAULT_JUDGE_MODEL
+from lens_reasoner.reasoner import JUDGE_SETTING, default_chat
 from lens_reasoner.shutdowns import OPENAI_SHUTDOWNS
 
 HELLO = [Message.user("Hello")]
@@ -108,6 +110,13 @@ async def test_other_servers_are_not_asked_unless_told_to(server) -> None:
         warnings.simplefilter("error")
         await server.chat(model="gpt-4.1-mini", shutdowns=_watch()).complete(HELLO)
     assert _lookups(server) == 0
+
+
+def test_the_default_judge_names_its_setting(monkeypatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
+    chat = default_chat(DEFAULT_JUDGE_MODEL, setting=JUDGE_SETTING)
+    with pytest.warns(ModelShutdownWarning, match=r"use --judge openai:gpt-6-luna, or RubricJudge"):
+        _watch().warn(chat.model, None, setting=chat._connection._setting)
 
 
 def test_openai_is_asked_by_itself(monkeypatch) -> None:

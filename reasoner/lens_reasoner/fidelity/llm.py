@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from lens_reasoner.chat import ChatModel, Message
 from lens_reasoner.errors import ChatError
 from lens_reasoner.judging.mode import DEFAULT_JUDGE_MODEL
-from lens_reasoner.reasoner import default_chat
+from lens_reasoner.reasoner import JUDGE_SETTING, default_chat
 from lens_reasoner.revision import FidelityFinding, FidelityReport, Statement
 from lens_reasoner.types import Criterion, ImageRequest, Rubric, Usage
 
@@ -51,7 +51,7 @@ class LLMFidelity:
         Raises:
             MissingKeyError: If no model is given and there is no key for the default one.
         """
-        self._chat = chat or default_chat(DEFAULT_JUDGE_MODEL)
+        self._chat = chat or default_chat(DEFAULT_JUDGE_MODEL, setting=JUDGE_SETTING)
         self._temperature = temperature
 
     @property

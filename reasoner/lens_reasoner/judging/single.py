@@ -22,7 +22,7 @@ from lens_reasoner.judging.mode import (
     one_line,
     shuffled,
 )
-from lens_reasoner.reasoner import default_chat
+from lens_reasoner.reasoner import JUDGE_SETTING, default_chat
 from lens_reasoner.types import Answer, Criterion, Usage
 from lens_reasoner.verdict import CriterionVerdict
 
@@ -70,7 +70,7 @@ class PerCriterion:
         Raises:
             MissingKeyError: If no model is given and there is no key for the default one.
         """
-        self._chat = chat or default_chat(DEFAULT_JUDGE_MODEL)
+        self._chat = chat or default_chat(DEFAULT_JUDGE_MODEL, setting=JUDGE_SETTING)
         self._temperature = temperature
         self._schema: type[_Answer] = _ProbableAnswer if probability else _Answer
         self._instructions = _INSTRUCTIONS + (_PROBABILITY if probability else "")
