@@ -126,7 +126,7 @@ def test_no_place_is_ever_lost(cancelled: list[bool], concurrency: int) -> None:
 
 
 _arrivals = st.lists(
-    st.tuples(st.floats(0, 90), st.integers(0, 700), st.integers(0, 900)), max_size=25
+    st.tuples(st.floats(0, 90), st.integers(0, 700), st.integers(0, 900)), max_size=15
 )
 
 
