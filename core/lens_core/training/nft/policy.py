@@ -1,5 +1,6 @@
 """The policy: a frozen denoiser with two adapters, the one in training and the one that draws."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -69,8 +70,11 @@ class Policy:
             init_lora_weights="gaussian",
         )
         try:
-            for name in ("old", "default"):
-                model.add_adapter(adapter, adapter_name=name)
+            with warnings.catch_warnings():
+                # Two adapters on one model are what is wanted here.
+                warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+                for name in ("old", "default"):
+                    model.add_adapter(adapter, adapter_name=name)
         except ValueError as error:
             raise ParameterError(f"target_modules {config.target_modules}: {error}") from error
         for module in model.modules():
