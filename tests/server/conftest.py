@@ -1,15 +1,5 @@
-"""The packaged model, loaded once."""
+"""Fixtures of the server's tests."""
 
-import pytest
-import torch
+from loopback_lens import running, runtime, start
 
-from lens_sdk.models import resolve_model
-from lens_sdk.runtime import LensRuntime
-
-
-@pytest.fixture(scope="session")
-def runtime() -> LensRuntime:
-    torch.set_num_threads(1)
-    runtime = LensRuntime(resolve_model())
-    runtime.load()
-    return runtime
+__all__ = ["running", "runtime", "start"]

@@ -12,6 +12,7 @@ from lens_sdk.cli.evaluate import evaluate
 from lens_sdk.cli.generate import generate
 from lens_sdk.cli.inspect import inspect
 from lens_sdk.cli.pull import pull
+from lens_sdk.cli.serve import serve
 from lens_sdk.cli.train import train
 from lens_sdk.models import package_version
 
@@ -51,3 +52,4 @@ app.command("eval")(evaluate)
 app.command()(inspect)
 app.command()(convert)
 app.command()(pull)
+app.command()(serve)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lens_core.conditioning import TextConditioner, TextRequest
-from lens_core.errors import NonFiniteError
+from lens_core.errors import NonFiniteError, ParameterError
 from lens_core.pipeline_inputs import SamplingSettings, initial_latents
 from lens_core.sampling import compute_mu, guide, linear_sigmas
 from lens_core.sizes import validate_size
@@ -218,7 +218,7 @@ def _together(texts: Sequence[TextFeatures]) -> tuple[list[Tensor], Tensor | Non
 def _checked(settings: GenerationSettings, multiple: int) -> SamplingSettings:
     width, height = settings.width, settings.height
     steps, scale = settings.num_inference_steps, settings.guidance_scale
-    assert None not in {width, height, steps, scale}, "filled in by the generator"
-    assert width and height and steps and scale is not None
+    if width is None or height is None or steps is None or scale is None:
+        raise ParameterError(f"size, steps and guidance must be filled in: {settings!r}")
     validate_size(height, width, multiple)
     return SamplingSettings((height // multiple, width // multiple), steps, scale, 1, "pil")

@@ -1,0 +1,62 @@
+"""`lens serve`: the SDK behind HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lens_reasoner.errors import MissingPackagesError
+from lens_sdk.cli.console import GeneratorOption, err, reports_errors
+from lens_sdk.models import DEFAULT_MODEL
+
+DEFAULT_FOLDER = Path("lens-server")
+_PACKAGES = ("fastapi", "uvicorn", "starlette", "prometheus_client")
+
+
+@reports_errors
+def serve(
+    model: GeneratorOption = DEFAULT_MODEL,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; others than this need keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535)] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api-key-file", help="File with the API keys, one a line.")
+    ] = None,
+    folder: Annotated[
+        Path, typer.Option("--folder", help="Where runs, pictures and answers are kept.")
+    ] = DEFAULT_FOLDER,
+    reasoner: Annotated[
+        str, typer.Option("--reasoner", help="Who rewrites: auto, nano, openai:MODEL or none.")
+    ] = "auto",
+    judge: Annotated[
+        str, typer.Option("--judge", help="Who judges: auto, nano, openai:MODEL or none.")
+    ] = "auto",
+    max_waiting: Annotated[
+        int, typer.Option("--max-waiting", min=1, help="Most pictures in work or waiting.")
+    ] = 64,
+) -> None:
+    """Serve pictures and runs to OpenAI's clients, to lens_sdk.Lens and to a browser."""
+    try:
+        from lens_sdk.server.serve import serve as run
+    except ModuleNotFoundError as error:
+        if error.name not in _PACKAGES:
+            raise
+        raise MissingPackagesError("The server", (error.name,), extra="server") from error
+    from lens_sdk.server.config import ServerConfig, check_address, choose_parts
+    from lens_sdk.server.guard import ApiKeys
+    from lens_sdk.server.limits import ServerLimits
+
+    keys = ApiKeys() if api_key_file is None else ApiKeys.read(api_key_file)
+    check_address(host, keys)
+    config = ServerConfig(
+        parts=choose_parts(model, reasoner=reasoner, judge=judge),
+        folder=folder,
+        keys=keys,
+        limits=ServerLimits(waiting_images=max_waiting),
+    )
+    shown = f"[{host}]" if ":" in host else host
+    err.print(f"Lens on http://{shown}:{port}", markup=False)
+    run(config, host=host, port=port)

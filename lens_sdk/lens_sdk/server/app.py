@@ -1,0 +1,310 @@
+"""The server as an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Header, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from lens_reasoner import ReasonerError, RunStore
+from lens_sdk.generators import load_generator
+from lens_sdk.models import package_version
+from lens_sdk.server.admission import Admission
+from lens_sdk.server.bodies import ImagesBody, JudgementBody, RewriteBody, RunBody, as_request
+from lens_sdk.server.config import ServerConfig
+from lens_sdk.server.drawing import BatchingLensGenerator
+from lens_sdk.server.errors import ApiError, api_error, invalid
+from lens_sdk.server.guard import Guard, caller_of
+from lens_sdk.server.idempotency import Idempotency
+from lens_sdk.server.images import ImageService, frames
+from lens_sdk.server.metrics import Metrics
+from lens_sdk.server.page import page
+from lens_sdk.server.pictures import MEDIA_TYPES, PictureStore, uploaded
+from lens_sdk.server.runs import RunService
+from lens_sdk.server.sse import ClientLeftError, EventStream, unless_left
+
+Key = Annotated[str | None, Header(alias="Idempotency-Key")]
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Services:
+    """What the endpoints use.
+
+    Attributes:
+        config: What the server was started with.
+        admission: How much work may wait.
+        images: Single pictures.
+        runs: Runs of the loop.
+        pictures: Pictures by address.
+        metrics: Numbers.
+        ready: Whether the model is loaded.
+    """
+
+    config: ServerConfig
+    admission: Admission
+    images: ImageService
+    runs: RunService
+    pictures: PictureStore
+    metrics: Metrics
+    ready: bool = False
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> Services:
+        """The services of a new server."""
+        metrics, limits = Metrics(), config.limits
+        admission = Admission(limits.waiting_images)
+        keys = Idempotency(config.folder / "answers")
+        pictures = PictureStore(config.folder / "files")
+        images = ImageService(
+            config.parts.generator,
+            admission=admission,
+            limits=limits,
+            pictures=pictures,
+            keys=keys,
+            metrics=metrics,
+        )
+        store = RunStore(config.folder / "runs")
+        runs = RunService(
+            store, config.parts, admission=admission, limits=limits, keys=keys, metrics=metrics
+        )
+        services = cls(config, admission, images, runs, pictures, metrics)
+        services._watch()
+        return services
+
+    def drain(self) -> None:
+        """Take no new work; whoever follows a run is let go, and can come back elsewhere."""
+        self.admission.draining = True
+        self.runs.wake()
+
+    def _watch(self) -> None:
+        metrics, generator = self.metrics, self.config.parts.generator
+        metrics.watch(
+            "lens_images_admitted", "Pictures drawn or waiting", lambda: self.admission.images
+        )
+        metrics.watch("lens_runs_active", "Runs under way", lambda: self.runs.running)
+        if isinstance(generator, BatchingLensGenerator):
+            scheduler = generator.scheduler
+            metrics.watch("lens_batch_images", "Pictures in the batch", lambda: scheduler.in_work)
+            metrics.watch("lens_batch_waiting", "Pictures not in it yet", lambda: scheduler.waiting)
+            metrics.watch("lens_batch_steps", "Batched steps done", lambda: scheduler.steps)
+
+
+def create_app(config: ServerConfig) -> FastAPI:
+    """The application; its model is loaded while it starts, and `/readyz` tells when it is."""
+    services = Services.of(config)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(_load(services))
+        try:
+            yield
+        finally:
+            services.drain()
+            loading.cancel()
+            await services.runs.close()
+            if isinstance(config.parts.generator, BatchingLensGenerator):
+                await asyncio.to_thread(config.parts.generator.close)
+
+    app = FastAPI(title="Lens", version=package_version(), lifespan=lifespan)
+    app.state.services = services
+    app.add_middleware(Guard, keys=config.keys, limits=config.limits, metrics=services.metrics)
+    _answer_errors(app)
+    _add_status(app, services)
+    _add_images(app, services)
+    _add_runs(app, services)
+    _add_parts(app, services)
+    return app
+
+
+async def _load(services: Services) -> None:
+    try:
+        await asyncio.to_thread(load_generator, services.config.parts.generator)
+        services.ready = True
+    except Exception:
+        _log.exception("the model cannot be loaded")
+
+
+def _answer_errors(app: FastAPI) -> None:
+    async def answer(_: Request, error: Exception) -> Response:
+        if isinstance(error, ClientLeftError):
+            return Response(status_code=499)
+        if isinstance(error, RequestValidationError):
+            known = invalid(error.errors())
+        elif isinstance(error, HTTPException):
+            code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+            known = ApiError(error.status_code, str(error.detail), code=code.get(error.status_code))
+        else:
+            known = api_error(error)
+        if known.status >= 500 and isinstance(error, ReasonerError):
+            _log.error("request failed", exc_info=error)
+        return JSONResponse(known.body, known.status, known.headers)
+
+    for kind in (ApiError, ReasonerError, RequestValidationError, HTTPException, ClientLeftError):
+        app.add_exception_handler(kind, answer)
+    app.add_exception_handler(Exception, answer)
+
+
+def _add_status(app: FastAPI, services: Services) -> None:
+    @app.get("/", include_in_schema=False)
+    def index() -> HTMLResponse:
+        text, policy = page()
+        return HTMLResponse(text, headers={"content-security-policy": policy})
+
+    @app.get("/healthz")
+    def healthz() -> dict[str, str]:
+        """Whether the process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    def readyz() -> JSONResponse:
+        """Whether work is taken."""
+        draining = services.admission.draining
+        ready = services.ready and not draining
+        status = "ready" if ready else "draining" if draining else "loading"
+        return JSONResponse({"status": status}, 200 if ready else 503)
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """Numbers for Prometheus."""
+        return Response(services.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models")
+    def models() -> dict[str, Any]:
+        """The one model there is."""
+        return {"object": "list", "data": [_model(services)]}
+
+    @app.get("/v1/models/{name:path}")
+    def model(name: str) -> dict[str, Any]:
+        """The model, by its name."""
+        if name != services.config.parts.generator.name:
+            raise ApiError(404, f"The model {name!r} does not exist.", code="model_not_found")
+        return _model(services)
+
+
+def _model(services: Services) -> dict[str, Any]:
+    generator = services.config.parts.generator
+    return {
+        "id": generator.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "lens",
+        "capabilities": generator.capabilities.model_dump(mode="json"),
+    }
+
+
+def _add_images(app: FastAPI, services: Services) -> None:
+    @app.post("/v1/images/generations", response_model=None)
+    async def generations(
+        body: ImagesBody, request: Request, idempotency_key: Key = None
+    ) -> Response | dict[str, Any]:
+        """Draw pictures from a prompt as it is."""
+        work = services.images.begin(
+            body,
+            caller=caller_of(request.state),
+            key=idempotency_key,
+            base_url=str(request.base_url),
+        )
+        if body.stream:
+            return EventStream(frames(work))
+        with work.joined():
+            return await unless_left(request, work.result())
+
+    @app.get("/files/{name}", include_in_schema=False)
+    def picture(name: str) -> FileResponse:
+        path = services.pictures.find(name)
+        if path is None:
+            raise ApiError(404, "There is no such picture; addresses work for an hour.")
+        return FileResponse(path, media_type=MEDIA_TYPES[path.suffix])
+
+
+def _add_runs(app: FastAPI, services: Services) -> None:
+    runs = services.runs
+
+    @app.post("/v1/runs", status_code=201)
+    async def create(
+        body: RunBody, request: Request, idempotency_key: Key = None
+    ) -> dict[str, Any]:
+        """Begin a run: rewrite, draw, judge, revise."""
+        work = runs.create(body, caller=caller_of(request.state), key=idempotency_key)
+        with work.joined():
+            answer = await unless_left(request, work.result())
+        return runs.describe(answer["id"])
+
+    @app.get("/v1/runs")
+    def newest(limit: Annotated[int, Query(ge=1, le=200)] = 20) -> dict[str, Any]:
+        """The latest runs, newest first."""
+        return {"object": "list", "data": runs.newest(limit)}
+
+    @app.get("/v1/runs/{name}")
+    def describe(name: str) -> dict[str, Any]:
+        """A run in a few words."""
+        return runs.describe(name)
+
+    @app.get("/v1/runs/{name}/result")
+    def result(name: str) -> Response:
+        """What a run produced, or has so far, with its pictures."""
+        return Response(runs.record(name).result().model_dump_json(), media_type="application/json")
+
+    @app.get("/v1/runs/{name}/events")
+    async def events(
+        name: str,
+        last_event_id: Annotated[int | None, Header(ge=0, le=10**9)] = None,
+        after: Annotated[int | None, Query(ge=0, le=10**9)] = None,
+    ) -> Response:
+        """A run's events as they happen, from the first or after a number."""
+        runs.record(name)
+        return EventStream(runs.frames(name, last_event_id or after or 0))
+
+    @app.post("/v1/runs/{name}/cancel")
+    async def cancel(name: str) -> dict[str, Any]:
+        """End a run between two steps; its pictures so far stay."""
+        await runs.cancel(name)
+        return runs.describe(name)
+
+    @app.post("/v1/runs/{name}/resume")
+    async def resume(name: str) -> dict[str, Any]:
+        """Go on with a run that was interrupted or cancelled."""
+        await runs.resume(name)
+        return runs.describe(name)
+
+
+def _add_parts(app: FastAPI, services: Services) -> None:
+    parts, limits = services.config.parts, services.config.limits
+
+    @app.post("/v1/rewrites")
+    async def rewrite(body: RewriteBody, request: Request) -> dict[str, Any]:
+        """Turn a request into a prompt, or refuse it."""
+        asked = as_request(body.request)
+        limits.check_request(asked)
+        services.admission.check(0)
+        if parts.reasoner is None:
+            raise ApiError.bad_request("This server has no reasoner.", code="not_configured")
+        outcome = await unless_left(request, parts.reasoner.rewrite(asked))
+        return outcome.model_dump(mode="json")
+
+    @app.post("/v1/judgements")
+    async def judge(body: JudgementBody, request: Request) -> dict[str, Any]:
+        """Hold a picture against a request."""
+        asked = as_request(body.request)
+        limits.check_request(asked)
+        services.admission.check(0)
+        if parts.judge is None or parts.rubric_writer is None:
+            raise ApiError.bad_request("This server has no judge.", code="not_configured")
+        image = await asyncio.to_thread(uploaded, body.image, limits)
+        rubric = body.rubric
+        if rubric is None:
+            rubric = await unless_left(request, parts.rubric_writer.write(asked))
+        verdict = await unless_left(request, parts.judge.judge(image, rubric))
+        return {
+            "rubric": rubric.model_dump(mode="json"),
+            "verdict": verdict.model_dump(mode="json"),
+        }

@@ -1,0 +1,144 @@
+"""Errors as OpenAI's clients read them: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from lens_core.errors import ParameterError, PromptError
+from lens_reasoner import ReasonerError
+from lens_reasoner.errors import (
+    ChatError,
+    GenerationRefusedError,
+    GeneratorError,
+    ImageFileError,
+    ImageServiceError,
+    JudgeError,
+    LoopConfigError,
+    QuotaError,
+    RateLimitedError,
+    RunRecordError,
+    UnsupportedSettingError,
+)
+
+BAD_REQUEST = "invalid_request_error"
+
+
+class ApiError(Exception):
+    """An answer other than success.
+
+    Attributes:
+        status: HTTP status.
+        message: What was wrong and what to do about it.
+        kind: The error's `type`.
+        code: Short name for programs; may be None.
+        param: The parameter it is about; may be None.
+        retry_after: Seconds after which asking again makes sense; None if unknown.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = BAD_REQUEST,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.kind = kind
+        self.code = code
+        self.param = param
+        self.retry_after = retry_after
+
+    @classmethod
+    def bad_request(
+        cls, message: str, *, param: str | None = None, code: str | None = None
+    ) -> ApiError:
+        """A request that can never succeed as it is."""
+        return cls(400, message, param=param, code=code or "invalid_value")
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON object to answer with."""
+        error = {
+            "message": self.message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.code,
+        }
+        return {"error": error}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers to answer with."""
+        if self.retry_after is None:
+            return {}
+        return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
+
+
+def api_error(error: Exception) -> ApiError:
+    """What to answer where an error was raised; the words of unknown errors are kept inside."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, ValidationError):
+        return invalid(error.errors(include_url=False, include_context=False))
+    if isinstance(error, ReasonerError):
+        return _known(error)
+    return ApiError(
+        500, "The server failed; its log says why.", kind="server_error", code="internal_error"
+    )
+
+
+def invalid(details: Sequence[Mapping[str, Any]]) -> ApiError:
+    """The answer to a body that does not fit its schema.
+
+    Args:
+        details: Pydantic's error descriptions.
+    """
+    first = details[0]
+    place = [str(part) for part in first["loc"] if part != "body"]
+    param = ".".join(place) or None
+    message = str(first["msg"]).removeprefix("Value error, ")
+    where = f"{param}: " if param else ""
+    more = f" ({len(details) - 1} more)" if len(details) > 1 else ""
+    known = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
+    code = known.get(str(first["type"]), "invalid_value")
+    return ApiError.bad_request(f"{where}{message}.{more}", param=param, code=code)
+
+
+def _known(error: ReasonerError) -> ApiError:
+    message = str(error)
+    if isinstance(error, UnsupportedSettingError):
+        return ApiError.bad_request(message, param=error.setting, code="unsupported_value")
+    if isinstance(error, GenerationRefusedError):
+        return ApiError.bad_request(message, code="moderation_blocked")
+    if isinstance(error, ImageFileError):
+        return ApiError.bad_request(message, param="image", code="invalid_image")
+    if isinstance(error, LoopConfigError):
+        return ApiError.bad_request(message, code="not_configured")
+    if isinstance(error, JudgeError):
+        return ApiError(422, message, code="not_judged")
+    if isinstance(error, RunRecordError):
+        return ApiError(409, message, code="run_conflict")
+    if isinstance(error, RateLimitedError | QuotaError):
+        return ApiError(
+            503,
+            message,
+            kind="server_error",
+            code="provider_busy",
+            retry_after=error.retry_after or 10,
+        )
+    if isinstance(error, ChatError | ImageServiceError):
+        return ApiError(502, message, kind="server_error", code="provider_failed")
+    if isinstance(error, GeneratorError) and isinstance(
+        error.__cause__, ParameterError | PromptError
+    ):
+        return ApiError.bad_request(message)
+    return ApiError(500, message, kind="server_error", code="generator_failed")

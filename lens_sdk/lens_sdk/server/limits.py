@@ -1,0 +1,108 @@
+"""What one request may ask for, and how much may wait at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lens_reasoner import ImageRequest, LoopLimits
+from lens_sdk.server.errors import ApiError
+
+
+@dataclass(frozen=True)
+class ServerLimits:
+    """Bounds that keep one caller from taking everything.
+
+    Attributes:
+        body_bytes: Largest request body.
+        upload_bytes: Largest body where a picture is uploaded.
+        body_seconds: Longest time a body may take to arrive.
+        prompt_characters: Longest prompt, request or negative prompt.
+        images: Most pictures of one request, and of one round of a run.
+        pixels: Most width times height.
+        steps: Most sampler steps.
+        rounds: Most rounds of a run.
+        waiting_images: Most pictures that are drawn or wait to be drawn, of all callers together.
+        runs: Most runs under way.
+        upload_pixels: Most width times height of an uploaded picture.
+        retry_seconds: How long unwatched work of a request with an idempotency key goes on, so that
+            a retry finds it.
+    """
+
+    body_bytes: int = 1 << 20
+    upload_bytes: int = 24 << 20
+    body_seconds: float = 30.0
+    prompt_characters: int = 8000
+    images: int = 10
+    pixels: int = 1440 * 1440
+    steps: int = 200
+    rounds: int = 10
+    waiting_images: int = 64
+    runs: int = 16
+    upload_pixels: int = 4096 * 4096
+    retry_seconds: float = 10.0
+
+    def check_text(self, name: str, text: str) -> None:
+        """Refuse text that is too long or not text.
+
+        Raises:
+            ApiError: Naming the parameter.
+        """
+        if len(text) > self.prompt_characters:
+            raise ApiError.bad_request(
+                f"{name} has {len(text)} characters; at most {self.prompt_characters} are read.",
+                param=name,
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ApiError.bad_request(f"{name} is no Unicode text: {error}", param=name) from None
+
+    def check_drawing(
+        self, *, images: int, width: int | None, height: int | None, steps: int | None
+    ) -> None:
+        """Refuse more than one request may ask for.
+
+        Raises:
+            ApiError: Naming the parameter.
+        """
+        if images > self.images:
+            raise ApiError.bad_request(
+                f"n={images} is more than the {self.images} pictures of one request.", param="n"
+            )
+        if width is not None and height is not None and width * height > self.pixels:
+            raise ApiError.bad_request(
+                f"{width}x{height} is more than the {self.pixels} pixels of a picture.",
+                param="size",
+            )
+        if steps is not None and steps > self.steps:
+            raise ApiError.bad_request(
+                f"num_inference_steps={steps} is more than {self.steps}.",
+                param="num_inference_steps",
+            )
+
+    def check_run(self, request: ImageRequest, limits: LoopLimits) -> None:
+        """Refuse a run that asks for too much.
+
+        Raises:
+            ApiError: Naming the parameter.
+        """
+        self.check_request(request)
+        if limits.max_rounds > self.rounds:
+            raise ApiError.bad_request(
+                f"max_rounds={limits.max_rounds} is more than {self.rounds}.", param="max_rounds"
+            )
+
+    def check_request(self, request: ImageRequest) -> None:
+        """Refuse a request that asks for too much.
+
+        Raises:
+            ApiError: Naming the parameter.
+        """
+        self.check_text("text", request.text)
+        self.check_text("negative_prompt", request.negative_prompt)
+        self.check_drawing(
+            images=request.num_images,
+            width=request.width,
+            height=request.height,
+            steps=request.num_inference_steps,
+        )
