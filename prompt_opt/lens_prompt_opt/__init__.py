@@ -1,3 +1,96 @@
 """Improve a reasoner's system prompt over many requests, without training."""
 
-__all__: list[str] = []
+from lens_prompt_opt.budget import Budget, SpendRow
+from lens_prompt_opt.card import GainClaim, PromptCard, load_system_prompt
+from lens_prompt_opt.decisions import Decision
+from lens_prompt_opt.edits import Candidate, Hypothesis, SectionEdit
+from lens_prompt_opt.errors import (
+    BudgetError,
+    EditError,
+    PromptOptError,
+    PromptSetError,
+    ProposalError,
+    RunDirectoryError,
+    StudyConfigError,
+    StudyInterruptedError,
+    StudyMismatchError,
+    UnknownCostError,
+)
+from lens_prompt_opt.estimate import StudyEstimate, UnitPrices
+from lens_prompt_opt.failures import ByKind, Failure, FailureClusterer, FailureMode, FailureReport
+from lens_prompt_opt.gate import PairedSequentialGate
+from lens_prompt_opt.guards import GuardRules
+from lens_prompt_opt.llm_clusterer import LLMClusterer
+from lens_prompt_opt.llm_proposer import LLMProposer
+from lens_prompt_opt.proposer import ProposalBrief, Proposals, Proposer
+from lens_prompt_opt.reasoners import PromptedReasoner
+from lens_prompt_opt.requests import PromptSet, Splits, StudyRequest
+from lens_prompt_opt.result import StudyResult
+from lens_prompt_opt.statistics.intervals import BettingInterval, ClusterBootstrap
+from lens_prompt_opt.statistics.multiplicity import EqualShares, OnlineFallback
+from lens_prompt_opt.statistics.sequential import BettingTest, SpendingTest
+from lens_prompt_opt.statistics.variance import VarianceLedger
+from lens_prompt_opt.strategies.bootstrapped import BootstrappedExamples
+from lens_prompt_opt.strategies.factorial import FactorialSearch
+from lens_prompt_opt.strategies.gepa_engine import GepaEngine
+from lens_prompt_opt.strategies.pareto import ParetoSearch
+from lens_prompt_opt.strategies.protocol import Strategy
+from lens_prompt_opt.strategies.random_search import RandomSearch
+from lens_prompt_opt.strategies.rewrite_from_failures import RewriteFromFailures
+from lens_prompt_opt.study import PromptStudy
+
+__all__ = [
+    "BettingInterval",
+    "BettingTest",
+    "BootstrappedExamples",
+    "Budget",
+    "BudgetError",
+    "ByKind",
+    "Candidate",
+    "ClusterBootstrap",
+    "Decision",
+    "EditError",
+    "EqualShares",
+    "FactorialSearch",
+    "Failure",
+    "FailureClusterer",
+    "FailureMode",
+    "FailureReport",
+    "GainClaim",
+    "GepaEngine",
+    "GuardRules",
+    "Hypothesis",
+    "LLMClusterer",
+    "LLMProposer",
+    "OnlineFallback",
+    "PairedSequentialGate",
+    "ParetoSearch",
+    "PromptCard",
+    "PromptOptError",
+    "PromptSet",
+    "PromptSetError",
+    "PromptStudy",
+    "PromptedReasoner",
+    "ProposalBrief",
+    "ProposalError",
+    "Proposals",
+    "Proposer",
+    "RandomSearch",
+    "RewriteFromFailures",
+    "RunDirectoryError",
+    "SectionEdit",
+    "SpendRow",
+    "SpendingTest",
+    "Splits",
+    "Strategy",
+    "StudyConfigError",
+    "StudyEstimate",
+    "StudyInterruptedError",
+    "StudyMismatchError",
+    "StudyRequest",
+    "StudyResult",
+    "UnitPrices",
+    "UnknownCostError",
+    "VarianceLedger",
+    "load_system_prompt",
+]

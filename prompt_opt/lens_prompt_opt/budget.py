@@ -14,6 +14,8 @@ from lens_reasoner.types import Usage, Value
 Stage = Literal["rubric", "rewrite", "generate", "judge", "fidelity", "propose"]
 STAGES: tuple[Stage, ...] = ("rubric", "rewrite", "generate", "judge", "fidelity", "propose")
 
+_CALLS_PER_CELL = 3
+
 
 class BudgetExhaustedError(Exception):
     """The next block does not fit; ends a strategy and never reaches the user."""
@@ -131,9 +133,14 @@ class Ledger:
         return sum(spend.usd for spend in self.stages.values())
 
     def usd_per_cell(self) -> float:
-        """Dollars of one rewrite, picture and judgement, from the calls so far."""
-        parts = (self.stages[stage] for stage in ("rewrite", "generate", "judge"))
-        return sum(spend.usd / spend.calls for spend in parts if spend.calls)
+        """Dollars per picture with everything around it but proposals; 0 before the first."""
+        spent = self.usd - self.stages["propose"].usd
+        return spent / self._images if self._images else 0.0
+
+    def usd_per_proposal(self) -> float:
+        """Dollars of one call of the proposer; 0 before the first."""
+        spent = self.stages["propose"]
+        return spent.usd / spent.calls if spent.calls else 0.0
 
     def seconds_per_cell(self) -> float:
         """Wall-clock seconds per picture so far; 0 before the first."""
@@ -146,8 +153,8 @@ class Ledger:
             for stage in ("rewrite", "generate", "judge")
         }
 
-    def fits(self, cells: int, *, calls_per_cell: int = 3, reserve: bool = True) -> bool:
-        """Whether a block of so many new cells stays within every limit.
+    def fits(self, cells: int, *, proposals: int = 0, reserve: bool = True) -> bool:
+        """Whether a block of so many new cells and proposals stays within every limit.
 
         Pictures and calls are known beforehand and never overshot. Dollars and seconds are
         estimated from the calls so far, so they can be overshot by that error of one block.
@@ -158,11 +165,13 @@ class Ledger:
         if budget.images is not None and self._images + everything > budget.images:
             return False
         if budget.calls is not None:
-            calls = calls_per_cell * everything
+            calls = _CALLS_PER_CELL * everything + proposals
             if self._calls + calls > budget.calls:
                 return False
-        if budget.usd is not None and self.usd + everything * self.usd_per_cell() > budget.usd:
-            return False
+        if budget.usd is not None:
+            usd = everything * self.usd_per_cell() + proposals * self.usd_per_proposal()
+            if self.usd + usd > budget.usd:
+                return False
         if budget.seconds is None:
             return True
         return self.wall_seconds + everything * self.seconds_per_cell() <= budget.seconds

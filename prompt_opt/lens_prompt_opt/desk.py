@@ -10,9 +10,10 @@ from lens_prompt_opt.budget import BudgetExhaustedError, Ledger, Stage
 from lens_prompt_opt.cells import Cell, CellStream, Outcome
 from lens_prompt_opt.decisions import Decision
 from lens_prompt_opt.edits import Candidate, SectionEdit
-from lens_prompt_opt.errors import EditError, StudyInterruptedError
+from lens_prompt_opt.errors import EditError, ProposalError, StudyInterruptedError
 from lens_prompt_opt.evaluation import Evaluator
 from lens_prompt_opt.failures import (
+    ByKind,
     Clusters,
     Failure,
     FailureClusterer,
@@ -34,6 +35,7 @@ from lens_reasoner.revision import Statement
 from lens_reasoner.types import Usage
 
 _ENOUGH_TO_JUDGE = 8
+_ENOUGH_FAILURES = 4
 
 
 class Desk:
@@ -83,6 +85,7 @@ class Desk:
         self._statements: dict[tuple[str, Cell], Mapping[str, Statement]] = {}
         self._texts = {request.id: request.text for part in (splits.search,) for request in part}
         self._proposals = 0
+        self._failed_proposals = 0
         self._blocks = 0
 
     @property
@@ -158,14 +161,20 @@ class Desk:
             BudgetExhaustedError: If the new cells do not fit; nothing was paid then.
             StudyInterruptedError: If a service is out, or most cells of a block gave no score.
         """
-        return await self.evaluate_reserved(candidate, cells, reserve=True)
-
-    async def evaluate_reserved(
-        self, candidate: Candidate, cells: Sequence[Cell], *, reserve: bool
-    ) -> list[Outcome]:
-        """`evaluate`; without `reserve`, from what is held back for the final claim."""
-        [outcomes] = await self._evaluate([(candidate, cells)], reserve=reserve)
+        [outcomes] = await self._evaluate([(candidate, cells)], reserve=True)
         return outcomes
+
+    async def evaluate_claim(
+        self, first: Candidate, second: Candidate, cells: Sequence[Cell]
+    ) -> tuple[list[Outcome], list[Outcome]]:
+        """Outcomes of two candidates from what is held back for the final claim.
+
+        Raises:
+            BudgetExhaustedError: If it does not fit after all; nothing was paid then.
+        """
+        work = [(first, cells), (second, cells)]
+        one, other = await self._evaluate(work, reserve=False)
+        return one, other
 
     async def evaluate_many(
         self, work: Sequence[tuple[Candidate, Sequence[Cell]]]
@@ -196,14 +205,12 @@ class Desk:
     def _count_time(self, seconds: float) -> None:
         """Enter a block's time; on resuming, the time it took at first."""
         self._blocks += 1
-        if self.ledger.budget.seconds is not None:
-            key = f"block:{self._blocks}"
-            record = self._journal.get(key)
-            if record is None:
-                record = {"seconds": seconds}
-                self._journal.put(key, record)
-            seconds = record["seconds"]
-        self.ledger.wall_seconds += seconds
+        key = f"block:{self._blocks}"
+        record = self._journal.get(key)
+        if record is None:
+            record = {"seconds": seconds}
+            self._journal.put(key, record)
+        self.ledger.wall_seconds += record["seconds"]
 
     def outcomes(self, candidate: Candidate, cells: Sequence[Cell]) -> list[Outcome]:
         """What is known of a candidate on `cells`, without paying."""
@@ -262,15 +269,25 @@ class Desk:
         names: Sequence[str] = ()
         if failures:
             parts = [failure.model_dump_json() for failure in failures]
-            clusters = Clusters.model_validate(await self._paid("propose", "cluster", parts, call))
-            names = clusters.names
+            record = await self._paid("propose", "cluster", parts, call)
+            if record is None:
+                names = (await ByKind().cluster(failures)).names
+            else:
+                names = Clusters.model_validate(record).names
         checked = sum(count_answered(outcomes) for _, outcomes in observed)
         report = report_failures(failures, names, checked)
         self.history.failures(observed[0][0], report)
         return report
 
     async def propose(self, brief: ProposalBrief) -> list[tuple[SectionEdit, ...]]:
-        """Alternatives from the proposer that fit the prompt; kept on disk like every call."""
+        """Alternatives from the proposer; none if this call of it failed.
+
+        Raises:
+            BudgetExhaustedError: If a proposal does not fit.
+            ProposalError: If the proposer failed several times in a row.
+        """
+        if not self.ledger.fits(0, proposals=1):
+            raise BudgetExhaustedError
         self._proposals += 1
         numbered = brief.model_copy(
             update={"seed": self.rng(f"proposal:{self._proposals}").getrandbits(31)}
@@ -286,6 +303,14 @@ class Desk:
 
         parts = [self._proposer.name, numbered.model_dump_json()]
         record = await self._paid("propose", "propose", parts, call)
+        self._failed_proposals = self._failed_proposals + 1 if record is None else 0
+        if self._failed_proposals >= _ENOUGH_FAILURES:
+            raise ProposalError(
+                f"The proposer {self._proposer.name!r} failed {_ENOUGH_FAILURES} times in a row.",
+                hint="See the notes of calls.jsonl, and choose another model.",
+            )
+        if record is None:
+            return []
         return list(Proposals.model_validate(record).edits)[: brief.wanted]
 
     async def _paid(
@@ -294,23 +319,17 @@ class Desk:
         what: str,
         parts: Sequence[object],
         call: Callable[[], Awaitable[tuple[JsonRecord, Usage, float]]],
-    ) -> JsonRecord:
+    ) -> JsonRecord | None:
+        """The result of a call, kept on disk; None, kept as well, if the call failed by itself."""
         key = call_key(what, *parts)
         kept = self._journal.get(key)
         if kept is None:
-            try:
-                value, usage, seconds = await call()
-            except ReasonerError as error:
-                if not is_outage(error):
-                    raise
-                raise StudyInterruptedError(
-                    f"The study stopped while improving the prompt: {error}",
-                    hint="What was paid for is kept; run it again with the same run_dir to go on.",
-                ) from error
-            dumped = usage.model_dump(mode="json")
-            kept = {"value": value, "usage": dumped, "seconds": seconds}
+            kept = await _attempt(call)
             self._journal.put(key, kept)
         self.ledger.add(stage, Usage.model_validate(kept["usage"]), kept["seconds"])
+        if "failure" in kept:
+            self.history.note(f"{what} failed: {kept['failure']}")
+            return None
         result: JsonRecord = kept["value"]
         return result
 
@@ -356,6 +375,27 @@ class Desk:
         decision = await self._keeper.challenge(challenger, self, expected=expected)
         self.history.decision(decision)
         return decision
+
+
+async def _attempt(
+    call: Callable[[], Awaitable[tuple[JsonRecord, Usage, float]]],
+) -> JsonRecord:
+    started = time.perf_counter()
+    try:
+        value, usage, seconds = await call()
+    except ReasonerError as error:
+        if is_outage(error):
+            raise StudyInterruptedError(
+                f"The study stopped while improving the prompt: {error}",
+                hint="What was paid for is kept; run it again with the same run_dir to go on.",
+            ) from error
+        spent = getattr(error, "usage", None) or Usage.zero()
+        return {
+            "failure": f"{type(error).__name__}: {error.message}",
+            "usage": spent.model_dump(mode="json"),
+            "seconds": time.perf_counter() - started,
+        }
+    return {"value": value, "usage": usage.model_dump(mode="json"), "seconds": seconds}
 
 
 def _refuse_if_unjudged(outcomes: Sequence[Outcome]) -> None:

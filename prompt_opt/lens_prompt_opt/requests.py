@@ -16,7 +16,7 @@ from lens_reasoner.types import ImageRequest, Rubric, Value
 MIN_SPLIT = 4
 """Fewest requests of a split; below that no interval says anything."""
 
-DEFAULT_SHARES = (0.4, 0.35, 0.25)
+DEFAULT_SHARES = (0.3, 0.45, 0.25)
 
 
 class StudyRequest(Value):

@@ -261,8 +261,11 @@ class _Run:
 
     async def _claim(self, best: Candidate, cells: Sequence[Cell]) -> GainClaim | None:
         """Best against seed on the test split, which nothing has touched so far."""
-        after = await self._desk.evaluate_reserved(best, cells, reserve=False)
-        before = await self._desk.evaluate_reserved(self._seed, cells, reserve=False)
+        try:
+            after, before = await self._desk.evaluate_claim(best, self._seed, cells)
+        except BudgetExhaustedError:
+            self._history.note("nothing was left for the final claim: calls cost more than before")
+            return None
         differences = list(paired_differences(after, before).values())
         if not differences:
             return None

@@ -22,6 +22,9 @@ from lens_prompt_opt.statistics.screening import (
 )
 from lens_prompt_opt.statistics.sequential import Expectation
 
+_MOST_BARREN = 3
+"""Rounds in a row without a usable edit after which the search gives up."""
+
 
 @dataclass(frozen=True)
 class FactorialSearch:
@@ -43,8 +46,8 @@ class FactorialSearch:
         name: Name for records.
     """
 
-    edits: int = 6
-    pairs: int = 16
+    edits: int = 8
+    pairs: int = 12
     keep: float = 0.0
     prior: EffectPrior = field(default_factory=EffectPrior)
     max_rounds: int = 200
@@ -64,8 +67,9 @@ class FactorialSearch:
             state.seen = [(desk.seed, o) for o in await desk.evaluate(desk.seed, first)]
             for _ in range(self.max_challenges):
                 await self._rounds(desk, state)
-                if state.leader.id == desk.incumbent.id:
+                if state.leader.id in {desk.incumbent.id, state.challenged}:
                     break
+                state.challenged = state.leader.id
                 expected = Expectation(gain=state.gain, variance=state.spread)
                 decision = await desk.challenge(state.leader, expected=expected)
                 if decision.accepted:
@@ -76,16 +80,18 @@ class FactorialSearch:
 
     async def _rounds(self, desk: Desk, state: _State) -> None:
         """Rounds, as long as one fits beside a challenge."""
-        while state.round < self.max_rounds:
+        barren = 0
+        while state.round < self.max_rounds and barren < _MOST_BARREN:
             if not desk.fits(2 * self.pairs + desk.challenge_cells):
                 return
             state.round += 1
-            await self._round(desk, state, state.round)
+            barren = 0 if await self._round(desk, state, state.round) else barren + 1
 
-    async def _round(self, desk: Desk, state: _State, number: int) -> None:
+    async def _round(self, desk: Desk, state: _State, number: int) -> bool:
+        """Whether there was anything to try."""
         edits = await self._propose(desk, state, number)
         if not edits:
-            return
+            return False
         cells = desk.batch(f"factorial:{number}", self.pairs)
         rows = sign_rows(len(edits))
         desk.rng(f"rows:{number}").shuffle(rows)
@@ -98,8 +104,14 @@ class FactorialSearch:
                 kept.append((edit, effect))
         state.seen = seen
         state.spread = _score_spread(seen)
-        if not kept:
-            return
+        if kept:
+            self._advance(desk, state, kept, number)
+        return True
+
+    def _advance(
+        self, desk: Desk, state: _State, kept: Sequence[tuple[SectionEdit, Effect]], number: int
+    ) -> None:
+        """Make the edits that helped part of the leader."""
         made = desk.candidate(
             state.leader, [edit for edit, _ in kept], origin="composite", round=number
         )
@@ -108,7 +120,7 @@ class FactorialSearch:
         state.gain += sum(effect.gain for _, effect in kept)
         state.variance += sum(effect.error**2 for _, effect in kept)
         desk.history.screen(
-            made, desk.incumbent, images=2 * len(pairs), gain=state.gain, error=sqrt(state.variance)
+            made, desk.incumbent, images=2 * self.pairs, gain=state.gain, error=sqrt(state.variance)
         )
         state.leader = made
 
@@ -143,6 +155,7 @@ class _State:
     variance: float = 0.0
     spread: float = 0.1
     round: int = 0
+    challenged: str = ""
 
 
 async def _screen(
