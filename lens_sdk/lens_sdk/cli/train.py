@@ -12,7 +12,9 @@ from lens_sdk.cli.console import out, reports_errors
 
 @reports_errors
 def train(
-    stage: Annotated[str, typer.Argument(help="autoencoder, language, shards or pretrain.")],
+    stage: Annotated[
+        str, typer.Argument(help="autoencoder, language, shards, pretrain, rl or distill.")
+    ],
     config: Annotated[
         str, typer.Option("--config", "-c", help="A preset such as nano, or a JSON file.")
     ] = "nano",
