@@ -11,6 +11,7 @@ from lens_reasoner import (
     Cache,
     FidelityChecker,
     Generator,
+    GgufReasoner,
     Judge,
     LLMFidelity,
     LLMReasoner,
@@ -33,10 +34,21 @@ from lens_sdk.models import DEFAULT_MODEL, require_packages
 from lens_sdk.runtime import LensRuntime
 
 PartChoice = str
-"""`auto`, `nano`, `openai`, `openai:MODEL` or `none`."""
+"""`auto`, `nano`, `openai`, `openai:MODEL` or `none`; to rewrite also `local` and `gguf[:FILE]`."""
 
-_CHOICES = "auto, nano, openai, openai:MODEL or none"
 _Kind = Literal["reasoner", "judge"]
+_CHOICES: dict[_Kind, str] = {
+    "reasoner": "auto, nano, local, gguf, gguf:FILE, openai, openai:MODEL or none",
+    "judge": "auto, nano, openai, openai:MODEL or none",
+}
+_NAMED: dict[_Kind, frozenset[str]] = {
+    "reasoner": frozenset({"openai", "gguf"}),
+    "judge": frozenset({"openai"}),
+}
+_PLAIN: dict[_Kind, frozenset[str]] = {
+    "reasoner": frozenset({"nano", "local", "none"}),
+    "judge": frozenset({"nano", "none"}),
+}
 
 
 def build_loop(
@@ -60,10 +72,11 @@ def build_loop(
     Args:
         model: `lens-nano`, the path of a Lens folder, another choice of `choose_generator`, such
             as `diffusers:ID_OR_FOLDER`, `openai` or `server:URL#MODEL`, or any `Generator`.
-        reasoner: `auto`, `nano`, `openai`, `openai:MODEL`, a `Reasoner`, or `none` or None to draw
-            requests as they are.
-        judge: The same for judging; a `Judge` of your own needs a `rubric_writer`, or a rubric
-            given to each run.
+        reasoner: `auto`, `nano`, `openai`, `openai:MODEL`, `local` (the text encoder of the Lens
+            that draws, which is a GPT-OSS, at no extra memory), `gguf` or `gguf:FILE` (a small
+            model on this machine), a `Reasoner`, or `none` or None to draw requests as they are.
+        judge: `auto`, `nano`, `openai`, `openai:MODEL`, a `Judge`, or `none` or None; a `Judge` of
+            your own needs a `rubric_writer`, or a rubric given to each run.
         rubric_writer: Writes the criteria; by default the one that goes with `judge`.
         fidelity_checker: Looks the criteria up in the prompts: `auto` is the one that goes with
             `judge`, if there is one; or one of your own, or `none` or None.
@@ -121,12 +134,18 @@ def choose_reasoner(
         return None
     if kind == "openai":
         return LLMReasoner(OpenAIChat(name, setting=REASONER_SETTING) if name else None)
+    if kind == "gguf":
+        return GgufReasoner(name or None)
     if runtime is None:
         raise UnknownPartError(
-            "The reasoner 'nano' writes with the text encoder of a local Lens model, and the "
+            f"The reasoner {kind!r} writes with the text encoder of a local Lens model, and the "
             "generator is another one.",
-            hint="Choose openai or none, or give a Reasoner.",
+            hint="Choose openai, gguf or none, or give a Reasoner.",
         )
+    if kind == "local":
+        from lens_sdk.local_chat import LocalChat
+
+        return LLMReasoner(LocalChat(runtime))
     from lens_sdk.nano_reasoner import NanoReasoner
 
     return NanoReasoner(runtime)
@@ -172,6 +191,10 @@ def choose_reviser(
     kind, name = _read(reasoner, "reasoner", runtime)
     if kind == "openai":
         return LLMReviser(OpenAIChat(name, setting=REASONER_SETTING) if name else None)
+    if kind == "local" and runtime is not None:
+        from lens_sdk.local_chat import LocalChat
+
+        return LLMReviser(LocalChat(runtime))
     if kind == "nano" and runtime is not None:
         from lens_sdk.nano_reviser import NanoReviser
 
@@ -209,7 +232,7 @@ def _follows(choice: PartChoice, part: str) -> bool:
 
 
 def _read(choice: PartChoice, part: _Kind, runtime: LensRuntime | None) -> tuple[str, str]:
-    """The kind of a part and, for `openai`, its model."""
+    """The kind of a part and, for `openai` and `gguf`, its model."""
     kind, _, name = choice.partition(":")
     if kind == "auto" and not name:
         kind = "nano" if runtime is not None and runtime.model.nano else "openai"
@@ -220,9 +243,10 @@ def _read(choice: PartChoice, part: _Kind, runtime: LensRuntime | None) -> tuple
                 hint="Set OPENAI_API_KEY (or OPENAI_BASE_URL to a server of your own), or do "
                 "without: --no-reason and --no-judge, or reasoner=None and judge=None in Python.",
             )
-    known = kind == "openai" or (kind in {"nano", "none"} and not name)
-    if not known:
-        raise UnknownPartError(f"{part} {choice!r} is not known.", hint=f"Choices: {_CHOICES}.")
+    if kind not in _NAMED[part] and (name or kind not in _PLAIN[part]):
+        raise UnknownPartError(
+            f"{part} {choice!r} is not known.", hint=f"Choices: {_CHOICES[part]}."
+        )
     return kind, name
 
 

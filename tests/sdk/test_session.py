@@ -7,9 +7,11 @@ from PIL import Image
 
 from lens_reasoner import (
     AgentLoop,
+    ChatError,
     FunctionGenerator,
     ImageRequest,
     LLMReasoner,
+    LLMReviser,
     LoopConfigError,
     LoopLimits,
     MissingKeyError,
@@ -75,9 +77,24 @@ def test_an_unknown_part_lists_the_choices(nano_folder: Path, choice: str) -> No
         build_loop(str(nano_folder), judge=choice)
 
 
-def test_the_nano_reasoner_needs_a_lens_model() -> None:
+@pytest.mark.parametrize("choice", ["nano", "local"])
+def test_reasoners_in_a_text_encoder_need_a_lens_model(choice: str) -> None:
     with pytest.raises(UnknownPartError, match="text encoder"):
-        build_loop(_function(), reasoner="nano", judge="none")
+        build_loop(_function(), reasoner=choice, judge="none")
+
+
+def test_the_text_encoder_in_memory_rewrites_and_revises(tiny_folder: Path) -> None:
+    runtime = local_generator(str(tiny_folder)).runtime
+    assert isinstance(choose_reasoner("local", runtime), LLMReasoner)
+    assert isinstance(choose_reviser("auto", "local", runtime), LLMReviser)
+    assert not runtime.loaded
+
+
+def test_a_gguf_file_rewrites_for_any_generator_and_never_judges(tmp_path: Path) -> None:
+    with pytest.raises(ChatError, match=r"no file .*absent\.gguf"):
+        choose_reasoner(f"gguf:{tmp_path / 'absent.gguf'}", None)
+    with pytest.raises(UnknownPartError, match="gguf"):
+        choose_judge("gguf", None)
 
 
 async def test_parts_of_ones_own_are_taken_as_they_are() -> None:

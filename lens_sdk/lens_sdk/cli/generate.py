@@ -84,7 +84,10 @@ def generate(
         Path | None, typer.Option("--cache", help="Folder of results to use again, and to keep in.")
     ] = None,
     reasoner: Annotated[
-        str, typer.Option("--reasoner", help="Who rewrites: auto, nano, openai:MODEL or none.")
+        str,
+        typer.Option(
+            "--reasoner", help="Who rewrites: auto, nano, local, gguf, openai:MODEL or none."
+        ),
     ] = "auto",
     no_reason: Annotated[
         bool, typer.Option("--no-reason", help="Draw the request as it is.")
