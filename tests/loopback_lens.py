@@ -14,7 +14,7 @@ import torch
 from lens_sdk.models import resolve_model
 from lens_sdk.runtime import LensRuntime
 from lens_sdk.server.app import Services
-from lens_sdk.server.config import ServerConfig, choose_parts
+from lens_sdk.server.config import ServerConfig, serving_parts
 from lens_sdk.server.drawing import BatchingLensGenerator
 from lens_sdk.server.serve import GracefulServer, make_server
 
@@ -68,13 +68,13 @@ Start = Callable[..., Running]
 
 
 def start_server(
-    runtime: LensRuntime, folder: Path, *, alone: bool = False, **options: Any
+    runtime: LensRuntime, folder: Path, *, alone: bool = False, port: int = 0, **options: Any
 ) -> Running:
     """Start a server; one that is `alone` has a generator but nobody who rewrites or judges."""
     part = "none" if alone else "auto"
-    parts = choose_parts(BatchingLensGenerator(runtime), reasoner=part, judge=part)
+    parts = serving_parts(BatchingLensGenerator(runtime), reasoner=part, judge=part)
     config = ServerConfig(parts, folder=folder, **options)
-    server = make_server(config, host="127.0.0.1", port=0, grace=10, log_level="warning")
+    server = make_server(config, host="127.0.0.1", port=port, grace=10, log_level="warning")
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -45,14 +45,14 @@ def serve(
         if error.name not in _PACKAGES:
             raise
         raise MissingPackagesError("The server", (error.name,), extra="server") from error
-    from lens_sdk.server.config import ServerConfig, check_address, choose_parts
+    from lens_sdk.server.config import ServerConfig, check_address, serving_parts
     from lens_sdk.server.guard import ApiKeys
     from lens_sdk.server.limits import ServerLimits
 
     keys = ApiKeys() if api_key_file is None else ApiKeys.read(api_key_file)
     check_address(host, keys)
     config = ServerConfig(
-        parts=choose_parts(model, reasoner=reasoner, judge=judge),
+        parts=serving_parts(model, reasoner=reasoner, judge=judge),
         folder=folder,
         keys=keys,
         limits=ServerLimits(waiting_images=max_waiting),

@@ -7,19 +7,13 @@ from pathlib import Path
 
 from lens_reasoner import Generator
 from lens_reasoner.parts import LoopParts
+from lens_sdk.client.parts import choose_parts
 from lens_sdk.errors import SdkError
 from lens_sdk.generators import choose_generator
-from lens_sdk.local import LocalLensGenerator
 from lens_sdk.models import DEFAULT_MODEL
 from lens_sdk.server.drawing import batching
 from lens_sdk.server.guard import ApiKeys, is_local
 from lens_sdk.server.limits import ServerLimits
-from lens_sdk.session import (
-    choose_fidelity_checker,
-    choose_judge,
-    choose_reasoner,
-    choose_reviser,
-)
 
 DEFAULT_FOLDER = Path("lens-server")
 
@@ -45,7 +39,7 @@ class ServerConfig:
     limits: ServerLimits = field(default_factory=ServerLimits)
 
 
-def choose_parts(
+def serving_parts(
     model: str | Generator = DEFAULT_MODEL, *, reasoner: str = "auto", judge: str = "auto"
 ) -> LoopParts:
     """The parts of a server; local Lens models draw for all callers in one batch.
@@ -59,16 +53,7 @@ def choose_parts(
         ReasonerError: As `build_loop` does.
     """
     generator = batching(choose_generator(model) if isinstance(model, str) else model)
-    runtime = generator.runtime if isinstance(generator, LocalLensGenerator) else None
-    chosen_judge, writer = choose_judge(judge, runtime)
-    return LoopParts(
-        generator=generator,
-        reasoner=choose_reasoner(reasoner, runtime),
-        judge=chosen_judge,
-        rubric_writer=writer,
-        fidelity_checker=choose_fidelity_checker("auto", judge, runtime),
-        reviser=choose_reviser("auto", reasoner, runtime),
-    )
+    return choose_parts(generator, reasoner=reasoner, judge=judge)
 
 
 def check_address(host: str, keys: ApiKeys) -> None:

@@ -133,7 +133,7 @@ class BatchingLensGenerator(LocalLensGenerator):
 
 def batching(generator: Generator) -> Generator:
     """A generator that batches calls where the model allows it; others are returned as they are."""
-    if isinstance(generator, LocalLensGenerator):
+    if type(generator) is LocalLensGenerator:
         return BatchingLensGenerator(generator.runtime)
     return generator
 

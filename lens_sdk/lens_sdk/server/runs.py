@@ -13,9 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from lens_reasoner import AgentLoop, Event, LoopLimits, RunRecord, RunStore, Step
+from lens_reasoner import Event, RunRecord, RunStore, Step
 from lens_reasoner.atomic import write_atomically
 from lens_reasoner.parts import LoopParts
+from lens_sdk.client.parts import loop_of
 from lens_sdk.server.admission import Admission
 from lens_sdk.server.bodies import RunBody
 from lens_sdk.server.errors import ApiError, api_error
@@ -99,7 +100,9 @@ class RunService:
             self._check_room(request.num_images)
             name = self._store.new().name
             folder = self._store.folder / name
-            events = self._loop(body.limits).stream(request, rubric=body.rubric, record=folder)
+            events = loop_of(self._parts, body.limits).stream(
+                request, rubric=body.rubric, record=folder
+            )
 
             async def work(_: EventLog) -> Answer:
                 await self._begin(name, events)
@@ -131,7 +134,7 @@ class RunService:
         if name in self._live or record.finished:
             return
         self._check_room(record.header.request.num_images)
-        events = self._loop(record.header.limits).stream_resumed(record.folder)
+        events = loop_of(self._parts).stream_resumed(record.folder)
         (record.folder / OUTCOME).unlink(missing_ok=True)
         await self._begin(name, events)
 
@@ -192,8 +195,8 @@ class RunService:
     async def frames(self, name: str, after: int) -> AsyncIterator[str]:
         """A run's events after a number: what was recorded, then what happens.
 
-        The stream ends with the run, or when the server shuts down; a run that did not finish ends
-        with an event "ended" that tells its status.
+        The stream ends with the run, or when the server shuts down; where the run has not finished,
+        a last event "ended" tells its status.
         """
         live = self._live.get(name)
         if live is None:
@@ -201,9 +204,9 @@ class RunService:
                 yield f"id: {entry[0]}\nevent: {entry[1]}\ndata: {entry[2]}\n\n"
         else:
             async for told in live.log.follow(after):
-                yield frame(told)
                 if self._admission.draining:
-                    return
+                    break
+                yield frame(told)
         described = self.describe(name)
         if described["status"] != "finished":
             data = {"status": described["status"], "error": described["error"]}
@@ -221,18 +224,6 @@ class RunService:
             return "finished"
         told: Status = outcome.get("status", "interrupted")
         return told
-
-    def _loop(self, limits: LoopLimits) -> AgentLoop:
-        parts = self._parts
-        return AgentLoop(
-            generator=parts.generator,
-            reasoner=parts.reasoner,
-            judge=parts.judge,
-            rubric_writer=parts.rubric_writer,
-            fidelity_checker=parts.fidelity_checker,
-            reviser=parts.reviser,
-            limits=limits,
-        )
 
     def _check_room(self, images: int) -> None:
         try:

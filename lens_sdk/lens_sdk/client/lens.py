@@ -1,0 +1,395 @@
+"""The client: the same calls in this process and on a server, async and not."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from lens_reasoner import (
+    Cache,
+    Event,
+    GeneratedImage,
+    GenerationSettings,
+    Generator,
+    ImageRequest,
+    Judge,
+    LoopLimits,
+    LoopResult,
+    Reasoner,
+    Refused,
+    Rewrite,
+    Rubric,
+    RubricWriter,
+    run_sync,
+)
+from lens_sdk.client.backend import Backend, RunStream
+from lens_sdk.client.types import Judgement, RunInfo, Timeouts
+from lens_sdk.models import DEFAULT_MODEL
+from lens_sdk.session import PartChoice
+
+LONGEST_FAREWELL = 6.0
+"""Seconds that ending what is under way may take after Ctrl-C."""
+
+T = TypeVar("T")
+
+Picture = GeneratedImage | bytes | str | Path
+"""A picture, a picture file's bytes, or its path."""
+
+
+class AsyncLens:
+    """Pictures and runs, from a model in this process or from a server.
+
+    Example:
+        ```python
+        async with AsyncLens() as lens:  # or AsyncLens(base_url="http://gpu:8000", api_key="...")
+            result = await lens.create("two red apples left of a blue cup", num_images=4)
+            result.best.image.save("apples.png")
+        ```
+
+    Attributes:
+        images: Pictures from prompts as they are.
+        runs: Recorded runs.
+    """
+
+    def __init__(
+        self,
+        model: str | Generator = DEFAULT_MODEL,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        reasoner: PartChoice | Reasoner | None = "auto",
+        judge: PartChoice | Judge | None = "auto",
+        rubric_writer: RubricWriter | None = None,
+        folder: str | Path | None = None,
+        cache: Cache | str | Path | None = None,
+        timeouts: Timeouts | None = None,
+        max_retries: int = 2,
+    ) -> None:
+        """Choose where calls are carried out.
+
+        Args:
+            model: In this process: see `lens_sdk.build_loop`. Not used with a server.
+            base_url: A server, such as "http://127.0.0.1:8000"; `LENS_BASE_URL` by default. Without
+                either, everything is done in this process.
+            api_key: The server's key; `LENS_API_KEY` by default.
+            reasoner: In this process: see `lens_sdk.build_loop`.
+            judge: In this process: see `lens_sdk.build_loop`.
+            rubric_writer: In this process: see `lens_sdk.build_loop`.
+            folder: In this process: where runs are recorded; None records none.
+            cache: In this process: where results are kept for other runs; None keeps none.
+            timeouts: How long a server may take.
+            max_retries: Times to ask a server again; it never does the same work twice.
+
+        Raises:
+            ReasonerError: As `lens_sdk.build_loop` does.
+        """
+        url = base_url or os.environ.get("LENS_BASE_URL")
+        self._backend: Backend
+        if url:
+            from lens_sdk.client.remote import RemoteBackend
+
+            key = api_key or os.environ.get("LENS_API_KEY")
+            self._backend = RemoteBackend(
+                url, api_key=key, timeouts=timeouts, max_retries=max_retries
+            )
+        else:
+            from lens_sdk.client.local import LocalBackend
+            from lens_sdk.client.parts import choose_parts
+            from lens_sdk.generators import choose_generator
+
+            generator = choose_generator(model) if isinstance(model, str) else model
+            parts = choose_parts(
+                generator, reasoner=reasoner, judge=judge, rubric_writer=rubric_writer
+            )
+            kept = Cache(cache) if isinstance(cache, str | Path) else cache
+            where = None if folder is None else Path(folder)
+            self._backend = LocalBackend(parts, folder=where, cache=kept)
+        self.images = AsyncImages(self._backend)
+        self.runs = AsyncRuns(self._backend)
+
+    async def create(
+        self,
+        request: ImageRequest | str,
+        *,
+        rubric: Rubric | None = None,
+        limits: LoopLimits | None = None,
+        **options: Any,
+    ) -> LoopResult:
+        """Rewrite, draw, judge and revise until a limit; `result.best` is the best picture.
+
+        Args:
+            request: What to draw.
+            rubric: The criteria; by default they are written.
+            limits: When to end; after one round by default.
+            **options: Fields of `ImageRequest`, such as `seed=1` and `num_images=4`.
+
+        Raises:
+            ReasonerError: With what was wrong and what to do about it.
+            ValidationError: An option that is no field of `ImageRequest`, or out of range.
+        """
+        return await self.stream(request, rubric=rubric, limits=limits, **options).result()
+
+    def stream(
+        self,
+        request: ImageRequest | str,
+        *,
+        rubric: Rubric | None = None,
+        limits: LoopLimits | None = None,
+        **options: Any,
+    ) -> RunStream:
+        """`create`, event by event; closing the stream early ends the run between two steps."""
+        asked = as_request(request, options)
+        return self._backend.stream(asked, rubric=rubric, limits=limits or LoopLimits())
+
+    async def rewrite(self, request: ImageRequest | str, **options: Any) -> Rewrite | Refused:
+        """Turn a request into a prompt, or learn why it is refused."""
+        return await self._backend.rewrite(as_request(request, options))
+
+    async def judge(
+        self, image: Picture, request: ImageRequest | str, *, rubric: Rubric | None = None
+    ) -> Judgement:
+        """Hold a picture against a request.
+
+        Args:
+            image: The picture.
+            request: What it was to show.
+            rubric: The criteria; by default they are written from the request.
+        """
+        picture, asked = as_picture(image), as_request(request, {})
+        return await self._backend.judge(picture, asked, rubric=rubric)
+
+    async def close(self) -> None:
+        """Give up connections."""
+        await self._backend.close()
+
+    async def __aenter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        await self.close()
+
+
+class AsyncImages:
+    """Pictures from prompts as they are: nothing is rewritten or judged."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def generate(
+        self, prompt: ImageRequest | str, *, n: int = 1, **options: Any
+    ) -> list[GeneratedImage]:
+        """Draw.
+
+        Args:
+            prompt: What to draw.
+            n: Number of pictures.
+            **options: Fields of `ImageRequest`: `width` and `height`, `seed`,
+                `num_inference_steps`, `guidance_scale`, `negative_prompt`.
+
+        Raises:
+            ReasonerError: With what was wrong and what to do about it.
+            ValidationError: An option that is no field of `ImageRequest`, or out of range.
+        """
+        return await self._backend.images(as_request(prompt, {"num_images": n, **options}))
+
+
+class AsyncRuns:
+    """Runs that were recorded, on the server or in the client's folder."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def list(self, limit: int = 20) -> list[RunInfo]:
+        """The latest runs, newest first."""
+        return await self._backend.runs(limit)
+
+    async def get(self, run_id: str) -> RunInfo:
+        """One run in a few words."""
+        return await self._backend.run(run_id)
+
+    async def result(self, run_id: str) -> LoopResult:
+        """What a run produced, or has so far."""
+        return await self._backend.result(run_id)
+
+    def stream(self, run_id: str) -> RunStream:
+        """Go on with a run, event by event; what it recorded comes first."""
+        return self._backend.resume(run_id)
+
+    async def resume(self, run_id: str) -> LoopResult:
+        """Go on with a run to its end; one that is finished is only read."""
+        return await self._backend.resume(run_id).result()
+
+
+class Lens:
+    """`AsyncLens` for code that is not async, notebooks included; Ctrl-C ends what is under way.
+
+    Example:
+        ```python
+        lens = Lens()
+        for image in lens.images.generate("a red apple", n=2, seed=1):
+            image.save(f"apple-{image.seed}.png")
+        ```
+
+    Attributes:
+        images: Pictures from prompts as they are.
+        runs: Recorded runs.
+    """
+
+    def __init__(self, model: str | Generator = DEFAULT_MODEL, **options: Any) -> None:
+        """Choose where calls are carried out; see `AsyncLens`."""
+        self._lens = AsyncLens(model, **options)
+        self.images = Images(self._lens.images)
+        self.runs = Runs(self._lens.runs)
+
+    def create(
+        self,
+        request: ImageRequest | str,
+        *,
+        rubric: Rubric | None = None,
+        limits: LoopLimits | None = None,
+        **options: Any,
+    ) -> LoopResult:
+        """See `AsyncLens.create`."""
+        return _wait(self._lens.create(request, rubric=rubric, limits=limits, **options))
+
+    def stream(
+        self,
+        request: ImageRequest | str,
+        *,
+        rubric: Rubric | None = None,
+        limits: LoopLimits | None = None,
+        **options: Any,
+    ) -> Iterator[Event]:
+        """See `AsyncLens.stream`; leaving the iteration early and closing it ends the run."""
+        return _iterate(self._lens.stream(request, rubric=rubric, limits=limits, **options))
+
+    def rewrite(self, request: ImageRequest | str, **options: Any) -> Rewrite | Refused:
+        """See `AsyncLens.rewrite`."""
+        return _wait(self._lens.rewrite(request, **options))
+
+    def judge(
+        self, image: Picture, request: ImageRequest | str, *, rubric: Rubric | None = None
+    ) -> Judgement:
+        """See `AsyncLens.judge`."""
+        return _wait(self._lens.judge(image, request, rubric=rubric))
+
+    def close(self) -> None:
+        """Give up connections."""
+        _wait(self._lens.close())
+
+    def __enter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+
+class Images:
+    """See `AsyncImages`."""
+
+    def __init__(self, images: AsyncImages) -> None:
+        self._images = images
+
+    def generate(
+        self, prompt: ImageRequest | str, *, n: int = 1, **options: Any
+    ) -> list[GeneratedImage]:
+        """See `AsyncImages.generate`."""
+        return _wait(self._images.generate(prompt, n=n, **options))
+
+
+class Runs:
+    """See `AsyncRuns`."""
+
+    def __init__(self, runs: AsyncRuns) -> None:
+        self._runs = runs
+
+    def list(self, limit: int = 20) -> list[RunInfo]:
+        """See `AsyncRuns.list`."""
+        return _wait(self._runs.list(limit))
+
+    def get(self, run_id: str) -> RunInfo:
+        """See `AsyncRuns.get`."""
+        return _wait(self._runs.get(run_id))
+
+    def result(self, run_id: str) -> LoopResult:
+        """See `AsyncRuns.result`."""
+        return _wait(self._runs.result(run_id))
+
+    def stream(self, run_id: str) -> Iterator[Event]:
+        """See `AsyncRuns.stream`."""
+        return _iterate(self._runs.stream(run_id))
+
+    def resume(self, run_id: str) -> LoopResult:
+        """See `AsyncRuns.resume`."""
+        return _wait(self._runs.resume(run_id))
+
+
+def as_request(request: ImageRequest | str, options: dict[str, Any]) -> ImageRequest:
+    """A request with options in place of its own values.
+
+    Raises:
+        ValidationError: An option that is no field of `ImageRequest`, or out of range.
+    """
+    if isinstance(request, str):
+        return ImageRequest(text=request, **options)
+    return ImageRequest(**{**request.model_dump(), **options}) if options else request
+
+
+def as_picture(image: Picture) -> GeneratedImage:
+    """A picture in memory.
+
+    Raises:
+        ImageFileError: The bytes are no picture.
+    """
+    if isinstance(image, GeneratedImage):
+        return image
+    data = image if isinstance(image, bytes) else Path(image).read_bytes()
+    settings = GenerationSettings()
+    return GeneratedImage(data=data, seed=None, prompt="", settings=settings, generator="upload")
+
+
+def _iterate(run: RunStream) -> Iterator[Event]:
+    try:
+        while (event := _wait(_next(run))) is not None:
+            yield event
+    finally:
+        _wait(run.aclose())
+
+
+def _wait(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; after Ctrl-C, until what is under way was ended, on a server too."""
+    over = threading.Event()
+
+    async def work() -> T:
+        try:
+            return await coroutine
+        finally:
+            over.set()
+
+    try:
+        return run_sync(work())
+    except KeyboardInterrupt:
+        over.wait(LONGEST_FAREWELL)
+        raise
+
+
+async def _next(run: RunStream) -> Event | None:
+    return await anext(run, None)

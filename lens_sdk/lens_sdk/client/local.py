@@ -1,0 +1,138 @@
+"""Calls carried out in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import datetime
+from pathlib import Path
+
+from lens_reasoner import (
+    Cache,
+    Event,
+    GeneratedImage,
+    ImageRequest,
+    LoopConfigError,
+    LoopLimits,
+    LoopResult,
+    Refused,
+    Rewrite,
+    Rubric,
+    RunRecord,
+    RunStore,
+)
+from lens_reasoner.parts import LoopParts
+from lens_reasoner.settings import settings_for
+from lens_reasoner.types import MAX_SEED
+from lens_sdk.client.backend import RunStream
+from lens_sdk.client.parts import loop_of
+from lens_sdk.client.types import Judgement, RunInfo
+from lens_sdk.generators import load_generator
+
+
+class LocalBackend:
+    """Uses parts in this process; they may call providers themselves.
+
+    Args:
+        parts: What to use.
+        folder: Where runs are recorded; None records none.
+        cache: Where results are kept for other runs; None keeps none.
+    """
+
+    def __init__(
+        self, parts: LoopParts, *, folder: Path | None = None, cache: Cache | None = None
+    ) -> None:
+        self._parts = parts
+        self._store = None if folder is None else RunStore(folder)
+        self._cache = cache
+
+    async def images(self, request: ImageRequest) -> list[GeneratedImage]:
+        """See `Backend.images`."""
+        generator = self._parts.generator
+        await asyncio.to_thread(load_generator, generator)
+        capabilities = generator.capabilities
+        settings = settings_for(request, capabilities, backend=generator.name)
+        first = secrets.randbelow(2**31) if request.seed is None else request.seed
+        seeds = [(first + index) % (MAX_SEED + 1) for index in range(request.num_images)]
+        drawn: list[GeneratedImage] = []
+        for begin in range(0, len(seeds), capabilities.max_images):
+            some = seeds[begin : begin + capabilities.max_images]
+            drawn += await generator.generate(request.text, seeds=some, settings=settings)
+        return drawn
+
+    def stream(
+        self, request: ImageRequest, *, rubric: Rubric | None, limits: LoopLimits
+    ) -> RunStream:
+        """See `Backend.stream`."""
+        run, loop = RunStream(), loop_of(self._parts, limits, self._cache)
+        folder = None if self._store is None else self._store.new()
+        run.id = None if folder is None else folder.name
+        return run.begin(self._play(loop.stream(request, rubric=rubric, record=folder)))
+
+    async def rewrite(self, request: ImageRequest) -> Rewrite | Refused:
+        """See `Backend.rewrite`."""
+        if self._parts.reasoner is None:
+            raise LoopConfigError("There is no reasoner.", hint="Give Lens one: reasoner='auto'.")
+        return await self._parts.reasoner.rewrite(request)
+
+    async def judge(
+        self, image: GeneratedImage, request: ImageRequest, *, rubric: Rubric | None
+    ) -> Judgement:
+        """See `Backend.judge`."""
+        parts = self._parts
+        if parts.judge is None:
+            raise LoopConfigError("There is no judge.", hint="Give Lens one: judge='auto'.")
+        if rubric is None:
+            if parts.rubric_writer is None:
+                raise LoopConfigError("The judge has no criteria.", hint="Give a rubric.")
+            rubric = await parts.rubric_writer.write(request)
+        return Judgement(rubric=rubric, verdict=await parts.judge.judge(image, rubric))
+
+    async def runs(self, limit: int) -> list[RunInfo]:
+        """See `Backend.runs`."""
+        return [_info(record) for record in self._known().runs()[::-1][:limit]]
+
+    async def run(self, name: str) -> RunInfo:
+        """See `Backend.run`."""
+        return _info(self._known().open(name))
+
+    async def result(self, name: str) -> LoopResult:
+        """See `Backend.result`."""
+        return self._known().open(name).result()
+
+    def resume(self, name: str) -> RunStream:
+        """See `Backend.resume`."""
+        folder = self._known().open(name).folder
+        run, loop = RunStream(), loop_of(self._parts, cache=self._cache)
+        run.id = name
+        return run.begin(self._play(loop.stream_resumed(folder)))
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+    async def _play(self, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+        # Loading blocks; done here, the event loop stays free meanwhile.
+        await asyncio.to_thread(load_generator, self._parts.generator)
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    def _known(self) -> RunStore:
+        if self._store is None:
+            raise LoopConfigError(
+                "Runs are not recorded.", hint="Give Lens a folder for them: folder='runs'."
+            )
+        return self._store
+
+
+def _info(record: RunRecord) -> RunInfo:
+    return RunInfo(
+        id=record.folder.name,
+        created_at=int(datetime.fromisoformat(record.header.created).timestamp()),
+        status="finished" if record.finished else "interrupted",
+        request=record.header.request,
+        limits=record.header.limits,
+        events=len(record.lines) - 1,
+    )

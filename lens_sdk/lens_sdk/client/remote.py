@@ -1,0 +1,213 @@
+"""Calls carried out by a server, such as `lens serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from typing import Any
+
+from lens_reasoner import (
+    Event,
+    GeneratedImage,
+    ImageRequest,
+    LoopLimits,
+    LoopResult,
+    Refused,
+    Rewrite,
+    Rubric,
+)
+from lens_reasoner.errors import UnsupportedSettingError
+from lens_reasoner.events import read_event
+from lens_sdk.client.backend import RunStream
+from lens_sdk.client.errors import (
+    LensServerError,
+    RunEndedError,
+    ServerTimeoutError,
+    ServerUnreachableError,
+)
+from lens_sdk.client.types import Judgement, RunInfo, Timeouts
+from lens_sdk.client.wire import Wire, worth_retrying
+
+_FAREWELL = 5.0
+"""Seconds that telling the server of a cancelled run may take."""
+
+
+class RemoteBackend:
+    """Calls a server.
+
+    Args:
+        base_url: The server.
+        api_key: Its key; None if it needs none.
+        timeouts: How long calls may take.
+        max_retries: Times to ask again.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        timeouts: Timeouts | None = None,
+        max_retries: int = 2,
+    ) -> None:
+        self._timeouts = timeouts or Timeouts()
+        self._retries = max_retries
+        self._wire = Wire(
+            base_url, api_key=api_key, timeouts=self._timeouts, max_retries=max_retries
+        )
+
+    async def images(self, request: ImageRequest) -> list[GeneratedImage]:
+        """See `Backend.images`."""
+        answer = await self._wire.post("images/generations", _images_body(request))
+        return [_image(datum) for datum in answer["data"]]
+
+    def stream(
+        self, request: ImageRequest, *, rubric: Rubric | None, limits: LoopLimits
+    ) -> RunStream:
+        """See `Backend.stream`."""
+        body = {
+            "request": request.model_dump(mode="json"),
+            "limits": limits.model_dump(mode="json"),
+            "rubric": None if rubric is None else rubric.model_dump(mode="json"),
+        }
+        run = RunStream()
+        return run.begin(self._play(run, "runs", body))
+
+    async def rewrite(self, request: ImageRequest) -> Rewrite | Refused:
+        """See `Backend.rewrite`."""
+        body = {"request": request.model_dump(mode="json")}
+        answer = await self._wire.post("rewrites", body)
+        return (Rewrite if "prompt" in answer else Refused).model_validate(answer)
+
+    async def judge(
+        self, image: GeneratedImage, request: ImageRequest, *, rubric: Rubric | None
+    ) -> Judgement:
+        """See `Backend.judge`."""
+        body = {
+            "image": base64.b64encode(image.data).decode(),
+            "request": request.model_dump(mode="json"),
+            "rubric": None if rubric is None else rubric.model_dump(mode="json"),
+        }
+        return Judgement.model_validate(await self._wire.post("judgements", body))
+
+    async def runs(self, limit: int) -> list[RunInfo]:
+        """See `Backend.runs`."""
+        answer = await self._wire.get(f"runs?limit={limit}")
+        return [_info(told) for told in answer["data"]]
+
+    async def run(self, name: str) -> RunInfo:
+        """See `Backend.run`."""
+        return _info(await self._wire.get(f"runs/{name}"))
+
+    async def result(self, name: str) -> LoopResult:
+        """See `Backend.result`."""
+        return LoopResult.model_validate(await self._wire.get(f"runs/{name}/result"))
+
+    def resume(self, name: str) -> RunStream:
+        """See `Backend.resume`."""
+        run = RunStream()
+        run.id = name
+        return run.begin(self._play(run, f"runs/{name}/resume", None))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._wire.close()
+
+    async def _play(
+        self, run: RunStream, path: str, body: dict[str, Any] | None
+    ) -> AsyncGenerator[Event]:
+        """Begin a run and follow it; leaving it early ends it on the server too."""
+        run.id = (await self._wire.post(path, body))["id"]
+        total, over = self._timeouts.total, False
+        until = None if total is None else asyncio.get_running_loop().time() + total
+        try:
+            async with aclosing(self._follow(str(run.id))) as events:
+                while not over:
+                    # Not round the yield: the next event may be awaited in another task.
+                    async with asyncio.timeout_at(until):
+                        event = await anext(events)
+                    over = event.type == "finished"
+                    yield event
+        except RunEndedError:
+            over = True
+            raise
+        except TimeoutError as error:
+            raise ServerTimeoutError(
+                f"The run {run.id} took more than {self._timeouts.total:g} s.",
+                hint="What it has drawn is kept: lens.runs.result(ID).",
+            ) from error
+        finally:
+            if not over:
+                await self._end(str(run.id))
+
+    async def _follow(self, name: str) -> AsyncGenerator[Event]:
+        """A run's events, through lost connections and a server that is started again."""
+        known, failures = 0, 0
+        while True:
+            try:
+                async with aclosing(self._wire.events(f"runs/{name}/events", known)) as lines:
+                    async for told in lines:
+                        if told.kind == "ended":
+                            await self._ended(name, told.data)
+                            break
+                        if told.number is not None:
+                            known, failures = told.number, 0
+                        yield read_event(told.data)
+                raise ServerUnreachableError(f"The events of run {name} broke off.")
+            except LensServerError as error:
+                failures += 1
+                if failures > self._retries or not worth_retrying(error):
+                    raise
+                await asyncio.sleep(min(8.0, 0.5 * 2**failures))
+
+    async def _ended(self, name: str, data: dict[str, Any]) -> None:
+        """Go on with a run that its server left unfinished."""
+        if data["status"] == "interrupted":
+            await self._wire.post(f"runs/{name}/resume")
+        elif data["status"] != "running":
+            reason = (data.get("error") or {}).get("message") or "somebody ended it"
+            raise RunEndedError(
+                f"The run {name} was {data['status']}: {reason}",
+                run_id=name,
+                run_status=data["status"],
+                hint="Its pictures so far: lens.runs.result(ID).",
+            )
+
+    async def _end(self, name: str) -> None:
+        """Have the server stop drawing; best effort."""
+        with suppress(LensServerError, TimeoutError, asyncio.CancelledError):
+            async with asyncio.timeout(_FAREWELL):
+                await asyncio.shield(asyncio.ensure_future(self._wire.post(f"runs/{name}/cancel")))
+
+
+def _images_body(request: ImageRequest) -> dict[str, Any]:
+    if request.aspect_ratio is not None:
+        raise UnsupportedSettingError(
+            "images.generate has no aspect_ratio on a server.",
+            setting="aspect_ratio",
+            value=request.aspect_ratio,
+            backend="server",
+            hint="Give width and height, or use create.",
+        )
+    size = None if request.width is None else f"{request.width}x{request.height}"
+    body = {
+        "prompt": request.text,
+        "n": request.num_images,
+        "size": size,
+        "seed": request.seed,
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        "negative_prompt": request.negative_prompt or None,
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _image(datum: dict[str, Any]) -> GeneratedImage:
+    known = {name: value for name, value in datum.items() if name in GeneratedImage.model_fields}
+    return GeneratedImage.model_validate({**known, "data": datum["b64_json"]})
+
+
+def _info(told: dict[str, Any]) -> RunInfo:
+    return RunInfo.model_validate({k: v for k, v in told.items() if k != "object"})

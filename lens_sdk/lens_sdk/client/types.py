@@ -1,0 +1,64 @@
+"""What the client is given and gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lens_reasoner import ImageRequest, LoopLimits, Rubric, Verdict
+from lens_reasoner.types import Value
+
+RunStatus = Literal["running", "finished", "cancelled", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds that calls to a server may take; None is no limit.
+
+    Attributes:
+        connect: For the connection.
+        first_byte: From asking to the first byte of an answer, drawing included.
+        silence: Between two events of a run; the server shows signs of life every 15 seconds.
+        total: For a whole call, retries included; for a run, until its last event.
+    """
+
+    connect: float | None = 5.0
+    first_byte: float | None = 600.0
+    silence: float | None = 60.0
+    total: float | None = None
+
+
+class Judgement(Value):
+    """A picture held against a request.
+
+    Attributes:
+        rubric: The criteria.
+        verdict: What the judge answered.
+    """
+
+    rubric: Rubric
+    verdict: Verdict
+
+
+class RunInfo(Value):
+    """A recorded run in a few words.
+
+    Attributes:
+        id: Its name.
+        created_at: When it began, in seconds since 1970.
+        status: What became of it.
+        request: What was asked for.
+        limits: When it ends.
+        events: How many events are recorded.
+        error: Why it failed, if it did.
+    """
+
+    id: str
+    created_at: int
+    status: RunStatus
+    request: ImageRequest
+    limits: LoopLimits
+    events: int = Field(ge=0)
+    error: dict[str, Any] | None = None

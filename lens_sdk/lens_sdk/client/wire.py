@@ -1,0 +1,234 @@
+"""HTTP to a server: retries that are never paid for twice, errors, server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+
+from lens_sdk.client.errors import (
+    AuthenticationError,
+    LensServerError,
+    RequestRefusedError,
+    ServerBusyError,
+    ServerFailedError,
+    ServerTimeoutError,
+    ServerUnreachableError,
+)
+from lens_sdk.client.types import Timeouts
+
+LONGEST_WAIT = 120.0
+"""Seconds; a server that asks to wait longer is not asked again."""
+
+_log = logging.getLogger("lens_sdk")
+
+
+@dataclass(frozen=True)
+class ServerEvent:
+    """One server-sent event.
+
+    Attributes:
+        kind: Its name.
+        data: Its JSON value.
+        number: Its id, for going on after it; None if it has none.
+    """
+
+    kind: str
+    data: Any
+    number: int | None
+
+
+class Wire:
+    """Calls one server.
+
+    Every POST carries an idempotency key, the same in all retries, so the server does its work once
+    however often it is asked.
+
+    Args:
+        base_url: The server, with or without "/v1".
+        api_key: Sent as bearer token; None sends none.
+        timeouts: How long calls may take.
+        max_retries: Times to ask again after lost connections, 408, 429 and 5xx.
+    """
+
+    def __init__(
+        self, base_url: str, *, api_key: str | None, timeouts: Timeouts, max_retries: int
+    ) -> None:
+        root = base_url.rstrip("/").removesuffix("/v1")
+        headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+        self._client = httpx.AsyncClient(
+            base_url=f"{root}/v1/", headers=headers, timeout=_limits(timeouts, timeouts.first_byte)
+        )
+        self._root = root
+        self._timeouts = timeouts
+        self._attempts = max_retries + 1
+
+    async def get(self, path: str) -> Any:
+        """The JSON value at a path."""
+        return await self._retried("GET", path, None, {})
+
+    async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The JSON value of the answer to a body."""
+        headers = {"idempotency-key": f"lens-{secrets.token_hex(16)}"}
+        return await self._retried("POST", path, body, headers)
+
+    async def events(self, path: str, after: int) -> AsyncGenerator[ServerEvent]:
+        """The events at a path after a number, in one connection.
+
+        Raises:
+            LensServerError: It cannot be made or breaks.
+        """
+        timeout = _limits(self._timeouts, self._timeouts.silence)
+        headers = {"last-event-id": str(after)} if after else {}
+        with self._told():
+            async with self._client.stream("GET", path, headers=headers, timeout=timeout) as answer:
+                if not answer.is_success:
+                    await answer.aread()
+                    raise _refused(answer)
+                async for event in _parse(answer.aiter_lines()):
+                    yield event
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _retried(
+        self, method: str, path: str, body: Mapping[str, Any] | None, headers: dict[str, str]
+    ) -> Any:
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self._attempts),
+            retry=retry_if_exception(worth_retrying),
+            wait=_wait,
+            before_sleep=_tell,
+            reraise=True,
+        )
+        try:
+            async with asyncio.timeout(self._timeouts.total):
+                async for attempt in retrying:
+                    with attempt:
+                        return await self._once(method, path, body, headers)
+        except TimeoutError as error:
+            raise ServerTimeoutError(
+                f"{self._root} took more than {self._timeouts.total:g} s.",
+                hint="Allow more: timeouts=Timeouts(total=...).",
+            ) from error
+        raise AssertionError("every attempt returns or raises")
+
+    async def _once(
+        self, method: str, path: str, body: Mapping[str, Any] | None, headers: dict[str, str]
+    ) -> Any:
+        with self._told():
+            answer = await self._client.request(method, path, json=body, headers=headers)
+        if not answer.is_success:
+            raise _refused(answer)
+        try:
+            return answer.json()
+        except ValueError:
+            raise ServerFailedError(
+                f"{self._root} does not answer in JSON.",
+                hint="Is this the address of a Lens server?",
+                status=answer.status_code,
+            ) from None
+
+    def _told(self) -> _Translated:
+        return _Translated(self._root)
+
+
+class _Translated:
+    """Turns the HTTP library's errors into ours."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, httpx.TimeoutException):
+            raise ServerTimeoutError(
+                f"{self._root} did not answer in time ({type(error).__name__}).",
+                hint="Allow more: timeouts=Timeouts(...).",
+            ) from error
+        if isinstance(error, httpx.HTTPError | httpx.InvalidURL):
+            raise ServerUnreachableError(
+                f"{self._root} cannot be reached: {error or type(error).__name__}.",
+                hint="Check the address and whether the server runs: lens serve.",
+            ) from error
+
+
+def worth_retrying(error: BaseException) -> bool:
+    """Whether the same call may succeed later."""
+    if isinstance(error, LensServerError) and error.retry_after is not None:
+        return error.retry_after <= LONGEST_WAIT
+    if isinstance(error, ServerFailedError):
+        return error.status in {500, 502, 503, 504} and error.code != "generator_failed"
+    return isinstance(error, ServerUnreachableError | ServerBusyError)
+
+
+def _wait(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome is not None else None
+    asked = getattr(error, "retry_after", None)
+    backoff = min(8.0, 0.5 * 2 ** (state.attempt_number - 1)) * (
+        0.75 + secrets.randbelow(250) / 1e3
+    )
+    return backoff if asked is None else float(asked)
+
+
+def _tell(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome is not None else None
+    _log.info("asking again after: %s", error)
+
+
+def _limits(timeouts: Timeouts, read: float | None) -> httpx.Timeout:
+    return httpx.Timeout(connect=timeouts.connect, read=read, write=read, pool=None)
+
+
+def _refused(answer: httpx.Response) -> LensServerError:
+    """The error of an answer that is none of success."""
+    told: dict[str, Any] = {}
+    with suppress(ValueError, AttributeError):
+        told = answer.json().get("error") or {}
+    status = answer.status_code
+    retry_after = None
+    with suppress(KeyError, ValueError):
+        retry_after = float(answer.headers["retry-after"])
+    kind: type[LensServerError] = RequestRefusedError
+    if status in {401, 403}:
+        kind = AuthenticationError
+    elif status == 429 or told.get("code") == "shutting_down":
+        kind = ServerBusyError
+    elif status == 408 or status >= 500:
+        kind = ServerFailedError
+    return kind(
+        str(told.get("message") or f"The server answered with status {status}."),
+        status=status,
+        code=told.get("code"),
+        param=told.get("param"),
+        request_id=answer.headers.get("x-request-id"),
+        retry_after=retry_after,
+    )
+
+
+async def _parse(lines: AsyncIterator[str]) -> AsyncIterator[ServerEvent]:
+    fields: dict[str, str] = {}
+    async for line in lines:
+        if not line:
+            if "data" in fields:
+                number = fields.get("id", "")
+                yield ServerEvent(
+                    fields.get("event", "message"),
+                    json.loads(fields["data"]),
+                    int(number) if number.isdigit() else None,
+                )
+            fields = {}
+        elif not line.startswith(":"):
+            name, _, value = line.partition(":")
+            fields[name] = value.removeprefix(" ")
