@@ -47,6 +47,8 @@ if TYPE_CHECKING:
         RunStore,
         Verdict,
     )
+    from lens_sdk.client.lens import AsyncLens, Lens
+    from lens_sdk.client.types import Judgement, RunInfo, Timeouts
     from lens_sdk.errors import MissingExtraError, SdkError, UnknownModelError, UnknownPartError
     from lens_sdk.facade import agenerate, generate
     from lens_sdk.generators import choose_generator, local_generator
@@ -88,6 +90,8 @@ _LAZY = {
         "RunStore",
         "Verdict",
     ),
+    "lens_sdk.client.lens": ("AsyncLens", "Lens"),
+    "lens_sdk.client.types": ("Judgement", "RunInfo", "Timeouts"),
     "lens_sdk.errors": ("MissingExtraError", "SdkError", "UnknownModelError", "UnknownPartError"),
     "lens_sdk.facade": ("agenerate", "generate"),
     "lens_sdk.generators": ("choose_generator", "local_generator"),
@@ -100,6 +104,7 @@ _HOMES = {name: module for module, names in _LAZY.items() for name in names}
 
 __all__ = [
     "AgentLoop",
+    "AsyncLens",
     "BlockingGenerator",
     "Cache",
     "Candidate",
@@ -113,8 +118,10 @@ __all__ = [
     "ImageRequest",
     "ImageServer",
     "Judge",
+    "Judgement",
     "LLMReasoner",
     "LLMRubricWriter",
+    "Lens",
     "LensModel",
     "LocalLensGenerator",
     "LoopLimits",
@@ -129,9 +136,11 @@ __all__ = [
     "Rubric",
     "RubricJudge",
     "RubricWriter",
+    "RunInfo",
     "RunRecord",
     "RunStore",
     "SdkError",
+    "Timeouts",
     "UnknownModelError",
     "UnknownPartError",
     "Verdict",
