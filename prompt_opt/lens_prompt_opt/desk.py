@@ -105,9 +105,10 @@ class Desk:
 
     @property
     def challenge_cells(self) -> int:
-        """Most new pictures a challenge can need."""
-        per_request = self._keeper.gate.pictures * self.generators
-        return 2 * len(self.splits.selection) * per_request
+        """Most new pictures the next challenge can need; the incumbent's are shared by an epoch."""
+        stream = self._keeper.stream(self.generators)
+        cells = [cell for block in stream.blocks(len(stream)) for cell in block]
+        return len(cells) + len(self.new_cells(self.incumbent, cells))
 
     @property
     def keeper(self) -> GateKeeper:

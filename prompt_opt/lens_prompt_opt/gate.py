@@ -19,8 +19,8 @@ from lens_prompt_opt.statistics.multiplicity import ErrorSharing, OnlineFallback
 from lens_prompt_opt.statistics.sequential import (
     HIGHEST,
     LOWEST,
+    BettingTest,
     Expectation,
-    SpendingTest,
     TestMethod,
 )
 
@@ -65,8 +65,8 @@ class PairedSequentialGate:
       was learnt from the old pictures cannot favour the next challenger.
 
     The gain is that on the population that the requests were drawn from, as long as no challenger
-    was accepted before; with `BettingTest` exactly so, with `SpendingTest`, the default, as far as
-    sums over a block of requests are normal. After an acceptance the requests
+    was accepted before; with `BettingTest`, the default, whatever the distribution, with
+    `SpendingTest` as far as means over requests are normal. After an acceptance the requests
     are no longer unseen, only their pictures are; the rate then holds for the gain on the selection
     requests themselves. What carries over to new requests is measured on the test split.
 
@@ -84,7 +84,7 @@ class PairedSequentialGate:
     min_gain: float = 0.0
     block_requests: int = 8
     pictures: int = 2
-    method: TestMethod = field(default_factory=SpendingTest)
+    method: TestMethod = field(default_factory=BettingTest)
     sharing: ErrorSharing = field(default_factory=OnlineFallback)
     confidence: float = 0.95
 
@@ -135,6 +135,15 @@ class GateKeeper:
         tried = [Tried(decision.level, decision.accepted) for decision in self.decisions]
         return self.gate.sharing.next_level(self.gate.alpha, tried)
 
+    def stream(self, generators: int) -> CellStream:
+        """The cells of this epoch's challenges."""
+        return CellStream(
+            self._requests,
+            f"{self._name}:selection:{self._epoch}",
+            pictures=self.gate.pictures,
+            generators=generators,
+        )
+
     async def challenge(
         self, challenger: Candidate, arena: Arena, *, expected: Expectation | None = None
     ) -> Decision:
@@ -142,12 +151,7 @@ class GateKeeper:
 
         `expected` must come from data of the search split.
         """
-        stream = CellStream(
-            self._requests,
-            f"{self._name}:selection:{self._epoch}",
-            pictures=self.gate.pictures,
-            generators=arena.generators,
-        )
+        stream = self.stream(arena.generators)
         level = self.next_level
         test = self.gate.method.start(
             level=level, min_gain=self.gate.min_gain, horizon=len(stream), expected=expected

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from math import exp, fsum, log, log1p
 
 _SHARES = (0.02, 0.05, 0.1, 0.16, 0.24, 0.34, 0.46, 0.6, 0.76, 0.95)
-_HINT_WEIGHT = 0.5
+_HINT_WEIGHT = 0.8
 
 
 class BettingEvidence:
@@ -29,7 +29,7 @@ class BettingEvidence:
         Args:
             null_mean: The m of the hypothesis; above `lowest`.
             lowest: Least possible observation.
-            hint: A share thought to be good, from data independent of the observations; half of
+            hint: A share thought to be good, from data independent of the observations; most of
                 the capital is put there. It cannot harm validity.
 
         Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import pi
 from typing import NamedTuple, Protocol
 
 
@@ -30,19 +29,24 @@ class ErrorSharing(Protocol):
 
 @dataclass(frozen=True)
 class OnlineFallback:
-    """Test k gets alpha * 6 / (pi k)^2, and an accepting test hands its level on to the next.
+    """Test k gets alpha * first * (1 - first)^(k - 1), and an accepting test hands its level on.
 
     Family-wise rate: the probability that a study accepts any challenger whose gain does not exceed
     the minimum is at most alpha. Until the first such mistake every share of alpha is held by at
     most one challenger without gain, so the levels of those challengers sum to at most alpha
     whatever the number of tests (Tian and Ramdas 2021, "online fallback").
+
+    Attributes:
+        first: Share of alpha for the first test, and of what is left for each one after it.
+        name: Name for records.
     """
 
+    first: float = 0.75
     name: str = "online-fallback"
 
     def next_level(self, alpha: float, tried: Sequence[Tried]) -> float:
         """See `ErrorSharing.next_level`."""
-        own = alpha * 6 / (pi * (len(tried) + 1)) ** 2
+        own = alpha * self.first * (1 - self.first) ** len(tried)
         return own + (tried[-1].level if tried and tried[-1].accepted else 0.0)
 
 

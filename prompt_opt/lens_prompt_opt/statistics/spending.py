@@ -6,7 +6,7 @@ spent by each look follows from a spending function, so looks need not be planne
 
 from __future__ import annotations
 
-from math import exp, log1p, pi, sqrt
+from math import exp, pi, sqrt
 from statistics import NormalDist
 
 _NORMAL = NormalDist()
@@ -76,9 +76,3 @@ class SpendingBoundary:
             scale = width / sqrt(2 * pi * time)
             masses = [scale * exp(-x * x / (2 * time)) for x in points]
         self._points, self._masses = points, masses
-
-
-def normal_score(t: float, degrees: int) -> float:
-    """The z value with about the tail probability of Student's `t` (Wallace 1959)."""
-    score = sqrt(degrees * log1p(t * t / degrees)) * (8 * degrees + 1) / (8 * degrees + 3)
-    return score if t >= 0 else -score
