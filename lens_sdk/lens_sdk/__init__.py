@@ -47,7 +47,8 @@ if TYPE_CHECKING:
         RunStore,
         Verdict,
     )
-    from lens_sdk.client.lens import AsyncLens, Lens
+    from lens_sdk.client.lens import AsyncLens
+    from lens_sdk.client.plain import Lens
     from lens_sdk.client.types import Judgement, RunInfo, Timeouts
     from lens_sdk.errors import MissingExtraError, SdkError, UnknownModelError, UnknownPartError
     from lens_sdk.facade import agenerate, generate
@@ -90,7 +91,8 @@ _LAZY = {
         "RunStore",
         "Verdict",
     ),
-    "lens_sdk.client.lens": ("AsyncLens", "Lens"),
+    "lens_sdk.client.lens": ("AsyncLens",),
+    "lens_sdk.client.plain": ("Lens",),
     "lens_sdk.client.types": ("Judgement", "RunInfo", "Timeouts"),
     "lens_sdk.errors": ("MissingExtraError", "SdkError", "UnknownModelError", "UnknownPartError"),
     "lens_sdk.facade": ("agenerate", "generate"),

@@ -23,7 +23,8 @@ from lens_sdk.client.errors import (
     ServerTimeoutError,
     ServerUnreachableError,
 )
-from lens_sdk.client.lens import AsyncLens, Lens
+from lens_sdk.client.lens import AsyncLens
+from lens_sdk.client.plain import Lens
 from lens_sdk.client.types import Timeouts
 from lens_sdk.local import LocalLensGenerator
 from lens_sdk.runtime import LensRuntime

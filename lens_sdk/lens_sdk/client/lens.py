@@ -1,17 +1,14 @@
-"""The client: the same calls in this process and on a server, async and not."""
+"""The async client: the same calls in this process and on a server."""
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from lens_reasoner import (
     Cache,
-    Event,
     GeneratedImage,
     GenerationSettings,
     Generator,
@@ -24,17 +21,11 @@ from lens_reasoner import (
     Rewrite,
     Rubric,
     RubricWriter,
-    run_sync,
 )
 from lens_sdk.client.backend import Backend, RunStream
 from lens_sdk.client.types import Judgement, RunInfo, Timeouts
 from lens_sdk.models import DEFAULT_MODEL
 from lens_sdk.session import PartChoice
-
-LONGEST_FAREWELL = 6.0
-"""Seconds that ending what is under way may take after Ctrl-C."""
-
-T = TypeVar("T")
 
 Picture = GeneratedImage | bytes | str | Path
 """A picture, a picture file's bytes, or its path."""
@@ -231,117 +222,6 @@ class AsyncRuns:
         return await self._backend.resume(run_id).result()
 
 
-class Lens:
-    """`AsyncLens` for code that is not async, notebooks included; Ctrl-C ends what is under way.
-
-    Example:
-        ```python
-        lens = Lens()
-        for image in lens.images.generate("a red apple", n=2, seed=1):
-            image.save(f"apple-{image.seed}.png")
-        ```
-
-    Attributes:
-        images: Pictures from prompts as they are.
-        runs: Recorded runs.
-    """
-
-    def __init__(self, model: str | Generator = DEFAULT_MODEL, **options: Any) -> None:
-        """Choose where calls are carried out; see `AsyncLens`."""
-        self._lens = AsyncLens(model, **options)
-        self.images = Images(self._lens.images)
-        self.runs = Runs(self._lens.runs)
-
-    def create(
-        self,
-        request: ImageRequest | str,
-        *,
-        rubric: Rubric | None = None,
-        limits: LoopLimits | None = None,
-        **options: Any,
-    ) -> LoopResult:
-        """See `AsyncLens.create`."""
-        return _wait(self._lens.create(request, rubric=rubric, limits=limits, **options))
-
-    def stream(
-        self,
-        request: ImageRequest | str,
-        *,
-        rubric: Rubric | None = None,
-        limits: LoopLimits | None = None,
-        **options: Any,
-    ) -> Iterator[Event]:
-        """See `AsyncLens.stream`; leaving the iteration early and closing it ends the run."""
-        return _iterate(self._lens.stream(request, rubric=rubric, limits=limits, **options))
-
-    def rewrite(self, request: ImageRequest | str, **options: Any) -> Rewrite | Refused:
-        """See `AsyncLens.rewrite`."""
-        return _wait(self._lens.rewrite(request, **options))
-
-    def judge(
-        self, image: Picture, request: ImageRequest | str, *, rubric: Rubric | None = None
-    ) -> Judgement:
-        """See `AsyncLens.judge`."""
-        return _wait(self._lens.judge(image, request, rubric=rubric))
-
-    def close(self) -> None:
-        """Give up connections."""
-        _wait(self._lens.close())
-
-    def __enter__(self) -> Self:
-        """The client itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
-
-
-class Images:
-    """See `AsyncImages`."""
-
-    def __init__(self, images: AsyncImages) -> None:
-        self._images = images
-
-    def generate(
-        self, prompt: ImageRequest | str, *, n: int = 1, **options: Any
-    ) -> list[GeneratedImage]:
-        """See `AsyncImages.generate`."""
-        return _wait(self._images.generate(prompt, n=n, **options))
-
-
-class Runs:
-    """See `AsyncRuns`."""
-
-    def __init__(self, runs: AsyncRuns) -> None:
-        self._runs = runs
-
-    def list(self, limit: int = 20) -> list[RunInfo]:
-        """See `AsyncRuns.list`."""
-        return _wait(self._runs.list(limit))
-
-    def get(self, run_id: str) -> RunInfo:
-        """See `AsyncRuns.get`."""
-        return _wait(self._runs.get(run_id))
-
-    def result(self, run_id: str) -> LoopResult:
-        """See `AsyncRuns.result`."""
-        return _wait(self._runs.result(run_id))
-
-    def stream(self, run_id: str) -> Iterator[Event]:
-        """See `AsyncRuns.stream`."""
-        return _iterate(self._runs.stream(run_id))
-
-    def resume(self, run_id: str) -> LoopResult:
-        """See `AsyncRuns.resume`."""
-        return _wait(self._runs.resume(run_id))
-
-
 def as_request(request: ImageRequest | str, options: dict[str, Any]) -> ImageRequest:
     """A request with options in place of its own values.
 
@@ -364,32 +244,3 @@ def as_picture(image: Picture) -> GeneratedImage:
     data = image if isinstance(image, bytes) else Path(image).read_bytes()
     settings = GenerationSettings()
     return GeneratedImage(data=data, seed=None, prompt="", settings=settings, generator="upload")
-
-
-def _iterate(run: RunStream) -> Iterator[Event]:
-    try:
-        while (event := _wait(_next(run))) is not None:
-            yield event
-    finally:
-        _wait(run.aclose())
-
-
-def _wait(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; after Ctrl-C, until what is under way was ended, on a server too."""
-    over = threading.Event()
-
-    async def work() -> T:
-        try:
-            return await coroutine
-        finally:
-            over.set()
-
-    try:
-        return run_sync(work())
-    except KeyboardInterrupt:
-        over.wait(LONGEST_FAREWELL)
-        raise
-
-
-async def _next(run: RunStream) -> Event | None:
-    return await anext(run, None)
