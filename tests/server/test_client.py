@@ -264,7 +264,8 @@ async def test_lost_connections_lose_no_event(start: Start) -> None:
     proxy.close()
 
 
-def test_the_plain_client(running: Running, runtime: LensRuntime, tmp_path: Path) -> None:
+def test_the_plain_client(start: Start, runtime: LensRuntime, tmp_path: Path) -> None:
+    running = start()
     clients: list[Any] = [
         Lens(base_url=running.url),
         Lens(LocalLensGenerator(runtime), folder=tmp_path, reasoner="none", judge="none"),

@@ -266,16 +266,8 @@ def test_a_full_queue_says_when_to_come_back(start: Start) -> None:
     thread.join()
     assert client.images.generate(prompt=PROMPT, **QUICK).data
     patient = OpenAI(base_url=running.v1, api_key="none", max_retries=5)
-    assert (
-        len(
-            [
-                a
-                for a in in_threads(3, lambda _: patient.images.generate(prompt=PROMPT, **QUICK))
-                if a.data
-            ]
-        )
-        == 3
-    )
+    answers = in_threads(3, lambda _: patient.images.generate(prompt=PROMPT, **QUICK))
+    assert all(answer.data for answer in answers)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -287,7 +279,7 @@ def test_who_leaves_frees_the_model(running: Running, stream: bool) -> None:
     url = f"{running.v1}/images/generations"
     if stream:
         with httpx.stream("POST", url, json=body, timeout=60) as answer:
-            assert next(answer.iter_text()).startswith("event: image_generation.partial_image")
+            assert "event: image_generation.partial_image" in next(answer.iter_text())
     else:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(url, json=body, timeout=0.5)

@@ -133,7 +133,9 @@ def test_a_stopped_server_leaves_a_run_that_another_goes_on_with(start: Start) -
     assert told[-1][1] == "finished"
 
 
-def test_a_run_without_pictures_says_why(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_pictures_says_why(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = start()
+
     async def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("no light")
 
