@@ -9,10 +9,28 @@ from pydantic import ValidationError
 
 from lens_prompt_opt.budget import SpendRow
 from lens_prompt_opt.decisions import Decision
-from lens_prompt_opt.edits import Candidate
+from lens_prompt_opt.edits import Candidate, SectionEdit
 from lens_prompt_opt.errors import PromptOptError
 from lens_reasoner.prompts import SystemPrompt
 from lens_reasoner.types import Value
+
+
+class KindChange(Value):
+    """What became of one kind of criterion, on the test split.
+
+    Attributes:
+        kind: The kind.
+        before: Pass rate under the seed prompt.
+        after: Pass rate under the optimised prompt.
+        interval: Interval of their difference.
+        requests: Requests with such criteria.
+    """
+
+    kind: str
+    before: float
+    after: float
+    interval: tuple[float, float]
+    requests: int
 
 
 class GainClaim(Value):
@@ -27,6 +45,7 @@ class GainClaim(Value):
         best_score: Mean score of the optimised prompt.
         requests: Requests of the test split with a score under both.
         pictures: Pictures per request and prompt.
+        kinds: The same by kind of criterion; a description, not corrected for their number.
     """
 
     gain: float
@@ -37,6 +56,7 @@ class GainClaim(Value):
     best_score: float
     requests: int
     pictures: int
+    kinds: tuple[KindChange, ...] = ()
 
     def __str__(self) -> str:
         """The claim in one line, in points of a hundred."""
@@ -55,6 +75,9 @@ class PromptCard(Value):
         system_prompt: The prompt; what a reasoner loads.
         lineage: The candidates it descends from, the seed first, itself last, with their edits
             and hypotheses.
+        hypotheses: The edits that still stand in the prompt, each with what became, on the test
+            split, of the kinds of criteria it was aimed at, from the seed prompt to this one. Edits
+            with the same aim share that change.
         claim: The final claim; None if the search found nothing to claim.
         decisions: The challenges that led to it.
         data: SHA-256 of the requests, in all and by split.
@@ -68,6 +91,7 @@ class PromptCard(Value):
     schema_version: Literal[1] = 1
     system_prompt: SystemPrompt
     lineage: tuple[Candidate, ...]
+    hypotheses: tuple[SectionEdit, ...] = ()
     claim: GainClaim | None
     decisions: tuple[Decision, ...]
     data: dict[str, str]

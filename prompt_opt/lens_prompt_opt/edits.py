@@ -25,8 +25,9 @@ class Hypothesis(Value):
         reason: Why, in a sentence.
         status: "confirmed" if the interval of the change lies above zero, "refuted" if below,
             "unclear" if it holds zero.
-        change: Measured change of the pass rate of `kinds`, against the parent on the same cells.
-        interval: Interval of `change`.
+        change: Change of the pass rate of `kinds`. Of a screening it is shrunk towards zero; on a
+            prompt card it is that on the test split.
+        interval: Interval of `change`: 80 % of a screening, on a card that of the claim.
     """
 
     failure_mode: str = ""

@@ -91,10 +91,8 @@ class PromptGuard:
         if len(rendered) > self.rules.max_characters:
             limit = self.rules.max_characters
             findings.append(_found("length", f"{len(rendered)} characters exceed {limit}"))
-        findings += [
-            _found("copy", f"{phrase!r} is copied from a request")
-            for phrase in self._copied(candidate)
-        ]
+        if copied := self._copied(candidate):
+            findings.append(_found("copy", f"{copied[0]!r} is copied from a request"))
         return findings
 
     def _changed(self, prompt: SystemPrompt) -> list[str]:
@@ -106,7 +104,7 @@ class PromptGuard:
 
     def _copied(self, candidate: Candidate) -> list[str]:
         texts = [s.text for s in candidate.prompt.sections if s.name != EXAMPLES_SECTION]
-        return sorted(_runs(texts, self.rules.copied_words) & self._forbidden)[:3]
+        return sorted(_runs(texts, self.rules.copied_words) & self._forbidden)
 
     @cached_property
     def _forbidden(self) -> set[str]:

@@ -110,6 +110,11 @@ class History:
         self._hypotheses.append(edit)
 
     @property
+    def known(self) -> list[Candidate]:
+        """Candidates made so far."""
+        return [record.candidate for record in self._candidates.values()]
+
+    @property
     def tried(self) -> tuple[SectionEdit, ...]:
         """Edits whose hypotheses were tested."""
         return tuple(self._hypotheses)

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from lens_prompt_opt.budget import Budget, BudgetExhaustedError, Ledger
 from lens_prompt_opt.card import GainClaim, PromptCard
-from lens_prompt_opt.cells import Cell, CellStream, mean_score, paired_differences
+from lens_prompt_opt.cells import Cell, CellStream
+from lens_prompt_opt.comparison import Comparison, surviving_edits
 from lens_prompt_opt.desk import Desk
-from lens_prompt_opt.edits import Candidate
+from lens_prompt_opt.edits import Candidate, SectionEdit
 from lens_prompt_opt.errors import BudgetError
 from lens_prompt_opt.estimate import StudyEstimate, StudyPlan, UnitPrices, estimate
 from lens_prompt_opt.evaluation import EvaluationContext, Evaluator, EvaluatorFactory
@@ -205,11 +206,15 @@ class _Run:
             )
         variance = await self._calibrate()
         best = await self._core._strategy.search(self._desk)
-        claim = await self._claim(best, test) if best.id != self._seed.id else None
+        claim: GainClaim | None = None
+        hypotheses: tuple[SectionEdit, ...] = ()
+        if best.id != self._seed.id:
+            claim, hypotheses = await self._claim(best, test)
         history = self._history.record()
         card = PromptCard(
             system_prompt=best.prompt,
-            lineage=_lineage(best, [record.candidate for record in history.candidates]),
+            lineage=_lineage(best, self._history.known),
+            hypotheses=hypotheses,
             claim=claim,
             decisions=history.decisions,
             data={"all": self._core._prompts.sha256, **self._splits.hashes()},
@@ -259,27 +264,20 @@ class _Run:
         plan = SamplingPlan(requests=len(self._splits.selection), rewrites=gate.pictures)
         return variance_ledger(observations, plan, self._ledger.unit_prices(unit))
 
-    async def _claim(self, best: Candidate, cells: Sequence[Cell]) -> GainClaim | None:
+    async def _claim(
+        self, best: Candidate, cells: Sequence[Cell]
+    ) -> tuple[GainClaim | None, tuple[SectionEdit, ...]]:
         """Best against seed on the test split, which nothing has touched so far."""
         try:
             after, before = await self._desk.evaluate_claim(best, self._seed, cells)
         except BudgetExhaustedError:
             self._history.note("nothing was left for the final claim: calls cost more than before")
-            return None
-        differences = list(paired_differences(after, before).values())
-        if not differences:
-            return None
+            return None, ()
         core = self._core
-        return GainClaim(
-            gain=sum(differences) / len(differences),
-            interval=core._interval.interval(differences, core._confidence),
-            confidence=core._confidence,
-            method=core._interval.name,
-            seed_score=mean_score(before) or 0.0,
-            best_score=mean_score(after) or 0.0,
-            requests=len(differences),
-            pictures=core._test_pictures,
-        )
+        comparison = Comparison(after, before, self._desk.kinds, core._interval, core._confidence)
+        lineage = _lineage(best, self._history.known)
+        edits = surviving_edits(best.prompt, lineage)
+        return comparison.claim(core._test_pictures), tuple(map(comparison.tested, edits))
 
 
 def _nested(cells: Sequence[Cell]) -> list[Cell]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
 from math import sqrt
@@ -142,6 +142,10 @@ class World:
     _scores: dict[tuple[str, str], tuple[float, ...]] = field(
         default_factory=dict, init=False, repr=False
     )
+
+    def with_noise(self, **changes: float) -> World:
+        """The same world with some of its noise changed."""
+        return replace(self, noise=replace(self.noise, **changes))
 
     def tasks(self, request: str) -> tuple[Task, ...]:
         """The criteria of a request; they depend on the world's and the request's name alone."""

@@ -11,6 +11,9 @@ from typing import Protocol
 
 from lens_prompt_opt.statistics.betting import betting_interval
 
+_NOTHING = 1e-9
+"""Standard errors below this are rounding."""
+
 
 class IntervalMethod(Protocol):
     """A way to put an interval around a mean."""
@@ -60,7 +63,7 @@ class ClusterBootstrap:
         mean, error = fmean(values), _error(values)
         rng = random.Random(self.seed)
         scores = sorted(self._scores(values, mean, rng))
-        if not scores or not error:
+        if not scores or error < _NOTHING:
             return betting_interval(values, confidence=confidence, lowest=-1.0, highest=1.0)
         tail = (1 - confidence) / 2
         low = scores[min(ceil((1 - tail) * len(scores)), len(scores) - 1)]
@@ -70,7 +73,7 @@ class ClusterBootstrap:
     def _scores(self, values: Sequence[float], mean: float, rng: random.Random) -> Iterator[float]:
         for _ in range(self.resamples):
             sample = rng.choices(values, k=len(values))
-            if error := _error(sample):
+            if (error := _error(sample)) > _NOTHING:
                 yield (fsum(sample) / len(sample) - mean) / error
 
 

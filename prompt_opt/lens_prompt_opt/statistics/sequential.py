@@ -13,7 +13,7 @@ from lens_prompt_opt.statistics.betting import (
     growth_per_observation,
     log_optimal_share,
 )
-from lens_prompt_opt.statistics.spending import SpendingBoundary
+from lens_prompt_opt.statistics.spending import look
 
 Finding = Literal["better", "worse", "no_difference", "undecided"]
 """What a test says so far; "undecided" asks for more data."""
@@ -200,7 +200,8 @@ class SpendingTest:
 class _SpendingRun:
     def __init__(self, method: SpendingTest, level: float, min_gain: float, horizon: int) -> None:
         self._method = method
-        self._boundary = SpendingBoundary(level)
+        self._level = level
+        self._times: tuple[float, ...] = ()
         self._last_edge = NormalDist().inv_cdf(1 - level)
         self._min_gain = min_gain
         self._horizon = horizon
@@ -215,7 +216,8 @@ class _SpendingRun:
         if not differences or count > self._horizon:
             return
         self._score = self._method.score(self._values, self._min_gain)
-        self._edge = self._boundary.next(count / self._horizon)
+        self._times = (*self._times, count / self._horizon)
+        self._edge = look(self._level, self._times).score
         self._better = self._better or self._score >= self._edge
 
     @property

@@ -6,11 +6,13 @@ spent by each look follows from a spending function, so looks need not be planne
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import exp, pi, sqrt
 from statistics import NormalDist
+from typing import NamedTuple
 
 _NORMAL = NormalDist()
-_GRID = 160
+_GRID = 200
 _REACH = 8.0
 
 
@@ -20,59 +22,66 @@ def obrien_fleming(alpha: float, information: float) -> float:
     return 2 * (1 - _NORMAL.cdf(quantile / sqrt(min(information, 1.0))))
 
 
-class SpendingBoundary:
-    """Boundaries for a Brownian motion so that it ever crosses with probability alpha.
+class Look(NamedTuple):
+    """The state after a look.
+
+    Attributes:
+        score: The z value that had to be exceeded.
+        spent: Alpha spent so far.
+        points: Grid of values of the motion below the boundary.
+        masses: Probability of having crossed nowhere and being near each point.
+    """
+
+    score: float
+    spent: float
+    points: tuple[float, ...]
+    masses: tuple[float, ...]
+
+
+@lru_cache(maxsize=1024)
+def look(alpha: float, times: tuple[float, ...]) -> Look:
+    """The boundary at the last of `times`, so that all looks together cross with chance alpha.
 
     The density of paths that have not crossed is carried from look to look on a grid
     (Armitage, McPherson and Rowe 1969).
+
+    Args:
+        alpha: Chance to cross by information fraction 1.
+        times: Information fractions of the looks so far, rising.
     """
-
-    def __init__(self, alpha: float) -> None:
-        self._alpha = alpha
-        self._spent = 0.0
-        self._time = 0.0
-        self._points: list[float] = []
-        self._masses: list[float] = []
-
-    def next(self, information: float) -> float:
-        """The z value to exceed at a look with this information fraction, above the last one."""
-        budget = max(obrien_fleming(self._alpha, information) - self._spent, 1e-15)
-        low, high = -_REACH * sqrt(information), _REACH * sqrt(information)
-        edge = self._solve(information, budget, low, high)
-        self._advance(information, low, edge)
-        self._spent += budget
-        self._time = information
-        return edge / sqrt(information)
-
-    def _solve(self, time: float, budget: float, low: float, high: float) -> float:
-        for _ in range(60):
-            middle = (low + high) / 2
-            if self._beyond(time, middle) > budget:
-                low = middle
-            else:
-                high = middle
-        return high
-
-    def _beyond(self, time: float, edge: float) -> float:
-        if not self._points:
-            return 1 - _NORMAL.cdf(edge / sqrt(time))
-        spread = sqrt(time - self._time)
-        return sum(
-            mass * _NORMAL.cdf((point - edge) / spread)
-            for point, mass in zip(self._points, self._masses, strict=True)
-        )
-
-    def _advance(self, time: float, low: float, edge: float) -> None:
-        width = (edge - low) / _GRID
-        points = [low + (i + 0.5) * width for i in range(_GRID)]
-        if self._points:
-            spread = sqrt(time - self._time)
-            scale = width / (spread * sqrt(2 * pi))
-            old = list(zip(self._points, self._masses, strict=True))
-            masses = [
-                scale * sum(m * exp(-(((x - p) / spread) ** 2) / 2) for p, m in old) for x in points
-            ]
+    before = look(alpha, times[:-1]) if len(times) > 1 else None
+    last, now = (times[-2] if before else 0.0), times[-1]
+    spent = max(obrien_fleming(alpha, now), before.spent if before else 0.0)
+    budget = max(spent - (before.spent if before else 0.0), 1e-15)
+    low, high = -_REACH * sqrt(now), _REACH * sqrt(now)
+    edge_low, edge = low, high
+    for _ in range(60):
+        middle = (edge_low + edge) / 2
+        if _beyond(before, now - last, middle) > budget:
+            edge_low = middle
         else:
-            scale = width / sqrt(2 * pi * time)
-            masses = [scale * exp(-x * x / (2 * time)) for x in points]
-        self._points, self._masses = points, masses
+            edge = middle
+    width = (edge - low) / _GRID
+    points = tuple(low + (i + 0.5) * width for i in range(_GRID))
+    masses = _advanced(before, now - last, points, width)
+    return Look(edge / sqrt(now), spent, points, masses)
+
+
+def _beyond(before: Look | None, time: float, edge: float) -> float:
+    """Chance to be beyond `edge` after `time` more."""
+    spread = sqrt(time)
+    if before is None:
+        return 1 - _NORMAL.cdf(edge / spread)
+    pairs = zip(before.points, before.masses, strict=True)
+    return sum(mass * _NORMAL.cdf((point - edge) / spread) for point, mass in pairs)
+
+
+def _advanced(
+    before: Look | None, time: float, points: tuple[float, ...], width: float
+) -> tuple[float, ...]:
+    """Masses near `points` after `time` more."""
+    scale = width / sqrt(2 * pi * time)
+    if before is None:
+        return tuple(scale * exp(-x * x / (2 * time)) for x in points)
+    old = list(zip(before.points, before.masses, strict=True))
+    return tuple(scale * sum(m * exp(-((x - p) ** 2) / (2 * time)) for p, m in old) for x in points)

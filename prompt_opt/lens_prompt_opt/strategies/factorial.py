@@ -222,8 +222,8 @@ def _score_spread(seen: Sequence[tuple[Candidate, Outcome]]) -> float:
 
 
 def _tested(edit: SectionEdit, effect: Effect) -> SectionEdit:
-    """The edit with what became of its hypothesis, at 95 %."""
-    reach = NormalDist().inv_cdf(0.975) * effect.aimed_error
+    """The edit with what became of its hypothesis."""
+    reach = NormalDist().inv_cdf(0.9) * effect.aimed_error
     low, high = effect.aimed_gain - reach, effect.aimed_gain + reach
     status = "confirmed" if low > 0 else "refuted" if high < 0 else "unclear"
     tested = Hypothesis.model_validate(

@@ -1,0 +1,107 @@
+"""The optimised prompt against the seed prompt, on cells that nothing was decided on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from statistics import fmean
+
+from lens_prompt_opt.card import GainClaim, KindChange
+from lens_prompt_opt.cells import Outcome, mean_score, paired_differences
+from lens_prompt_opt.edits import Candidate, HypothesisStatus, SectionEdit
+from lens_prompt_opt.statistics.intervals import IntervalMethod
+from lens_reasoner.prompts import SystemPrompt
+
+_ANSWERED = frozenset({"yes", "no"})
+
+
+class Comparison:
+    """Two prompts on the same cells."""
+
+    def __init__(
+        self,
+        after: Sequence[Outcome],
+        before: Sequence[Outcome],
+        kinds: Callable[[str], Mapping[str, str]],
+        method: IntervalMethod,
+        confidence: float,
+    ) -> None:
+        """Set the outcomes side by side.
+
+        Args:
+            after: Outcomes of the optimised prompt.
+            before: Outcomes of the seed prompt on the same cells, in the same order.
+            kinds: Kind of each criterion of a request.
+            method: How intervals are computed.
+            confidence: Their confidence.
+        """
+        self._after = after
+        self._before = before
+        self._kinds = kinds
+        self._method = method
+        self._confidence = confidence
+
+    def claim(self, pictures: int) -> GainClaim | None:
+        """The gain; None if no cell has a score under both."""
+        differences = list(paired_differences(self._after, self._before).values())
+        if not differences:
+            return None
+        kinds = {kind for o in self._after for kind in self._kinds(o.cell.request).values()}
+        changes = [self._change(kind) for kind in sorted(kinds)]
+        return GainClaim(
+            gain=fmean(differences),
+            interval=self._method.interval(differences, self._confidence),
+            confidence=self._confidence,
+            method=self._method.name,
+            seed_score=mean_score(self._before) or 0.0,
+            best_score=mean_score(self._after) or 0.0,
+            requests=len(differences),
+            pictures=pictures,
+            kinds=tuple(change for change in changes if change is not None),
+        )
+
+    def tested(self, edit: SectionEdit) -> SectionEdit:
+        """The edit with what became of the kinds it was aimed at; all kinds if it had no aim."""
+        rates = self._rates(edit.hypothesis.kinds)
+        if not rates:
+            return edit
+        gains = [new - old for new, old in rates]
+        low, high = self._method.interval(gains, self._confidence)
+        status: HypothesisStatus = "confirmed" if low > 0 else "refuted" if high < 0 else "unclear"
+        known = {"status": status, "change": fmean(gains), "interval": (low, high)}
+        return edit.model_copy(update={"hypothesis": edit.hypothesis.model_copy(update=known)})
+
+    def _change(self, kind: str) -> KindChange | None:
+        rates = self._rates((kind,))
+        if not rates:
+            return None
+        return KindChange(
+            kind=kind,
+            before=fmean(old for _, old in rates),
+            after=fmean(new for new, _ in rates),
+            interval=self._method.interval([new - old for new, old in rates], self._confidence),
+            requests=len(rates),
+        )
+
+    def _rates(self, kinds: Collection[str]) -> list[tuple[float, float]]:
+        """Pass rates after and before, by request, of criteria answered both times."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        for one, other in zip(self._after, self._before, strict=True):
+            for name, kind in self._kinds(one.cell.request).items():
+                new, old = one.answers.get(name), other.answers.get(name)
+                if (not kinds or kind in kinds) and new in _ANSWERED and old in _ANSWERED:
+                    pair = float(new == "yes"), float(old == "yes")
+                    found.setdefault(one.cell.request, []).append(pair)
+        return [
+            (fmean(new for new, _ in pairs), fmean(old for _, old in pairs))
+            for pairs in found.values()
+        ]
+
+
+def surviving_edits(prompt: SystemPrompt, lineage: Sequence[Candidate]) -> tuple[SectionEdit, ...]:
+    """The edits whose text still stands in `prompt`, in the order of its sections."""
+    latest = {edit.section: edit for candidate in lineage for edit in candidate.edits}
+    return tuple(
+        latest[section.name]
+        for section in prompt.sections
+        if section.name in latest and latest[section.name].text.strip() == section.text
+    )

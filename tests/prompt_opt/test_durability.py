@@ -1,0 +1,150 @@
+"""Killed at any call and started again, a study ends as if nothing had happened."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lens_prompt_opt import Budget, RunDirectoryError, StudyInterruptedError, StudyMismatchError
+from lens_prompt_opt.journal import DiskJournal
+from lens_prompt_opt.run_directory import RunDirectory
+from lens_prompt_opt.simulation.parts import SimulatedJudge
+from lens_prompt_opt.simulation.world import seed_prompt
+from lens_reasoner import ChatError, GeneratedImage, JudgeError, Rubric, Verdict
+from prompt_opt.simulated_study import BUDGET, WORLD, PaidCalls, run, study
+
+CONCURRENCY = 8
+
+
+def _untimed(value: Any) -> Any:
+    """A result without the times, which are never the same twice."""
+    if isinstance(value, dict):
+        return {k: _untimed(v) for k, v in value.items() if k != "seconds"}
+    return [_untimed(v) for v in value] if isinstance(value, list) else value
+
+
+def _result(folder: Path) -> Any:
+    return _untimed(json.loads((folder / "run" / "result.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(folder / "run", PaidCalls(folder, None))
+    return folder
+
+
+def _paid(folder: Path) -> Counter[str]:
+    return Counter((folder / "paid.txt").read_text().splitlines())
+
+
+def test_nothing_is_paid_twice_in_one_run(whole: Path) -> None:
+    again = {call: times for call, times in _paid(whole).items() if times > 1}
+    # The variance ledger asks the judge a second time about one picture of each search request.
+    assert len(again) == 7
+    assert all(call.startswith("judge") and times == 2 for call, times in again.items())
+
+
+@pytest.mark.parametrize("share", [0.03, 0.4, 0.75, 0.98])
+def test_a_killed_study_goes_on_as_if_nothing_had_happened(
+    whole: Path, tmp_path: Path, share: float
+) -> None:
+    kill_at = int(share * _paid(whole).total())
+    command = [sys.executable, "-m", "prompt_opt.simulated_study", str(tmp_path)]
+    where = {"cwd": Path(__file__).parents[1]}
+    killed = subprocess.run([*command, str(kill_at)], **where, check=False)  # type: ignore[call-overload]
+    assert killed.returncode == -signal.SIGKILL
+    kept = len((tmp_path / "run" / "calls.jsonl").read_bytes().splitlines())
+    assert kept > 0
+    run(tmp_path / "run", PaidCalls(tmp_path, None))
+    assert _result(tmp_path) == _result(whole)
+    # Only what was under way when the process died can have been paid for and not kept.
+    assert (_paid(tmp_path) - _paid(whole)).total() <= CONCURRENCY
+    assert _paid(tmp_path).keys() == _paid(whole).keys()
+
+
+def test_a_finished_study_costs_nothing_to_open_again(whole: Path) -> None:
+    before = _paid(whole).total()
+    result = run(whole / "run", PaidCalls(whole, None))
+    assert _paid(whole).total() == before
+    assert _untimed(json.loads(result.model_dump_json(exclude={"run_dir"}))) == _result(whole)
+
+
+class _OutOfOrder:
+    """A judge whose server is down for a while."""
+
+    name = "simulated"
+
+    def __init__(self, fails_from: int, paid: PaidCalls) -> None:
+        self._judge = SimulatedJudge(WORLD, on_call=paid)
+        self._left = fails_from
+
+    async def judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
+        self._left -= 1
+        if self._left < 0:
+            try:
+                raise ChatError("down", fault="server")
+            except ChatError as error:
+                raise JudgeError("No verdict was given.") from error
+        return await self._judge.judge(image, rubric)
+
+
+def test_a_judge_that_is_out_stops_the_study_and_loses_nothing(whole: Path, tmp_path: Path) -> None:
+    paid = PaidCalls(tmp_path, None)
+    broken = study(paid, judge=_OutOfOrder(60, paid))
+    with pytest.raises(StudyInterruptedError, match="run it again"):
+        asyncio.run(broken.optimize(seed=seed_prompt(), budget=BUDGET, run_dir=tmp_path / "run"))
+    assert not (tmp_path / "run" / "result.json").exists()
+    run(tmp_path / "run", paid)
+    assert _result(tmp_path) == _result(whole)
+    assert _paid(tmp_path) == _paid(whole)
+
+
+def test_a_directory_belongs_to_one_study(whole: Path) -> None:
+    other = study(test_pictures=2)
+    with pytest.raises(StudyMismatchError, match="test_pictures"):
+        asyncio.run(other.optimize(seed=seed_prompt(), budget=BUDGET, run_dir=whole / "run"))
+
+
+def test_two_processes_do_not_share_a_directory(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    with directory.open({}), pytest.raises(RunDirectoryError, match="in use"), directory.open({}):
+        pass
+    with directory.open({}):
+        pass
+
+
+def test_a_line_cut_short_is_dropped_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    journal = DiskJournal(tmp_path)
+    journal.put("a", {"x": 1})
+    journal.put("b", {"x": 2})
+    journal.close()
+    path = tmp_path / "calls.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"key": "c", "rec')
+    again = DiskJournal(tmp_path)
+    assert (again.get("a"), again.get("b"), again.get("c")) == ({"x": 1}, {"x": 2}, None)
+    again.put("c", {"x": 3})
+    again.close()
+    assert DiskJournal(tmp_path).get("c") == {"x": 3}
+    path.write_bytes(b"nonsense\n" + path.read_bytes())
+    with pytest.raises(RunDirectoryError, match="Line 1"):
+        DiskJournal(tmp_path)
+
+
+def test_a_raised_budget_goes_on_where_the_old_one_ended(tmp_path: Path) -> None:
+    paid = PaidCalls(tmp_path, None)
+    little = study(paid).optimize(
+        seed=seed_prompt(), budget=Budget(images=120), run_dir=tmp_path / "run"
+    )
+    assert asyncio.run(little).cost[-1].images <= 120
+    spent = _paid(tmp_path)
+    run(tmp_path / "run", paid)
+    assert max((_paid(tmp_path) - spent).values()) == 1
+    assert not (_paid(tmp_path) - spent).keys() & spent.keys()
