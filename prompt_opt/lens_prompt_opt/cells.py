@@ -61,6 +61,11 @@ class Outcome:
     evidence: Mapping[str, str] = field(default_factory=dict)
     disputed: frozenset[str] = frozenset()
 
+    @property
+    def refused(self) -> bool:
+        """Whether reasoner or generator refused, so that nothing was drawn."""
+        return bool(self.failure) and self.score == 0.0
+
 
 class CellStream:
     """Cells of one pass over requests, in an order and with seeds drawn from a name.

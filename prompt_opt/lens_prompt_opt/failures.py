@@ -132,7 +132,7 @@ def collect_failures(
     rubric: Callable[[str], Rubric | None],
     texts: Mapping[str, str],
 ) -> list[Failure]:
-    """Every criterion answered "no", with its fault.
+    """Every criterion answered "no", and every refusal, with its fault.
 
     Args:
         outcomes: The outcomes; several votes on one picture count as one outcome.
@@ -144,6 +144,8 @@ def collect_failures(
     failures = []
     for outcome, said in zip(outcomes, statements, strict=True):
         criteria = rubric(outcome.cell.request)
+        if outcome.refused:
+            failures.append(_refusal(outcome, texts[outcome.cell.request]))
         if outcome.cell.vote or criteria is None:
             continue
         for criterion in criteria.criteria:
@@ -164,6 +166,20 @@ def collect_failures(
                 )
             )
     return failures
+
+
+DRAWN = Criterion(name="drawn at all", kind="other", question="Was a picture drawn at all?")
+"""What a refused request fails."""
+
+
+def _refusal(outcome: Outcome, request: str) -> Failure:
+    return Failure(
+        request=request,
+        criterion=DRAWN,
+        evidence=outcome.failure,
+        rewrite=outcome.rewrite,
+        fault="reasoner",
+    )
 
 
 def _fault(statement: Statement | None, *, disputed: bool, looked_up: bool) -> Fault:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
+from lens_prompt_opt import call_records
 from lens_prompt_opt.budget import Stage
 from lens_prompt_opt.cells import Cell, Outcome
 from lens_prompt_opt.edits import prompt_id
-from lens_prompt_opt.errors import PromptOptError, StudyInterruptedError
+from lens_prompt_opt.errors import StudyInterruptedError
 from lens_prompt_opt.evaluation import EvaluationContext, Task
 from lens_prompt_opt.fingerprints import fingerprint
 from lens_prompt_opt.journal import JsonRecord, call_key
@@ -27,9 +27,7 @@ from lens_reasoner.revision import FidelityChecker, FidelityReport, Statement
 from lens_reasoner.rubric import RubricWriter
 from lens_reasoner.settings import settings_for
 from lens_reasoner.types import Refused, Rewrite, Rubric, Usage
-from lens_reasoner.verdict import CriterionVerdict, Verdict
-
-T = TypeVar("T")
+from lens_reasoner.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -107,14 +105,14 @@ class PipelineEvaluator:
             if name not in bound:
                 bound[name] = bind(self._parts.reasoner, prompt)
             work.append(self._cell(bound[name], name, cell, account))
-        outcomes = await _all(work)
+        outcomes = await call_records.all_of(work)
         self._enter(accounts)
         return outcomes
 
     async def statements(self, outcomes: Sequence[Outcome]) -> list[Mapping[str, Statement]]:
         """See `Evaluator.statements`."""
         accounts = [_Account() for _ in outcomes]
-        found = await _all(
+        found = await call_records.all_of(
             self._statement(outcome, account)
             for outcome, account in zip(outcomes, accounts, strict=True)
         )
@@ -166,7 +164,9 @@ class PipelineEvaluator:
 
         async def call() -> JsonRecord:
             rubric = await writer.write(wanted)
-            return _record(rubric.usage, rubric.seconds, rubric=rubric.model_dump(mode="json"))
+            return call_records.record(
+                rubric.usage, rubric.seconds, rubric=rubric.model_dump(mode="json")
+            )
 
         key = call_key("rubric", self._parts.names["rubric"], wanted.text)
         record = await self._once("rubric", key, call, account)
@@ -188,11 +188,11 @@ class PipelineEvaluator:
                 if is_outage(error):
                     raise
                 seconds = time.perf_counter() - started
-                return _failed(error, seconds)
+                return call_records.failed(error, seconds)
             if isinstance(done, Refused):
                 reason = f"refused: {done.category}: {done.reason}"
-                return _record(done.usage, done.seconds, failure=reason)
-            return _record(done.usage, done.seconds, prompt=done.prompt)
+                return call_records.record(done.usage, done.seconds, failure=reason)
+            return call_records.record(done.usage, done.seconds, prompt=done.prompt)
 
         name = fingerprint_of(reasoner) or self._parts.names["rewrite"]
         key = call_key("rewrite", name, prompt, wanted.model_dump(mode="json"))
@@ -210,8 +210,8 @@ class PipelineEvaluator:
             try:
                 [image] = await generator.generate(prompt, seeds=[cell.seed], settings=settings)
             except GenerationRefusedError as error:
-                return _failed(error, time.perf_counter() - started)
-            return _record(
+                return call_records.failed(error, time.perf_counter() - started)
+            return call_records.record(
                 image.usage,
                 time.perf_counter() - started,
                 picture=self._context.journal.put_picture(image),
@@ -237,9 +237,11 @@ class PipelineEvaluator:
             except ReasonerError as error:
                 if is_outage(error):
                     raise
-                return _failed(error, time.perf_counter() - started)
-            answers = {v.criterion: _answer(v) for v in verdict.verdicts}
-            return _record(verdict.usage, verdict.seconds, score=verdict.score, answers=answers)
+                return call_records.failed(error, time.perf_counter() - started)
+            answers = {v.criterion: call_records.answer(v) for v in verdict.verdicts}
+            return call_records.record(
+                verdict.usage, verdict.seconds, score=verdict.score, answers=answers
+            )
 
         questions = [c.model_dump(mode="json") for c in rubric.criteria]
         name = self._parts.names["judge"]
@@ -259,9 +261,9 @@ class PipelineEvaluator:
             except ReasonerError as error:
                 if is_outage(error):
                     raise
-                return _failed(error, time.perf_counter() - started)
+                return call_records.failed(error, time.perf_counter() - started)
             dumped = report.model_dump(mode="json")
-            return _record(report.usage, report.seconds, report=dumped)
+            return call_records.record(report.usage, report.seconds, report=dumped)
 
         name = self._parts.names["fidelity"]
         key = call_key("fidelity", name, wanted.text, outcome.rewrite)
@@ -298,34 +300,3 @@ class PipelineEvaluator:
             record = await call()
         self._context.journal.put(key, record)
         return record
-
-
-def _record(usage: Usage, seconds: float, **fields: object) -> JsonRecord:
-    return {"usage": usage.model_dump(mode="json"), "seconds": seconds, **fields}
-
-
-def _answer(verdict: CriterionVerdict) -> JsonRecord:
-    disputed = verdict.agreement is not None and verdict.agreement < 1
-    return {"answer": verdict.answer, "evidence": verdict.evidence, "disputed": disputed}
-
-
-def _failed(error: ReasonerError, seconds: float) -> JsonRecord:
-    usage = getattr(error, "usage", None) or Usage.zero()
-    return _record(usage, seconds, failure=f"{type(error).__name__}: {error.message}")
-
-
-async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results; if any failed, the first failure, after everything under way has ended."""
-    done = await asyncio.gather(*work, return_exceptions=True)
-    failures = [result for result in done if isinstance(result, BaseException)]
-    for failure in failures:
-        if not isinstance(failure, ReasonerError):
-            raise failure
-    for failure in failures:
-        if isinstance(failure, PromptOptError):
-            raise failure
-        raise StudyInterruptedError(
-            f"The study stopped at {type(failure).__name__}: {failure}",
-            hint="What was paid for is kept; run it again with the same run_dir to go on.",
-        ) from failure
-    return [result for result in done if not isinstance(result, BaseException)]

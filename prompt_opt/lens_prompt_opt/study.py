@@ -8,7 +8,7 @@ from pathlib import Path
 from lens_prompt_opt.budget import Budget
 from lens_prompt_opt.errors import StudyConfigError
 from lens_prompt_opt.estimate import StudyEstimate, UnitPrices
-from lens_prompt_opt.failures import FailureClusterer
+from lens_prompt_opt.failures import ByKind, FailureClusterer
 from lens_prompt_opt.gate import PairedSequentialGate
 from lens_prompt_opt.guards import GuardRules
 from lens_prompt_opt.llm_proposer import DEFAULT_PROPOSER_MODEL, LLMProposer
@@ -17,7 +17,7 @@ from lens_prompt_opt.proposer import Proposer
 from lens_prompt_opt.reasoners import ReasonerSource
 from lens_prompt_opt.requests import DEFAULT_SHARES, PromptSet
 from lens_prompt_opt.result import StudyResult
-from lens_prompt_opt.statistics.intervals import IntervalMethod
+from lens_prompt_opt.statistics.intervals import ClusterBootstrap, IntervalMethod
 from lens_prompt_opt.strategies.factorial import FactorialSearch
 from lens_prompt_opt.strategies.protocol import Strategy
 from lens_prompt_opt.study_core import StudyCore
@@ -122,10 +122,10 @@ class PromptStudy:
             prompts=prompts,
             proposer=proposer or LLMProposer(default_chat(DEFAULT_PROPOSER_MODEL)),
             strategy=strategy or FactorialSearch(),
-            gate=gate,
-            guards=guards,
-            clusterer=clusterer,
-            interval=interval,
+            gate=gate or PairedSequentialGate(),
+            guards=guards or GuardRules(),
+            clusterer=clusterer or ByKind(),
+            interval=interval or ClusterBootstrap(),
             confidence=confidence,
             test_pictures=test_pictures,
             shares=shares,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,11 +31,22 @@ from lens_prompt_opt.cells import CellStream, Outcome
 from lens_prompt_opt.evaluation import EvaluationContext, Task
 from lens_prompt_opt.journal import MemoryJournal
 from lens_prompt_opt.simulation.evaluator import SimulatedEvaluator
-from lens_prompt_opt.simulation.parts import SimulatedGenerator, SimulatedJudge
+from lens_prompt_opt.simulation.parts import SimulatedGenerator, SimulatedJudge, SimulatedReasoner
 from lens_prompt_opt.simulation.proposer import SimulatedProposer
 from lens_prompt_opt.simulation.world import World, population, seed_prompt
 from lens_prompt_opt.study_core import StudyCore
-from lens_reasoner import GeneratedImage, LLMReasoner, Rubric, Usage, Verdict
+from lens_reasoner import (
+    GeneratedImage,
+    GenerationRefusedError,
+    ImageRequest,
+    LLMReasoner,
+    Refused,
+    Rewrite,
+    Rubric,
+    SystemPrompt,
+    Usage,
+    Verdict,
+)
 from prompt_opt.simulated_study import WORLD, study
 from scripted_chat import ScriptedChat
 
@@ -117,7 +129,7 @@ def test_the_test_split_is_touched_only_by_the_claim() -> None:
     seen: list[str] = []
     core = _core(FactorialSearch(), seen=seen)
     result = _run(core, Budget(images=1000))
-    splits = PromptSet.of(f"request {i}" for i in range(100)).split(0, shares=core._shares)
+    splits = PromptSet.of(f"request {i}" for i in range(100)).split(0, shares=core.shares)
     test = {request.id for request in splits.test}
     first = next(place for place, name in enumerate(seen) if name in test)
     assert set(seen[first:]) == test
@@ -201,13 +213,13 @@ def test_a_limit_in_dollars_needs_prices() -> None:
 
 def test_the_simulator_and_its_parts_are_one_world() -> None:
     parts = study()
-    requests = {request.id: request for request in parts._core._prompts.requests}
+    requests = {request.id: request for request in parts._core.prompts.requests}
     context = EvaluationContext(requests, MemoryJournal(), Ledger(Budget(images=1000)))
     stream = CellStream(tuple(requests.values()), "agreement", pictures=2)
     tasks = [(SEED, cell) for block in stream.blocks(12) for cell in block]
 
     async def both() -> tuple[list[Outcome], list[Outcome]]:
-        slow = parts._core._evaluator(context)
+        slow = parts._core.evaluator(context)
         return await slow.evaluate(tasks), await SimulatedEvaluator(WORLD, context).evaluate(tasks)
 
     slow, fast = asyncio.run(both())
@@ -229,6 +241,48 @@ def test_true_values_are_what_scores_come_to() -> None:
     mean = sum(o.score or 0.0 for o in outcomes) / len(outcomes)
     true = world.true_value(SEED, [request.text for request in prompts.requests])
     assert mean == pytest.approx(true, abs=0.012)
+
+
+class _Refusing(SimulatedReasoner):
+    """Refuses every third request under any prompt but the seed."""
+
+    def with_system_prompt(self, prompt: SystemPrompt) -> "_Refusing":
+        return _Refusing(self.world, prompt)
+
+    async def rewrite(self, request: ImageRequest) -> Rewrite | Refused:
+        if self.prompt != SEED and int(request.text.split()[-1]) % 3 == 0:
+            return Refused(reason="No.", category="violence", usage=Usage.zero())
+        return await super().rewrite(request)
+
+
+class _Choosy(SimulatedGenerator):
+    """Will not draw some prompts."""
+
+    async def generate(self, prompt: str, **settings: Any) -> list[GeneratedImage]:
+        if "text check" in prompt:
+            raise GenerationRefusedError("not allowed", usage=Usage.zero())
+        return await super().generate(prompt, **settings)
+
+
+def test_a_prompt_that_makes_the_reasoner_refuse_is_not_accepted() -> None:
+    refusing = _Refusing(WORLD, SEED)
+    result = study(reasoner=refusing).optimize_sync(seed=SEED, budget=Budget(images=170))
+    assert result.end == "no_improvement"
+    names = {mode.name for found in result.history.failures for mode in found.modes}
+    assert "other: not met" in names
+
+
+def test_what_the_generator_will_not_draw_scores_nothing_and_costs_no_picture() -> None:
+    result = study(generator=_Choosy(WORLD)).optimize_sync(seed=SEED, budget=Budget(images=170))
+    drawn = next(row for row in result.cost if row.stage == "generate")
+    assert drawn.images < drawn.calls
+    evidence = [
+        example.evidence
+        for found in result.history.failures
+        for mode in found.modes
+        for example in mode.examples
+    ]
+    assert "GenerationRefusedError: not allowed" in evidence
 
 
 def test_one_prompt_for_several_generators() -> None:
@@ -268,8 +322,7 @@ def test_a_saved_card_is_what_a_reasoner_loads(tmp_path: Path) -> None:
 
 def test_the_variance_ledger_says_where_the_spread_comes_from() -> None:
     quiet = WORLD.with_noise(rewriter=0.05, false_yes=0.3, false_no=0.3)
-    core = _core(FactorialSearch(), world=quiet)
-    core._calibration_requests = 30
+    core = replace(_core(FactorialSearch(), world=quiet), calibration_requests=30)
     ledger = _run(core, Budget(images=900)).variance
     assert ledger is not None
     assert ledger.components["judge"] > ledger.components["rewriter"]

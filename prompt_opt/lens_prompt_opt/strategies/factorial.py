@@ -135,7 +135,6 @@ class FactorialSearch:
             failures=report,
             wanted=2 * self.edits,
             tried=desk.history.tried[-20:],
-            max_characters=desk.max_characters,
         )
         chosen: dict[str, SectionEdit] = {}
         for edits in await desk.propose(brief):

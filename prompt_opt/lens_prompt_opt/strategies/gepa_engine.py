@@ -181,7 +181,6 @@ class _Adapter:
             prompt=made.prompt,
             failures=report,
             scope="section" if self._sectioned else "whole",
-            max_characters=self._desk.max_characters,
         )
         for edits in await self._desk.propose(brief):
             try:

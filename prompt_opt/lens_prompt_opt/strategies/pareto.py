@@ -83,7 +83,6 @@ class ParetoSearch:
             prompt=parent.prompt,
             failures=report,
             tried=desk.history.tried[-20:],
-            max_characters=desk.max_characters,
         )
         made_all = [
             desk.candidate(parent, edits, origin="edit", round=number)

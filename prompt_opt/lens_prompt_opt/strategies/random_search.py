@@ -61,7 +61,6 @@ class RandomSearch:
             prompt=parent.prompt,
             failures=_NOTHING_KNOWN,
             wanted=self.children,
-            max_characters=desk.max_characters,
         )
         proposals = await desk.propose(brief)
         made = [desk.candidate(parent, e, origin="random", round=number) for e in proposals]

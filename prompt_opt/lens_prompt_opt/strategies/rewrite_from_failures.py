@@ -49,7 +49,6 @@ class RewriteFromFailures:
                     prompt=current.prompt,
                     failures=report,
                     scope="whole",
-                    max_characters=desk.max_characters,
                 )
                 for edits in await desk.propose(brief):
                     made = desk.candidate(current, edits, origin="rewrite", round=number)

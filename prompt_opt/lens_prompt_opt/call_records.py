@@ -1,0 +1,53 @@
+"""Results of calls as JSON, and what becomes of a block in which some fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+from lens_prompt_opt.errors import PromptOptError, StudyInterruptedError
+from lens_prompt_opt.journal import JsonRecord
+from lens_reasoner.errors import ReasonerError
+from lens_reasoner.types import Usage
+from lens_reasoner.verdict import CriterionVerdict
+
+T = TypeVar("T")
+
+
+def record(usage: Usage, seconds: float, **fields: object) -> JsonRecord:
+    """What a call gave and consumed."""
+    return {"usage": usage.model_dump(mode="json"), "seconds": seconds, **fields}
+
+
+def failed(error: ReasonerError, seconds: float) -> JsonRecord:
+    """A call that failed by itself: trying again would not help."""
+    usage = getattr(error, "usage", None) or Usage.zero()
+    return record(usage, seconds, failure=f"{type(error).__name__}: {error.message}")
+
+
+def answer(verdict: CriterionVerdict) -> JsonRecord:
+    """What is kept of the verdict on one criterion."""
+    disputed = verdict.agreement is not None and verdict.agreement < 1
+    return {"answer": verdict.answer, "evidence": verdict.evidence, "disputed": disputed}
+
+
+async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results; if any failed, an error, but only after everything under way has ended.
+
+    Raises:
+        StudyInterruptedError: If a service is out.
+    """
+    done = await asyncio.gather(*work, return_exceptions=True)
+    failures = [result for result in done if isinstance(result, BaseException)]
+    for failure in failures:
+        if not isinstance(failure, ReasonerError):
+            raise failure
+    for failure in failures:
+        if isinstance(failure, PromptOptError):
+            raise failure
+        raise StudyInterruptedError(
+            f"The study stopped at {type(failure).__name__}: {failure}",
+            hint="What was paid for is kept; run it again with the same run_dir to go on.",
+        ) from failure
+    return [result for result in done if not isinstance(result, BaseException)]

@@ -1,0 +1,95 @@
+"""Everything that decides how a study goes, in one value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lens_prompt_opt.budget import Budget, Ledger
+from lens_prompt_opt.evaluation import EvaluationContext, Evaluator, EvaluatorFactory
+from lens_prompt_opt.failures import ByKind, FailureClusterer
+from lens_prompt_opt.gate import PairedSequentialGate
+from lens_prompt_opt.guards import GuardRules
+from lens_prompt_opt.journal import MemoryJournal
+from lens_prompt_opt.proposer import Proposer
+from lens_prompt_opt.requests import DEFAULT_SHARES, PromptSet, Splits
+from lens_prompt_opt.statistics.intervals import ClusterBootstrap, IntervalMethod
+from lens_prompt_opt.strategies.protocol import Strategy
+from lens_reasoner.prompts import SystemPrompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyDesign:
+    """The parts and settings of a study, whatever evaluates its cells.
+
+    Attributes:
+        evaluator: Makes what turns prompts and cells into scores.
+        prompts: The requests.
+        proposer: Suggests edits.
+        strategy: How to search.
+        gate: How a prompt is accepted.
+        guards: Limits for every candidate.
+        clusterer: Sorts failures into modes.
+        interval: How the final interval is computed.
+        confidence: Confidence of the final interval.
+        test_pictures: Pictures per test request, prompt and generator.
+        calibration_requests: Requests of the first block, from which the variance ledger is made:
+            two rewrites each, two pictures per rewrite, two judgements of one of them. Below 2
+            there is no such block.
+        shares: Shares of the search, selection and test split.
+        show_pictures: Whether the proposer is shown failed pictures.
+    """
+
+    evaluator: EvaluatorFactory
+    prompts: PromptSet
+    proposer: Proposer
+    strategy: Strategy
+    gate: PairedSequentialGate = field(default_factory=PairedSequentialGate)
+    guards: GuardRules = field(default_factory=GuardRules)
+    clusterer: FailureClusterer = field(default_factory=ByKind)
+    interval: IntervalMethod = field(default_factory=ClusterBootstrap)
+    confidence: float = 0.95
+    test_pictures: int = 2
+    calibration_requests: int = 8
+    shares: Sequence[float] = DEFAULT_SHARES
+    show_pictures: bool = False
+
+    def data_hashes(self, splits: Splits) -> dict[str, str]:
+        """SHA-256 of all requests and of each split."""
+        return {"all": self.prompts.sha256, **splits.hashes()}
+
+    def models(self, evaluator: Evaluator) -> dict[str, str]:
+        """Names of all parts, by stage."""
+        return {**evaluator.names, "propose": self.proposer.name}
+
+    def idle_evaluator(self) -> Evaluator:
+        """An evaluator to ask for names and numbers, not to evaluate with."""
+        requests = {request.id: request for request in self.prompts.requests}
+        ledger = Ledger(Budget(calls=1))
+        return self.evaluator(EvaluationContext(requests, MemoryJournal(), ledger))
+
+    def description(
+        self, seed: SystemPrompt, splits: Splits, random_seed: int
+    ) -> Mapping[str, Any]:
+        """Everything that a study's result depends on but for its budget, as JSON."""
+        gate = self.gate
+        return {
+            "schema": 1,
+            "seed_prompt": seed.model_dump(mode="json"),
+            "data": self.data_hashes(splits),
+            "models": self.models(self.idle_evaluator()),
+            "strategy": {"name": self.strategy.name, **self.strategy.description},
+            "gate": {
+                "alpha": gate.alpha,
+                "min_gain": gate.min_gain,
+                "block_requests": gate.block_requests,
+                "pictures": gate.pictures,
+                "method": repr(gate.method),
+                "sharing": repr(gate.sharing),
+            },
+            "guards": self.guards.model_dump(mode="json"),
+            "test_pictures": self.test_pictures,
+            "calibration_requests": self.calibration_requests,
+            "random_seed": random_seed,
+        }
