@@ -100,7 +100,10 @@ NULLS = {
 
 def error_cases(runs: int) -> Iterator[Case]:
     for scenario, proposer in NULLS.items():
-        yield Case("error", scenario, "default", FactorialSearch(), proposer, images=700, runs=runs)
+        count = 3 * runs if scenario == "placebo" else runs
+        yield Case(
+            "error", scenario, "default", FactorialSearch(), proposer, images=700, runs=count
+        )
     many = ChallengeEverything()
     for label, method in (("alpha-spending", SpendingTest()), ("betting", BettingTest())):
         for scenario in ("placebo", "mixed"):
@@ -151,7 +154,7 @@ def sensitivity_cases(runs: int) -> Iterator[Case]:
     for scenario, (proposer, noise, images) in scenarios.items():
         for label, strategy in rivals:
             yield Case(
-                "sensitivity", scenario, label, strategy, proposer, noise, images, runs=runs // 5
+                "sensitivity", scenario, label, strategy, proposer, noise, images, runs=runs // 8
             )
 
 

@@ -38,7 +38,7 @@ class FactorialSearch:
 
     Attributes:
         edits: Edits per round.
-        pairs: Pairs of pictures per round; twice as many pictures.
+        pairs: Pairs of pictures per round and generator; twice as many pictures.
         keep: An edit is kept if its posterior mean gain is above this.
         prior: What is thought of edits before they are tried.
         max_rounds: Most rounds.
@@ -82,7 +82,7 @@ class FactorialSearch:
         """Rounds, as long as one fits beside a challenge."""
         barren = 0
         while state.round < self.max_rounds and barren < _MOST_BARREN:
-            if not desk.fits(2 * self.pairs + desk.challenge_cells):
+            if not desk.fits(2 * self.pairs * desk.generators + desk.challenge_cells):
                 return
             state.round += 1
             barren = 0 if await self._round(desk, state, state.round) else barren + 1

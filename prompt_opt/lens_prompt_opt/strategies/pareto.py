@@ -55,7 +55,7 @@ class ParetoSearch:
             await desk.evaluate(desk.seed, cells)
             pool.add(desk.seed)
             for number in range(1, self.max_rounds + 1):
-                if not desk.fits(self.front + desk.challenge_cells):
+                if not desk.fits(len(cells) + desk.challenge_cells):
                     break
                 for child in await self._children(desk, pool, rng, number):
                     await self._try(desk, pool, child)
