@@ -8,6 +8,7 @@ from statistics import fmean
 from lens_prompt_opt.card import GainClaim, KindChange
 from lens_prompt_opt.cells import Outcome, mean_score, paired_differences
 from lens_prompt_opt.edits import Candidate, HypothesisStatus, SectionEdit
+from lens_prompt_opt.result import PicturePair, Side
 from lens_prompt_opt.statistics.intervals import IntervalMethod
 from lens_reasoner.prompts import SystemPrompt
 
@@ -57,6 +58,19 @@ class Comparison:
             requests=len(differences),
             pictures=pictures,
             kinds=tuple(change for change in changes if change is not None),
+        )
+
+    def pictures(self, texts: Mapping[str, str]) -> tuple[PicturePair, ...]:
+        """The outcomes side by side, with the texts of their requests by id."""
+        return tuple(
+            PicturePair(
+                request=texts[one.cell.request],
+                seed=one.cell.seed,
+                generator=one.cell.generator,
+                before=Side(image=other.image, score=other.score, rewrite=other.rewrite),
+                after=Side(image=one.image, score=one.score, rewrite=one.rewrite),
+            )
+            for one, other in zip(self._after, self._before, strict=True)
         )
 
     def tested(self, edit: SectionEdit) -> SectionEdit:

@@ -14,6 +14,38 @@ from lens_reasoner.types import Value
 StudyEnd = Literal["improved", "no_improvement"]
 
 
+class Side(Value):
+    """What one prompt did on one cell.
+
+    Attributes:
+        image: Name of the picture in the run directory's `pictures`; empty if none was drawn.
+        score: Its score.
+        rewrite: The prompt that was drawn.
+    """
+
+    image: str
+    score: float | None
+    rewrite: str
+
+
+class PicturePair(Value):
+    """A request of the test split before and after, under the same image seed.
+
+    Attributes:
+        request: The user's words.
+        seed: The image seed.
+        generator: Place of the generator in the study.
+        before: Under the seed prompt.
+        after: Under the optimised prompt.
+    """
+
+    request: str
+    seed: int
+    generator: int
+    before: Side
+    after: Side
+
+
 class StudyResult(Value):
     """A finished study; all of it survives JSON.
 
@@ -22,6 +54,7 @@ class StudyResult(Value):
         end: Whether the best prompt is another than the seed.
         variance: Where the spread of scores comes from; None if there was no budget to find out.
         history: Everything that happened.
+        pictures: What the claim rests on, picture by picture.
         cost: What was consumed, by stage.
         budget: The limits.
         run_dir: Where the files are; None if nothing was kept.
@@ -31,6 +64,7 @@ class StudyResult(Value):
     end: StudyEnd
     variance: VarianceLedger | None
     history: HistoryRecord
+    pictures: tuple[PicturePair, ...] = ()
     cost: tuple[SpendRow, ...]
     budget: Budget
     run_dir: Path | None = None

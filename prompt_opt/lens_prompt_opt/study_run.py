@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from lens_prompt_opt.budget import Budget, BudgetExhaustedError, Ledger
-from lens_prompt_opt.card import GainClaim, PromptCard
+from lens_prompt_opt.card import PromptCard
 from lens_prompt_opt.cells import Cell, CellStream
 from lens_prompt_opt.comparison import Comparison, surviving_edits
 from lens_prompt_opt.desk import Desk
-from lens_prompt_opt.edits import Candidate, SectionEdit
+from lens_prompt_opt.edits import Candidate
 from lens_prompt_opt.errors import BudgetError
 from lens_prompt_opt.evaluation import EvaluationContext
 from lens_prompt_opt.gate import GateKeeper
@@ -92,32 +92,36 @@ class StudyRun:
             )
         variance = await self._calibrate()
         best = await self._design.strategy.search(self._desk)
-        claim: GainClaim | None = None
-        hypotheses: tuple[SectionEdit, ...] = ()
+        comparison = None
         if best.id != self._seed.id:
-            claim, hypotheses = await self._claim(best, test)
-        history = self._history.record()
-        card = PromptCard(
-            system_prompt=best.prompt,
-            lineage=_lineage(best, self._history.known),
-            hypotheses=hypotheses,
-            claim=claim,
-            decisions=history.decisions,
-            data=self._design.data_hashes(self._splits),
-            models=self._design.models(self._evaluator),
-            strategy=self._design.strategy.name,
-            seed=self._random_seed,
-            cost=self._ledger.table(),
-            version=_version(),
-        )
+            comparison = await self._compare(best, test)
+        texts = {request.id: request.text for request in self._splits.test}
         return StudyResult(
-            best=card,
+            best=self._card(best, comparison),
             end="improved" if best.id != self._seed.id else "no_improvement",
             variance=variance,
-            history=history,
+            history=self._history.record(),
+            pictures=comparison.pictures(texts) if comparison else (),
             cost=self._ledger.table(),
             budget=self._ledger.budget,
             run_dir=run_dir,
+        )
+
+    def _card(self, best: Candidate, comparison: Comparison | None) -> PromptCard:
+        design, lineage = self._design, _lineage(best, self._history.known)
+        edits = surviving_edits(best.prompt, lineage)
+        return PromptCard(
+            system_prompt=best.prompt,
+            lineage=lineage,
+            hypotheses=tuple(map(comparison.tested, edits)) if comparison else (),
+            claim=comparison.claim(design.test_pictures) if comparison else None,
+            decisions=self._history.record().decisions,
+            data=design.data_hashes(self._splits),
+            models=design.models(self._evaluator),
+            strategy=design.strategy.name,
+            seed=self._random_seed,
+            cost=self._ledger.table(),
+            version=_version(),
         )
 
     def _test_cells(self) -> list[Cell]:
@@ -150,21 +154,16 @@ class StudyRun:
         plan = SamplingPlan(requests=len(self._splits.selection), rewrites=gate.pictures)
         return variance_ledger(observations, plan, self._ledger.unit_prices(unit))
 
-    async def _claim(
-        self, best: Candidate, cells: Sequence[Cell]
-    ) -> tuple[GainClaim | None, tuple[SectionEdit, ...]]:
+    async def _compare(self, best: Candidate, cells: Sequence[Cell]) -> Comparison | None:
         """Best against seed on the test split, which nothing has touched so far."""
         try:
             work = [(best, cells), (self._seed, cells)]
             after, before = await self._book.evaluate(work, reserve=False)
         except BudgetExhaustedError:
             self._history.note("nothing was left for the final claim: calls cost more than before")
-            return None, ()
+            return None
         design = self._design
-        comparison = Comparison(after, before, self._desk.kinds, design.interval, design.confidence)
-        lineage = _lineage(best, self._history.known)
-        edits = surviving_edits(best.prompt, lineage)
-        return comparison.claim(design.test_pictures), tuple(map(comparison.tested, edits))
+        return Comparison(after, before, self._desk.kinds, design.interval, design.confidence)
 
 
 def _nested(cells: Sequence[Cell]) -> list[Cell]:

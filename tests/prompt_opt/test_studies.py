@@ -310,6 +310,12 @@ def test_estimates_come_before_anything_is_paid() -> None:
 def test_a_saved_card_is_what_a_reasoner_loads(tmp_path: Path) -> None:
     result = study().optimize_sync(seed=SEED, budget=Budget(images=170), run_dir=tmp_path / "run")
     path = result.best.save(tmp_path / "cards" / "prompt.json")
+    assert all(
+        (tmp_path / "run" / "pictures" / side.image).is_file()
+        for pair in result.pictures
+        for side in (pair.before, pair.after)
+    )
+    assert (result.claim is None) == (result.pictures == ())
     card = PromptCard.load(path)
     assert card == result.best
     prompt = load_system_prompt(path)
