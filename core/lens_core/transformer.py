@@ -340,7 +340,10 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type
         if not kwargs.pop("use_safetensors", True):
             raise CheckpointError("use_safetensors=False would read a pickle; Lens never does")
         wants_report = kwargs.pop("output_loading_info", False)
-        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        source = Path(pretrained_model_name_or_path)
+        folder = Path(source, kwargs.get("subfolder") or "")
+        if not folder.is_dir() and (folder.is_absolute() or source.is_dir()):
+            raise CheckpointError(f"{folder} is not there; a checkpoint has a folder for each part")
         if folder.is_dir() and kwargs.get("variant") is None:
             with torch.device("meta"):
                 expected = cls.from_config(read_config(folder)).state_dict()
