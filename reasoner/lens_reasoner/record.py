@@ -254,7 +254,7 @@ class RunStore:
 
     def new(self) -> Path:
         """A folder for a run that is yet to begin; named after the time, and not made yet."""
-        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
         return self.folder / f"{now}-{secrets.token_hex(3)}"
 
     def folders(self) -> list[Path]:

@@ -361,7 +361,9 @@ def test_a_run_is_the_fold_of_its_events_also_from_json(
     result = fold_events(again)
     assert LoopResult.model_validate_json(result.model_dump_json()) == result
     spent = [rewrite.usage, rubric.usage, picture.usage, picture.usage, verdict.usage]
-    assert result.usage == Usage.total(spent)
+    total = Usage.total(spent)
+    assert result.usage.model_copy(update={"usd": total.usd}) == total
+    assert result.usage.usd == pytest.approx(total.usd)
     assert result.candidates[0].score is None
     assert result.candidates[0].failure == failure
     assert result.best_index == (0 if verdict.score is None and not verdict.coverage else 1)

@@ -30,7 +30,7 @@ ENDPOINT = "/v1/runs"
 OUTCOME = "outcome.json"
 Status = Literal["running", "finished", "cancelled", "failed", "interrupted"]
 
-_NAME = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}")
+_NAME = re.compile(r"\d{8}T\d{6}(\.\d{6})?-[0-9a-f]{6}")
 _log = logging.getLogger(__name__)
 
 
