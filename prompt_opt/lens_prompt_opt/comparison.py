@@ -11,6 +11,7 @@ from lens_prompt_opt.edits import Candidate, HypothesisStatus, SectionEdit
 from lens_prompt_opt.result import PicturePair, Side
 from lens_prompt_opt.statistics.intervals import IntervalMethod
 from lens_reasoner.prompts import SystemPrompt
+from lens_reasoner.types import Rubric
 
 _ANSWERED = frozenset({"yes", "no"})
 
@@ -60,15 +61,23 @@ class Comparison:
             kinds=tuple(change for change in changes if change is not None),
         )
 
-    def pictures(self, texts: Mapping[str, str]) -> tuple[PicturePair, ...]:
-        """The outcomes side by side, with the texts of their requests by id."""
+    def pictures(
+        self, texts: Mapping[str, str], rubric: Callable[[str], Rubric | None]
+    ) -> tuple[PicturePair, ...]:
+        """The outcomes side by side.
+
+        Args:
+            texts: Texts of the requests by id.
+            rubric: Criteria of a request.
+        """
         return tuple(
             PicturePair(
                 request=texts[one.cell.request],
                 seed=one.cell.seed,
                 generator=one.cell.generator,
-                before=Side(image=other.image, score=other.score, rewrite=other.rewrite),
-                after=Side(image=one.image, score=one.score, rewrite=one.rewrite),
+                before=_side(other),
+                after=_side(one),
+                questions=_questions(rubric(one.cell.request)),
             )
             for one, other in zip(self._after, self._before, strict=True)
         )
@@ -109,6 +118,21 @@ class Comparison:
             (fmean(new for new, _ in pairs), fmean(old for _, old in pairs))
             for pairs in found.values()
         ]
+
+
+def _side(outcome: Outcome) -> Side:
+    return Side(
+        image=outcome.image,
+        score=outcome.score,
+        rewrite=outcome.rewrite,
+        answers=dict(outcome.answers),
+        evidence={name: text for name, text in outcome.evidence.items() if text},
+        failure=outcome.failure,
+    )
+
+
+def _questions(rubric: Rubric | None) -> dict[str, str]:
+    return {c.name: c.question for c in rubric.criteria} if rubric is not None else {}
 
 
 def surviving_edits(prompt: SystemPrompt, lineage: Sequence[Candidate]) -> tuple[SectionEdit, ...]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from lens_prompt_opt.budget import Budget, SpendRow
 from lens_prompt_opt.card import GainClaim, PromptCard
 from lens_prompt_opt.history import HistoryRecord
 from lens_prompt_opt.statistics.variance import VarianceLedger
-from lens_reasoner.types import Value
+from lens_reasoner.types import Answer, Value
 
 StudyEnd = Literal["improved", "no_improvement"]
 
@@ -21,11 +23,17 @@ class Side(Value):
         image: Name of the picture in the run directory's `pictures`; empty if none was drawn.
         score: Its score.
         rewrite: The prompt that was drawn.
+        answers: The judge's answers by criterion.
+        evidence: What the judge saw, by criterion.
+        failure: Why there is no picture or no score; empty otherwise.
     """
 
     image: str
     score: float | None
     rewrite: str
+    answers: dict[str, Answer] = Field(default_factory=dict)
+    evidence: dict[str, str] = Field(default_factory=dict)
+    failure: str = ""
 
 
 class PicturePair(Value):
@@ -37,6 +45,7 @@ class PicturePair(Value):
         generator: Place of the generator in the study.
         before: Under the seed prompt.
         after: Under the optimised prompt.
+        questions: The criteria in words, by name.
     """
 
     request: str
@@ -44,6 +53,7 @@ class PicturePair(Value):
     generator: int
     before: Side
     after: Side
+    questions: dict[str, str] = Field(default_factory=dict)
 
 
 class StudyResult(Value):
@@ -82,3 +92,12 @@ class StudyResult(Value):
             for row in self.cost
         ]
         return "\n".join([head, *rows])
+
+    def report(self, path: str | Path) -> Path:
+        """Write everything as one HTML page that needs nothing else, and return its path.
+
+        Pictures are in it if the study had a run directory.
+        """
+        from lens_prompt_opt.report import write_report
+
+        return write_report(self, Path(path))

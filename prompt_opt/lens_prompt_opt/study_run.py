@@ -101,7 +101,7 @@ class StudyRun:
             end="improved" if best.id != self._seed.id else "no_improvement",
             variance=variance,
             history=self._history.record(),
-            pictures=comparison.pictures(texts) if comparison else (),
+            pictures=comparison.pictures(texts, self._evaluator.rubric) if comparison else (),
             cost=self._ledger.table(),
             budget=self._ledger.budget,
             run_dir=run_dir,

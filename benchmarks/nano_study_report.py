@@ -1,0 +1,162 @@
+"""What a study on lens-nano is worth by NanoEval: pass rates, gains and transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from PIL import Image
+
+from lens_core.nano.evaluation import evaluate
+from lens_core.nano.vocabulary import TASKS
+from lens_prompt_opt import ClusterBootstrap, StudyResult
+
+INTERVAL = ClusterBootstrap(resamples=10_000)
+
+Right = Sequence[tuple[str, bool]]
+"""For each picture its request's words and whether it passes."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to draw all cells: what passes, the share of criteria met, and how long it took."""
+
+    right: Right
+    scores: Sequence[float | None]
+    seconds: float
+
+
+def passes(
+    folder: Path, drawn: Sequence[tuple[str, str]], items: Mapping[str, Mapping[str, Any]]
+) -> Right:
+    """Whether each picture shows all of its request, by NanoEval's rules.
+
+    Args:
+        folder: The pictures.
+        drawn: Words of the request and name of the picture; without one nothing passes.
+        items: What the requests ask for.
+    """
+    asked = {item["prompt"]: item for item in items.values()}
+    return [
+        (text, bool(name) and evaluate(Image.open(folder / name), asked[text]).correct)
+        for text, name in drawn
+    ]
+
+
+def summarise(
+    result: StudyResult,
+    items: Mapping[str, Mapping[str, Any]],
+    first: Sequence[Right],
+    asked: Arm,
+    moved: Sequence[Arm],
+) -> dict[str, Any]:
+    """Everything as JSON values.
+
+    Args:
+        result: The study.
+        items: What the requests ask for.
+        first: What passes under the seed and under the optimised prompt.
+        asked: The requests drawn as they are.
+        moved: Seed and optimised prompt on the second generator.
+    """
+    claim = result.claim
+    tasks = {item["prompt"]: item["tag"] for item in items.values()}
+    seed, best = first
+    return {
+        "end": result.end,
+        "claim": claim.model_dump(mode="json") if claim is not None else None,
+        "nanoeval": {
+            "seed": _rate(seed),
+            "best": _rate(best),
+            "as asked": _rate(asked.right),
+            "best - seed": _gain(best, seed),
+            "best - as asked": _gain(best, asked.right),
+        },
+        "second": {
+            "seed": _rate(moved[0].right),
+            "best": _rate(moved[1].right),
+            "best - seed": _gain(moved[1].right, moved[0].right),
+            "criteria": [_mean(arm.scores) for arm in moved],
+        },
+        "tasks": {
+            task: [_rate([r for r in arm if tasks[r[0]] == task]) for arm in (seed, best)]
+            for task in TASKS
+        },
+        "seed_prompt": result.best.lineage[0].prompt.render(),
+        "best_prompt": result.best.system_prompt.render(),
+        "hypotheses": [edit.model_dump(mode="json") for edit in result.best.hypotheses],
+        "decisions": [d.model_dump(mode="json", exclude={"looks"}) for d in result.best.decisions],
+        "cost": [row.model_dump(mode="json") for row in result.cost],
+    }
+
+
+def to_markdown(report: Mapping[str, Any]) -> str:
+    """The numbers as tables."""
+    nano, second, claim = report["nanoeval"], report["second"], report["claim"]
+    lines = [
+        "| prompt | generator | pictures | pass NanoEval |",
+        "|---|---|---:|---:|",
+        _row("seed prompt", "shipped", nano["seed"]),
+        _row("optimised prompt", "shipped", nano["best"]),
+        _row("no rewriting", "shipped", nano["as asked"]),
+        _row("seed prompt", "second", second["seed"]),
+        _row("optimised prompt", "second", second["best"]),
+        "",
+        "| gain | points | 95 % interval | requests |",
+        "|---|---:|---:|---:|",
+        _gain_row("NanoEval, optimised - seed", nano["best - seed"]),
+        _gain_row("NanoEval, optimised - no rewriting", nano["best - as asked"]),
+        _gain_row("NanoEval on the second generator", second["best - seed"]),
+    ]
+    if claim is not None:
+        known = {
+            "gain": claim["gain"],
+            "interval": claim["interval"],
+            "requests": claim["requests"],
+        }
+        lines.append(_gain_row("criteria met, the study's claim", known))
+    lines += ["", "| task | seed | optimised | pictures |", "|---|---:|---:|---:|"]
+    for task, (before, after) in report["tasks"].items():
+        if before["pictures"]:
+            rates = f"{before['rate']:.3f} | {after['rate']:.3f} | {before['pictures']}"
+            lines.append(f"| {task} | {rates} |")
+    minutes = {name: f"{seconds / 60:.1f} min" for name, seconds in report["seconds"].items()}
+    told = ", ".join(f"{name} {value}" for name, value in {**minutes, **report["settings"]}.items())
+    return "\n".join([*lines, "", told])
+
+
+def _row(prompt: str, generator: str, found: Mapping[str, Any]) -> str:
+    return f"| {prompt} | {generator} | {found['pictures']} | {found['rate']:.3f} |"
+
+
+def _gain_row(name: str, found: Mapping[str, Any]) -> str:
+    low, high = found["interval"]
+    return (
+        f"| {name} | {100 * found['gain']:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} "
+        f"| {found['requests']} |"
+    )
+
+
+def _rate(right: Right) -> dict[str, Any]:
+    """Share that passes: the mean over requests, all of which have as many pictures."""
+    share = fmean(passed for _, passed in right) if right else 0.0
+    return {"rate": share, "pictures": len(right)}
+
+
+def _gain(after: Right, before: Right) -> dict[str, Any]:
+    found: dict[str, list[int]] = {}
+    for (text, new), (_, old) in zip(after, before, strict=True):
+        found.setdefault(text, []).append(new - old)
+    means = [fmean(values) for values in found.values()]
+    return {
+        "gain": fmean(means) if means else 0.0,
+        "interval": INTERVAL.interval(means, 0.95),
+        "requests": len(means),
+    }
+
+
+def _mean(scores: Sequence[float | None]) -> float:
+    return fmean(score for score in scores if score is not None)
