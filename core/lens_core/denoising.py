@@ -5,6 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lens_core.branch import BranchCache
 from lens_core.sampling import guide
 from lens_core.text_features import TextFeatures, TextGroup
 from lens_core.transformer import LensTransformer2DModel
@@ -18,6 +19,10 @@ class Denoiser(Protocol):
     """
 
     latents_dtype: torch.dtype
+
+    def prepare(self, timesteps: Tensor) -> None:
+        """Told before the first step which timesteps come, `[T]`, the scheduler's."""
+        ...
 
     def velocity(self, latents: Tensor, timestep: Tensor) -> Tensor:
         """Guided velocity.
@@ -60,9 +65,15 @@ class ExactDenoiser:
         self._transformer = transformer
         self._shape = (1, *grid)
         self._scale = guidance_scale
-        self._cond = cond.groups()
+        self._cond = _with_caches(cond.groups())
         everything = torch.arange(cond.batch, device=cond.embeds.device)
-        self._uncond = [TextGroup(everything, None)] if uncond is None else uncond.groups()
+        self._uncond = _with_caches(
+            [TextGroup(everything, None)] if uncond is None else uncond.groups()
+        )
+
+    def prepare(self, timesteps: Tensor) -> None:
+        """Let the transformer tabulate its modulations, if it does; see `Denoiser`."""
+        self._transformer.follow_schedule(timesteps / 1000)
 
     def velocity(self, latents: Tensor, timestep: Tensor) -> Tensor:
         """Guided velocity in float32; see `Denoiser`."""
@@ -76,9 +87,11 @@ class ExactDenoiser:
         """Round pixels in [0, 1] to 8 bits."""
         return (pixels.float() * 255).round().to(torch.uint8)
 
-    def _branch(self, groups: list[TextGroup], latents: Tensor, time: Tensor) -> Tensor:
+    def _branch(
+        self, groups: list[tuple[TextGroup, BranchCache]], latents: Tensor, time: Tensor
+    ) -> Tensor:
         velocity = torch.empty_like(latents)
-        for group in groups:
+        for group, cache in groups:
             velocity[group.rows] = self._transformer(
                 hidden_states=latents[group.rows].to(self._transformer.dtype),
                 encoder_hidden_states=group.layers,
@@ -86,8 +99,13 @@ class ExactDenoiser:
                 timestep=time[group.rows],
                 img_shapes=[self._shape],
                 return_dict=False,
+                branch_cache=cache,
             )[0].float()
         return velocity
+
+
+def _with_caches(groups: list[TextGroup]) -> list[tuple[TextGroup, BranchCache]]:
+    return [(group, BranchCache()) for group in groups]
 
 
 class ReferenceDenoiser:
@@ -121,6 +139,10 @@ class ReferenceDenoiser:
         cond, uncond = cond.padded(tokens), uncond.padded(tokens)
         self._layers = list(torch.cat((cond.embeds, uncond.embeds), dim=1).unbind(0))
         self._mask = torch.cat((cond.mask, uncond.mask))
+
+    def prepare(self, timesteps: Tensor) -> None:
+        """Undo a modulation table, whose rows are not rounded as a batch's are."""
+        self._transformer.restore_modulations()
 
     def velocity(self, latents: Tensor, timestep: Tensor) -> Tensor:
         """Guided velocity in the transformer's dtype; see `Denoiser`."""

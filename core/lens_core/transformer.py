@@ -4,7 +4,7 @@ Time runs from data to noise: at sigma 0 the latents are data, at sigma 1 they a
 model predicts the velocity `noise - data`. Module names are the released checkpoint's tensor names.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,54 +19,20 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import AdaLayerNormContinuous
 from torch import Tensor, nn
 
+from lens_core.branch import Branch, BranchCache
 from lens_core.checkpoint_files import check_shapes, read_config, read_shapes, refuse_float16
 from lens_core.errors import CheckpointError, ComponentError, ParameterError, PrecisionError
+from lens_core.modulation import ModulationTable, ModulationTableMixin
+from lens_core.rotary import Rotary, apply_rotary, image_positions, rotary_table, text_positions
 
-Rotary = tuple[Tensor, Tensor]
-"""Cosines and sines, each `[tokens, head_dim / 2]`, float32."""
+Joint = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values `[B, tokens, heads, head_dim]`."""
 
-
-def rotary_table(positions: Tensor, axes_dims: Sequence[int], theta: float = 10000.0) -> Rotary:
-    """Cosines and sines of the rotary embedding for three-axis positions.
-
-    Args:
-        positions: `[tokens, axes]` integer positions, which may be negative.
-        axes_dims: Channels of a head given to each axis; they add up to the head dimension.
-        theta: Base of the geometric series of frequencies.
-
-    Returns:
-        Two float32 tensors `[tokens, sum(axes_dims) / 2]`. Angles are formed in float64.
-    """
-    angles = []
-    for axis, dim in enumerate(axes_dims):
-        exponent = torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device) / dim
-        angles.append(positions[:, axis, None].double() * theta**-exponent)
-    table = torch.cat(angles, dim=-1)
-    return table.cos().float(), table.sin().float()
-
-
-def image_positions(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Centred (frame, row, column) positions of `height * width` image tokens, row-major."""
-    rows = torch.arange(height, device=device) - (height - height // 2)
-    columns = torch.arange(width, device=device) - (width - width // 2)
-    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).reshape(-1, 2)
-    return F.pad(grid, (1, 0))
-
-
-def text_positions(
-    length: int, height: int, width: int, device: torch.device | None = None
-) -> Tensor:
-    """Positions of text tokens: equal on all three axes, starting where the image ends."""
-    start = max(height // 2, width // 2)
-    return (start + torch.arange(length, device=device))[:, None].expand(length, 3)
-
-
-def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
-    """Rotate channel pairs (even, odd) of `x` `[batch, tokens, heads, head_dim]` in float32."""
-    cos, sin = (part[None, :, None, :] for part in rotary)
-    even, odd = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
-    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return rotated.flatten(-2).to(x.dtype)
+JointProjection = Callable[
+    ["LensAttention", Tensor, Tensor | None, Rotary, Rotary | None],
+    Joint,
+]
+"""Makes the joint queries, keys and values of both streams; `project_jointly` or faster."""
 
 
 class SwiGLU(nn.Module):
@@ -101,11 +67,8 @@ class LensAttention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(inner, dim)])
         self.to_add_out = nn.Linear(inner, dim)
 
-    def _project(
-        self, x: Tensor, qkv: nn.Linear, norm_q: nn.RMSNorm, norm_k: nn.RMSNorm, rotary: Rotary
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        return apply_rotary(norm_q(query), rotary), apply_rotary(norm_k(key), rotary), value
+        self.project: JointProjection = project_jointly
+        self.backend: str | None = None
 
     def forward(
         self,
@@ -115,20 +78,40 @@ class LensAttention(nn.Module):
         text_rotary: Rotary | None,
         mask: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend over `[image, text]`. `mask` `[B, 1, 1, keys]` is True for keys that count."""
-        query, key, value = self._project(
-            image, self.img_qkv, self.norm_q, self.norm_k, image_rotary
-        )
-        if text is not None and text_rotary is not None:
-            added = self._project(
-                text, self.txt_qkv, self.norm_added_q, self.norm_added_k, text_rotary
-            )
-            query, key, value = (
-                torch.cat(pair, dim=1) for pair in zip((query, key, value), added, strict=True)
-            )
-        out = dispatch_attention_fn(query, key, value, attn_mask=mask).flatten(2).to(query.dtype)
+        """Attend over `[image, text]`. `mask` `[B, 1, 1, keys]` is True for keys that count.
+
+        `backend` is a name of diffusers' attention dispatcher; None leaves the choice to it.
+        """
+        query, key, value = self.project(self, image, text, image_rotary, text_rotary)
+        out = dispatch_attention_fn(query, key, value, attn_mask=mask, backend=self.backend)
+        out = out.flatten(2).to(query.dtype)
         image_out = self.to_out[0](out[:, : image.shape[1]])
         return image_out, None if text is None else out[:, image.shape[1] :]
+
+
+def project_jointly(
+    attention: LensAttention,
+    image: Tensor,
+    text: Tensor | None,
+    image_rotary: Rotary,
+    text_rotary: Rotary | None,
+) -> Joint:
+    """Project, normalise and rotate both streams, the image's tokens first."""
+    norms = attention.norm_q, attention.norm_k
+    joint = _project(image, attention.img_qkv, attention.heads, norms, image_rotary)
+    if text is None or text_rotary is None:
+        return joint
+    norms = attention.norm_added_q, attention.norm_added_k
+    added = _project(text, attention.txt_qkv, attention.heads, norms, text_rotary)
+    query, key, value = (torch.cat(pair, dim=1) for pair in zip(joint, added, strict=True))
+    return query, key, value
+
+
+def _project(
+    x: Tensor, qkv: nn.Module, heads: int, norms: tuple[nn.RMSNorm, nn.RMSNorm], rotary: Rotary
+) -> Joint:
+    query, key, value = qkv(x).unflatten(-1, (3, heads, -1)).unbind(2)
+    return apply_rotary(norms[0](query), rotary), apply_rotary(norms[1](key), rotary), value
 
 
 class LensTransformerBlock(nn.Module):
@@ -150,7 +133,7 @@ class LensTransformerBlock(nn.Module):
         self,
         image: Tensor,
         text: Tensor | None,
-        temb: Tensor,
+        time: Tensor,
         image_rotary: Rotary,
         text_rotary: Rotary | None,
         mask: Tensor | None,
@@ -158,14 +141,17 @@ class LensTransformerBlock(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Return the updated image `[B, N, dim]` and text `[B, S, dim]` streams.
 
+        `time` is what the modulations read: an embedding `[B, dim]`, or the block's rows of a
+        modulation table.
+
         With `update_text` False the text stream is read but not computed further, as in the last
         block, where nothing uses it.
         """
-        modulation = self.img_mod(temb)[:, None].chunk(6, dim=-1)
+        modulation = self.img_mod(time)[:, None].chunk(6, dim=-1)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
         text_modulation, attended_text = None, None
         if text is not None:
-            text_modulation = self.txt_mod(temb)[:, None].chunk(6, dim=-1)
+            text_modulation = self.txt_mod(time)[:, None].chunk(6, dim=-1)
             attended_text = modulate(self.txt_norm1(text), *text_modulation[:2])
         attended, text_heads = self.attn(
             modulate(self.img_norm1(image), shift, scale),
@@ -205,7 +191,9 @@ class LensTimeEmbedding(nn.Module):
         return embedded
 
 
-class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
+class LensTransformer2DModel(  # type: ignore[misc]
+    ModulationTableMixin, ModelMixin, ConfigMixin, PeftAdapterMixin
+):
     """Predicts the velocity of image tokens given text features and time.
 
     The defaults are the released 3.8B configuration: 4,104,225,152 parameters in 1,264 tensors.
@@ -267,6 +255,8 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type
         )
         self.proj_out = nn.Linear(inner_dim, out_channels * patch_size**2)
         self.gradient_checkpointing = False
+        self.modulation_table: ModulationTable | None = None
+        self.reuses_branches = True
 
     def forward(
         self,
@@ -277,6 +267,7 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type
         img_shapes: Sequence[tuple[int, int, int]],
         return_dict: bool = True,
         attention_kwargs: dict[str, Any] | None = None,
+        branch_cache: BranchCache | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Velocity of the image tokens.
 
@@ -289,6 +280,8 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type
             img_shapes: `[(1, h, w)]` in tokens, shared by the batch.
             return_dict: Return an object with `.sample` rather than a tuple.
             attention_kwargs: Accepted for the ecosystem's sake; `scale` is the LoRA scale.
+            branch_cache: Given at every step of a generation, keeps what the text and the size
+                alone decide: the projected text, the rotary tables and the mask.
 
         Returns:
             Velocity `[B, h * w, in_channels]`.
@@ -299,20 +292,21 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type
         """
         frames, height, width = img_shapes[0]
         self._check_inputs(hidden_states, encoder_hidden_states, frames * height * width)
-        image, temb = (
-            self.img_in(hidden_states),
-            self.time_text_embed(timestep, hidden_states.dtype),
+        branch = self._branch(
+            encoder_hidden_states,
+            encoder_hidden_states_mask,
+            (height, width),
+            hidden_states.device,
+            branch_cache,
         )
-        device = image.device
-        axes = self.config.axes_dims_rope
-        image_rotary = rotary_table(image_positions(height, width, device), axes)
-        text, mask = self._embed_text(encoder_hidden_states, encoder_hidden_states_mask, image)
-        text_rotary = None
-        if text is not None:
-            text_rotary = rotary_table(text_positions(text.shape[1], height, width, device), axes)
+        image, text = self.img_in(hidden_states), branch.text
+        temb = self.time_text_embed(timestep, hidden_states.dtype)
+        table = self.modulation_table
+        times = [temb] * len(self.transformer_blocks) if table is None else table(timestep)
         last = len(self.transformer_blocks) - 1
         for index, block in enumerate(self.transformer_blocks):
-            arguments = (image, text, temb, image_rotary, text_rotary, mask, index < last)
+            rotaries = branch.image_rotary, branch.text_rotary
+            arguments = (image, text, times[index], *rotaries, branch.mask, index < last)
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 image, text = self._gradient_checkpointing_func(block, *arguments)
             else:
@@ -375,8 +369,31 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type
                 f"{len(self.txt_norm)} encoder layers {tuple(self.config.selected_layer_index)}"
             )
 
+    def _branch(
+        self,
+        features: Sequence[Tensor] | None,
+        mask: Tensor | None,
+        grid: tuple[int, int],
+        device: torch.device,
+        cache: BranchCache | None,
+    ) -> Branch:
+        """The constants of a branch, from the cache if there is one."""
+
+        def build() -> Branch:
+            axes = self.config.axes_dims_rope
+            image = rotary_table(image_positions(*grid, device), axes)
+            text, keys = self._embed_text(features, mask, grid[0] * grid[1])
+            if text is None:
+                return Branch(None, None, image, None)
+            positions = text_positions(text.shape[1], *grid, device)
+            return Branch(text, keys, image, rotary_table(positions, axes))
+
+        if cache is None or not self.reuses_branches:
+            return build()
+        return cache.get(features, mask, grid, build)
+
     def _embed_text(
-        self, features: Sequence[Tensor] | None, mask: Tensor | None, image: Tensor
+        self, features: Sequence[Tensor] | None, mask: Tensor | None, image_tokens: int
     ) -> tuple[Tensor | None, Tensor | None]:
         """Text tokens `[B, S, dim]` and the joint key mask, None where nothing is masked out."""
         if features is None or features[0].shape[1] == 0:
@@ -387,7 +404,7 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type
         text = self.txt_in(torch.cat(normed, dim=-1))
         if mask is None or mask.all():
             return text, None
-        keys = F.pad(mask.bool(), (image.shape[1], 0), value=True)
+        keys = F.pad(mask.bool(), (image_tokens, 0), value=True)
         return text, keys[:, None, None, :]
 
 

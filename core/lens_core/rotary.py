@@ -1,0 +1,53 @@
+"""Rotary position embedding of image and text tokens on three axes: frame, row, column."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Rotary = tuple[Tensor, Tensor]
+"""Cosines and sines, each `[tokens, head_dim / 2]`, float32."""
+
+
+def rotary_table(positions: Tensor, axes_dims: Sequence[int], theta: float = 10000.0) -> Rotary:
+    """Cosines and sines of the rotary embedding for three-axis positions.
+
+    Args:
+        positions: `[tokens, axes]` integer positions, which may be negative.
+        axes_dims: Channels of a head given to each axis; they add up to the head dimension.
+        theta: Base of the geometric series of frequencies.
+
+    Returns:
+        Two float32 tensors `[tokens, sum(axes_dims) / 2]`. Angles are formed in float64.
+    """
+    angles = []
+    for axis, dim in enumerate(axes_dims):
+        exponent = torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device) / dim
+        angles.append(positions[:, axis, None].double() * theta**-exponent)
+    table = torch.cat(angles, dim=-1)
+    return table.cos().float(), table.sin().float()
+
+
+def image_positions(height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Centred (frame, row, column) positions of `height * width` image tokens, row-major."""
+    rows = torch.arange(height, device=device) - (height - height // 2)
+    columns = torch.arange(width, device=device) - (width - width // 2)
+    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).reshape(-1, 2)
+    return F.pad(grid, (1, 0))
+
+
+def text_positions(
+    length: int, height: int, width: int, device: torch.device | None = None
+) -> Tensor:
+    """Positions of text tokens: equal on all three axes, starting where the image ends."""
+    start = max(height // 2, width // 2)
+    return (start + torch.arange(length, device=device))[:, None].expand(length, 3)
+
+
+def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
+    """Rotate channel pairs (even, odd) of `x` `[batch, tokens, heads, head_dim]` in float32."""
+    cos, sin = (part[None, :, None, :] for part in rotary)
+    even, odd = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
+    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    return rotated.flatten(-2).to(x.dtype)
