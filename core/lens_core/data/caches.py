@@ -1,0 +1,46 @@
+"""Tensors computed once: a folder by content hash and by the hash of the encoder."""
+
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+_NAME = "value"
+
+
+class TensorCache:
+    """Tensors on disk, a file each, which appears only when complete.
+
+    Several processes may share it. A file that cannot be read counts as absent and is written anew.
+
+    Args:
+        folder: Of all caches.
+        kind: `latents` or `text`.
+        encoder: Hash of the encoder; another one has a folder of its own.
+    """
+
+    def __init__(self, folder: Path, kind: str, encoder: str) -> None:
+        self._folder = folder / kind / encoder[:32]
+
+    def __contains__(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def get(self, key: str) -> Tensor | None:
+        """The tensor of a content hash, or None."""
+        try:
+            return load_file(self._path(key))[_NAME]
+        except (OSError, SafetensorError, KeyError):
+            return None
+
+    def put(self, key: str, tensor: Tensor) -> None:
+        """Keep a tensor."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+        save_file({_NAME: tensor.detach().cpu().contiguous()}, fresh)
+        fresh.replace(path)
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}.safetensors"

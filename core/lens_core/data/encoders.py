@@ -1,0 +1,106 @@
+"""The frozen encoders as the data sees them: pictures to latents, captions to features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from diffusers import AutoencoderKLFlux2
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, encode_prompts
+from lens_core.data.hashing import module_hash, tokenizer_hash
+from lens_core.latents import encode_pixels
+from lens_core.text_encoder import LensTextEncoder
+from lens_core.text_features import TextFeatures
+
+
+class ImageEncoder(Protocol):
+    """Pictures to what the denoiser models."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides its output."""
+        ...
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Normalised tokens `[B, N, C]` of pixels `[B, 3, H, W]` in [-1, 1]."""
+        ...
+
+
+class CaptionEncoder(Protocol):
+    """Captions to what the denoiser reads."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides its output."""
+        ...
+
+    def encode(self, captions: Sequence[str]) -> TextFeatures:
+        """Features, a row for each caption."""
+        ...
+
+
+@dataclass(frozen=True)
+class VaeEncoder:
+    """Latents of a FLUX.2-type autoencoder: the posterior's mode, normalised.
+
+    Attributes:
+        vae: The autoencoder, where it is to compute.
+    """
+
+    vae: AutoencoderKLFlux2
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `ImageEncoder.fingerprint`."""
+        return module_hash(self.vae, "posterior mode", dict(self.vae.config)["patch_size"])
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """See `ImageEncoder.encode`."""
+        return encode_pixels(pixels.to(self.vae.device), self.vae)
+
+
+@dataclass(frozen=True)
+class HarmonyEncoder:
+    """Features of a GPT-OSS text encoder, without the positions before the caption.
+
+    Attributes:
+        text_encoder: The encoder, where it is to compute.
+        tokenizer: Its tokenizer.
+        layers: Encoder layers (from 0) whose outputs are kept.
+        max_length: Most tokens of a caption with the text around it.
+        date: The day the encoder believes it is.
+    """
+
+    text_encoder: LensTextEncoder
+    tokenizer: PreTrainedTokenizerBase
+    layers: tuple[int, ...]
+    max_length: int = MAX_SEQUENCE_LENGTH
+    date: str = DEFAULT_DATE
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `CaptionEncoder.fingerprint`."""
+        words = tokenizer_hash(self.tokenizer)
+        return module_hash(self.text_encoder, self.layers, self.max_length, self.date, words)
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str]) -> TextFeatures:
+        """See `CaptionEncoder.encode`."""
+        encoder = self.text_encoder
+        rows = encode_prompts(
+            self.tokenizer, captions, self.date, self.max_length, encoder.config.pad_token_id
+        )
+        device = next(encoder.parameters()).device
+        mask = torch.tensor(rows.attention_mask, device=device)
+        hidden = encoder.features(
+            torch.tensor(rows.input_ids, device=device),
+            None if bool(mask.all()) else mask,
+            self.layers,
+        )
+        kept = slice(rows.prefix_length, None)
+        return TextFeatures(torch.stack([x[:, kept] for x in hidden]), mask[:, kept].bool())

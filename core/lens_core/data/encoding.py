@@ -1,0 +1,172 @@
+"""From the loader's batches to what the denoiser reads, with caches in between.
+
+Cached values are computed one by one, so that they do not depend on which batch came first; they
+are kept in bfloat16, and used as they are kept.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lens_core.data.batches import BucketBatch, LoadedSample
+from lens_core.data.buckets import Bucket
+from lens_core.data.caches import TensorCache
+from lens_core.data.encoders import CaptionEncoder, ImageEncoder
+from lens_core.data.fitting import decode_image, pixels
+from lens_core.data.hashing import text_hash
+from lens_core.data.reading import ShardFolder
+from lens_core.errors import ComponentError
+from lens_core.text_features import TextFeatures
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """What one forward pass learns from.
+
+    Attributes:
+        number: See `BucketBatch.number`.
+        bucket: Size of every picture.
+        latents: Normalised tokens `[B, N, C]`, float32.
+        text: Features of the captions.
+    """
+
+    number: int
+    bucket: Bucket
+    latents: Tensor
+    text: TextFeatures
+
+    def to(self, device: torch.device) -> "EncodedBatch":
+        """Move to a device."""
+        text = self.text.to(device, self.text.embeds.dtype)
+        return EncodedBatch(self.number, self.bucket, self.latents.to(device), text)
+
+
+@dataclass
+class BatchEncoder:
+    """Encodes batches.
+
+    Attributes:
+        images: Encodes pictures; None where all are cached.
+        captions: Encodes captions; None where all are cached.
+        latent_cache: Keeps latents by the picture's hash; None keeps none.
+        text_cache: Keeps features by the caption's hash; None keeps none.
+        multiple: Text is padded to a multiple of this many tokens, so that few shapes occur.
+    """
+
+    images: ImageEncoder | None
+    captions: CaptionEncoder | None
+    latent_cache: TensorCache | None = None
+    text_cache: TensorCache | None = None
+    multiple: int = 1
+    missed: int = field(default=0, init=False)
+
+    def encode(self, batch: BucketBatch) -> EncodedBatch:
+        """Latents and features of a batch.
+
+        Raises:
+            ComponentError: Something is not cached and there is no encoder for it.
+        """
+        with torch.no_grad():
+            latents = self._latents(batch.samples)
+            text = self._text([sample.caption for sample in batch.samples])
+        return EncodedBatch(batch.number, batch.bucket, latents, text)
+
+    def has_latents(self, content_hash: str) -> bool:
+        """Whether a picture need not be decoded."""
+        return self.latent_cache is not None and content_hash in self.latent_cache
+
+    def without_encoders(self) -> "BatchEncoder":
+        """The caches alone, so that the encoders' memory can be given back."""
+        return BatchEncoder(None, None, self.latent_cache, self.text_cache, self.multiple)
+
+    def _latents(self, samples: tuple[LoadedSample, ...]) -> Tensor:
+        if self.latent_cache is None:
+            return self._encode_pictures(samples).float()
+        return torch.stack([self._cached_latents(sample, self.latent_cache) for sample in samples])
+
+    def _cached_latents(self, sample: LoadedSample, cache: TensorCache) -> Tensor:
+        known = cache.get(sample.content_hash)
+        if known is None:
+            self.missed += 1
+            known = self._encode_pictures((sample,))[0].bfloat16().cpu()
+            cache.put(sample.content_hash, known)
+        return known.float()
+
+    def _encode_pictures(self, samples: tuple[LoadedSample, ...]) -> Tensor:
+        found = [sample.pixels for sample in samples if sample.pixels is not None]
+        if self.images is None or len(found) < len(samples):
+            names = ", ".join(s.name for s in samples if s.pixels is None) or samples[0].name
+            raise ComponentError(
+                f"the latents of {names} are not in the cache and cannot be computed here; fill "
+                "the cache again"
+            )
+        stacked = torch.stack([torch.from_numpy(picture) for picture in found])
+        return self.images.encode(stacked.permute(0, 3, 1, 2).float() / 127.5 - 1)
+
+    def _text(self, captions: list[str]) -> TextFeatures:
+        cache = self.text_cache
+        if cache is None:
+            features = self._encode_captions(captions)
+            longest = -(-features.embeds.shape[2] // self.multiple) * self.multiple
+            return features.padded(longest)
+        rows = [self._cached_text(caption, cache) for caption in captions]
+        longest = max(row.shape[1] for row in rows)
+        longest = -(-longest // self.multiple) * self.multiple
+        embeds = rows[0].new_zeros(rows[0].shape[0], len(rows), longest, rows[0].shape[2])
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for index, row in enumerate(rows):
+            embeds[:, index, : row.shape[1]] = row
+            mask[index, : row.shape[1]] = True
+        return TextFeatures(embeds, mask)
+
+    def _cached_text(self, caption: str, cache: TensorCache) -> Tensor:
+        """`[layers, tokens, width]`."""
+        key = text_hash(caption)
+        known = cache.get(key)
+        if known is None:
+            self.missed += 1
+            known = self._encode_captions([caption]).embeds[:, 0].bfloat16().cpu()
+            cache.put(key, known)
+        return known
+
+    def _encode_captions(self, captions: list[str]) -> TextFeatures:
+        if self.captions is None:
+            raise ComponentError(
+                "the features of a caption are not in the cache and there is no text encoder; fill "
+                "the cache again"
+            )
+        return self.captions.encode(captions)
+
+
+def fill_caches(
+    data: ShardFolder, encoder: BatchEncoder, report: Callable[[int], None] = lambda _: None
+) -> int:
+    """Encode every picture and every caption of a folder of shards that is not cached yet.
+
+    Args:
+        data: The shards.
+        encoder: With both caches.
+        report: Told how many pictures are done.
+
+    Returns:
+        How many latents and features were computed.
+
+    Raises:
+        DataError: A shard or picture that cannot be read.
+    """
+    buckets = {bucket.name: bucket for bucket in data.manifest.bucket_list()}
+    before, done = encoder.missed, 0
+    for shard in data.manifest.shards:
+        for row in range(shard.samples):
+            stored = data.read(shard, row)
+            shown = None
+            if not encoder.has_latents(stored.content_hash):
+                shown = pixels(decode_image(stored.picture, stored.name))
+            for caption in dict.fromkeys(stored.captions.values()):
+                sample = LoadedSample(stored.name, stored.content_hash, shown, caption)
+                encoder.encode(BucketBatch(0, buckets[shard.bucket], (sample,)))
+            done += 1
+            report(done)
+    return encoder.missed - before

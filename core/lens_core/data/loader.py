@@ -1,0 +1,303 @@
+"""The loader of every stage: endless batches of one bucket each, resumable exactly.
+
+Batches are numbered over all processes and every one is a function of the seed, the shards and the
+number of samples taken before it. Each process works through the draws of all and reads its own, so
+processes may hold different buckets at once, need not talk to each other, and none ever runs out.
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from lens_core.data.batches import BucketBatch, LoadedSample
+from lens_core.data.buckets import BATCH_SIZES, Bucket
+from lens_core.data.errors import DamagedShardError, DataError, ManifestError
+from lens_core.data.fitting import decode_image, pixels
+from lens_core.data.manifest import ShardRecord
+from lens_core.data.order import Address, BatchPlan, Draw, OrderKind, SampleOrder, make_order
+from lens_core.data.policy import DataPolicy, tally
+from lens_core.data.reading import ShardFolder
+from lens_core.errors import ParameterError
+
+_CAPTION, _REPAIR = 45, 46
+_REPAIRS = 100
+"""Replacements that are tried for one unusable sample."""
+
+
+class LoaderSettings(BaseModel):
+    """What decides the stream; the first five fields must stay the same when a run is resumed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = 0
+    """Seed of every choice."""
+    batch_sizes: dict[int, int] = Field(default_factory=lambda: dict(BATCH_SIZES))
+    """Samples of a batch, by the bucket's base."""
+    bucket_shares: Literal["samples", "uniform"] | dict[str, float] = "samples"
+    """How often buckets are drawn: such that every picture comes equally often, all alike, or a
+    weight by name."""
+    caption_shares: dict[str, float] = Field(default_factory=dict)
+    """Weight of every kind of caption; without any, each picture's first one."""
+    order: OrderKind = "epochs"
+    """`epochs` shows every picture of a bucket once before any again; `resampled` draws anew."""
+    window: int = Field(8, gt=0)
+    """Shards whose samples are mixed with each other."""
+    policy: DataPolicy = DataPolicy()
+    """What is done about samples that cannot be used."""
+    threads: int = Field(2, ge=0)
+    """Threads that read ahead; 0 reads when a batch is asked for."""
+    prefetch: int = Field(4, gt=0)
+    """Batches that are read ahead."""
+
+    def identity(self) -> dict[str, Any]:
+        """The part that a saved position depends on."""
+        kept = {"seed", "batch_sizes", "bucket_shares", "order", "window", "caption_shares"}
+        return self.model_dump(mode="json", include=kept)
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A position in the stream.
+
+    Attributes:
+        number: Of the next batch, over all processes.
+        taken: Samples of every bucket that went to batches before it.
+    """
+
+    number: int
+    taken: dict[str, int]
+
+
+class BucketLoader:
+    """Batches of a folder of shards, for one of several processes.
+
+    Args:
+        data: The shards.
+        settings: Order, sizes and policy.
+        rank: This process.
+        ranks: How many processes share the stream.
+        cached: Whether a picture's latents are known by its content hash; it is then not decoded.
+
+    Raises:
+        ParameterError: A base without a batch size, or shares that name no bucket.
+    """
+
+    def __init__(
+        self,
+        data: ShardFolder,
+        settings: LoaderSettings,
+        rank: int = 0,
+        ranks: int = 1,
+        cached: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        self._data, self._settings = data, settings
+        self._rank, self._ranks, self._cached = rank, ranks, cached
+        self._buckets = {bucket.name: bucket for bucket in data.manifest.bucket_list()}
+        self._shards: dict[str, list[ShardRecord]] = {name: [] for name in self._buckets}
+        for shard in data.manifest.shards:
+            if shard.samples:
+                self._shards[shard.bucket].append(shard)
+        self._orders = self._make_orders()
+        sizes = _batch_sizes(self._buckets, settings)
+        shares = _shares(self._shards, sizes, settings)
+        self._plan = BatchPlan(settings.seed, shares, sizes)
+        self._cursor = self._planned = Cursor(0, {})
+        self._ahead: deque[tuple[Future[BucketBatch], Cursor]] = deque()
+        self._pool = ThreadPoolExecutor(settings.threads) if settings.threads else None
+        self._counts: Counter[str] = Counter()
+        self._waited = 0.0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples skipped by this process so far, by reason."""
+        return dict(sorted(self._counts.items()))
+
+    @property
+    def waited(self) -> float:
+        """Seconds spent waiting for batches since this loader was made."""
+        return self._waited
+
+    def __iter__(self) -> Iterator[BucketBatch]:
+        return self
+
+    def __next__(self) -> BucketBatch:
+        """This process's next batch.
+
+        Raises:
+            DataError: A problem that the policy refuses, or a bucket without usable samples.
+        """
+        started = time.monotonic()
+        if self._pool is None:
+            draw, cursor = self._advance(self._cursor)
+            batch = self._load(draw, self._addresses(draw))
+        else:
+            self._fill(self._pool)
+            future, cursor = self._ahead.popleft()
+            batch = future.result()
+            self._fill(self._pool)
+        waited = time.monotonic() - started
+        self._cursor = cursor
+        self._counts.update(batch.skipped)
+        self._waited += waited
+        return replace(batch, waited=waited)
+
+    def state(self) -> dict[str, Any]:
+        """The position after the batches handed out so far, as JSON.
+
+        It is the same on every process that was handed as many.
+        """
+        return {
+            "data": self._data.manifest.fingerprint(),
+            "settings": self._settings.identity(),
+            "number": self._cursor.number,
+            "taken": dict(sorted(self._cursor.taken.items())),
+            "skipped": self.counts,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a position, on any number of processes and threads.
+
+        Raises:
+            ManifestError: It belongs to other shards.
+            ParameterError: It belongs to other settings.
+        """
+        if state["data"] != self._data.manifest.fingerprint():
+            raise ManifestError(
+                f"the saved position belongs to other shards than those in {self._data.folder}; "
+                "give the same data, or start a new run"
+            )
+        own = self._settings.identity()
+        if changed := sorted(name for name in own if state["settings"].get(name) != own[name]):
+            raise ParameterError(
+                f"the saved position was reached with other loader settings: {', '.join(changed)}; "
+                "give the same, or start a new run"
+            )
+        self._drop_ahead()
+        self._cursor = self._planned = Cursor(int(state["number"]), dict(state["taken"]))
+        self._counts = Counter(state["skipped"])
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._drop_ahead()
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _fill(self, pool: ThreadPoolExecutor) -> None:
+        while len(self._ahead) < self._settings.prefetch:
+            draw, self._planned = self._advance(self._planned)
+            future = pool.submit(self._load, draw, self._addresses(draw))
+            self._ahead.append((future, self._planned))
+
+    def _drop_ahead(self) -> None:
+        for future, _ in self._ahead:
+            future.cancel()
+        self._ahead.clear()
+
+    def _advance(self, cursor: Cursor) -> tuple[Draw, Cursor]:
+        """This process's next draw, and the position after the same draw of every process."""
+        taken = dict(cursor.taken)
+        draws = []
+        for number in range(cursor.number, cursor.number + self._ranks):
+            draws.append(self._plan.draw(number, taken))
+            taken[draws[-1].bucket] = draws[-1].first + draws[-1].count
+        return draws[self._rank], Cursor(cursor.number + self._ranks, taken)
+
+    def _addresses(self, draw: Draw) -> list[Address]:
+        order = self._orders[draw.bucket]
+        return [order.address(draw.first + index) for index in range(draw.count)]
+
+    def _make_orders(self) -> dict[str, SampleOrder]:
+        settings = self._settings
+        return {
+            name: make_order(
+                settings.order,
+                [shard.samples for shard in shards],
+                (settings.seed, self._buckets[name].height, self._buckets[name].width),
+                settings.window,
+            )
+            for name, shards in self._shards.items()
+        }
+
+    def _load(self, draw: Draw, addresses: list[Address]) -> BucketBatch:
+        bucket, skipped = self._buckets[draw.bucket], list[DataError]()
+        samples = [
+            self._sample(bucket, draw.first + index, address, skipped)
+            for index, address in enumerate(addresses)
+        ]
+        return BucketBatch(draw.number, bucket, tuple(samples), tally(skipped))
+
+    def _sample(
+        self, bucket: Bucket, position: int, address: Address, skipped: list[DataError]
+    ) -> LoadedSample:
+        """The sample at an address, or another of its bucket where it cannot be used."""
+        words = (self._settings.seed, _REPAIR, bucket.height, bucket.width, position)
+        repairs = np.random.default_rng(words)
+        shards = self._shards[bucket.name]
+        for _ in range(_REPAIRS):
+            try:
+                return self._read(bucket, position, address)
+            except DataError as error:
+                self._settings.policy.check(error)
+                skipped.append(error)
+            shard = int(repairs.integers(len(shards)))
+            address = (shard, int(repairs.integers(shards[shard].samples)))
+        raise DamagedShardError(
+            f"bucket {bucket.name} gave no usable sample in {_REPAIRS} tries; the last problem: "
+            f"{skipped[-1]}"
+        ) from skipped[-1]
+
+    def _read(self, bucket: Bucket, position: int, address: Address) -> LoadedSample:
+        stored = self._data.read(self._shards[bucket.name][address[0]], address[1])
+        caption = stored.caption(self._caption_kind(bucket, position, list(stored.captions)))
+        if self._cached(stored.content_hash):
+            return LoadedSample(stored.name, stored.content_hash, None, caption)
+        image = decode_image(stored.picture, stored.name)
+        if (image.height, image.width) != bucket.size:
+            raise DamagedShardError(
+                f"{stored.name} is {image.width}x{image.height} in bucket {bucket.name}"
+            )
+        return LoadedSample(stored.name, stored.content_hash, pixels(image), caption)
+
+    def _caption_kind(self, bucket: Bucket, position: int, present: list[str]) -> str:
+        shares = self._settings.caption_shares
+        if not shares:
+            return present[0] if present else "caption"
+        words = (self._settings.seed, _CAPTION, bucket.height, bucket.width, position)
+        odds = np.array(list(shares.values()))
+        chosen = np.random.default_rng(words).choice(len(odds), p=odds / odds.sum())
+        return list(shares)[int(chosen)]
+
+
+def _batch_sizes(buckets: dict[str, Bucket], settings: LoaderSettings) -> dict[str, int]:
+    missing = sorted({b.base for b in buckets.values()} - settings.batch_sizes.keys())
+    if missing:
+        raise ParameterError(
+            f"batch_sizes has no entry for the bases {missing}; it has {settings.batch_sizes}"
+        )
+    return {name: settings.batch_sizes[bucket.base] for name, bucket in buckets.items()}
+
+
+def _shares(
+    shards: dict[str, list[ShardRecord]], sizes: dict[str, int], settings: LoaderSettings
+) -> dict[str, float]:
+    """Probability of every bucket, in a fixed order."""
+    wanted = settings.bucket_shares
+    if wanted == "uniform":
+        return dict.fromkeys(sorted(shards), 1 / len(shards))
+    if wanted == "samples":
+        weights = {name: sum(s.samples for s in shards[name]) / sizes[name] for name in shards}
+    else:
+        weights = {name: weight for name, weight in wanted.items() if weight > 0}
+        if not weights or (unknown := sorted(weights.keys() - shards.keys())):
+            raise ParameterError(
+                f"bucket_shares must give a weight above 0 to some of {sorted(shards)}"
+                + (f"; there are no {unknown}" if weights else "")
+            )
+    total = sum(weights.values())
+    return {name: weights[name] / total for name in sorted(weights)}

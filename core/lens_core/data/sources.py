@@ -1,0 +1,107 @@
+"""Where pictures and captions come from: a folder, a table, or the nano world's generator."""
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lens_core.data.buckets import Bucket
+from lens_core.data.errors import UnreadableImageError
+from lens_core.data.tables import captions_of, find_image, read_rows
+from lens_core.errors import ParameterError
+from lens_core.nano.captions import brief_caption, dense_caption
+from lens_core.nano.drawing import render
+from lens_core.nano.sampling import sample_scene
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+LISTS = ("captions.jsonl", "metadata.jsonl", "metadata.csv")
+"""Tables that may lie in a folder of pictures, in this order of preference."""
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """A picture that is not read yet.
+
+    Attributes:
+        name: For messages and the shard's records.
+        captions: By kind, such as `dense` and `brief`; a plain caption is called `caption`.
+        read: Gives the file's bytes.
+    """
+
+    name: str
+    captions: Mapping[str, str]
+    read: Callable[[], bytes]
+
+
+def folder_images(folder: Path) -> Iterator[SourceImage]:
+    """Pictures below a folder, by name, with captions from a list in it or from text files.
+
+    The list is `captions.jsonl`, `metadata.jsonl` or `metadata.csv`, as `table_images` reads it;
+    otherwise the caption of `x.png` is the text of `x.txt` beside it.
+
+    Raises:
+        ParameterError: It is no folder, or holds no pictures.
+    """
+    if not folder.is_dir():
+        raise ParameterError(f"{str(folder)!r} is not a folder of pictures")
+    for name in LISTS:
+        if (folder / name).is_file():
+            yield from table_images(folder / name)
+            return
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise ParameterError(
+            f"{folder} holds no pictures; known suffixes: {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    for path in paths:
+        beside = path.with_suffix(".txt")
+        text = beside.read_text(encoding="utf-8").strip() if beside.is_file() else ""
+        captions = {"caption": text} if text else {}
+        yield SourceImage(str(path.relative_to(folder)), captions, path.read_bytes)
+
+
+def table_images(path: Path) -> Iterator[SourceImage]:
+    """Pictures that a table lists: JSON lines, CSV or Parquet, one row each.
+
+    The picture's path, relative to the table, is in `image`, `file_name` or `path`. Its caption is
+    in `caption`, `text` or `prompt`; further kinds in columns `caption_KIND`, or all of them in an
+    object `captions`.
+
+    Raises:
+        ParameterError: Not such a table, or a row without a picture.
+    """
+    for number, row in enumerate(read_rows(path), 1):
+        name = find_image(row, path, number)
+        yield SourceImage(name, captions_of(row), (path.parent / name).read_bytes)
+
+
+def nano_images(seed: int, count: int, table: Sequence[Bucket]) -> Iterator[SourceImage]:
+    """Drawn scenes of the nano world, evenly over the buckets, with dense and brief captions.
+
+    Args:
+        seed: Seed of the scenes; training seeds are none of the evaluation's.
+        count: How many.
+        table: Their sizes.
+    """
+    for index in range(count):
+        bucket = table[index % len(table)]
+        rng = np.random.default_rng((seed, 31, index))
+        scene = sample_scene(rng, size=(bucket.width, bucket.height))
+        captions = {"dense": dense_caption(scene, rng), "brief": brief_caption(scene, rng)}
+        buffer = io.BytesIO()
+        render(scene).save(buffer, "PNG")
+        yield SourceImage(f"nano-{seed}-{index}", captions, buffer.getvalue)
+
+
+def read_source(image: SourceImage) -> bytes:
+    """The bytes of a picture.
+
+    Raises:
+        UnreadableImageError: Its file is missing or cannot be read.
+    """
+    try:
+        return image.read()
+    except OSError as error:
+        raise UnreadableImageError(f"{image.name}: {error.strerror or error}") from error

@@ -1,0 +1,478 @@
+"""Shards by bucket and the loader: assignment, exact positions, damage, caches."""
+
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lens_core.data.buckets import BATCH_SIZES, TABLES, Bucket, fitting_buckets, nearest_bucket
+from lens_core.data.caches import TensorCache
+from lens_core.data.encoders import HarmonyEncoder, VaeEncoder
+from lens_core.data.encoding import BatchEncoder, fill_caches
+from lens_core.data.errors import (
+    DamagedShardError,
+    ManifestError,
+    MissingCaptionError,
+    UnfitImageError,
+    UnreadableImageError,
+)
+from lens_core.data.fitting import CropPolicy, decode_image, fit
+from lens_core.data.loader import BucketLoader, LoaderSettings
+from lens_core.data.manifest import load_manifest
+from lens_core.data.order import EpochOrder, ResampledOrder
+from lens_core.data.policy import DataPolicy
+from lens_core.data.reading import ShardFolder
+from lens_core.data.sources import SourceImage, folder_images, nano_images, table_images
+from lens_core.data.writing import ShardSettings, write_shards
+from lens_core.errors import ComponentError, ParameterError
+from tiny_components import tiny_pipeline
+
+TABLE = (Bucket(64, 64, 64), Bucket(64, 48, 80), Bucket(96, 96, 96))
+SIZES = {64: 3, 96: 2}
+COUNTS = {"64x64": 14, "48x80": 9, "96x96": 5}
+
+
+def picture(width: int, height: int, shade: int = 0, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), (shade % 256, shade // 256, 90)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def source(name: str, content: bytes, **captions: str) -> SourceImage:
+    return SourceImage(name, captions, lambda: content)
+
+
+def images() -> list[SourceImage]:
+    shapes = {"64x64": (64, 64), "48x80": (80, 48), "96x96": (96, 96)}
+    return [
+        source(f"{name}-{i}", picture(*shapes[name], i), dense=f"{name} dense {i}", brief=f"b {i}")
+        for name, count in COUNTS.items()
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_shards(images(), tmp_path / "shards", ShardSettings(TABLE, samples_per_shard=4), {})
+    return tmp_path / "shards"
+
+
+def settings(**changes: object) -> LoaderSettings:
+    return LoaderSettings.model_validate({"seed": 5, "batch_sizes": SIZES} | changes)
+
+
+def loader(folder: Path, rank: int = 0, ranks: int = 1, **changes: object) -> BucketLoader:
+    return BucketLoader(ShardFolder.open(folder), settings(**changes), rank, ranks)
+
+
+Seen = tuple[int, str, tuple[str, ...]]
+
+
+def take(stream: BucketLoader, count: int) -> list[Seen]:
+    """Number, bucket and captions of some batches; captions name the pictures."""
+    return [
+        (batch.number, batch.bucket.name, tuple(sample.caption for sample in batch.samples))
+        for batch in (next(stream) for _ in range(count))
+    ]
+
+
+def test_the_published_buckets_are_27_with_their_batch_sizes() -> None:
+    table = TABLES["lens"]
+    assert len(table) == len({bucket.name for bucket in table}) == 27
+    assert Counter(bucket.base for bucket in table) == {512: 9, 768: 9, 1024: 9}
+    assert BATCH_SIZES == {512: 24, 768: 10, 1024: 6}
+    for bucket in table:
+        assert Bucket(bucket.base, bucket.width, bucket.height) in table
+        assert bucket.height % 16 == bucket.width % 16 == 0
+        assert 0.5 <= bucket.height / bucket.width <= 2
+        assert bucket.height * bucket.width == pytest.approx(bucket.base**2, rel=0.06)
+    work = [BATCH_SIZES[b.base] * b.height * b.width for b in table]
+    assert max(work) / min(work) < 1.2
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "expected"),
+    [
+        (4000, 3000, "864x1152"),
+        (1920, 1080, "768x1376"),
+        (1300, 760, "576x1024"),
+        (512, 512, "512x512"),
+        (900, 2000, "1472x736"),
+    ],
+)
+def test_pictures_go_to_the_largest_area_they_fill(width: int, height: int, expected: str) -> None:
+    assert nearest_bucket(height, width, TABLES["lens"]).name == expected
+
+
+def test_a_picture_is_never_enlarged() -> None:
+    with pytest.raises(UnfitImageError, match="511x600"):
+        nearest_bucket(600, 511, TABLES["lens-512"])
+    names = [bucket.name for bucket in fitting_buckets(1200, 1200, TABLES["lens"])]
+    assert names == ["1024x1024", "768x768", "512x512"]
+
+
+def test_scaling_keeps_the_ratio_and_cuts_as_the_policy_says() -> None:
+    image = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8)[:, None, None], (1, 100, 3)))
+    digest = "00000000ffffffff"
+    boxes = {
+        place: fit(image, TABLE[0], CropPolicy(place, 0.5), digest).box  # type: ignore[arg-type]
+        for place in ("centre", "top", "random")
+    }
+    assert boxes == {
+        "centre": (0, 50, 100, 150),
+        "top": (0, 0, 100, 100),
+        "random": (0, 100, 100, 200),
+    }
+    kept = np.array(fit(image, TABLE[0], CropPolicy("centre", 0.5), digest).image)
+    assert kept.shape == (64, 64, 3)
+    np.testing.assert_allclose(kept[[0, -1], 0, 0], [50, 149], atol=2)
+    with pytest.raises(UnfitImageError, match="lose 50%"):
+        fit(image, TABLE[0], CropPolicy("centre", 0.3), digest)
+
+
+def test_pictures_are_turned_upright_and_freed_of_transparency() -> None:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20), "red").save(buffer, "JPEG", exif=exif)
+    assert decode_image(buffer.getvalue(), "turned").size == (20, 30)
+    buffer = io.BytesIO()
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(buffer, "PNG")
+    assert decode_image(buffer.getvalue(), "clear").getpixel((0, 0)) == (255, 255, 255)
+    deep = Image.fromarray(np.full((4, 4), 65535 // 2, dtype=np.uint16))
+    buffer = io.BytesIO()
+    deep.save(buffer, "PNG")
+    assert decode_image(buffer.getvalue(), "deep").getpixel((0, 0)) == (127, 127, 127)
+    with pytest.raises(UnreadableImageError, match="half"):
+        decode_image(picture(64, 64, kind="JPEG")[:300], "half")
+
+
+def test_shards_are_webdataset_files_of_one_bucket_with_hashes(folder: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    manifest = load_manifest(folder)
+    assert manifest.captions == {"brief": 28, "dense": 28}
+    assert {
+        name: sum(shard.samples for shard in manifest.shards if shard.bucket == name)
+        for name in COUNTS
+    } == COUNTS
+    assert ShardFolder.open(folder).verify() == []
+    shard = next(s for s in manifest.shards if s.bucket == "48x80")
+    read = list(webdataset.WebDataset(str(folder / shard.path), shardshuffle=False).decode("pil"))
+    assert len(read) == 4
+    assert read[0]["png"].size == (80, 48)
+    assert read[0]["txt"] == read[0]["json"]["captions"]["dense"] == "48x80 dense 0"
+    assert read[0]["json"]["source"] == "48x80-0"
+
+
+def test_equal_input_gives_equal_shards(folder: Path, tmp_path: Path) -> None:
+    again = write_shards(
+        images(), tmp_path / "again", ShardSettings(TABLE, samples_per_shard=4), {}
+    )
+    assert again.fingerprint() == load_manifest(folder).fingerprint()
+    with pytest.raises(ManifestError, match="holds shards already"):
+        write_shards(images(), folder, ShardSettings(TABLE), {})
+
+
+def test_unusable_pictures_are_counted_or_refused(tmp_path: Path) -> None:
+    bad = [
+        source("broken", b"no picture", dense="x"),
+        source("small", picture(40, 40), dense="x"),
+        source("mute", picture(64, 64)),
+        source("good", picture(64, 64), dense="x"),
+    ]
+    manifest = write_shards(bad, tmp_path / "a", ShardSettings(TABLE), {})
+    assert manifest.samples == 1
+    assert manifest.skipped == {"missing_caption": 1, "unfit_image": 1, "unreadable_image": 1}
+    for kind, error, name in (
+        ("missing_caption", MissingCaptionError, "mute"),
+        ("unfit_image", UnfitImageError, "40x40"),
+        ("unreadable_image", UnreadableImageError, "broken"),
+    ):
+        policy = DataPolicy.model_validate({kind: "refuse"})
+        with pytest.raises(error, match=name):
+            write_shards(bad, tmp_path / kind, ShardSettings(TABLE, policy=policy), {})
+    with pytest.raises(ManifestError, match="no picture could be used"):
+        write_shards(bad[:3], tmp_path / "b", ShardSettings(TABLE), {})
+
+
+def test_an_epoch_shows_every_picture_of_a_bucket_once(folder: Path) -> None:
+    seen: dict[str, list[str]] = {name: [] for name in COUNTS}
+    stream = loader(folder)
+    while any(len(seen[name]) < 2 * count for name, count in COUNTS.items()):
+        for _, bucket, captions in take(stream, 1):
+            assert len(captions) == (2 if bucket == "96x96" else 3)
+            seen[bucket] += captions
+    for name, count in COUNTS.items():
+        epochs = seen[name][:count], seen[name][count : 2 * count]
+        assert {len(set(epoch)) for epoch in epochs} == {count}
+        assert epochs[0] != epochs[1]
+
+
+def test_buckets_come_such_that_every_picture_comes_equally_often(folder: Path) -> None:
+    stream = loader(folder, threads=0)
+    drawn = Counter[str]()
+    for _, bucket, captions in take(stream, 600):
+        drawn[bucket] += len(captions)
+    total = sum(drawn.values())
+    for name, count in COUNTS.items():
+        assert drawn[name] / total == pytest.approx(count / 28, abs=0.06)
+    only = loader(folder, bucket_shares={"96x96": 1.0, "64x64": 0.0})
+    assert {bucket for _, bucket, _ in take(only, 8)} == {"96x96"}
+
+
+@pytest.mark.parametrize("order", ["epochs", "resampled"])
+@pytest.mark.parametrize("threads", [0, 3])
+def test_a_saved_position_goes_on_exactly(folder: Path, order: str, threads: int) -> None:
+    changes = {"order": order, "caption_shares": {"dense": 1, "brief": 1}}
+    whole = take(loader(folder, threads=0, **changes), 30)
+    stream = loader(folder, threads=threads, **changes)
+    assert take(stream, 13) == whole[:13]
+    state = json.loads(json.dumps(stream.state()))
+    resumed = loader(folder, threads=3 - threads, prefetch=2, **changes)
+    resumed.restore(state)
+    assert take(resumed, 17) == whole[13:]
+    resumed.restore(state)
+    assert take(resumed, 2) == whole[13:15]
+    resumed.close()
+    assert len({captions for _, _, captions in whole}) > 20
+
+
+def test_any_number_of_processes_shares_one_stream(folder: Path) -> None:
+    """Two processes, then three, then one: together they see what one alone sees."""
+    whole = take(loader(folder), 14)
+    pair = [loader(folder, rank, 2) for rank in range(2)]
+    seen = [batch for stream in pair for batch in take(stream, 2)]
+    assert sorted(seen) == whole[:4]
+    assert pair[0].state() == pair[1].state()
+    three = [loader(folder, rank, 3) for rank in range(3)]
+    for stream in three:
+        stream.restore(pair[0].state())
+    seen = [batch for stream in three for batch in take(stream, 2)]
+    assert sorted(seen) == whole[4:10]
+    alone = loader(folder)
+    alone.restore(three[2].state())
+    assert take(alone, 4) == whole[10:]
+    buckets = [{bucket for _, bucket, _ in whole[i : i + 2]} for i in range(0, 14, 2)]
+    assert any(len(step) == 2 for step in buckets)
+
+
+def test_a_position_of_other_data_or_settings_is_refused(folder: Path, tmp_path: Path) -> None:
+    state = loader(folder).state()
+    write_shards(images()[1:], tmp_path / "other", ShardSettings(TABLE), {})
+    with pytest.raises(ManifestError, match="other shards"):
+        loader(tmp_path / "other").restore(state)
+    with pytest.raises(ParameterError, match="other loader settings: seed"):
+        loader(folder, seed=6).restore(state)
+    with pytest.raises(ParameterError, match=r"no entry for the bases \[96\]"):
+        loader(folder, batch_sizes={64: 2})
+    with pytest.raises(ParameterError, match="there are no"):
+        loader(folder, bucket_shares={"1x1": 1.0})
+
+
+def test_damage_is_refused_or_replaced_and_counted(folder: Path) -> None:
+    path = folder / "64x64" / "shard-000001.tar"
+    content = path.read_bytes()
+    path.write_bytes(content[:2000])
+    with pytest.raises(DamagedShardError, match=r"shard-000001.tar has 2000 bytes"):
+        take(loader(folder), 40)
+    skipping = {"policy": {"damaged_shard": "skip"}}
+    stream = loader(folder, **skipping)
+    seen = take(stream, 40)
+    lost = {f"64x64 dense {i}" for i in range(4, 8)}
+    shown = {caption for _, _, captions in seen for caption in captions}
+    assert shown.isdisjoint(lost)
+    assert stream.counts["damaged_shard"] > 4
+    half = loader(folder, **skipping)
+    take(half, 20)
+    resumed = loader(folder, **skipping)
+    resumed.restore(half.state())
+    assert take(resumed, 20) == seen[20:]
+    assert resumed.counts == stream.counts
+    path.unlink()
+    with pytest.raises(DamagedShardError, match="is missing"):
+        take(loader(folder), 40)
+    assert ShardFolder.open(folder).verify() == ["64x64/shard-000001.tar: missing"]
+
+
+def test_a_changed_picture_is_noticed(folder: Path) -> None:
+    path = folder / "96x96" / "shard-000000.tar"
+    content = path.read_bytes()
+    place = content.index(b"IDAT") + 20
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    with pytest.raises(DamagedShardError, match="not those that were written"):
+        take(loader(folder, bucket_shares={"96x96": 1}), 4)
+    assert ShardFolder.open(folder).verify() == [
+        "96x96/shard-000000.tar: its SHA-256 is not the manifest's"
+    ]
+
+
+def test_a_bucket_without_anything_usable_ends_with_an_error(folder: Path) -> None:
+    shares = {"caption_shares": {"poetic": 1}}
+    with pytest.raises(DamagedShardError, match=r"no usable sample.*no caption 'poetic'"):
+        take(loader(folder, **shares), 1)
+
+
+def test_waiting_is_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = loader(folder, threads=0)
+    slow = decode_image
+
+    def late(content: bytes, name: str) -> Image.Image:
+        import time
+
+        time.sleep(0.02)
+        return slow(content, name)
+
+    monkeypatch.setattr("lens_core.data.loader.decode_image", late)
+    batch = next(stream)
+    assert batch.waited >= 0.02 * len(batch.samples)
+    assert stream.waited == batch.waited
+
+
+@pytest.mark.parametrize("window", [1, 3, 100])
+def test_epochs_are_permutations_for_any_window(window: int) -> None:
+    sizes = [4, 0, 5, 1, 7, 2]
+    order = EpochOrder(sizes, (1, 2), window)
+    total, everything = sum(sizes), {(s, r) for s, n in enumerate(sizes) for r in range(n)}
+    epochs = [[order.address(e * total + i) for i in range(total)] for e in range(3)]
+    assert all(set(epoch) == everything for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert EpochOrder(sizes, (1, 2), window).address(2 * total + 5) == epochs[2][5]
+    drawn = Counter(ResampledOrder(sizes, (1,)).address(i) for i in range(4000))
+    assert set(drawn) == everything
+    assert max(drawn.values()) < 4000 / total + 6 * math.sqrt(4000 / total)
+
+
+def test_captions_and_pictures_come_from_folders_and_tables(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(picture(64, 64, i))
+        (tmp_path / f"{i}.txt").write_text(f" text {i}\n")
+    (tmp_path / "2.txt").unlink()
+    found = list(folder_images(tmp_path))
+    assert [image.captions for image in found] == [
+        {"caption": "text 0"},
+        {"caption": "text 1"},
+        {},
+    ]
+    rows = [{"file_name": "1.png", "text": "one", "caption_brief": "1"}, {"image": "0.png"}]
+    rows[1]["captions"] = {"dense": "nought", "none": ""}  # type: ignore[assignment]
+    table = tmp_path / "table.jsonl"
+    table.write_text("\n".join(json.dumps(row) for row in rows))
+    listed = list(table_images(table))
+    assert [dict(image.captions) for image in listed] == [
+        {"caption": "one", "brief": "1"},
+        {"dense": "nought"},
+    ]
+    assert listed[0].read() == picture(64, 64, 1)
+    (tmp_path / "metadata.csv").write_text("path,caption\n0.png,zero\n")
+    assert [image.name for image in folder_images(tmp_path)] == ["0.png"]
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    columns = {"image": ["2.png"], "caption": ["two"]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+    assert [image.captions for image in table_images(tmp_path / "t.parquet")] == [
+        {"caption": "two"}
+    ]
+    (tmp_path / "bad.jsonl").write_text('{"caption": "x"}\n')
+    with pytest.raises(ParameterError, match="row 1 names no picture"):
+        list(table_images(tmp_path / "bad.jsonl"))
+
+
+class Spy:
+    """Counts what an encoder is asked for."""
+
+    fingerprint = "spy"
+
+    def __init__(self, encoder: VaeEncoder) -> None:
+        self.encoder, self.pictures = encoder, 0
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        self.pictures += len(pixels)
+        return self.encoder.encode(pixels)
+
+
+def encoder(cache: Path | None, layers: Sequence[int] = (0, 1)) -> tuple[BatchEncoder, Spy]:
+    pipeline = tiny_pipeline()
+    assert pipeline.text_encoder is not None
+    spy = Spy(VaeEncoder(pipeline.vae))
+    words = HarmonyEncoder(pipeline.text_encoder, pipeline.tokenizer, tuple(layers))
+    if cache is None:
+        return BatchEncoder(spy, words), spy
+    stores = TensorCache(cache, "latents", "spy"), TensorCache(cache, "text", words.fingerprint)
+    return BatchEncoder(spy, words, *stores), spy
+
+
+def test_caches_give_the_same_bits_and_spare_the_encoders(folder: Path, tmp_path: Path) -> None:
+    cold, spy = encoder(tmp_path / "cache")
+    batches = [next(stream) for stream in [loader(folder)] for _ in range(6)]
+    first = [cold.encode(batch) for batch in batches]
+    asked = spy.pictures
+    assert asked == len({s.content_hash for b in batches for s in b.samples})
+    again = [cold.encode(batch) for batch in batches]
+    assert spy.pictures == asked
+    exact, _ = encoder(None)
+    for one, two, batch in zip(first, again, batches, strict=True):
+        assert torch.equal(one.latents, two.latents)
+        assert torch.equal(one.text.embeds, two.text.embeds)
+        plain = exact.encode(batch)
+        assert torch.equal(plain.text.mask, one.text.mask)
+        torch.testing.assert_close(one.latents, plain.latents, atol=0.02, rtol=0.01)
+        kept = plain.text.mask
+        torch.testing.assert_close(
+            one.text.embeds.float()[:, kept], plain.text.embeds[:, kept], atol=0.02, rtol=0.01
+        )
+
+
+def test_filled_caches_need_no_encoders_and_no_decoding(folder: Path, tmp_path: Path) -> None:
+    full, spy = encoder(tmp_path)
+    data = ShardFolder.open(folder)
+    assert fill_caches(data, full) == 28 + 28 + 14
+    assert fill_caches(data, full) == 0
+    alone = full.without_encoders()
+    stream = BucketLoader(data, settings(), cached=alone.has_latents)
+    batch = next(stream)
+    assert all(sample.pixels is None for sample in batch.samples)
+    before = spy.pictures
+    encoded = alone.encode(batch)
+    assert spy.pictures == before
+    assert encoded.latents.shape[0] == encoded.text.batch == len(batch.samples)
+    victim = next((tmp_path / "latents").rglob("*.safetensors"))
+    for path in (tmp_path / "latents").rglob("*.safetensors"):
+        path.write_bytes(victim.read_bytes()[:20])
+    with pytest.raises(ComponentError, match="not in the cache"):
+        alone.encode(batch)
+
+
+def test_another_encoder_has_another_cache() -> None:
+    pipeline = tiny_pipeline()
+    assert pipeline.text_encoder is not None
+    words = [
+        HarmonyEncoder(pipeline.text_encoder, pipeline.tokenizer, layers).fingerprint
+        for layers in ((0, 1), (1,), (0, 1))
+    ]
+    assert words[0] == words[2] != words[1]
+    before = VaeEncoder(pipeline.vae).fingerprint
+    with torch.no_grad():
+        pipeline.vae.bn.running_mean[0] += 1e-3
+    assert VaeEncoder(pipeline.vae).fingerprint != before
+
+
+def test_nano_scenes_become_shards_of_every_bucket(tmp_path: Path) -> None:
+    table = TABLES["nano"][::6]
+    manifest = write_shards(
+        nano_images(3, len(table), table), tmp_path, ShardSettings(table), {"source": "nano"}
+    )
+    assert {bucket.name for bucket in manifest.bucket_list()} == {b.name for b in table}
+    assert manifest.captions == {"brief": len(table), "dense": len(table)}
+    stream = loader(tmp_path, batch_sizes={96: 2, 128: 1, 160: 1})
+    batch = next(stream)
+    first = batch.samples[0].pixels
+    assert first is not None
+    assert first.shape[:2] == batch.bucket.size
