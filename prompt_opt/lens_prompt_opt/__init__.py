@@ -22,6 +22,7 @@ from lens_prompt_opt.gate import PairedSequentialGate
 from lens_prompt_opt.guards import GuardRules
 from lens_prompt_opt.llm_clusterer import LLMClusterer
 from lens_prompt_opt.llm_proposer import LLMProposer
+from lens_prompt_opt.progress import ProgressCallback, StudyProgress
 from lens_prompt_opt.proposer import ProposalBrief, Proposals, Proposer
 from lens_prompt_opt.reasoners import PromptedReasoner
 from lens_prompt_opt.requests import PromptSet, Splits, StudyRequest
@@ -30,6 +31,7 @@ from lens_prompt_opt.statistics.intervals import BettingInterval, ClusterBootstr
 from lens_prompt_opt.statistics.multiplicity import EqualShares, OnlineFallback
 from lens_prompt_opt.statistics.sequential import BettingTest, SpendingTest
 from lens_prompt_opt.statistics.variance import VarianceLedger
+from lens_prompt_opt.stopping import StopSwitch
 from lens_prompt_opt.strategies.bootstrapped import BootstrappedExamples
 from lens_prompt_opt.strategies.factorial import FactorialSearch
 from lens_prompt_opt.strategies.gepa_engine import GepaEngine
@@ -38,6 +40,7 @@ from lens_prompt_opt.strategies.protocol import Strategy
 from lens_prompt_opt.strategies.random_search import RandomSearch
 from lens_prompt_opt.strategies.rewrite_from_failures import RewriteFromFailures
 from lens_prompt_opt.study import PromptStudy
+from lens_prompt_opt.transfer import GeneratorMatrix, GeneratorPrompt, MatrixEntry, TransferLoss
 
 __all__ = [
     "BettingInterval",
@@ -57,14 +60,18 @@ __all__ = [
     "FailureMode",
     "FailureReport",
     "GainClaim",
+    "GeneratorMatrix",
+    "GeneratorPrompt",
     "GepaEngine",
     "GuardRules",
     "Hypothesis",
     "LLMClusterer",
     "LLMProposer",
+    "MatrixEntry",
     "OnlineFallback",
     "PairedSequentialGate",
     "ParetoSearch",
+    "ProgressCallback",
     "PromptCard",
     "PromptOptError",
     "PromptSet",
@@ -82,13 +89,16 @@ __all__ = [
     "SpendRow",
     "SpendingTest",
     "Splits",
+    "StopSwitch",
     "Strategy",
     "StudyConfigError",
     "StudyEstimate",
     "StudyInterruptedError",
     "StudyMismatchError",
+    "StudyProgress",
     "StudyRequest",
     "StudyResult",
+    "TransferLoss",
     "UnitPrices",
     "UnknownCostError",
     "VarianceLedger",

@@ -32,6 +32,16 @@ def answer(verdict: CriterionVerdict) -> JsonRecord:
     return {"answer": verdict.answer, "evidence": verdict.evidence, "disputed": disputed}
 
 
+def interruption(error: ReasonerError) -> StudyInterruptedError:
+    """What a study that cannot go on because of `error` ends with."""
+    if isinstance(error, StudyInterruptedError):
+        return error
+    return StudyInterruptedError(
+        f"The study stopped at {type(error).__name__}: {error}",
+        hint="What was paid for is kept; run it again with the same run_dir to go on.",
+    )
+
+
 async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """All results; if any failed, an error, but only after everything under way has ended.
 
@@ -43,11 +53,7 @@ async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     for failure in failures:
         if not isinstance(failure, ReasonerError):
             raise failure
-    for failure in failures:
         if isinstance(failure, PromptOptError):
             raise failure
-        raise StudyInterruptedError(
-            f"The study stopped at {type(failure).__name__}: {failure}",
-            hint="What was paid for is kept; run it again with the same run_dir to go on.",
-        ) from failure
+        raise interruption(failure) from failure
     return [result for result in done if not isinstance(result, BaseException)]

@@ -70,19 +70,24 @@ class Outcome:
 class CellStream:
     """Cells of one pass over requests, in an order and with seeds drawn from a name.
 
-    Every request comes once, with `pictures` pictures per generator, each with a rewrite of its
-    own. Equal names give equal cells; different names give unrelated ones.
+    Every request comes once, with `pictures` pictures by each of `generators`, each with a rewrite
+    of its own. Equal names give equal cells; different names give unrelated ones.
     """
 
     def __init__(
-        self, requests: Sequence[StudyRequest], name: str, *, pictures: int, generators: int = 1
+        self,
+        requests: Sequence[StudyRequest],
+        name: str,
+        *,
+        pictures: int,
+        generators: Sequence[int] = (0,),
     ) -> None:
         order = [request.id for request in requests]
         random.Random(name).shuffle(order)
         self._order = order
         self._name = name
         self._pictures = pictures
-        self._generators = generators
+        self._generators = tuple(generators)
 
     def __len__(self) -> int:
         """How many requests there are."""
@@ -95,7 +100,7 @@ class CellStream:
                 request, image_seed(f"{name}:seed"), image_seed(f"{name}:draw"), generator=generator
             )
             for name in (f"{self._name}:{request}:{i}" for i in range(self._pictures))
-            for generator in range(self._generators)
+            for generator in self._generators
         ]
 
     def blocks(self, requests_per_block: int) -> Iterator[list[Cell]]:

@@ -30,6 +30,7 @@ from lens_prompt_opt.paid_calls import PaidCalls
 from lens_prompt_opt.proposer import ProposalBrief, Proposals, Proposer
 from lens_prompt_opt.requests import Splits
 from lens_prompt_opt.statistics.sequential import Expectation
+from lens_prompt_opt.stopping import StopSwitch
 from lens_reasoner.revision import Statement
 from lens_reasoner.types import Usage
 
@@ -47,6 +48,7 @@ class Desk:
         splits: The requests; strategies use `splits.search`, and selection only by `challenge`.
         history: What happened, for the report.
         ledger: What was spent.
+        places: The generators that count in this search, by their place in the study.
     """
 
     def __init__(
@@ -65,12 +67,15 @@ class Desk:
         journal: Journal,
         ledger: Ledger,
         history: History,
+        stop: StopSwitch,
+        places: tuple[int, ...],
         show_pictures: bool = False,
     ) -> None:
         self.seed = seed
         self.splits = splits
         self.history = history
         self.ledger = ledger
+        self.places = places
         self._name = name
         self._evaluator = evaluator
         self._book = book
@@ -81,7 +86,7 @@ class Desk:
         self._outcome_guard = outcome_guard
         self._journal = journal
         self._show_pictures = show_pictures
-        self._calls = PaidCalls(journal, ledger, history)
+        self._calls = PaidCalls(journal, ledger, history, stop)
         self._texts = {request.id: request.text for request in splits.search}
         self._proposals = 0
         self._failed_proposals = 0
@@ -94,12 +99,12 @@ class Desk:
     @property
     def generators(self) -> int:
         """Number of generators."""
-        return self._evaluator.generators
+        return len(self.places)
 
     @property
     def challenge_cells(self) -> int:
         """Most new pictures the next challenge can need; the incumbent's are shared by an epoch."""
-        stream = self._keeper.stream(self.generators)
+        stream = self._keeper.stream(self.places)
         cells = [cell for block in stream.blocks(len(stream)) for cell in block]
         return len(cells) + len(self._book.unknown(self.incumbent, cells))
 
@@ -113,7 +118,7 @@ class Desk:
             self.splits.search,
             f"{self._name}:{purpose}",
             pictures=pictures,
-            generators=self.generators,
+            generators=self.places,
         )
 
     def batch(self, purpose: str, size: int) -> list[Cell]:

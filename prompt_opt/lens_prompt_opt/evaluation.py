@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from lens_prompt_opt.budget import Ledger
 from lens_prompt_opt.cells import Cell, Outcome
 from lens_prompt_opt.journal import Journal
 from lens_prompt_opt.requests import StudyRequest
+from lens_prompt_opt.stopping import StopSwitch
 from lens_reasoner.prompts import SystemPrompt
 from lens_reasoner.revision import Statement
 from lens_reasoner.types import Rubric
@@ -27,8 +28,8 @@ class Evaluator(Protocol):
         ...
 
     @property
-    def generators(self) -> int:
-        """Number of generators, numbered as in `Cell.generator`."""
+    def generators(self) -> tuple[str, ...]:
+        """Names of the generators, all different, in the order of `Cell.generator`."""
         ...
 
     @property
@@ -53,6 +54,26 @@ class Evaluator(Protocol):
         ...
 
 
+class CallListener(Protocol):
+    """Told about calls of the block under way."""
+
+    def called(self, key: str, usd: float | None, images: int) -> None:
+        """A call has a result."""
+        ...
+
+    def settled(self) -> None:
+        """The calls so far have been entered in the ledger."""
+        ...
+
+
+class _Nobody:
+    def called(self, key: str, usd: float | None, images: int) -> None:
+        pass
+
+    def settled(self) -> None:
+        pass
+
+
 @dataclass(frozen=True)
 class EvaluationContext:
     """What an evaluator is given by its study.
@@ -61,11 +82,15 @@ class EvaluationContext:
         requests: All requests by id.
         journal: Where results are kept.
         ledger: Where spending is entered.
+        stop: Checked before each call.
+        listener: Told of each call.
     """
 
     requests: Mapping[str, StudyRequest]
     journal: Journal
     ledger: Ledger
+    stop: StopSwitch = field(default_factory=StopSwitch)
+    listener: CallListener = field(default_factory=_Nobody)
 
 
 EvaluatorFactory = Callable[[EvaluationContext], Evaluator]

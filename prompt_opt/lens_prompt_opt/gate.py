@@ -29,8 +29,8 @@ class Arena(Protocol):
     """Where challenges are held: evaluation within the budget, and guards."""
 
     @property
-    def generators(self) -> int:
-        """Number of generators."""
+    def places(self) -> tuple[int, ...]:
+        """The generators that count, by their place in the study."""
         ...
 
     async def evaluate_many(
@@ -135,7 +135,7 @@ class GateKeeper:
         tried = [Tried(decision.level, decision.accepted) for decision in self.decisions]
         return self.gate.sharing.next_level(self.gate.alpha, tried)
 
-    def stream(self, generators: int) -> CellStream:
+    def stream(self, generators: Sequence[int]) -> CellStream:
         """The cells of this epoch's challenges."""
         return CellStream(
             self._requests,
@@ -151,7 +151,7 @@ class GateKeeper:
 
         `expected` must come from data of the search split.
         """
-        stream = self.stream(arena.generators)
+        stream = self.stream(arena.places)
         level = self.next_level
         test = self.gate.method.start(
             level=level, min_gain=self.gate.min_gain, horizon=len(stream), expected=expected

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pydantic import Field
 
@@ -64,10 +64,19 @@ class HistoryRecord(Value):
     notes: tuple[str, ...]
 
 
-class History:
-    """Collects what strategies and gate do."""
+def _nobody() -> None:
+    pass
 
-    def __init__(self) -> None:
+
+class History:
+    """Collects what strategies and gate do.
+
+    Args:
+        changed: Called after everything that is noted.
+    """
+
+    def __init__(self, changed: Callable[[], None] = _nobody) -> None:
+        self._changed = changed
         self._candidates: dict[str, CandidateRecord] = {}
         self._dropped: list[str] = []
         self._failures: list[FailureRecord] = []
@@ -80,6 +89,7 @@ class History:
         """A candidate was made."""
         record = CandidateRecord(candidate=candidate, guards=tuple(guards))
         self._candidates.setdefault(candidate.id, record)
+        self._changed()
 
     def dropped(self, parent: Candidate, why: str) -> None:
         """Edits of `parent` did not fit."""
@@ -104,10 +114,27 @@ class History:
             candidate=candidate.id, reference=reference.id, images=images, gain=gain, error=error
         )
         self._screens.append(record)
+        self._changed()
 
     def hypothesis(self, edit: SectionEdit) -> None:
         """The hypothesis of an edit was put to the test."""
         self._hypotheses.append(edit)
+        self._changed()
+
+    @property
+    def screens(self) -> tuple[ScreenRecord, ...]:
+        """Screenings so far."""
+        return tuple(self._screens)
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """Challenges that ended."""
+        return tuple(self._decisions)
+
+    @property
+    def last(self) -> str:
+        """The last note; empty if there is none."""
+        return self._notes[-1] if self._notes else ""
 
     @property
     def known(self) -> list[Candidate]:
@@ -122,10 +149,12 @@ class History:
     def decision(self, decision: Decision) -> None:
         """A challenge ended."""
         self._decisions.append(decision)
+        self._changed()
 
     def note(self, text: str) -> None:
         """Anything else worth a line in the report."""
         self._notes.append(text)
+        self._changed()
 
     def record(self) -> HistoryRecord:
         """Everything so far, as a value."""

@@ -6,12 +6,16 @@ from lens_reasoner.errors import (
     ChatError,
     GenerationRefusedError,
     GeneratorError,
+    ImageServiceError,
     JudgeError,
     MissingKeyError,
     ReasonerError,
 )
 
 _ITEM_FAULTS = frozenset({"malformed", "truncated", "filtered", "refused", "off_schema"})
+
+_REJECTS_ITEM = frozenset({400, 413, 422})
+"""Statuses with which image servers turn away a prompt, such as one that is too long."""
 
 
 def is_outage(error: ReasonerError) -> bool:
@@ -23,6 +27,8 @@ def is_outage(error: ReasonerError) -> bool:
         return True
     if isinstance(error, ChatError):
         return error.fault not in _ITEM_FAULTS
+    if isinstance(error, ImageServiceError):
+        return error.status not in _REJECTS_ITEM
     if isinstance(error, JudgeError):
         cause = error.__cause__
         return isinstance(cause, ChatError) and is_outage(cause)

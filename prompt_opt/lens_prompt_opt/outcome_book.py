@@ -11,6 +11,7 @@ from lens_prompt_opt.edits import Candidate
 from lens_prompt_opt.errors import StudyInterruptedError
 from lens_prompt_opt.evaluation import Evaluator
 from lens_prompt_opt.journal import Journal
+from lens_reasoner.errors import ImageServiceError
 from lens_reasoner.revision import Statement
 
 Work = Sequence[tuple[Candidate, Sequence[Cell]]]
@@ -82,15 +83,26 @@ class OutcomeBook:
     ) -> list[Mapping[str, Statement]]:
         """What the rewrites of `outcomes` say about their criteria, as far as it is known."""
         new = [o for o in outcomes if (candidate.id, o.cell) not in self._statements]
+        started = time.perf_counter()
         found = await self._evaluator.statements(new) if new else []
+        if new:
+            self._count_time(time.perf_counter() - started)
         for outcome, said in zip(new, found, strict=True):
             self._statements[candidate.id, outcome.cell] = said
         return [self._statements[candidate.id, outcome.cell] for outcome in outcomes]
 
 
 def _refuse_if_unjudged(outcomes: Sequence[Outcome]) -> None:
+    if len(outcomes) < _ENOUGH_TO_JUDGE:
+        return
+    if all(outcome.failure.startswith(ImageServiceError.__name__) for outcome in outcomes):
+        raise StudyInterruptedError(
+            f"The image server turned away all {len(outcomes)} prompts of a block; the first "
+            f"because of: {outcomes[0].failure}.",
+            hint="Try the generator with a single request before a study.",
+        )
     missing = [outcome for outcome in outcomes if outcome.score is None]
-    if len(outcomes) >= _ENOUGH_TO_JUDGE and 2 * len(missing) > len(outcomes):
+    if 2 * len(missing) > len(outcomes):
         raise StudyInterruptedError(
             f"{len(missing)} of {len(outcomes)} pictures got no score; the first because of: "
             f"{missing[0].failure or 'no criterion could be answered'}.",

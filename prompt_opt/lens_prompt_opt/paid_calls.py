@@ -10,6 +10,7 @@ from lens_prompt_opt.errors import StudyInterruptedError
 from lens_prompt_opt.history import History
 from lens_prompt_opt.journal import Journal, JsonRecord, call_key
 from lens_prompt_opt.outages import is_outage
+from lens_prompt_opt.stopping import StopSwitch
 from lens_reasoner.errors import ReasonerError
 from lens_reasoner.types import Usage
 
@@ -20,10 +21,13 @@ Call = Callable[[], Awaitable[tuple[JsonRecord, Usage, float]]]
 class PaidCalls:
     """Makes a call once, whatever happens afterwards."""
 
-    def __init__(self, journal: Journal, ledger: Ledger, history: History) -> None:
+    def __init__(
+        self, journal: Journal, ledger: Ledger, history: History, stop: StopSwitch
+    ) -> None:
         self._journal = journal
         self._ledger = ledger
         self._history = history
+        self._stop = stop
 
     async def make(
         self, stage: Stage, what: str, parts: Sequence[object], call: Call
@@ -37,14 +41,16 @@ class PaidCalls:
             call: The call.
 
         Raises:
-            StudyInterruptedError: If the service is out.
+            StudyInterruptedError: If the service is out, or the study was asked to stop.
         """
         key = call_key(what, *parts)
         kept = self._journal.get(key)
         if kept is None:
+            self._stop.check()
             kept = await _attempt(call)
             self._journal.put(key, kept)
         self._ledger.add(stage, Usage.model_validate(kept["usage"]), kept["seconds"])
+        self._ledger.wall_seconds += kept["seconds"]
         if "failure" in kept:
             self._history.note(f"{what} failed: {kept['failure']}")
             return None

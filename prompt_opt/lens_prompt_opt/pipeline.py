@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +18,7 @@ from lens_prompt_opt.fingerprints import fingerprint
 from lens_prompt_opt.journal import JsonRecord, call_key
 from lens_prompt_opt.outages import is_outage
 from lens_prompt_opt.reasoners import ReasonerSource, bind
-from lens_reasoner.errors import GenerationRefusedError, ReasonerError
+from lens_reasoner.errors import GeneratorError, ReasonerError
 from lens_reasoner.generator import Generator
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.judge import Judge
@@ -60,6 +61,15 @@ class _Account:
     calls: list[tuple[Stage, str, JsonRecord]] = field(default_factory=list)
 
 
+def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, with a number where one comes again."""
+    counts = Counter(names)
+    return tuple(
+        name if counts[name] == 1 else f"{name} #{names[: place + 1].count(name)}"
+        for place, name in enumerate(names)
+    )
+
+
 class PipelineEvaluator:
     """Runs cells concurrently through the parts; see `Evaluator`."""
 
@@ -81,9 +91,9 @@ class PipelineEvaluator:
         return self._parts.names
 
     @property
-    def generators(self) -> int:
+    def generators(self) -> tuple[str, ...]:
         """See `Evaluator.generators`."""
-        return len(self._parts.generators)
+        return distinct_names([generator.name for generator in self._parts.generators])
 
     @property
     def max_prompt_tokens(self) -> int | None:
@@ -107,6 +117,7 @@ class PipelineEvaluator:
             work.append(self._cell(bound[name], name, cell, account))
         outcomes = await call_records.all_of(work)
         self._enter(accounts)
+        self._context.listener.settled()
         return outcomes
 
     async def statements(self, outcomes: Sequence[Outcome]) -> list[Mapping[str, Statement]]:
@@ -117,6 +128,7 @@ class PipelineEvaluator:
             for outcome, account in zip(outcomes, accounts, strict=True)
         )
         self._enter(accounts)
+        self._context.listener.settled()
         return found
 
     def _enter(self, accounts: Sequence[_Account]) -> None:
@@ -125,7 +137,7 @@ class PipelineEvaluator:
                 if key not in self._entered:
                     self._entered.add(key)
                     usage = Usage.model_validate(record["usage"])
-                    images = 1 if stage == "generate" and "picture" in record else 0
+                    images = int("picture" in record)
                     self._context.ledger.add(stage, usage, record["seconds"], images=images)
 
     async def _cell(
@@ -209,7 +221,9 @@ class PipelineEvaluator:
             started = time.perf_counter()
             try:
                 [image] = await generator.generate(prompt, seeds=[cell.seed], settings=settings)
-            except GenerationRefusedError as error:
+            except GeneratorError as error:
+                if is_outage(error):
+                    raise
                 return call_records.failed(error, time.perf_counter() - started)
             return call_records.record(
                 image.usage,
@@ -221,7 +235,9 @@ class PipelineEvaluator:
 
         asked = settings.model_dump(mode="json")
         key = call_key("generate", generator.name, prompt, cell.seed, asked)
-        record = await self._once("generate", key, call, account)
+        most = generator.capabilities.max_concurrency
+        gate = f"generate {cell.generator}"
+        record = await self._once("generate", key, call, account, gate=gate, most=most)
         if "picture" not in record:
             return record, None
         data = self._context.journal.picture(record["picture"])
@@ -279,24 +295,40 @@ class PipelineEvaluator:
         key: str,
         call: Callable[[], Awaitable[JsonRecord]],
         account: _Account,
+        *,
+        gate: str = "",
+        most: int | None = None,
     ) -> JsonRecord:
         """The result under `key`: from the journal, from a call under way, or from a new one."""
         record = self._context.journal.get(key)
         if record is None:
             if key not in self._flights:
-                self._flights[key] = asyncio.ensure_future(self._pay(stage, key, call))
+                slots = self._slots(gate or stage, most)
+                self._flights[key] = asyncio.ensure_future(self._pay(slots, key, call))
             try:
                 record = await asyncio.shield(self._flights[key])
             finally:
                 self._flights.pop(key, None)
         account.calls.append((stage, key, record))
+        if key not in self._entered:
+            usd = record["usage"].get("usd")
+            self._context.listener.called(key, usd, int("picture" in record))
         return record
 
+    def _slots(self, gate: str, most: int | None) -> asyncio.Semaphore:
+        limit = min(self._parts.concurrency, most or self._parts.concurrency)
+        return self._gates.setdefault(gate, asyncio.Semaphore(limit))
+
     async def _pay(
-        self, stage: Stage, key: str, call: Callable[[], Awaitable[JsonRecord]]
+        self, slots: asyncio.Semaphore, key: str, call: Callable[[], Awaitable[JsonRecord]]
     ) -> JsonRecord:
-        gate = self._gates.setdefault(stage, asyncio.Semaphore(self._parts.concurrency))
-        async with gate:
-            record = await call()
+        stop = self._context.stop
+        async with slots:
+            stop.check()
+            try:
+                record = await call()
+            except ReasonerError as error:
+                stop.press(call_records.interruption(error))
+                raise
         self._context.journal.put(key, record)
         return record

@@ -11,6 +11,7 @@ from lens_prompt_opt.budget import Budget, SpendRow
 from lens_prompt_opt.card import GainClaim, PromptCard
 from lens_prompt_opt.history import HistoryRecord
 from lens_prompt_opt.statistics.variance import VarianceLedger
+from lens_prompt_opt.transfer import GeneratorMatrix, GeneratorPrompt
 from lens_reasoner.types import Answer, Value
 
 StudyEnd = Literal["improved", "no_improvement"]
@@ -65,6 +66,10 @@ class StudyResult(Value):
         variance: Where the spread of scores comes from; None if there was no budget to find out.
         history: Everything that happened.
         pictures: What the claim rests on, picture by picture.
+        generators: Names of the generators, in the order of `PicturePair.generator`.
+        per_generator: With several generators, each one's own prompt; `best` is the shared one.
+        matrix: All these prompts on all generators, on the test split, and what is lost by moving
+            them; None with one generator, or if no prompt is better than the seed.
         cost: What was consumed, by stage.
         budget: The limits.
         run_dir: Where the files are; None if nothing was kept.
@@ -75,6 +80,9 @@ class StudyResult(Value):
     variance: VarianceLedger | None
     history: HistoryRecord
     pictures: tuple[PicturePair, ...] = ()
+    generators: tuple[str, ...] = ()
+    per_generator: tuple[GeneratorPrompt, ...] = ()
+    matrix: GeneratorMatrix | None = None
     cost: tuple[SpendRow, ...]
     budget: Budget
     run_dir: Path | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,11 @@ STUDY_FILE = "study.json"
 RESULT_FILE = "result.json"
 CARD_FILE = "prompt.json"
 _LOCK_FILE = "lock"
+
+
+def generator_card_file(generator: str) -> str:
+    """The file of the prompt that was found for one of several generators."""
+    return f"prompt-{re.sub(r'[^A-Za-z0-9._-]+', '-', generator).strip('-')}.json"
 
 
 class RunDirectory:

@@ -13,11 +13,13 @@ from lens_prompt_opt.gate import PairedSequentialGate
 from lens_prompt_opt.guards import GuardRules
 from lens_prompt_opt.llm_proposer import DEFAULT_PROPOSER_MODEL, LLMProposer
 from lens_prompt_opt.pipeline import Parts, PipelineEvaluator
+from lens_prompt_opt.progress import ProgressCallback
 from lens_prompt_opt.proposer import Proposer
 from lens_prompt_opt.reasoners import ReasonerSource
 from lens_prompt_opt.requests import DEFAULT_SHARES, PromptSet
 from lens_prompt_opt.result import StudyResult
 from lens_prompt_opt.statistics.intervals import ClusterBootstrap, IntervalMethod
+from lens_prompt_opt.stopping import StopSwitch
 from lens_prompt_opt.strategies.factorial import FactorialSearch
 from lens_prompt_opt.strategies.protocol import Strategy
 from lens_prompt_opt.study_core import StudyCore
@@ -29,6 +31,7 @@ from lens_reasoner.prompts import SystemPrompt
 from lens_reasoner.reasoner import default_chat
 from lens_reasoner.revision import FidelityChecker
 from lens_reasoner.rubric import LLMRubricWriter, RubricWriter
+from lens_reasoner.settings import settings_for
 from lens_reasoner.sync import run_sync
 
 
@@ -64,6 +67,7 @@ class PromptStudy:
         confidence: float = 0.95,
         test_pictures: int = 2,
         shares: Sequence[float] = DEFAULT_SHARES,
+        own_share: float = 0.5,
         show_pictures: bool = False,
         concurrency: int = 8,
     ) -> None:
@@ -72,8 +76,9 @@ class PromptStudy:
         Args:
             reasoner: Whose system prompt it is: an `LLMReasoner`, anything with
                 `with_system_prompt`, or a function from a system prompt to a reasoner.
-            generator: One generator, or several for one prompt that serves all of them; a
-                score is then the mean over the generators.
+            generator: One generator, or several. Then the study looks for one prompt that serves
+                all of them, by the mean score over the generators, and from there for one prompt
+                for each; `StudyResult.matrix` holds them against each other.
             judge: Scores pictures.
             prompts: The requests, some with rubrics of their own.
             rubric_writer: Writes the rubrics that are missing, once; None means a language model
@@ -89,17 +94,24 @@ class PromptStudy:
             confidence: Confidence of the final interval.
             test_pictures: Pictures per test request, prompt and generator.
             shares: Shares of the search, selection and test split.
+            own_share: With several generators, the share of the pictures for search that goes to
+                the prompts for one generator each; 0 looks for the shared prompt only.
             show_pictures: Whether the proposer is shown failed pictures.
             concurrency: Most calls of one part at a time.
 
         Raises:
             MissingKeyError: If a default model is needed and there is no key.
-            StudyConfigError: If there is no generator.
+            StudyConfigError: If there is no generator, or `own_share` is not in [0, 1).
         """
         generators = (generator,) if isinstance(generator, Generator) else tuple(generator)
         if not generators:
             raise StudyConfigError("There is no generator.", hint="Give at least one.")
+        if not 0 <= own_share < 1:
+            raise StudyConfigError(
+                f"own_share={own_share} is not from 0 to below 1.", hint="Choose another value."
+            )
         missing = any(request.rubric is None for request in prompts.requests)
+        self._generators = generators
         writer = rubric_writer or (LLMRubricWriter() if missing else None)
         checker = fidelity or LexicalFidelity()
         parts = Parts(
@@ -129,6 +141,7 @@ class PromptStudy:
             confidence=confidence,
             test_pictures=test_pictures,
             shares=shares,
+            own_share=own_share,
             show_pictures=show_pictures,
         )
 
@@ -139,6 +152,8 @@ class PromptStudy:
         budget: Budget,
         run_dir: str | Path | None = None,
         random_seed: int = 0,
+        on_progress: ProgressCallback | None = None,
+        stop: StopSwitch | None = None,
     ) -> StudyResult:
         """Search, accept and claim; or resume, if `run_dir` holds an unfinished run.
 
@@ -147,14 +162,25 @@ class PromptStudy:
             budget: Limits, the final claim included. It may be raised when resuming.
             run_dir: Where every result is kept as it comes; None keeps nothing.
             random_seed: Everything drawn at random follows from it.
+            on_progress: Told after every call and decision how far the study is.
+            stop: Ends the study between calls when it is pressed, to be resumed later.
 
         Raises:
             BudgetError: If the budget does not even pay for the final claim.
             StudyMismatchError: If `run_dir` belongs to another study.
-            StudyInterruptedError: If a service is out; call again to go on.
+            StudyInterruptedError: If a service is out or `stop` was pressed; call again to go on.
+            UnsupportedSettingError: If a generator cannot honour a request's settings.
         """
+        for one in self._generators:
+            for wanted in self._core.prompts.requests:
+                settings_for(wanted.request, one.capabilities, backend=one.name)
         return await self._core.run(
-            seed=seed, budget=budget, run_dir=run_dir, random_seed=random_seed
+            seed=seed,
+            budget=budget,
+            run_dir=run_dir,
+            random_seed=random_seed,
+            stop=stop,
+            told=on_progress,
         )
 
     def estimate(
@@ -176,10 +202,19 @@ class PromptStudy:
         budget: Budget,
         run_dir: str | Path | None = None,
         random_seed: int = 0,
+        on_progress: ProgressCallback | None = None,
+        stop: StopSwitch | None = None,
     ) -> StudyResult:
         """`optimize` for code that is not async."""
         return run_sync(
-            self.optimize(seed=seed, budget=budget, run_dir=run_dir, random_seed=random_seed)
+            self.optimize(
+                seed=seed,
+                budget=budget,
+                run_dir=run_dir,
+                random_seed=random_seed,
+                on_progress=on_progress,
+                stop=stop,
+            )
         )
 
 

@@ -9,9 +9,16 @@ from pathlib import Path
 from lens_prompt_opt.budget import Budget
 from lens_prompt_opt.estimate import StudyEstimate, StudyPlan, UnitPrices, estimate
 from lens_prompt_opt.journal import Journal, MemoryJournal
+from lens_prompt_opt.progress import ProgressCallback
 from lens_prompt_opt.requests import Splits
 from lens_prompt_opt.result import StudyResult
-from lens_prompt_opt.run_directory import CARD_FILE, RESULT_FILE, RunDirectory
+from lens_prompt_opt.run_directory import (
+    CARD_FILE,
+    RESULT_FILE,
+    RunDirectory,
+    generator_card_file,
+)
+from lens_prompt_opt.stopping import StopSwitch
 from lens_prompt_opt.study_design import StudyDesign
 from lens_prompt_opt.study_run import StudyRun
 from lens_reasoner.prompts import SystemPrompt
@@ -21,24 +28,35 @@ class StudyCore(StudyDesign):
     """What every study does; `PromptStudy` puts one together from a user's parts."""
 
     async def run(
-        self, *, seed: SystemPrompt, budget: Budget, run_dir: str | Path | None, random_seed: int
+        self,
+        *,
+        seed: SystemPrompt,
+        budget: Budget,
+        run_dir: str | Path | None,
+        random_seed: int,
+        stop: StopSwitch | None = None,
+        told: ProgressCallback | None = None,
     ) -> StudyResult:
         """See `PromptStudy.optimize`."""
         splits = self.prompts.split(random_seed, shares=self.shares)
         with self._journal(run_dir, seed, splits, random_seed) as (journal, directory):
-            run = StudyRun(self, seed, splits, budget, journal, random_seed)
+            run = StudyRun(self, seed, splits, budget, journal, random_seed, stop=stop, told=told)
             result = await run.finish(Path(run_dir) if run_dir is not None else None)
             if directory is not None:
                 directory.write(RESULT_FILE, result.model_dump(mode="json", exclude={"run_dir"}))
                 directory.write(CARD_FILE, result.best.model_dump(mode="json"))
+                for found in result.per_generator:
+                    name = generator_card_file(found.generator)
+                    directory.write(name, found.card.model_dump(mode="json"))
             return result
 
     def estimate(self, budget: Budget, prices: UnitPrices, random_seed: int) -> StudyEstimate:
         """See `PromptStudy.estimate`."""
         splits = self.prompts.split(random_seed, shares=self.shares)
-        generators = self.idle_evaluator().generators
+        generators = len(self.idle_evaluator().generators)
+        prompts = 2 + generators if generators > 1 else 2
         plan = StudyPlan(
-            test=2 * len(splits.test) * self.test_pictures * generators,
+            test=prompts * len(splits.test) * self.test_pictures * generators,
             challenge=2 * len(splits.selection) * self.gate.pictures * generators,
             calibration=4 * min(self.calibration_requests, len(splits.search)),
         )

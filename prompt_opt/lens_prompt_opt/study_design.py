@@ -38,6 +38,9 @@ class StudyDesign:
             two rewrites each, two pictures per rewrite, two judgements of one of them. Below 2
             there is no such block.
         shares: Shares of the search, selection and test split.
+        own_share: With several generators, the share of the pictures for search that goes to the
+            searches for each generator alone, which start from the shared prompt; 0 leaves them
+            out, and the comparison across generators with them.
         show_pictures: Whether the proposer is shown failed pictures.
     """
 
@@ -53,6 +56,7 @@ class StudyDesign:
     test_pictures: int = 2
     calibration_requests: int = 8
     shares: Sequence[float] = DEFAULT_SHARES
+    own_share: float = 0.5
     show_pictures: bool = False
 
     def data_hashes(self, splits: Splits) -> dict[str, str]:
@@ -91,5 +95,7 @@ class StudyDesign:
             "guards": self.guards.model_dump(mode="json"),
             "test_pictures": self.test_pictures,
             "calibration_requests": self.calibration_requests,
+            "shares": list(self.shares),
+            "own_share": self.own_share,
             "random_seed": random_seed,
         }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
 
 from lens_prompt_opt.budget import Budget, BudgetExhaustedError, Ledger
+from lens_prompt_opt.calibration import calibrate
 from lens_prompt_opt.card import PromptCard
-from lens_prompt_opt.cells import Cell, CellStream
+from lens_prompt_opt.cells import Cell, CellStream, Outcome
 from lens_prompt_opt.comparison import Comparison, surviving_edits
 from lens_prompt_opt.desk import Desk
 from lens_prompt_opt.edits import Candidate
@@ -20,20 +21,27 @@ from lens_prompt_opt.guards import OutcomeGuard, PromptGuard
 from lens_prompt_opt.history import History
 from lens_prompt_opt.journal import Journal
 from lens_prompt_opt.outcome_book import OutcomeBook
+from lens_prompt_opt.progress import Monitor, ProgressCallback
 from lens_prompt_opt.requests import Splits
 from lens_prompt_opt.result import StudyResult
-from lens_prompt_opt.statistics.variance import (
-    Observation,
-    SamplingPlan,
-    VarianceLedger,
-    variance_ledger,
-)
+from lens_prompt_opt.statistics.variance import SamplingPlan
+from lens_prompt_opt.stopping import StopSwitch
 from lens_prompt_opt.study_design import StudyDesign
+from lens_prompt_opt.transfer import (
+    SEED_ROW,
+    SHARED_ROW,
+    GeneratorMatrix,
+    GeneratorPrompt,
+    generator_matrix,
+)
 from lens_reasoner.prompts import SystemPrompt
+
+_MANY = 10**6
+"""More pictures than any study draws."""
 
 
 class StudyRun:
-    """One run of a study."""
+    """One run of a study: the shared search, with several generators one for each, the claim."""
 
     def __init__(
         self,
@@ -43,36 +51,51 @@ class StudyRun:
         budget: Budget,
         journal: Journal,
         random_seed: int,
+        *,
+        stop: StopSwitch | None = None,
+        told: ProgressCallback | None = None,
     ) -> None:
         self._design = design
         self._splits = splits
+        self._journal = journal
         self._random_seed = random_seed
         self._name = f"study:{random_seed}"
         self._ledger = Ledger(budget)
-        self._history = History()
+        self._monitor = Monitor(self._ledger, told)
+        self._stop = stop or StopSwitch()
         requests = {request.id: request for request in design.prompts.requests}
-        context = EvaluationContext(requests, journal, self._ledger)
+        context = EvaluationContext(requests, journal, self._ledger, self._stop, self._monitor)
         self._evaluator = design.evaluator(context)
+        self._generators = self._evaluator.generators
         self._seed = Candidate.seed(seed)
-        self._history.candidate(self._seed)
-        self._keeper = GateKeeper(
-            design.gate, splits.selection, name=self._name, incumbent=self._seed
-        )
         self._book = OutcomeBook(self._evaluator, journal, self._ledger)
-        self._desk = Desk(
-            name=self._name,
-            seed=self._seed,
-            splits=splits,
+        self._desk = self._make_desk(self._name, self._seed, tuple(range(len(self._generators))))
+
+    def _make_desk(self, name: str, start: Candidate, places: tuple[int, ...]) -> Desk:
+        """A desk for a search that starts from a candidate and is about some generators."""
+        design = self._design
+        searches = 1 + len(self._generators) if len(self._generators) > 1 else 1
+        gate = replace(design.gate, alpha=design.gate.alpha / searches)
+        history = History(self._monitor.tell)
+        history.candidate(start)
+        return Desk(
+            name=name,
+            seed=start,
+            splits=self._splits,
             evaluator=self._evaluator,
             proposer=design.proposer,
             clusterer=design.clusterer,
-            keeper=self._keeper,
-            prompt_guard=PromptGuard(design.guards, seed, [r.text for r in splits.search]),
+            keeper=GateKeeper(gate, self._splits.selection, name=name, incumbent=start),
+            prompt_guard=PromptGuard(
+                design.guards, self._seed.prompt, [r.text for r in self._splits.search]
+            ),
             outcome_guard=OutcomeGuard(design.guards, self._evaluator.max_prompt_tokens),
             book=self._book,
-            journal=journal,
+            journal=self._journal,
             ledger=self._ledger,
-            history=self._history,
+            history=history,
+            stop=self._stop,
+            places=places,
             show_pictures=design.show_pictures,
         )
 
@@ -83,39 +106,93 @@ class StudyRun:
             BudgetError: If the budget does not even pay for the final claim.
         """
         test = self._test_cells()
-        self._ledger.reserved_images = 2 * len(test)
-        if not self._ledger.fits(1):
-            raise BudgetError(
-                f"The budget {self._ledger.budget.model_dump(exclude_none=True)} is used up by the "
-                f"{2 * len(test)} pictures of the final claim.",
-                hint="Raise the budget, or use fewer test requests or pictures.",
-            )
-        variance = await self._calibrate()
+        several = len(self._generators) > 1
+        prompts = 2 + len(self._generators) if several else 2
+        self._ledger.reserved_images = prompts * len(test)
+        self._refuse_too_little()
+        self._monitor.enter("calibrating", self._desk.history)
+        plan = SamplingPlan(
+            requests=len(self._splits.selection), rewrites=self._design.gate.pictures
+        )
+        variance = await calibrate(self._desk, self._design.calibration_requests, plan)
+        own = self._images_per_generator() if several else 0
+        self._ledger.reserved_images += own * len(self._generators)
+        self._monitor.enter("searching", self._desk.history)
         best = await self._design.strategy.search(self._desk)
-        comparison = None
-        if best.id != self._seed.id:
-            comparison = await self._compare(best, test)
+        found: list[tuple[Candidate, Desk]] = []
+        if several and self._design.own_share > 0:
+            for place, name in enumerate(self._generators):
+                self._ledger.reserved_images -= own
+                found.append(await self._specialise(best, place, name))
+        self._monitor.enter("claiming", self._desk.history)
+        comparison = await self._compare(best, test)
+        matrix = await self._matrix(best, [own_best for own_best, _ in found], test)
         texts = {request.id: request.text for request in self._splits.test}
-        return StudyResult(
-            best=self._card(best, comparison),
+        result = StudyResult(
+            best=self._card(best, comparison, self._desk),
             end="improved" if best.id != self._seed.id else "no_improvement",
             variance=variance,
-            history=self._history.record(),
+            history=self._desk.history.record(),
             pictures=comparison.pictures(texts, self._evaluator.rubric) if comparison else (),
+            generators=self._generators,
+            per_generator=tuple(
+                self._generator_prompt(place, candidate, desk, test)
+                for place, (candidate, desk) in enumerate(found)
+            ),
+            matrix=matrix,
             cost=self._ledger.table(),
             budget=self._ledger.budget,
             run_dir=run_dir,
         )
+        self._monitor.enter("finished", self._desk.history)
+        return result
 
-    def _card(self, best: Candidate, comparison: Comparison | None) -> PromptCard:
-        design, lineage = self._design, _lineage(best, self._history.known)
+    def _refuse_too_little(self) -> None:
+        if not self._ledger.fits(1):
+            raise BudgetError(
+                f"The budget {self._ledger.budget.model_dump(exclude_none=True)} is used up by the "
+                f"{self._ledger.reserved_images} pictures of the final claim.",
+                hint="Raise the budget, or use fewer test requests or pictures.",
+            )
+
+    def _images_per_generator(self) -> int:
+        """Pictures held back for each generator's own search."""
+        left = self._ledger.cells_left(most=_MANY)
+        return int(left * self._design.own_share / len(self._generators))
+
+    async def _specialise(
+        self, start: Candidate, place: int, generator: str
+    ) -> tuple[Candidate, Desk]:
+        """Search on from the shared prompt for one generator alone."""
+        desk = self._make_desk(f"{self._name}:generator:{place}", start, (place,))
+        self._monitor.enter("specialising", desk.history, generator=generator)
+        return await self._design.strategy.search(desk), desk
+
+    def _generator_prompt(
+        self, place: int, best: Candidate, desk: Desk, test: Sequence[Cell]
+    ) -> GeneratorPrompt:
+        cells = [cell for cell in test if cell.generator == place]
+        after, before = self._book.known(best, cells), self._book.known(self._seed, cells)
+        comparison = None
+        if best.id != self._seed.id and len(after) == len(before) == len(cells):
+            comparison = self._comparison(after, before)
+        return GeneratorPrompt(
+            generator=self._generators[place],
+            card=self._card(best, comparison, desk),
+            history=desk.history.record(),
+        )
+
+    def _card(self, best: Candidate, comparison: Comparison | None, desk: Desk) -> PromptCard:
+        design = self._design
+        lineage = _lineage(best, [*self._desk.history.known, *desk.history.known])
         edits = surviving_edits(best.prompt, lineage)
+        earlier = self._desk.history.decisions if desk is not self._desk else ()
         return PromptCard(
             system_prompt=best.prompt,
             lineage=lineage,
             hypotheses=tuple(map(comparison.tested, edits)) if comparison else (),
             claim=comparison.claim(design.test_pictures) if comparison else None,
-            decisions=self._history.record().decisions,
+            decisions=(*earlier, *desk.history.decisions),
             data=design.data_hashes(self._splits),
             models=design.models(self._evaluator),
             strategy=design.strategy.name,
@@ -129,56 +206,50 @@ class StudyRun:
             self._splits.test,
             f"{self._name}:test",
             pictures=self._design.test_pictures,
-            generators=self._evaluator.generators,
+            generators=range(len(self._generators)),
         )
         return [cell for block in stream.blocks(len(stream)) for cell in block]
 
-    async def _calibrate(self) -> VarianceLedger | None:
-        """The first block: the seed prompt on nested cells of the search split."""
-        stream = self._desk.stream("calibration", pictures=4)
-        count = self._design.calibration_requests
-        if count < 2:
-            return None
-        cells = _nested(next(stream.blocks(count)))
-        try:
-            outcomes = await self._desk.evaluate(self._seed, cells)
-        except BudgetExhaustedError:
-            return None
-        observations = [
-            Observation(o.cell.request, o.cell.draw, o.cell.seed, o.cell.vote, o.score)
-            for o in outcomes
-            if o.score is not None
-        ]
-        unit: Literal["usd", "seconds"] = "usd" if self._ledger.usd > 0 else "seconds"
-        gate = self._design.gate
-        plan = SamplingPlan(requests=len(self._splits.selection), rewrites=gate.pictures)
-        return variance_ledger(observations, plan, self._ledger.unit_prices(unit))
-
     async def _compare(self, best: Candidate, cells: Sequence[Cell]) -> Comparison | None:
         """Best against seed on the test split, which nothing has touched so far."""
+        if best.id == self._seed.id:
+            return None
         try:
             work = [(best, cells), (self._seed, cells)]
             after, before = await self._book.evaluate(work, reserve=False)
         except BudgetExhaustedError:
-            self._history.note("nothing was left for the final claim: calls cost more than before")
+            self._desk.history.note(
+                "nothing was left for the final claim: calls cost more than before"
+            )
             return None
+        return self._comparison(after, before)
+
+    def _comparison(self, after: Sequence[Outcome], before: Sequence[Outcome]) -> Comparison:
         design = self._design
         return Comparison(after, before, self._desk.kinds, design.interval, design.confidence)
 
-
-def _nested(cells: Sequence[Cell]) -> list[Cell]:
-    """Two rewrites of each request, two pictures of each, two judgements of the first."""
-    found: dict[str, list[Cell]] = {}
-    for cell in cells:
-        if cell.generator == 0:
-            found.setdefault(cell.request, []).append(cell)
-    nested = []
-    for group in found.values():
-        for place, cell in enumerate(group):
-            # Cells 0 and 1 share the rewrite of cell 0, cells 2 and 3 that of cell 2.
-            nested.append(cell._replace(draw=group[place - place % 2].draw))
-        nested.append(nested[-len(group)]._replace(vote=1))
-    return nested
+    async def _matrix(
+        self, best: Candidate, own: Sequence[Candidate], cells: Sequence[Cell]
+    ) -> GeneratorMatrix | None:
+        """All prompts on all generators; None if there is one generator or nothing new."""
+        if not own or all(candidate.id == self._seed.id for candidate in own):
+            return None
+        named = dict(zip(self._generators, own, strict=True))
+        rows = {SEED_ROW: self._seed, SHARED_ROW: best, **named}
+        try:
+            outcomes = await self._book.evaluate(
+                [(candidate, cells) for candidate in rows.values()], reserve=False
+            )
+        except BudgetExhaustedError:
+            self._desk.history.note("nothing was left to compare prompts across generators")
+            return None
+        design = self._design
+        return generator_matrix(
+            dict(zip(rows, outcomes, strict=True)),
+            self._generators,
+            design.interval,
+            design.confidence,
+        )
 
 
 def _lineage(best: Candidate, known: Sequence[Candidate]) -> tuple[Candidate, ...]:

@@ -207,12 +207,12 @@ def test_fingerprints_tell_pictures_apart() -> None:
 
 def test_streams_give_every_request_once_with_seeds_of_their_own() -> None:
     requests = PromptSet.of(f"request {i}" for i in range(10)).requests
-    stream = CellStream(requests, "a", pictures=2, generators=2)
+    stream = CellStream(requests, "a", pictures=2, generators=(0, 1))
     cells = [cell for block in stream.blocks(3) for cell in block]
     assert len(cells) == 40 == len(set(cells))
     assert {cell.request for cell in cells} == {request.id for request in requests}
     assert len({cell.seed for cell in cells}) == 20, "both generators draw the same seeds"
-    again = [c for b in CellStream(requests, "a", pictures=2, generators=2).blocks(7) for c in b]
+    again = [cell for block in stream.blocks(7) for cell in block]
     assert again == cells
     other = {c.seed for b in CellStream(requests, "b", pictures=2).blocks(3) for c in b}
     assert not other & {cell.seed for cell in cells}

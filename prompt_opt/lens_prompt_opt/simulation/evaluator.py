@@ -120,9 +120,9 @@ class SimulatedEvaluator:
         return NAMES
 
     @property
-    def generators(self) -> int:
+    def generators(self) -> tuple[str, ...]:
         """See `Evaluator.generators`."""
-        return 1
+        return ("simulated",)
 
     @property
     def max_prompt_tokens(self) -> int | None:
