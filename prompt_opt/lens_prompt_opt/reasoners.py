@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from lens_prompt_opt.errors import StudyConfigError
 from lens_reasoner.prompts import SystemPrompt
-from lens_reasoner.reasoner import LLMReasoner, Reasoner
+from lens_reasoner.reasoner import Reasoner
 
 
 @runtime_checkable
@@ -20,7 +19,7 @@ class PromptedReasoner(Protocol):
         ...
 
 
-ReasonerSource = PromptedReasoner | LLMReasoner | Callable[[SystemPrompt], Reasoner]
+ReasonerSource = PromptedReasoner | Callable[[SystemPrompt], Reasoner]
 """Where a study gets a reasoner for each candidate prompt."""
 
 
@@ -32,10 +31,6 @@ def bind(source: ReasonerSource, prompt: SystemPrompt) -> Reasoner:
     """
     if isinstance(source, PromptedReasoner):
         return source.with_system_prompt(prompt)
-    if isinstance(source, LLMReasoner):
-        bound = copy.copy(source)
-        bound.system_prompt = prompt
-        return bound
     if callable(source):
         return source(prompt)
     raise StudyConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from typing import Literal, Protocol, runtime_checkable
@@ -105,10 +106,14 @@ class LLMReasoner:
         self.hints = hints or RewriteHints()
         self._moderator = moderator
         self._max_tokens = max_tokens
-        self._leaks = LeakDetector(
-            [_CONTRACT, *(s.text for s in system_prompt.sections if s.protected)],
-            [section.text for section in system_prompt.editable],
-        )
+        self._leaks = _leak_detector(system_prompt)
+
+    def with_system_prompt(self, prompt: SystemPrompt) -> LLMReasoner:
+        """A reasoner like this one that is told something else."""
+        other = copy.copy(self)
+        other.system_prompt = prompt
+        other._leaks = _leak_detector(prompt)
+        return other
 
     @property
     def fingerprint(self) -> str:
@@ -183,6 +188,13 @@ class LLMReasoner:
             usage=draft.usage,
             seconds=seconds,
         )
+
+
+def _leak_detector(prompt: SystemPrompt) -> LeakDetector:
+    return LeakDetector(
+        [_CONTRACT, *(section.text for section in prompt.sections if section.protected)],
+        [section.text for section in prompt.editable],
+    )
 
 
 def _prompt_of(reply: ChatReply) -> str:
