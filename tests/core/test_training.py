@@ -1,7 +1,5 @@
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from safetensors.torch import load_file
 from lens_core import LensPipeline
 from lens_core.errors import ComponentError, ParameterError
 from lens_core.training import run_stage
-from lens_core.training.batches import batches
+from lens_core.training.batches import SceneBatches
 from lens_core.training.config import PretrainConfig, load_config
 from lens_core.training.objective import noised, recipe_mean, sample_timesteps
 from lens_core.training.optim import rate_factor
@@ -101,8 +99,7 @@ def test_killed_run_ends_with_the_same_bits(trained: Path, tmp_path: Path) -> No
     half = {**TINY["pretrain"], "steps": "2"}
     run_stage("pretrain", "nano", tmp_path, half)
     run_stage("pretrain", "nano", tmp_path, TINY["pretrain"])
-    whole = load_file(trained / "pretrain" / "state" / "state.safetensors")
-    resumed = load_file(tmp_path / "pretrain" / "state" / "state.safetensors")
+    whole, resumed = _state(trained), _state(tmp_path)
     assert whole.keys() == resumed.keys()
     differing = [name for name in whole if not torch.equal(whole[name], resumed[name])]
     assert differing == []
@@ -171,32 +168,22 @@ def test_state_survives_a_kill_between_its_two_renames(tmp_path: Path) -> None:
     assert saved[1] == {"step": 1}
 
 
-def test_two_processes_train_together(trained: Path, tmp_path: Path) -> None:
-    """Under torchrun the run ends, and its first step differs from a lone process's."""
-    for part in ("components", "shards"):
-        (tmp_path / part).symlink_to(trained / part)
-    overrides = {**TINY["pretrain"], "sample_every": "100"}
-    settings = [word for item in overrides.items() for word in ("--set", "=".join(item))]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--standalone", "-m", "lens_sdk", "train", "pretrain", "--config", "nano"]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path), *settings], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    alone = load_file(trained / "pretrain" / "state" / "state.safetensors")
-    together = load_file(tmp_path / "pretrain" / "state" / "state.safetensors")
-    assert alone.keys() == together.keys()
-    name = "master.model.proj_out.weight"
-    assert not torch.equal(alone[name], together[name])
-
-
 def test_workers_draw_different_batches_that_together_are_the_stream(trained: Path) -> None:
     config = load_config(PretrainConfig, "nano", "pretrain", _values(TINY["pretrain"]))
-    stream = batches(config, trained / "shards", 0, Workers())
+    stream = SceneBatches(config, trained / "shards", Workers())
     expected = [next(stream).latents for _ in range(4)]
     for rank in (0, 1):
-        share = batches(config, trained / "shards", 1, Workers(rank, 2))
+        share = SceneBatches(config, trained / "shards", Workers(rank, 2))
+        assert torch.equal(next(share).latents, expected[rank])
+        share.restore([{}], 2)
         assert torch.equal(next(share).latents, expected[2 + rank])
+
+
+def _state(out: Path) -> dict[str, torch.Tensor]:
+    """The last training state, from however many files."""
+    folder = max((out / "pretrain" / "checkpoints").glob("step-*"))
+    files = sorted(folder.glob("*.safetensors"))
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def _values(overrides: dict[str, str]) -> dict[str, object]:

@@ -1,9 +1,10 @@
 """Batches of the denoiser: their order depends on the seed and the step, never on the clock."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -20,18 +21,44 @@ class Batch:
     Attributes:
         size: Height and width in pixels, the same for every row.
         latents: `[B, tokens, channels]`.
-        labels: `[B, tokens, 3]`.
         features: `[layers, B - unconditional, S, width]`: the last rows go without text.
         mask: `[B - unconditional, S]`.
-        waited: Seconds spent waiting for the shard.
+        labels: What every token shows, `[B, tokens, 3]`, for the alignment head.
+        waited: Seconds spent waiting for the data.
     """
 
     size: Size
     latents: Tensor
-    labels: Tensor
     features: Tensor
     mask: Tensor
-    waited: float
+    labels: Tensor | None = None
+    waited: float = 0.0
+
+    @property
+    def bucket(self) -> str:
+        """`HEIGHTxWIDTH` in pixels."""
+        return f"{self.size[0]}x{self.size[1]}"
+
+
+class BatchSource(Protocol):
+    """One process's batches, for ever."""
+
+    def __next__(self) -> Batch:
+        """The next batch."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream stands, as JSON: what is needed to go on with the next batch."""
+        ...
+
+    def restore(self, states: Sequence[dict[str, Any]], batches: int) -> None:
+        """Go on where a saved run stood, with as many processes or with others.
+
+        Args:
+            states: What `state` gave in every process of the saved run, by rank.
+            batches: Batches that all processes had drawn together.
+        """
+        ...
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -39,29 +66,51 @@ def shard_path(folder: Path, index: int) -> Path:
     return folder / f"shard-{index:04d}.safetensors"
 
 
-def batches(
-    config: PretrainConfig, folder: Path, first_step: int, workers: Workers
-) -> Iterator[Batch]:
-    """This worker's batches from `first_step` on, for ever: one of every `workers.count`.
+class SceneBatches:
+    """This worker's batches of nano scenes: one of every `workers.count`.
 
     Shards are passed over in order, again and again. Within a shard, scenes of one size are sorted
     by caption length so that little is padding, cut into batches, and the batches shuffled. A shard
     that is not there yet is waited for, so that encoding may go on beside training.
+
+    Args:
+        config: The run's settings.
+        folder: Where the shards lie.
+        workers: The processes that share the stream.
     """
-    first = first_step * workers.count + workers.rank
-    number, visit = 0, 0
-    per_visit = _batches_per_visit(config)
-    while True:
-        if number + per_visit <= first:
-            number, visit = number + per_visit, visit + 1
-            continue
-        groups, waited = _wait_for(shard_path(folder, visit % config.shards))
-        for batch in _visit(config, groups, visit):
-            if number >= first and (number - first) % workers.count == 0:
-                yield _load(config, *batch, waited=waited)
-                waited = 0.0
-            number += 1
-        visit += 1
+
+    def __init__(self, config: PretrainConfig, folder: Path, workers: Workers) -> None:
+        self._config = config
+        self._folder = folder
+        self._workers = workers
+        self._stream = self._from(workers.rank)
+
+    def __next__(self) -> Batch:
+        """See `BatchSource.__next__`."""
+        return next(self._stream)
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: the number of batches says all."""
+        return {}
+
+    def restore(self, states: Sequence[dict[str, Any]], batches: int) -> None:
+        """See `BatchSource.restore`."""
+        self._stream = self._from(batches + self._workers.rank)
+
+    def _from(self, first: int) -> Iterator[Batch]:
+        config, number, visit = self._config, 0, 0
+        per_visit = _batches_per_visit(config)
+        while True:
+            if number + per_visit <= first:
+                number, visit = number + per_visit, visit + 1
+                continue
+            groups, waited = _wait_for(shard_path(self._folder, visit % config.shards))
+            for batch in _visit(config, groups, visit):
+                if number >= first and (number - first) % self._workers.count == 0:
+                    yield _load(config, *batch, waited=waited)
+                    waited = 0.0
+                number += 1
+            visit += 1
 
 
 def _batches_per_visit(config: PretrainConfig) -> int:
@@ -90,7 +139,7 @@ def _load(
 ) -> Batch:
     captioned = len(rows) - round(config.caption_dropout * len(rows))
     features, mask = group.text(kind, rows[:captioned])
-    return Batch(group.size, group.latents[rows], group.labels[rows], features, mask, waited)
+    return Batch(group.size, group.latents[rows], features, mask, group.labels[rows], waited)
 
 
 def _wait_for(path: Path) -> tuple[list[Group], float]:

@@ -70,17 +70,18 @@ class LanguageConfig(StageConfig):
     """Arguments of `GptOssConfig`, without those that follow from the tokenizer."""
 
 
-class PretrainConfig(StageConfig):
-    """Flow-matching training of the denoiser."""
+class DenoiserConfig(StageConfig):
+    """Flow-matching training of the denoiser, whatever the data; see `training.engine`."""
 
     model: dict[str, Any]
     """Arguments of `LensTransformer2DModel`."""
-    shards: int = Field(gt=0)
-    """Shards of the cached data set; the run passes over them in order, again and again."""
-    shard_scenes: int = 2048
-    """Scenes per shard."""
-    muon_learning_rate: float = Field(gt=0)
-    """Peak rate of the matrices inside the blocks, which Muon updates."""
+
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """`adamw` for everything, as in the report, or `muon` for the matrices inside the blocks."""
+    muon_learning_rate: float = Field(2e-3, gt=0)
+    """Peak rate of the matrices that Muon updates."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """AdamW's decay rates of the two moments."""
     weight_decay: float = 0.01
     """Decoupled weight decay of both optimisers."""
     clip: float = 1.0
@@ -89,22 +90,56 @@ class PretrainConfig(StageConfig):
     """Decay of the averaged weights that are shipped and sampled."""
     caption_dropout: float = 0.1
     """Share of a batch trained without text, for guidance."""
-    brief_share: float = 0.15
-    """Share of batches captioned as a user would type rather than densely."""
     timestep_mean: float | None = None
     """Mean of the logit-normal timesteps; None follows the recipe's line in the token count."""
     align_block: int | None = None
     """Block whose image tokens also predict what the scene holds there; None switches it off."""
     align_weight: float = 0.5
     """Weight of that prediction's cross-entropy."""
+
+    device: str = "cpu"
+    """`cpu`, or `cuda` for the device of every process's local rank."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Format of forward and backward; master weights are float32."""
     compile: bool = True
     """Compile the blocks."""
+    dynamic_shapes: bool = False
+    """Compile for any token count, as many buckets need; otherwise once for each."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """What blocks compute again in the backward pass: nothing, all but matrix products and
+    attention, or everything."""
+    sharding: int | None = Field(None, gt=0)
+    """Processes that share one copy of the weights; None takes all, 1 gives each its own copy."""
+    accumulate: int = Field(1, gt=0)
+    """Batches of every process per optimiser step."""
+    global_batch: int | None = Field(None, gt=0)
+    """Samples of a step over all processes; where given, `accumulate` follows from it."""
+
+    validate_every: int = 0
+    """Steps between fixed-noise validation losses; 0 switches them off."""
     sample_every: int = 2000
-    """Steps between sample grids."""
+    """Steps between sample grids; 0 switches them off."""
     guidance_scale: float = 5.0
     """Guidance of the sample grids, and the finished checkpoint's own default."""
+    keep_checkpoints: int = Field(2, gt=0)
+    """Training states kept in `checkpoints/`; older ones are removed."""
+    peak_tflops: float | None = Field(None, gt=0)
+    """Peak of one device, for MFU; None takes the data sheet's of the GPUs that are known."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] | None = None
+    """Where to log besides `log.jsonl`; None takes TensorBoard if it is installed."""
+
+
+class PretrainConfig(DenoiserConfig):
+    """The denoiser's training on cached scenes of the nano world."""
+
+    shards: int = Field(gt=0)
+    """Shards of the cached data set; the run passes over them in order, again and again."""
+    shard_scenes: int = 2048
+    """Scenes per shard."""
+    brief_share: float = 0.15
+    """Share of batches captioned as a user would type rather than densely."""
+    validation_scenes: int = Field(160, gt=0)
+    """Scenes of the validation loss."""
 
 
 ConfigT = TypeVar("ConfigT", bound=StageConfig)

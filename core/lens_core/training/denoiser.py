@@ -1,27 +1,23 @@
-"""The denoiser's weights during training: float32 masters, a fast copy, an average, optimisers."""
+"""The denoiser's weights during training: masters, their average, their optimisers."""
 
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from lens_core.nano.vocabulary import BACKGROUNDS, CLASSES, COLORS
-from lens_core.training.config import PretrainConfig
-from lens_core.training.objective import AlignmentHead
+from lens_core.training.config import DenoiserConfig
+from lens_core.training.devices import place
+from lens_core.training.muon import ShardedMuon
+from lens_core.training.network import Denoiser
 from lens_core.training.optim import rate_factor, set_rates, update_average
-from lens_core.training.state import optimizer_tensors, restore_optimizer, select, under
+from lens_core.training.parallel import Weights, local, place_weights, whole
+from lens_core.training.state import select, under
 from lens_core.training.workers import Workers
 from lens_core.transformer import LensTransformer2DModel
-
-
-@torch.no_grad()
-def initialise(model: LensTransformer2DModel) -> None:
-    """Start every block as the identity and the output at zero (adaLN-Zero, arXiv 2212.09748)."""
-    for name, module in model.named_modules():
-        if name.endswith(("img_mod.1", "txt_mod.1", "norm_out.linear")) or name == "proj_out":
-            module.weight.zero_()
-            module.bias.zero_()
 
 
 @dataclass
@@ -30,120 +26,172 @@ class DenoiserTraining:
 
     Attributes:
         config: The run's settings.
-        model: Computes; in the training precision, compiled.
-        head: The alignment head, if the run has one.
-        masters: Float32 weights by name; `model.*` and `head.*`.
-        average: Their exponential moving average.
-        optimizers: Muon for the blocks' matrices, AdamW for the rest.
+        device: Where this process computes.
+        weights: Masters and the network that computes; whole or sharded.
+        average: Exponential moving average of the masters, laid out as they are.
+        optimizers: Muon for the blocks' matrices if the run wants it, AdamW for the rest.
     """
 
-    config: PretrainConfig
-    model: LensTransformer2DModel
-    head: AlignmentHead | None
-    masters: dict[str, Tensor]
+    config: DenoiserConfig
+    device: torch.device
+    weights: Weights
     average: dict[str, Tensor]
     optimizers: list[torch.optim.Optimizer]
 
     @classmethod
-    def create(cls, config: PretrainConfig) -> "DenoiserTraining":
-        """Fresh weights from the run's seed."""
-        torch.manual_seed(config.seed)
-        model = LensTransformer2DModel(**config.model)
-        initialise(model)
-        head = None
-        if config.align_block is not None:
-            sizes = (len(CLASSES) + 1, len(COLORS) + 1, len(BACKGROUNDS))
-            head = AlignmentHead(int(config.model["inner_dim"]), sizes)
-        modules = {"model": model, "head": head or nn.Module()}
-        masters = {
-            f"{group}.{name}": parameter.detach().clone().requires_grad_()
-            for group, module in modules.items()
-            for name, parameter in module.named_parameters()
-        }
-        average = {name: tensor.detach().clone() for name, tensor in masters.items()}
-        if config.precision == "bfloat16":
-            for module in modules.values():
-                module.bfloat16()
-        return cls(config, model, head, masters, average, _optimizers(config, masters))
+    def create(cls, config: DenoiserConfig, workers: Workers) -> "DenoiserTraining":
+        """Fresh weights from the run's seed.
 
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """The computing copy's parameters, named as the masters are."""
-        named = {f"model.{name}": p for name, p in self.model.named_parameters()}
-        if self.head is not None:
-            named |= {f"head.{name}": p for name, p in self.head.named_parameters()}
-        return named
+        Raises:
+            ParameterError: The device is not there, or `sharding` does not fit the processes.
+        """
+        device = place(config.device)
+        weights = place_weights(config, workers, device)
+        average = {name: tensor.detach().clone() for name, tensor in weights.masters.items()}
+        return cls(config, device, weights, average, _optimizers(config, weights.masters))
 
-    def update(self, step: int, workers: Workers) -> tuple[float, bool]:
-        """Apply the gradients of the computing copy, averaged over the workers.
+    @property
+    def network(self) -> Denoiser:
+        """Computes in the run's precision."""
+        return self.weights.network
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Format of what the network reads."""
+        return cast(torch.dtype, getattr(torch, self.config.precision))
+
+    def update(self, step: int) -> tuple[float, bool]:
+        """Apply the gradients of the step's batches, averaged over the processes.
 
         Returns:
-            The gradient norm, and whether it was finite; a step that is not changes nothing.
+            The gradient norm, and whether it was finite. A step that is not changes nothing, in
+            any process: all see the same norm.
         """
-        parameters = self.parameters()
-        for name, master in self.masters.items():
-            gradient = parameters[name].grad
-            master.grad = None if gradient is None else gradient.float()
-            parameters[name].grad = None
-        workers.average(m.grad for m in self.masters.values() if m.grad is not None)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.masters.values(), self.config.clip))
-        if not torch.isfinite(torch.tensor(norm)):
-            return norm, False
-        set_rates(self.optimizers, rate_factor(step, self.config))
-        for optimizer in self.optimizers:
-            optimizer.step()
-        names = list(self.masters)
-        update_average(
-            [self.average[name] for name in names],
-            [self.masters[name].detach() for name in names],
-            self.config.ema_decay,
-            step,
-        )
-        self.refresh()
-        return norm, True
+        self.weights.reduce()
+        masters = self.weights.masters
+        norm = float(_total(torch.nn.utils.clip_grad_norm_(masters.values(), self.config.clip)))
+        finite = norm - norm == 0
+        if finite:
+            set_rates(self.optimizers, rate_factor(step, self.config))
+            for optimizer in self.optimizers:
+                optimizer.step()
+            names = list(masters)
+            update_average(
+                [local(self.average[name]) for name in names],
+                [local(masters[name].detach()) for name in names],
+                self.config.ema_decay,
+                step,
+            )
+            self.weights.refresh()
+        for master in masters.values():
+            master.grad = None
+        return norm, finite
 
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Copy the masters into the computing copy."""
-        for name, parameter in self.parameters().items():
-            parameter.copy_(self.masters[name])
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the network compute with the average for a while, without gradients."""
+        self._swap()
+        self.network.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._swap()
+            self.network.train()
 
-    def averaged(self) -> LensTransformer2DModel:
-        """A float32 model that holds the averaged weights."""
-        model = LensTransformer2DModel(**self.config.model)
+    def export(self, wanted: bool) -> LensTransformer2DModel | None:
+        """A float32 model in main memory that holds the averaged weights.
+
+        Args:
+            wanted: Whether this process wants it; all must call.
+        """
+        weights = whole(select("model", self.average), wanted)
+        if not wanted:
+            return None
+        with torch.device("meta"):
+            model = LensTransformer2DModel(**self.config.model)
         model.eval()
-        model.load_state_dict(select("model", self.average))
+        model.load_state_dict(weights, assign=True)
         return cast(LensTransformer2DModel, model)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The whole state, for a checkpoint."""
-        state = under("master", self.masters) | under("average", self.average)
-        for index, optimizer in enumerate(self.optimizers):
-            state |= under(f"optimizer{index}", optimizer_tensors(optimizer))
-        return state
+        """The whole state by name, for a checkpoint: `master.`, `average.` and `optimizer.*`."""
+        state = under("master", self.weights.masters) | under("average", self.average)
+        for name, optimizer in self._optimizer_of().items():
+            entries = optimizer.state.get(cast(Any, self.weights.masters[name]), {})
+            state |= under(f"optimizer.{name}", entries)
+        return {name: tensor.detach() for name, tensor in state.items()}
+
+    def targets(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Tensors to read a checkpoint's into, by name; optimiser state is made as named.
+
+        Args:
+            names: What the checkpoint holds; names that are not of this run are left out.
+        """
+        fixed = under("master", self.weights.masters) | under("average", self.average)
+        owners = self._optimizer_of()
+        found: dict[str, Tensor] = {}
+        for name in names:
+            if name in fixed:
+                found[name] = fixed[name].detach()
+                continue
+            kind, _, rest = name.partition(".")
+            owner, _, entry = rest.rpartition(".")
+            if kind == "optimizer" and owner in owners:
+                master = self.weights.masters[owner]
+                state = owners[owner].state[cast(Any, master)]
+                blank = torch.zeros(()) if entry == "step" else torch.zeros_like(master.detach())
+                found[name] = state.setdefault(entry, blank)
+        return found
+
+    def _optimizer_of(self) -> dict[str, torch.optim.Optimizer]:
+        """Which optimiser updates a master."""
+        names = {id(tensor): name for name, tensor in self.weights.masters.items()}
+        return {
+            names[id(parameter)]: optimizer
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
 
     @torch.no_grad()
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Undo `tensors`."""
-        for prefix, target in (("master", self.masters), ("average", self.average)):
-            for name, tensor in select(prefix, tensors).items():
-                target[name].copy_(tensor)
-        for index, optimizer in enumerate(self.optimizers):
-            restore_optimizer(optimizer, select(f"optimizer{index}", tensors))
-        self.refresh()
+    def _swap(self) -> None:
+        for name, master in self.weights.masters.items():
+            mine, mean = local(master.detach()), local(self.average[name])
+            kept = mine.clone()
+            mine.copy_(mean)
+            mean.copy_(kept)
+        self.weights.refresh()
 
 
-def _optimizers(config: PretrainConfig, masters: dict[str, Tensor]) -> list[torch.optim.Optimizer]:
-    matrices = {n: p for n, p in masters.items() if "transformer_blocks" in n and p.ndim == 2}
-    rest = [p for n, p in masters.items() if n not in matrices]
-    muon = torch.optim.Muon(
-        list(matrices.values()),
-        lr=config.muon_learning_rate,
-        weight_decay=config.weight_decay,
-        adjust_lr_fn="match_rms_adamw",
-    )
+def matrix_names(masters: Mapping[str, Tensor]) -> list[str]:
+    """Names of the matrices inside blocks, which Muon may update."""
+    return [name for name, p in masters.items() if "transformer_blocks" in name and p.ndim == 2]
+
+
+def _optimizers(config: DenoiserConfig, masters: dict[str, Tensor]) -> list[torch.optim.Optimizer]:
+    names = matrix_names(masters) if config.optimizer == "muon" else []
+    matrices = [masters[name] for name in names]
     adam = torch.optim.AdamW(
-        rest, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        [tensor for name, tensor in masters.items() if name not in set(names)],
+        lr=config.learning_rate,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
     )
-    muon.param_groups[0]["peak"] = config.muon_learning_rate
     adam.param_groups[0]["peak"] = config.learning_rate
+    if not matrices:
+        return [adam]
+    muon = _muon(config, matrices)
+    muon.param_groups[0]["peak"] = config.muon_learning_rate
     return [muon, adam]
+
+
+def _muon(config: DenoiserConfig, matrices: list[Tensor]) -> torch.optim.Optimizer:
+    rate, decay = config.muon_learning_rate, config.weight_decay
+    if isinstance(matrices[0], DTensor):
+        return ShardedMuon(matrices, rate, decay)
+    return torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+
+
+def _total(norm: Tensor) -> Tensor:
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -1,46 +1,75 @@
-"""What a training run says while it runs: one JSON line per report, and one line on the screen."""
+"""What a training run says while it runs: a JSON line per report, trackers, and a progress bar."""
 
 import json
+import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lens_core.training.trackers import Tracker, scalars
+
+_BAR = 20
+
 
 class Journal:
-    """Appends records to `log.jsonl` and keeps a progress line with the remaining time.
+    """Appends records to `log.jsonl` and keeps a progress bar with the remaining time.
 
     Args:
         directory: Where `log.jsonl` is kept; created if missing.
         total_steps: Steps of the whole run, for the remaining time.
         first_step: Step the run starts or resumes from.
+        trackers: Take the same records; closed with the journal.
     """
 
-    def __init__(self, directory: Path, total_steps: int, first_step: int = 0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        total_steps: int,
+        first_step: int = 0,
+        trackers: Sequence[Tracker] = (),
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._file = (directory / "log.jsonl").open("a", encoding="utf-8")
         self._total = total_steps
         self._first = first_step
+        self._trackers = trackers
         self._started = time.monotonic()
 
     def report(self, step: int, **values: Any) -> None:
-        """Write one record and refresh the progress line."""
+        """Write one record and refresh the progress bar."""
         elapsed = time.monotonic() - self._started
         record = {"step": step, "seconds": round(elapsed, 1), **values}
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
+        for tracker in self._trackers:
+            tracker.log(step, dict(scalars(values)))
         pace = elapsed / max(1, step - self._first)
         remaining = (self._total - step) * pace
         shown = " ".join(f"{name} {_short(value)}" for name, value in values.items())
+        filled = _BAR * step // self._total
+        bar = "#" * filled + "-" * (_BAR - filled)
         line = (
-            f"step {step}/{self._total} {shown} | {elapsed / 60:.1f} min, {remaining / 60:.0f} left"
+            f"[{bar}] step {step}/{self._total} {shown} "
+            f"| {elapsed / 60:.1f} min, {remaining / 60:.0f} left"
         )
-        end = "\r" if sys.stderr.isatty() else "\n"
-        print(line.ljust(100), end=end, file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            width = shutil.get_terminal_size().columns - 1
+            print(line[:width].ljust(width), end="\r", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """Show a picture file to the trackers."""
+        for tracker in self._trackers:
+            tracker.picture(step, name, path)
 
     def close(self) -> None:
-        """Close the log file."""
+        """Close the log file and the trackers."""
         self._file.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def _short(value: Any) -> str:
@@ -48,4 +77,6 @@ def _short(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, list):
         return "[" + " ".join(_short(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + " ".join(f"{name} {_short(item)}" for name, item in value.items()) + "}"
     return str(value)

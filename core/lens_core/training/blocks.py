@@ -1,0 +1,68 @@
+"""What is done to every block before training: activation checkpointing, then compilation."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch._dynamo
+import torch._inductor.config
+from torch import nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+
+from lens_core.training.config import DenoiserConfig
+
+_ATEN = torch.ops.aten
+KEPT_OPERATIONS = (
+    _ATEN.mm.default,
+    _ATEN.addmm.default,
+    _ATEN.bmm.default,
+    _ATEN._scaled_dot_product_flash_attention.default,
+    _ATEN._scaled_dot_product_efficient_attention.default,
+    _ATEN._scaled_dot_product_cudnn_attention.default,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
+)
+"""Operations whose results selective checkpointing keeps: dear to compute, cheap to store."""
+
+
+def prepare_blocks(blocks: Sequence[nn.Module], config: DenoiserConfig) -> None:
+    """Checkpoint and compile blocks as the run's settings say.
+
+    A block's `forward` is replaced and the block itself kept, so that parameter names stay and
+    sharding, which comes later, is the outermost layer: memory is freed inside, weights gathered
+    outside (torchtitan's order).
+    """
+    if config.compile:
+        # One form for each shape they meet; threads may differ from run to run.
+        torch._dynamo.config.recompile_limit = 64
+        torch._inductor.config.cpp.dynamic_threads = True
+    for block in blocks:
+        forward: Callable[..., Any] = block.forward
+        if config.activation_checkpointing != "none":
+            forward = _checkpointed(forward, config.activation_checkpointing == "selective")
+        if config.compile:
+            forward = torch.compile(forward, dynamic=config.dynamic_shapes)
+        block.forward = forward
+
+
+def _checkpointed(forward: Callable[..., Any], selective: bool) -> Callable[..., Any]:
+    extra: dict[str, Any] = {}
+    if selective:
+        extra["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+
+    def recomputing(*arguments: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*arguments)
+        return checkpoint(forward, *arguments, use_reentrant=False, **extra)
+
+    return recomputing
+
+
+def _policy(context: Any, operation: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:
+    if operation in KEPT_OPERATIONS:
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE

@@ -1,0 +1,192 @@
+"""The training loop of the denoiser, for any data, alone or on many processes.
+
+Configuration (`config`), the layout of weights (`parallel`) and this loop are kept apart: the loop
+never asks where weights live. A step draws its chances from the seed and the number of its batches,
+so a run that is killed goes on exactly where it was saved.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lens_core.errors import NonFiniteError, ParameterError
+from lens_core.training.batches import Batch, BatchSource
+from lens_core.training.checkpointing import Checkpoints
+from lens_core.training.config import DenoiserConfig
+from lens_core.training.denoiser import DenoiserTraining
+from lens_core.training.flow_matching import flow_matching
+from lens_core.training.heldout import validation_loss
+from lens_core.training.journal import Journal
+from lens_core.training.legacy import legacy_state
+from lens_core.training.metrics import TrainingMetrics
+from lens_core.training.rng import generator_states, restore_generators
+from lens_core.training.trackers import open_trackers
+from lens_core.training.workers import Workers
+from lens_core.transformer import LensTransformer2DModel
+
+_TOLERATED_SKIPS = 20
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What a run looks at on its way.
+
+    Attributes:
+        held_out: Batches of the validation loss.
+        draw: Draws sample pictures of a model into a file.
+    """
+
+    held_out: Sequence[Batch] = ()
+    draw: Callable[[LensTransformer2DModel, Path], None] | None = None
+
+
+@dataclass
+class DenoiserRun:
+    """A run of the denoiser's training.
+
+    Attributes:
+        config: Settings; the same ones must be given again to resume.
+        training: Weights, average and optimisers.
+        source: This process's data.
+        workers: The processes that train together.
+        folder: For `checkpoints/`, `log.jsonl`, `tensorboard/` and `samples/`.
+        looks: Validation and samples.
+        step: Optimiser steps done.
+        skipped: Of them, those left out because a gradient was not finite.
+        batches: Batches drawn by all processes together.
+    """
+
+    config: DenoiserConfig
+    training: DenoiserTraining
+    source: BatchSource
+    workers: Workers
+    folder: Path
+    looks: Looks = field(default_factory=Looks)
+    step: int = 0
+    skipped: int = 0
+    batches: int = 0
+
+    def train(self) -> None:
+        """Train to the last step, from the newest state in the folder if there is one.
+
+        Raises:
+            NonFiniteError: Gradients stayed NaN or infinite for many steps.
+            CheckpointError: A state could not be read or written.
+            ParameterError: `global_batch` does not fit the processes.
+        """
+        config, leads = self.config, self.workers.leads
+        accumulate = batches_per_step(config, self.workers)
+        checkpoints = Checkpoints(
+            self.folder / "checkpoints", self.workers, config.keep_checkpoints
+        )
+        self._resume(checkpoints)
+        metrics = TrainingMetrics(config, self.training.device, self.workers)
+        journal = None
+        if leads:
+            trackers = open_trackers(config.trackers, self.folder)
+            journal = Journal(self.folder, config.steps, self.step, trackers)
+        try:
+            while self.step < config.steps:
+                record = self._advance(accumulate, metrics)
+                record |= self._validate()
+                if self.step % config.log_every == 0 or "validation" in record:
+                    record = metrics.record() | record
+                    if journal is not None:
+                        journal.report(self.step, **record)
+                if self.step % config.save_every == 0 or self.step == config.steps:
+                    self._save(checkpoints)
+                self._draw(journal)
+        finally:
+            checkpoints.wait()
+            if journal is not None:
+                journal.close()
+
+    def _advance(self, accumulate: int, metrics: TrainingMetrics) -> dict[str, Any]:
+        """One optimiser step."""
+        weights, align = self.training.weights, []
+        for part in range(accumulate):
+            batch = next(self.source)
+            number = self.batches + part * self.workers.count + self.workers.rank
+            weights.begin_batch(last=part == accumulate - 1)
+            outcome = flow_matching(self.training, batch, number)
+            loss = outcome.losses.mean() + self.config.align_weight * outcome.align
+            (loss / accumulate).backward()  # type: ignore[no-untyped-call]
+            weights.end_batch()
+            metrics.add(batch, outcome.losses, outcome.timesteps)
+            align.append(outcome.align.detach())
+        self.batches += accumulate * self.workers.count
+        norm, finite = self.training.update(self.step)
+        self.step += 1
+        self.skipped += not finite
+        if self.skipped > _TOLERATED_SKIPS:
+            raise NonFiniteError(
+                f"{self.skipped} steps had gradients that are not finite, the last one step "
+                f"{self.step}; lower the learning rate or train in float32"
+            )
+        record = {"norm": norm, "skipped": self.skipped}
+        if self.config.align_block is not None:
+            record["align"] = _mean(align)
+        return record
+
+    def _validate(self) -> dict[str, Any]:
+        every = self.config.validate_every
+        if not self.looks.held_out or not every or self.step % every:
+            return {}
+        return {"validation": validation_loss(self.training, self.looks.held_out, self.workers)}
+
+    def _draw(self, journal: Journal | None) -> None:
+        """Sample pictures from the average."""
+        every = self.config.sample_every
+        if self.looks.draw is None or not every or self.step % every:
+            return
+        model = self.training.export(self.workers.leads)
+        if model is None or journal is None:
+            return
+        path = self.folder / "samples" / f"{self.step:06d}.png"
+        self.looks.draw(model, path)
+        journal.picture(self.step, "samples", path)
+
+    def _save(self, checkpoints: Checkpoints) -> None:
+        parts = self.workers.gather({"data": self.source.state(), "rng": generator_states()})
+        values = {"skipped": self.skipped, "batches": self.batches, "processes": parts}
+        checkpoints.save(self.step, self.training.tensors(), values)
+
+    def _resume(self, checkpoints: Checkpoints) -> None:
+        saved = checkpoints.latest()
+        if saved is None:
+            saved = legacy_state(self.folder / "state", self.training.weights.masters)
+        if saved is None:
+            return
+        saved.read(self.training.targets(saved.names()))
+        self.training.weights.refresh()
+        values = saved.values
+        self.step, self.skipped = int(values["step"]), int(values["skipped"])
+        self.batches = int(values.get("batches", self.step * self.workers.count))
+        parts = values.get("processes", [])
+        self.source.restore([part["data"] for part in parts], self.batches)
+        if len(parts) == self.workers.count:
+            restore_generators(parts[self.workers.rank]["rng"])
+
+
+def batches_per_step(config: DenoiserConfig, workers: Workers) -> int:
+    """Batches of each process that a step takes.
+
+    Raises:
+        ParameterError: `global_batch` is no multiple of what the processes draw at once.
+    """
+    if config.global_batch is None:
+        return config.accumulate
+    at_once = config.batch_size * workers.count
+    if config.global_batch % at_once:
+        raise ParameterError(
+            f"global_batch {config.global_batch} is no multiple of {workers.count} processes x "
+            f"batch_size {config.batch_size}; change batch_size or the number of processes"
+        )
+    return config.global_batch // at_once
+
+
+def _mean(values: Sequence[Tensor]) -> float:
+    return sum(float(value) for value in values) / len(values)

@@ -1,0 +1,44 @@
+"""States of runs begun before training could be sharded: one `state.safetensors` in `state/`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from lens_core.errors import CheckpointError
+from lens_core.training.checkpointing import Saved
+from lens_core.training.denoiser import matrix_names
+
+
+def legacy_state(folder: Path, masters: Mapping[str, Tensor]) -> Saved | None:
+    """A state of that form as one of today's, or None where there is none.
+
+    Optimiser states were numbered, Muon's first; now they bear their weight's name.
+
+    Args:
+        folder: The run's `state/`; `state.old`, left by a kill, is taken in its place.
+        masters: The run's weights by name.
+
+    Raises:
+        CheckpointError: The folder is there but not complete.
+    """
+    source = folder if folder.exists() else folder.with_suffix(".old")
+    if not source.exists():
+        return None
+    matrices = matrix_names(masters)
+    owners = [matrices, [name for name in masters if name not in set(matrices)]]
+
+    def known_as(stored: str) -> str:
+        kind, _, rest = stored.partition(".")
+        if not kind.startswith("optimizer"):
+            return stored
+        index, _, entry = rest.partition(".")
+        return f"optimizer.{owners[int(kind.removeprefix('optimizer'))][int(index)]}.{entry}"
+
+    try:
+        return Saved(source, json.loads((source / "state.json").read_text()), known_as)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{source} is not a complete training state ({error}); remove it to start again"
+        ) from error
