@@ -50,13 +50,20 @@ if TYPE_CHECKING:
     from lens_sdk.client.lens import AsyncLens
     from lens_sdk.client.plain import Lens
     from lens_sdk.client.types import Judgement, RunInfo, Timeouts
-    from lens_sdk.errors import MissingExtraError, SdkError, UnknownModelError, UnknownPartError
+    from lens_sdk.errors import (
+        MissingExtraError,
+        SdkError,
+        SettingsError,
+        UnknownModelError,
+        UnknownPartError,
+    )
     from lens_sdk.facade import agenerate, generate
     from lens_sdk.generators import choose_generator, local_generator
     from lens_sdk.local import LocalLensGenerator
     from lens_sdk.metadata import read_record, save_candidate
     from lens_sdk.models import LensModel, resolve_model
     from lens_sdk.session import build_loop
+    from lens_sdk.settings import Settings
 
 _LAZY = {
     "lens_reasoner": (
@@ -94,13 +101,20 @@ _LAZY = {
     "lens_sdk.client.lens": ("AsyncLens",),
     "lens_sdk.client.plain": ("Lens",),
     "lens_sdk.client.types": ("Judgement", "RunInfo", "Timeouts"),
-    "lens_sdk.errors": ("MissingExtraError", "SdkError", "UnknownModelError", "UnknownPartError"),
+    "lens_sdk.errors": (
+        "MissingExtraError",
+        "SdkError",
+        "SettingsError",
+        "UnknownModelError",
+        "UnknownPartError",
+    ),
     "lens_sdk.facade": ("agenerate", "generate"),
     "lens_sdk.generators": ("choose_generator", "local_generator"),
     "lens_sdk.local": ("LocalLensGenerator",),
     "lens_sdk.metadata": ("read_record", "save_candidate"),
     "lens_sdk.models": ("LensModel", "resolve_model"),
     "lens_sdk.session": ("build_loop",),
+    "lens_sdk.settings": ("Settings",),
 }
 _HOMES = {name: module for module, names in _LAZY.items() for name in names}
 
@@ -142,6 +156,8 @@ __all__ = [
     "RunRecord",
     "RunStore",
     "SdkError",
+    "Settings",
+    "SettingsError",
     "Timeouts",
     "UnknownModelError",
     "UnknownPartError",

@@ -33,6 +33,10 @@ class UnknownPartError(SdkError, ValueError):
     """A reasoner or judge that is none of those on offer."""
 
 
+class SettingsError(SdkError, ValueError):
+    """A setting that is not known or cannot be used; the message says where it was found."""
+
+
 class UnfinishedRunError(SdkError, ValueError):
     """A folder that holds a run with other settings than those it is to go on with."""
 

@@ -18,25 +18,26 @@ from lens_reasoner import (
     run_sync,
 )
 from lens_sdk.generators import choose_generator, load_generator
-from lens_sdk.models import DEFAULT_MODEL
 from lens_sdk.session import PartChoice, build_loop
+from lens_sdk.settings import FROM_SETTINGS, FromSettings, Settings
 
 
 async def agenerate(
     request: ImageRequest | str,
     *,
-    model: str | Generator = DEFAULT_MODEL,
-    reasoner: PartChoice | Reasoner | None = "auto",
-    judge: PartChoice | Judge | None = "auto",
-    rubric_writer: RubricWriter | None = None,
+    model: str | Generator | None = None,
+    reasoner: PartChoice | Reasoner | FromSettings | None = FROM_SETTINGS,
+    judge: PartChoice | Judge | FromSettings | None = FROM_SETTINGS,
+    rubric_writer: PartChoice | RubricWriter | None = None,
     limits: LoopLimits | None = None,
     record: str | Path | None = None,
-    cache: Cache | str | Path | None = None,
+    cache: Cache | str | Path | FromSettings | None = FROM_SETTINGS,
     **options: Any,
 ) -> LoopResult:
     """Rewrite a request, draw it, judge the pictures; `result.best` is the best one.
 
-    To make many pictures, build the loop once with `build_loop`: the model then stays in memory.
+    To make many pictures, use `Lens` or build the loop once with `build_loop`: the model then stays
+    in memory. What is not given here comes from `Settings`.
 
     Args:
         request: What to draw.
@@ -56,14 +57,17 @@ async def agenerate(
         ReasonerError: With what was wrong and what to do about it; see `build_loop` for the cases.
         ValidationError: An option that is no field of `ImageRequest`, or a value out of range.
     """
-    generator = choose_generator(model) if isinstance(model, str) else model
+    known = Settings.load()
+    drawing = known.model if model is None else model
+    generator = choose_generator(drawing) if isinstance(drawing, str) else drawing
     loop = build_loop(
         generator,
-        reasoner=reasoner,
-        judge=judge,
-        rubric_writer=rubric_writer,
+        reasoner=known.reasoner if isinstance(reasoner, FromSettings) else reasoner,
+        judge=known.judge if isinstance(judge, FromSettings) else judge,
+        rubric_writer=known.rubric if rubric_writer is None else rubric_writer,
         limits=limits,
-        cache=cache,
+        cache=known.cache if isinstance(cache, FromSettings) else cache,
+        provider=known.provider,
     )
     asked = _request(request, options)
     # Loading blocks; done here, the event loop stays free meanwhile.
@@ -74,13 +78,13 @@ async def agenerate(
 def generate(
     request: ImageRequest | str,
     *,
-    model: str | Generator = DEFAULT_MODEL,
-    reasoner: PartChoice | Reasoner | None = "auto",
-    judge: PartChoice | Judge | None = "auto",
-    rubric_writer: RubricWriter | None = None,
+    model: str | Generator | None = None,
+    reasoner: PartChoice | Reasoner | FromSettings | None = FROM_SETTINGS,
+    judge: PartChoice | Judge | FromSettings | None = FROM_SETTINGS,
+    rubric_writer: PartChoice | RubricWriter | None = None,
     limits: LoopLimits | None = None,
     record: str | Path | None = None,
-    cache: Cache | str | Path | None = None,
+    cache: Cache | str | Path | FromSettings | None = FROM_SETTINGS,
     **options: Any,
 ) -> LoopResult:
     """`agenerate` for code that is not async."""

@@ -26,28 +26,37 @@ from lens_reasoner import (
     RubricJudge,
     RubricWriter,
 )
-from lens_reasoner.reasoner import JUDGE_SETTING, REASONER_SETTING
+from lens_reasoner.judging.mode import DEFAULT_JUDGE_MODEL
+from lens_reasoner.openai_connection import ConnectionOptions
+from lens_reasoner.reasoner import DEFAULT_REASONER_MODEL, JUDGE_SETTING, REASONER_SETTING
+from lens_reasoner.rubric import DEFAULT_RUBRIC_MODEL
 from lens_sdk.errors import UnknownPartError
 from lens_sdk.generators import choose_generator
 from lens_sdk.local import LocalLensGenerator
 from lens_sdk.models import DEFAULT_MODEL, require_packages
 from lens_sdk.runtime import LensRuntime
 
+RUBRIC_SETTING = "the setting rubric = 'openai:{model}', or LLMRubricWriter(OpenAIChat('{model}'))"
+"""What a user changes to have criteria written by another model."""
+
 PartChoice = str
 """`auto`, `nano`, `openai`, `openai:MODEL` or `none`; to rewrite also `local` and `gguf[:FILE]`."""
 
-_Kind = Literal["reasoner", "judge"]
+_Kind = Literal["reasoner", "judge", "rubric"]
 _CHOICES: dict[_Kind, str] = {
     "reasoner": "auto, nano, local, gguf, gguf:FILE, openai, openai:MODEL or none",
     "judge": "auto, nano, openai, openai:MODEL or none",
+    "rubric": "auto, nano, openai, openai:MODEL or none",
 }
 _NAMED: dict[_Kind, frozenset[str]] = {
     "reasoner": frozenset({"openai", "gguf"}),
     "judge": frozenset({"openai"}),
+    "rubric": frozenset({"openai"}),
 }
 _PLAIN: dict[_Kind, frozenset[str]] = {
     "reasoner": frozenset({"nano", "local", "none"}),
     "judge": frozenset({"nano", "none"}),
+    "rubric": frozenset({"nano", "none"}),
 }
 
 
@@ -56,12 +65,13 @@ def build_loop(
     *,
     reasoner: PartChoice | Reasoner | None = "auto",
     judge: PartChoice | Judge | None = "auto",
-    rubric_writer: RubricWriter | None = None,
+    rubric_writer: PartChoice | RubricWriter | None = None,
     fidelity_checker: PartChoice | FidelityChecker | None = "auto",
     reviser: PartChoice | Reviser | None = "auto",
     limits: LoopLimits | None = None,
     cache: Cache | str | Path | None = None,
     on_unsupported: OnUnsupported | None = None,
+    provider: ConnectionOptions | None = None,
 ) -> AgentLoop:
     """Put a loop together from names, or from parts of your own.
 
@@ -77,7 +87,8 @@ def build_loop(
             model on this machine), a `Reasoner`, or `none` or None to draw requests as they are.
         judge: `auto`, `nano`, `openai`, `openai:MODEL`, a `Judge`, or `none` or None; a `Judge` of
             your own needs a `rubric_writer`, or a rubric given to each run.
-        rubric_writer: Writes the criteria; by default the one that goes with `judge`.
+        rubric_writer: Writes the criteria: `nano`, `openai`, `openai:MODEL`, or one of your own;
+            by default (`auto` or None) the one that goes with `judge`.
         fidelity_checker: Looks the criteria up in the prompts: `auto` is the one that goes with
             `judge`, if there is one; or one of your own, or `none` or None.
         reviser: Mends prompts between rounds: `auto` is the one that goes with `reasoner`, if there
@@ -86,6 +97,8 @@ def build_loop(
         cache: Where results are kept for other runs, or its folder; see `lens_reasoner.Cache`.
         on_unsupported: Refuse what the generator cannot honour, or leave it out with a warning and
             a note in the picture's record; None leaves it to the generator.
+        provider: Server, key and prices of the language models chosen by name; see
+            `OpenAIChat`. None takes what the environment says.
 
     Raises:
         UnknownModelError: There is no such model.
@@ -99,15 +112,15 @@ def build_loop(
         else model
     )
     runtime = generator.runtime if isinstance(generator, LocalLensGenerator) else None
-    chosen_reasoner = choose_reasoner(reasoner, runtime)
-    chosen_judge, writer = choose_judge(judge, runtime)
+    chosen_reasoner = choose_reasoner(reasoner, runtime, provider)
+    chosen_judge, writer = choose_judge(judge, runtime, provider)
     return AgentLoop(
         generator=generator,
         reasoner=chosen_reasoner,
         judge=chosen_judge,
-        rubric_writer=rubric_writer or writer,
-        fidelity_checker=choose_fidelity_checker(fidelity_checker, judge, runtime),
-        reviser=choose_reviser(reviser, reasoner, runtime),
+        rubric_writer=choose_rubric_writer(rubric_writer, provider) or writer,
+        fidelity_checker=choose_fidelity_checker(fidelity_checker, judge, runtime, provider),
+        reviser=choose_reviser(reviser, reasoner, runtime, provider),
         limits=limits,
         cache=cache,
         on_unsupported=on_unsupported,
@@ -115,13 +128,16 @@ def build_loop(
 
 
 def choose_reasoner(
-    choice: PartChoice | Reasoner | None, runtime: LensRuntime | None
+    choice: PartChoice | Reasoner | None,
+    runtime: LensRuntime | None,
+    provider: ConnectionOptions | None = None,
 ) -> Reasoner | None:
     """The reasoner a choice means; None for none.
 
     Args:
         choice: See `build_loop`.
         runtime: The local model, if one draws.
+        provider: See `build_loop`.
 
     Raises:
         UnknownPartError: It is not on offer, or not for this model.
@@ -129,11 +145,11 @@ def choose_reasoner(
     """
     if not isinstance(choice, str):
         return choice
-    kind, name = _read(choice, "reasoner", runtime)
+    kind, name = _read(choice, "reasoner", runtime, provider)
     if kind == "none":
         return None
     if kind == "openai":
-        return LLMReasoner(OpenAIChat(name, setting=REASONER_SETTING) if name else None)
+        return LLMReasoner(_chat(name or DEFAULT_REASONER_MODEL, REASONER_SETTING, provider))
     if kind == "gguf":
         return GgufReasoner(name or None)
     if runtime is None:
@@ -152,27 +168,47 @@ def choose_reasoner(
 
 
 def choose_judge(
-    choice: PartChoice | Judge | None, runtime: LensRuntime | None
+    choice: PartChoice | Judge | None,
+    runtime: LensRuntime | None,
+    provider: ConnectionOptions | None = None,
 ) -> tuple[Judge | None, RubricWriter | None]:
     """The judge a choice means, and who writes its criteria; see `choose_reasoner`."""
     if not isinstance(choice, str):
         return choice, None
-    kind, name = _read(choice, "judge", runtime)
+    kind, name = _read(choice, "judge", runtime, provider)
     if kind == "none":
         return None, None
     if kind == "openai":
-        chat = OpenAIChat(name, setting=JUDGE_SETTING) if name else None
-        return RubricJudge(chat), LLMRubricWriter(chat)
+        chat = _chat(name or DEFAULT_JUDGE_MODEL, JUDGE_SETTING, provider)
+        writer = _chat(name or DEFAULT_RUBRIC_MODEL, JUDGE_SETTING, provider)
+        return RubricJudge(chat), LLMRubricWriter(writer)
     require_packages(("numpy", "scipy"))
     from lens_sdk.nano_judge import NanoJudge, NanoRubricWriter
 
     return NanoJudge(), NanoRubricWriter()
 
 
+def choose_rubric_writer(
+    choice: PartChoice | RubricWriter | None, provider: ConnectionOptions | None = None
+) -> RubricWriter | None:
+    """Who writes criteria; None, for `auto` too, leaves it to the judge; see `choose_judge`."""
+    if choice == "auto" or not isinstance(choice, str):
+        return None if isinstance(choice, str) else choice
+    kind, name = _read(choice, "rubric", None, provider)
+    if kind == "openai":
+        return LLMRubricWriter(_chat(name or DEFAULT_RUBRIC_MODEL, RUBRIC_SETTING, provider))
+    if kind == "none":
+        return None
+    from lens_sdk.nano_judge import NanoRubricWriter
+
+    return NanoRubricWriter()
+
+
 def choose_reviser(
     choice: PartChoice | Reviser | None,
     reasoner: PartChoice | Reasoner | None,
     runtime: LensRuntime | None,
+    provider: ConnectionOptions | None = None,
 ) -> Reviser | None:
     """Who mends the prompts of a reasoner; None for nobody.
 
@@ -180,6 +216,7 @@ def choose_reviser(
         choice: See `build_loop`.
         reasoner: The choice of the reasoner, which `auto` follows.
         runtime: The local model, if one draws.
+        provider: See `build_loop`.
 
     Raises:
         UnknownPartError: It is not on offer, or not for this model.
@@ -188,9 +225,9 @@ def choose_reviser(
         return choice
     if not _follows(choice, "reviser") or not isinstance(reasoner, str):
         return None
-    kind, name = _read(reasoner, "reasoner", runtime)
+    kind, name = _read(reasoner, "reasoner", runtime, provider)
     if kind == "openai":
-        return LLMReviser(OpenAIChat(name, setting=REASONER_SETTING) if name else None)
+        return LLMReviser(_chat(name or DEFAULT_REASONER_MODEL, REASONER_SETTING, provider))
     if kind == "local" and runtime is not None:
         from lens_sdk.local_chat import LocalChat
 
@@ -206,15 +243,16 @@ def choose_fidelity_checker(
     choice: PartChoice | FidelityChecker | None,
     judge: PartChoice | Judge | None,
     runtime: LensRuntime | None,
+    provider: ConnectionOptions | None = None,
 ) -> FidelityChecker | None:
     """Who looks a judge's criteria up in the prompts; see `choose_reviser`."""
     if not isinstance(choice, str):
         return choice
     if not _follows(choice, "fidelity_checker") or not isinstance(judge, str):
         return None
-    kind, name = _read(judge, "judge", runtime)
+    kind, name = _read(judge, "judge", runtime, provider)
     if kind == "openai":
-        return LLMFidelity(OpenAIChat(name, setting=JUDGE_SETTING) if name else None)
+        return LLMFidelity(_chat(name or DEFAULT_JUDGE_MODEL, JUDGE_SETTING, provider))
     if kind == "nano":
         from lens_sdk.nano_fidelity import NanoFidelityChecker
 
@@ -231,12 +269,19 @@ def _follows(choice: PartChoice, part: str) -> bool:
     return choice == "auto"
 
 
-def _read(choice: PartChoice, part: _Kind, runtime: LensRuntime | None) -> tuple[str, str]:
+def _chat(model: str, setting: str, provider: ConnectionOptions | None) -> OpenAIChat:
+    options = ConnectionOptions(setting=setting)
+    return OpenAIChat(model, **(options if provider is None else {**provider, **options}))
+
+
+def _read(
+    choice: PartChoice, part: _Kind, runtime: LensRuntime | None, provider: ConnectionOptions | None
+) -> tuple[str, str]:
     """The kind of a part and, for `openai` and `gguf`, its model."""
     kind, _, name = choice.partition(":")
     if kind == "auto" and not name:
         kind = "nano" if runtime is not None and runtime.model.nano else "openai"
-        if kind == "openai" and not _reachable():
+        if kind == "openai" and not _reachable(provider):
             what = runtime.model.name if runtime is not None else "this generator"
             raise MissingKeyError(
                 f"There is no offline {part} for {what} and no key for a language model.",
@@ -250,5 +295,11 @@ def _read(choice: PartChoice, part: _Kind, runtime: LensRuntime | None) -> tuple
     return kind, name
 
 
-def _reachable() -> bool:
-    return bool(os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"))
+def _reachable(provider: ConnectionOptions | None) -> bool:
+    given = provider or {}
+    return bool(
+        given.get("api_key")
+        or given.get("base_url")
+        or os.environ.get("OPENAI_API_KEY")
+        or os.environ.get("OPENAI_BASE_URL")
+    )

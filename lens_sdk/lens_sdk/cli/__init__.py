@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from lens_sdk.cli.config import config
 from lens_sdk.cli.convert import convert
+from lens_sdk.cli.data import data
 from lens_sdk.cli.demo import demo
 from lens_sdk.cli.evaluate import evaluate
 from lens_sdk.cli.generate import generate
@@ -49,7 +51,9 @@ app.command()(generate)
 app.command()(demo)
 app.command()(train)
 app.command("eval")(evaluate)
+app.add_typer(data)
 app.command()(inspect)
 app.command()(convert)
 app.command()(pull)
 app.command()(serve)
+app.command()(config)

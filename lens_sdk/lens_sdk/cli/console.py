@@ -35,10 +35,30 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 """Progress and errors, so that results can be piped."""
 
+SETTING = "the setting, see lens config"
+"""Default of options that a setting stands behind."""
+
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help=f"{DEFAULT_MODEL}, or the folder of a Lens model.")
 ]
-GeneratorOption = Annotated[str, typer.Option("--model", "-m", help=f"{MODEL_CHOICES}.")]
+GeneratorOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help=f"What draws: {MODEL_CHOICES}.", show_default=SETTING),
+]
+ReasonerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reasoner",
+        help="Who rewrites: auto, nano, local, gguf, openai:MODEL or none.",
+        show_default=SETTING,
+    ),
+]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge", help="Who judges: auto, nano, openai:MODEL or none.", show_default=SETTING
+    ),
+]
 SeedOption = Annotated[
     int | None, typer.Option("--seed", "-s", help="Seed of the first picture; random if left out.")
 ]
@@ -48,6 +68,7 @@ StepsOption = Annotated[
 GuidanceOption = Annotated[
     float | None, typer.Option("--guidance", help="Guidance scale; 1 is none.")
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def reports_errors(command: Callable[P, None]) -> Callable[P, None]:

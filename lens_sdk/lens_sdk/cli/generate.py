@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
@@ -14,18 +13,19 @@ import typer
 
 from lens_reasoner import (
     AgentLoop,
-    Candidate,
     ImageRequest,
     LoopLimits,
     LoopResult,
     OnUnsupported,
     RunState,
 )
-from lens_reasoner.media import SUFFIXES
 from lens_sdk.cli.console import (
     REFUSED,
     GeneratorOption,
     GuidanceOption,
+    JsonOption,
+    JudgeOption,
+    ReasonerOption,
     SeedOption,
     StepsOption,
     err,
@@ -35,8 +35,7 @@ from lens_sdk.cli.console import (
 )
 from lens_sdk.cli.progress import RunDisplay
 from lens_sdk.cli.report import print_json_report, print_report
-from lens_sdk.errors import NothingDrawnError
-from lens_sdk.models import DEFAULT_MODEL, LensModel
+from lens_sdk.cli.saving import save_pictures
 
 DEFAULT_FOLDER = Path("lens-out")
 
@@ -46,7 +45,7 @@ def generate(
     request: Annotated[
         str | None, typer.Argument(help="What the picture should show; not with --resume.")
     ] = None,
-    model: GeneratorOption = DEFAULT_MODEL,
+    model: GeneratorOption = None,
     size: Annotated[
         str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels, such as 128x128.")
     ] = None,
@@ -83,18 +82,11 @@ def generate(
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Folder of results to use again, and to keep in.")
     ] = None,
-    reasoner: Annotated[
-        str,
-        typer.Option(
-            "--reasoner", help="Who rewrites: auto, nano, local, gguf, openai:MODEL or none."
-        ),
-    ] = "auto",
+    reasoner: ReasonerOption = None,
     no_reason: Annotated[
         bool, typer.Option("--no-reason", help="Draw the request as it is.")
     ] = False,
-    judge: Annotated[
-        str, typer.Option("--judge", help="Who judges: auto, nano, openai:MODEL or none.")
-    ] = "auto",
+    judge: JudgeOption = None,
     no_judge: Annotated[
         bool, typer.Option("--no-judge", help="Do not judge; the first picture counts.")
     ] = False,
@@ -110,13 +102,12 @@ def generate(
     keep_all: Annotated[
         bool, typer.Option("--all", help="Save every picture, not only the best.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object instead of text.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a picture of a request: rewrite it, draw it, judge the pictures, save the best."""
     from lens_sdk.generators import choose_generator, lens_model, load_generator
     from lens_sdk.session import build_loop
+    from lens_sdk.settings import Settings
 
     started = time.perf_counter()
     width, height = parse_size(size)
@@ -138,18 +129,28 @@ def generate(
     limits = LoopLimits(
         max_rounds=rounds, max_images=max_images, max_usd=max_cost, deadline=deadline
     )
-    reasoner, judge = "none" if no_reason else reasoner, "none" if no_judge else judge
+    settings = Settings.load(
+        model=model,
+        reasoner="none" if no_reason else reasoner,
+        judge="none" if no_judge else judge,
+        cache=cache,
+    )
     lenient: OnUnsupported = "warn" if drop_unsupported else "raise"
-    generator = choose_generator(model, on_unsupported=lenient)
+    generator = choose_generator(settings.model, on_unsupported=lenient)
     loop = build_loop(
         generator,
-        reasoner=reasoner,
-        judge=judge,
+        reasoner=settings.reasoner,
+        judge=settings.judge,
+        rubric_writer="auto" if settings.judge == "none" else settings.rubric,
         limits=limits,
-        cache=cache,
+        cache=settings.cache,
         on_unsupported=lenient,
+        provider=settings.provider,
     )
-    with RunDisplay(err, rewrites=reasoner != "none") as display, _told_how_to_resume(run_dir):
+    with (
+        RunDisplay(err, rewrites=settings.reasoner != "none") as display,
+        _told_how_to_resume(run_dir),
+    ):
         loading = display.begin(f"Loading {generator.name}")
         load_generator(generator)
         display.end(loading)
@@ -158,7 +159,7 @@ def generate(
     if result.refused is not None:
         err.print(f"Refused ({result.refused.category}): {result.refused.reason}", markup=False)
         raise typer.Exit(REFUSED)
-    saved = _save(result, output, lens_model(generator), keep_all=keep_all)
+    saved = save_pictures(result, output, lens_model(generator), keep_all=keep_all)
     report = print_json_report if as_json else print_report
     report(out, result, saved, {"load": loaded, **result.timings})
 
@@ -188,45 +189,3 @@ def _told_how_to_resume(run_dir: Path | None) -> Iterator[None]:
         if run_dir is not None:
             err.print(f"Go on with: lens generate --resume {run_dir}", markup=False)
         raise
-
-
-def _save(
-    result: LoopResult, output: Path, model: LensModel | None, *, keep_all: bool
-) -> dict[int, Path]:
-    """Save the best picture, or all; returns the paths by position."""
-    from lens_sdk.metadata import save_candidate
-
-    if result.best is None or result.best_index is None:
-        raise NothingDrawnError(result.stop_reason)
-    path = _target(output, result.request.text, result)
-    saved = {result.best_index: save_candidate(result, result.best, path, model)}
-    if keep_all:
-        for index, candidate in enumerate(result.candidates):
-            if index != result.best_index:
-                beside = path.with_stem(f"{path.stem}-{_number(candidate)}")
-                beside = _free(beside.with_suffix(SUFFIXES[candidate.image.media_type]))
-                saved[index] = save_candidate(result, candidate, beside, model)
-    return saved
-
-
-def _target(output: Path, text: str, result: LoopResult) -> Path:
-    """Where the best picture goes: the file that was asked for, or a free name in the folder."""
-    if output.suffix.lower() in {".jpeg", *SUFFIXES.values()}:
-        return output
-    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48].rstrip("-") or "picture"
-    assert result.best is not None
-    suffix = SUFFIXES[result.best.image.media_type]
-    return _free(output / f"{words}-{_number(result.best)}{suffix}")
-
-
-def _number(candidate: Candidate) -> int:
-    """The seed, or where the generator takes none, the picture's number in the run."""
-    return candidate.index if candidate.image.seed is None else candidate.image.seed
-
-
-def _free(path: Path) -> Path:
-    """The path, or the first with a number added that does not exist yet."""
-    candidate, number = path, 2
-    while candidate.exists():
-        candidate, number = path.with_stem(f"{path.stem}-{number}"), number + 1
-    return candidate

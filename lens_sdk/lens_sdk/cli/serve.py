@@ -8,8 +8,13 @@ from typing import Annotated
 import typer
 
 from lens_reasoner.errors import MissingPackagesError
-from lens_sdk.cli.console import GeneratorOption, err, reports_errors
-from lens_sdk.models import DEFAULT_MODEL
+from lens_sdk.cli.console import (
+    GeneratorOption,
+    JudgeOption,
+    ReasonerOption,
+    err,
+    reports_errors,
+)
 
 DEFAULT_FOLDER = Path("lens-server")
 _PACKAGES = ("fastapi", "uvicorn", "starlette", "prometheus_client")
@@ -17,7 +22,7 @@ _PACKAGES = ("fastapi", "uvicorn", "starlette", "prometheus_client")
 
 @reports_errors
 def serve(
-    model: GeneratorOption = DEFAULT_MODEL,
+    model: GeneratorOption = None,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on; others than this need keys.")
     ] = "127.0.0.1",
@@ -28,12 +33,8 @@ def serve(
     folder: Annotated[
         Path, typer.Option("--folder", help="Where runs, pictures and answers are kept.")
     ] = DEFAULT_FOLDER,
-    reasoner: Annotated[
-        str, typer.Option("--reasoner", help="Who rewrites: auto, nano, openai:MODEL or none.")
-    ] = "auto",
-    judge: Annotated[
-        str, typer.Option("--judge", help="Who judges: auto, nano, openai:MODEL or none.")
-    ] = "auto",
+    reasoner: ReasonerOption = None,
+    judge: JudgeOption = None,
     max_waiting: Annotated[
         int, typer.Option("--max-waiting", min=1, help="Most pictures in work or waiting.")
     ] = 64,
@@ -48,11 +49,19 @@ def serve(
     from lens_sdk.server.config import ServerConfig, check_address, serving_parts
     from lens_sdk.server.guard import ApiKeys
     from lens_sdk.server.limits import ServerLimits
+    from lens_sdk.settings import Settings
 
+    settings = Settings.load(model=model, reasoner=reasoner, judge=judge)
     keys = ApiKeys() if api_key_file is None else ApiKeys.read(api_key_file)
     check_address(host, keys)
     config = ServerConfig(
-        parts=serving_parts(model, reasoner=reasoner, judge=judge),
+        parts=serving_parts(
+            settings.model,
+            reasoner=settings.reasoner,
+            judge=settings.judge,
+            rubric_writer=settings.rubric,
+            provider=settings.provider,
+        ),
         folder=folder,
         keys=keys,
         limits=ServerLimits(waiting_images=max_waiting),

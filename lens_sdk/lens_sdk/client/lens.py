@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,8 +23,8 @@ from lens_reasoner import (
 )
 from lens_sdk.client.backend import Backend, RunStream
 from lens_sdk.client.types import Judgement, RunInfo, Timeouts
-from lens_sdk.models import DEFAULT_MODEL
 from lens_sdk.session import PartChoice
+from lens_sdk.settings import FROM_SETTINGS, FromSettings, Settings
 
 Picture = GeneratedImage | bytes | str | Path
 """A picture, a picture file's bytes, or its path."""
@@ -48,25 +47,26 @@ class AsyncLens:
 
     def __init__(
         self,
-        model: str | Generator = DEFAULT_MODEL,
+        model: str | Generator | None = None,
         *,
         base_url: str | None = None,
         api_key: str | None = None,
-        reasoner: PartChoice | Reasoner | None = "auto",
-        judge: PartChoice | Judge | None = "auto",
-        rubric_writer: RubricWriter | None = None,
-        folder: str | Path | None = None,
-        cache: Cache | str | Path | None = None,
+        reasoner: PartChoice | Reasoner | FromSettings | None = FROM_SETTINGS,
+        judge: PartChoice | Judge | FromSettings | None = FROM_SETTINGS,
+        rubric_writer: PartChoice | RubricWriter | None = None,
+        folder: str | Path | FromSettings | None = FROM_SETTINGS,
+        cache: Cache | str | Path | FromSettings | None = FROM_SETTINGS,
         timeouts: Timeouts | None = None,
-        max_retries: int = 2,
+        max_retries: int | None = None,
+        settings: Settings | None = None,
     ) -> None:
-        """Choose where calls are carried out.
+        """Choose where calls are carried out; what is not given comes from the settings.
 
         Args:
             model: In this process: see `lens_sdk.build_loop`. Not used with a server.
-            base_url: A server, such as "http://127.0.0.1:8000"; `LENS_BASE_URL` by default. Without
-                either, everything is done in this process.
-            api_key: The server's key; `LENS_API_KEY` by default.
+            base_url: A server, such as "http://127.0.0.1:8000". Without one in the settings either,
+                or with "" here, everything is done in this process.
+            api_key: The server's key.
             reasoner: In this process: see `lens_sdk.build_loop`.
             judge: In this process: see `lens_sdk.build_loop`.
             rubric_writer: In this process: see `lens_sdk.build_loop`.
@@ -74,31 +74,43 @@ class AsyncLens:
             cache: In this process: where results are kept for other runs; None keeps none.
             timeouts: How long a server may take.
             max_retries: Times to ask a server again; it never does the same work twice.
+            settings: Settings to use; by default those that hold here and now.
 
         Raises:
-            ReasonerError: As `lens_sdk.build_loop` does.
+            ReasonerError: As `lens_sdk.build_loop` does; `SettingsError` for the settings.
         """
-        url = base_url or os.environ.get("LENS_BASE_URL")
+        known = settings or Settings.load(max_retries=max_retries)
+        url = known.base_url if base_url is None else base_url
         self._backend: Backend
         if url:
             from lens_sdk.client.remote import RemoteBackend
 
-            key = api_key or os.environ.get("LENS_API_KEY")
             self._backend = RemoteBackend(
-                url, api_key=key, timeouts=timeouts, max_retries=max_retries
+                url,
+                api_key=api_key or known.key(),
+                timeouts=timeouts or Timeouts(**known.timeouts.model_dump()),
+                max_retries=known.max_retries if max_retries is None else max_retries,
             )
         else:
             from lens_sdk.client.local import LocalBackend
             from lens_sdk.client.parts import choose_parts
             from lens_sdk.generators import choose_generator
 
-            generator = choose_generator(model) if isinstance(model, str) else model
+            drawing = known.model if model is None else model
+            generator = choose_generator(drawing) if isinstance(drawing, str) else drawing
             parts = choose_parts(
-                generator, reasoner=reasoner, judge=judge, rubric_writer=rubric_writer
+                generator,
+                reasoner=known.reasoner if isinstance(reasoner, FromSettings) else reasoner,
+                judge=known.judge if isinstance(judge, FromSettings) else judge,
+                rubric_writer=known.rubric if rubric_writer is None else rubric_writer,
+                provider=known.provider,
             )
-            kept = Cache(cache) if isinstance(cache, str | Path) else cache
-            where = None if folder is None else Path(folder)
-            self._backend = LocalBackend(parts, folder=where, cache=kept)
+            cached = known.cache if isinstance(cache, FromSettings) else cache
+            kept = Cache(cached) if isinstance(cached, str | Path) else cached
+            where = known.runs if isinstance(folder, FromSettings) else folder
+            self._backend = LocalBackend(
+                parts, folder=None if where is None else Path(where), cache=kept
+            )
         self.images = AsyncImages(self._backend)
         self.runs = AsyncRuns(self._backend)
 

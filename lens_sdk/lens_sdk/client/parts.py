@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lens_reasoner import AgentLoop, Cache, Generator, Judge, LoopLimits, Reasoner, RubricWriter
+from lens_reasoner.openai_connection import ConnectionOptions
 from lens_reasoner.parts import LoopParts
 from lens_sdk.local import LocalLensGenerator
 from lens_sdk.session import (
@@ -11,6 +12,7 @@ from lens_sdk.session import (
     choose_judge,
     choose_reasoner,
     choose_reviser,
+    choose_rubric_writer,
 )
 
 
@@ -19,7 +21,8 @@ def choose_parts(
     *,
     reasoner: PartChoice | Reasoner | None = "auto",
     judge: PartChoice | Judge | None = "auto",
-    rubric_writer: RubricWriter | None = None,
+    rubric_writer: PartChoice | RubricWriter | None = None,
+    provider: ConnectionOptions | None = None,
 ) -> LoopParts:
     """The parts that `lens_sdk.build_loop` would put together; see there.
 
@@ -27,14 +30,14 @@ def choose_parts(
         ReasonerError: As `build_loop` does.
     """
     runtime = generator.runtime if isinstance(generator, LocalLensGenerator) else None
-    chosen_judge, writer = choose_judge(judge, runtime)
+    chosen_judge, writer = choose_judge(judge, runtime, provider)
     return LoopParts(
         generator=generator,
-        reasoner=choose_reasoner(reasoner, runtime),
+        reasoner=choose_reasoner(reasoner, runtime, provider),
         judge=chosen_judge,
-        rubric_writer=rubric_writer or writer,
-        fidelity_checker=choose_fidelity_checker("auto", judge, runtime),
-        reviser=choose_reviser("auto", reasoner, runtime),
+        rubric_writer=choose_rubric_writer(rubric_writer, provider) or writer,
+        fidelity_checker=choose_fidelity_checker("auto", judge, runtime, provider),
+        reviser=choose_reviser("auto", reasoner, runtime, provider),
     )
 
 

@@ -22,7 +22,6 @@ from lens_reasoner import (
 from lens_sdk.client.backend import RunStream
 from lens_sdk.client.lens import AsyncImages, AsyncLens, AsyncRuns, Picture
 from lens_sdk.client.types import Judgement, RunInfo
-from lens_sdk.models import DEFAULT_MODEL
 
 LONGEST_FAREWELL = 6.0
 """Seconds that ending what is under way may take after Ctrl-C."""
@@ -45,7 +44,7 @@ class Lens:
         runs: Recorded runs.
     """
 
-    def __init__(self, model: str | Generator = DEFAULT_MODEL, **options: Any) -> None:
+    def __init__(self, model: str | Generator | None = None, **options: Any) -> None:
         """Choose where calls are carried out; see `AsyncLens`."""
         self._lens = AsyncLens(model, **options)
         self.images = Images(self._lens.images)

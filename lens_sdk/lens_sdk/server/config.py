@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lens_reasoner import Generator
+from lens_reasoner.openai_connection import ConnectionOptions
 from lens_reasoner.parts import LoopParts
 from lens_sdk.client.parts import choose_parts
 from lens_sdk.errors import SdkError
@@ -40,7 +41,12 @@ class ServerConfig:
 
 
 def serving_parts(
-    model: str | Generator = DEFAULT_MODEL, *, reasoner: str = "auto", judge: str = "auto"
+    model: str | Generator = DEFAULT_MODEL,
+    *,
+    reasoner: str = "auto",
+    judge: str = "auto",
+    rubric_writer: str = "auto",
+    provider: ConnectionOptions | None = None,
 ) -> LoopParts:
     """The parts of a server; local Lens models draw for all callers in one batch.
 
@@ -48,12 +54,20 @@ def serving_parts(
         model: See `lens_sdk.build_loop`.
         reasoner: See `lens_sdk.build_loop`.
         judge: See `lens_sdk.build_loop`.
+        rubric_writer: See `lens_sdk.build_loop`.
+        provider: See `lens_sdk.build_loop`.
 
     Raises:
         ReasonerError: As `build_loop` does.
     """
     generator = batching(choose_generator(model) if isinstance(model, str) else model)
-    return choose_parts(generator, reasoner=reasoner, judge=judge)
+    return choose_parts(
+        generator,
+        reasoner=reasoner,
+        judge=judge,
+        rubric_writer=rubric_writer,
+        provider=provider,
+    )
 
 
 def check_address(host: str, keys: ApiKeys) -> None:

@@ -1,0 +1,145 @@
+"""One settings object for the command line and the clients.
+
+Values come from arguments, then the environment, then `lens.toml` of the project, then `lens.toml`
+of the user, then the defaults below. Keys are never in a file: a setting names the environment
+variable that holds them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from lens_reasoner.openai_connection import OFFICIAL_URL, ConnectionOptions, is_official
+from lens_reasoner.prices import OPENAI_PRICES, PriceTable
+from lens_reasoner.types import Value
+from lens_sdk.models import DEFAULT_MODEL
+
+DEFAULT_RUNS = Path("lens-runs")
+"""Where the `lens` command records runs if no folder is set."""
+
+
+class FromSettings(Enum):
+    """Stands for an argument that was not given, where None means something of its own."""
+
+    FROM_SETTINGS = "from settings"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+FROM_SETTINGS: Literal[FromSettings.FROM_SETTINGS] = FromSettings.FROM_SETTINGS
+"""The value of the settings is used."""
+
+
+def _none_is_no_limit(value: object) -> object:
+    return None if isinstance(value, str) and value.strip().lower() == "none" else value
+
+
+Limit = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_none_is_no_limit)]
+"""Seconds; None is no limit."""
+
+
+class TimeoutSettings(Value):
+    """Seconds that calls to a Lens server may take; "none" is no limit."""
+
+    connect: Limit = Field(default=5.0, description="Seconds for the connection.")
+    first_byte: Limit = Field(
+        default=600.0, description="Seconds to the first byte of an answer, drawing included."
+    )
+    silence: Limit = Field(default=60.0, description="Seconds between two events of a run.")
+    total: Limit = Field(default=None, description="Seconds for a whole call, retries included.")
+
+
+class Settings(Value):
+    """What the command line and the clients use where nothing else is said.
+
+    Each field's description says what it means; `lens config` shows where its value comes from.
+    """
+
+    model: str = Field(
+        default=DEFAULT_MODEL, description="What draws: the choices of --model.", min_length=1
+    )
+    reasoner: str = Field(
+        default="auto",
+        description="Who rewrites: auto, nano, local, gguf, gguf:FILE, openai, openai:MODEL, none.",
+    )
+    judge: str = Field(
+        default="auto", description="Who judges: auto, nano, openai, openai:MODEL, none."
+    )
+    rubric: str = Field(
+        default="auto",
+        description="Who writes the criteria: auto (whoever goes with the judge), nano, openai, "
+        "openai:MODEL, none.",
+    )
+    base_url: str | None = Field(
+        default=None, description="A Lens server to use instead of this machine."
+    )
+    api_key_env: str = Field(
+        default="LENS_API_KEY",
+        description="The environment variable that holds the Lens server's key.",
+        min_length=1,
+    )
+    openai_base_url: str | None = Field(
+        default=None, description="A server that speaks OpenAI's API; OpenAI's own if left out."
+    )
+    openai_api_key_env: str = Field(
+        default="OPENAI_API_KEY",
+        description="The environment variable that holds that server's key.",
+        min_length=1,
+    )
+    prices: Path | None = Field(
+        default=None, description="A JSON file with prices of tokens, on top of the known ones."
+    )
+    runs: Path | None = Field(
+        default=None,
+        description=f"Folder of recorded runs; the command records in {DEFAULT_RUNS} if left out, "
+        "the clients record nothing.",
+    )
+    cache: Path | None = Field(
+        default=None, description="Folder of results to use again; none are kept if left out."
+    )
+    max_retries: int = Field(
+        default=2, ge=0, description="Times to ask a Lens server again after a failure."
+    )
+    timeouts: TimeoutSettings = TimeoutSettings()
+
+    @classmethod
+    def load(cls, **arguments: Any) -> Settings:
+        """The settings that hold here and now.
+
+        Args:
+            **arguments: Values by field that outrank all others; None counts as not given.
+
+        Raises:
+            SettingsError: A value that cannot be used, with its source; a file that cannot be read.
+        """
+        from lens_sdk.settings_sources import load_settings
+
+        return load_settings(**arguments).settings
+
+    @property
+    def provider(self) -> ConnectionOptions:
+        """Server, key and prices of language models, as `OpenAIChat` takes them.
+
+        Raises:
+            PriceTableError: The prices cannot be read.
+        """
+        options = ConnectionOptions(
+            base_url=self.openai_base_url, api_key=os.environ.get(self.openai_api_key_env)
+        )
+        if self.prices is not None:
+            own = PriceTable.load(self.prices)
+            if is_official(self.openai_base_url or OFFICIAL_URL):
+                own = OPENAI_PRICES.with_prices(own.prices, date=own.date)
+            options["prices"] = own
+        return options
+
+    def key(self, environ: Mapping[str, str] = os.environ) -> str | None:
+        """The Lens server's key, if there is one."""
+        return environ.get(self.api_key_env) or None

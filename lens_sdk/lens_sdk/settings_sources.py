@@ -1,0 +1,181 @@
+"""Where settings come from, value by value."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from lens_sdk.errors import SettingsError
+from lens_sdk.settings import Settings, TimeoutSettings
+
+FILE_NAME = "lens.toml"
+"""Name of the settings file."""
+
+VARIABLES: dict[str, str] = {
+    **{name: f"LENS_{name.upper()}" for name in Settings.model_fields if name != "timeouts"},
+    "openai_base_url": "OPENAI_BASE_URL",
+    **{f"timeouts.{name}": f"LENS_TIMEOUT_{name.upper()}" for name in TimeoutSettings.model_fields},
+}
+"""The environment variable of each setting, by its dotted name."""
+
+_PATHS = frozenset({"prices", "runs", "cache"})
+_PROJECT_MARKS = (".git", "pyproject.toml")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a value comes from.
+
+    Attributes:
+        kind: What sort of place.
+        place: The variable or the file; empty for the others.
+    """
+
+    kind: Literal["argument", "environment", "file", "default"]
+    place: str = ""
+
+    def __str__(self) -> str:
+        """In words."""
+        return self.place or self.kind
+
+
+@dataclass(frozen=True)
+class LoadedSettings:
+    """Settings and their sources.
+
+    Attributes:
+        settings: The values.
+        sources: Where each comes from, by dotted name.
+        files: The files that were read, the stronger first.
+    """
+
+    settings: Settings
+    sources: Mapping[str, Source]
+    files: tuple[Path, ...]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The values as JSON values, by dotted name."""
+        return _flat(self.settings.model_dump(mode="json"))
+
+
+def load_settings(
+    *, folder: Path | None = None, environ: Mapping[str, str] | None = None, **arguments: Any
+) -> LoadedSettings:
+    """Read all sources.
+
+    Args:
+        folder: Where a project's file is looked for; the current folder by default.
+        environ: The environment; that of this process by default.
+        **arguments: Values that outrank all others; None counts as not given.
+
+    Raises:
+        SettingsError: A value that cannot be used, with its source; a file that cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    known: dict[str, tuple[Any, Source]] = {}
+    files = [path for path in settings_files(folder, environ) if path.is_file()]
+    for path in reversed(files):
+        known.update(_from_file(path))
+    for name, variable in VARIABLES.items():
+        if value := environ.get(variable, "").strip():
+            known[name] = value, Source("environment", variable)
+    for name, value in _flat(arguments).items():
+        _check_name(name, "The argument")
+        if value is not None:
+            known[name] = value, Source("argument")
+    sources = {name: known[name][1] if name in known else Source("default") for name in VARIABLES}
+    return LoadedSettings(_validated(known), sources, tuple(files))
+
+
+def settings_files(
+    folder: Path | None = None, environ: Mapping[str, str] | None = None
+) -> tuple[Path, ...]:
+    """Where settings files are looked for, the stronger first; they need not exist.
+
+    A project's file is the nearest one from `folder` up to the folder that holds `.git` or
+    `pyproject.toml`; outside such a project only `folder` itself counts.
+    """
+    start = (folder or Path.cwd()).resolve()
+    above = [start, *start.parents]
+    root = next((at for at in above if any((at / mark).exists() for mark in _PROJECT_MARKS)), start)
+    inside = above[: above.index(root) + 1]
+    project = next((at for at in inside if (at / FILE_NAME).is_file()), start)
+    return project / FILE_NAME, _user_folder(environ or os.environ) / FILE_NAME
+
+
+def _user_folder(environ: Mapping[str, str]) -> Path:
+    if sys.platform == "win32" and environ.get("APPDATA"):
+        return Path(environ["APPDATA"]) / "lens"
+    return Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "lens"
+
+
+def _from_file(path: Path) -> dict[str, tuple[Any, Source]]:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"The settings in {path} cannot be read: {error}.", hint="It is to be a TOML file."
+        ) from error
+    found: dict[str, tuple[Any, Source]] = {}
+    for name, value in _flat(data).items():
+        _check_name(name, str(path))
+        if value == "":
+            continue
+        if name in _PATHS and isinstance(value, str):
+            # Relative to the file, so that it means the same from every folder of a project.
+            value = str(path.parent / Path(value).expanduser())
+        found[name] = value, Source("file", str(path))
+    return found
+
+
+def _check_name(name: str, where: str) -> None:
+    if name in VARIABLES:
+        return
+    if name.rpartition(".")[2].endswith("api_key"):
+        raise SettingsError(
+            f"{where} holds {name}, and keys do not belong into files.",
+            hint="Put the key into an environment variable and name that: "
+            'api_key_env = "LENS_API_KEY".',
+        )
+    near = difflib.get_close_matches(name, VARIABLES, n=1)
+    raise SettingsError(
+        f"{where}: there is no setting {name!r}.",
+        hint=f"Did you mean {near[0]}?" if near else f"There are: {', '.join(VARIABLES)}.",
+    )
+
+
+def _validated(known: Mapping[str, tuple[Any, Source]]) -> Settings:
+    nested: dict[str, Any] = {}
+    for name, (value, _) in known.items():
+        outer, _, inner = name.rpartition(".")
+        (nested.setdefault(outer, {}) if outer else nested)[inner] = value
+    try:
+        return Settings.model_validate(nested)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        source = known[name][1] if name in known else Source("argument")
+        raise SettingsError(
+            f"{name} = {first['input']!r} ({source}) cannot be used: {first['msg']}.",
+            hint="See what is set where: lens config.",
+        ) from error
+
+
+def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables opened into dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name}.{inner}": deeper for inner, deeper in value.items()})
+        else:
+            flat[name] = value
+    return flat
