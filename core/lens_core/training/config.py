@@ -91,7 +91,9 @@ class DenoiserConfig(StageConfig):
     caption_dropout: float = 0.1
     """Share of a batch trained without text, for guidance."""
     timestep_mean: float | None = None
-    """Mean of the logit-normal timesteps; None follows the recipe's line in the token count."""
+    """Mean of the logit-normal timesteps; None takes it from `timestep_line`."""
+    timestep_line: tuple[tuple[int, float], tuple[int, float]] = ((256, 1.0), (4096, 1.3))
+    """Two token counts with their means; that of other counts lies on the line through them."""
     align_block: int | None = None
     """Block whose image tokens also predict what the scene holds there; None switches it off."""
     align_weight: float = 0.5

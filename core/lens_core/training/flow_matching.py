@@ -43,7 +43,8 @@ def flow_matching(training: DenoiserTraining, batch: Batch, number: int) -> Outc
     config = training.config
     generator = Generator().manual_seed(config.seed * 1_000_003 + number)
     mean = config.timestep_mean
-    mean = recipe_mean(batch.latents.shape[1]) if mean is None else mean
+    if mean is None:
+        mean = recipe_mean(batch.latents.shape[1], config.timestep_line)
     timesteps = sample_timesteps(len(batch.latents), mean, generator)
     return velocity_error(training, batch, timesteps, generator)
 

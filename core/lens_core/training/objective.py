@@ -7,9 +7,14 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 
-def recipe_mean(tokens: int) -> float:
-    """Mean of the logit-normal timesteps: the line through 1.0 at 256 and 1.3 at 4096 tokens."""
-    return 1.0 + 0.3 * (tokens - 256) / (4096 - 256)
+Line = tuple[tuple[int, float], tuple[int, float]]
+"""Two token counts with the means of their timesteps."""
+
+
+def recipe_mean(tokens: int, line: Line = ((256, 1.0), (4096, 1.3))) -> float:
+    """Mean of the logit-normal timesteps of pictures with `tokens` tokens, on a line."""
+    (few, low), (many, high) = line
+    return low + (high - low) * (tokens - few) / (many - few)
 
 
 def sample_timesteps(count: int, mean: float, generator: Generator) -> Tensor:
