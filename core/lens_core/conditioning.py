@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, encode_prompts
 from lens_core.checkpoint_files import refuse_float16
 from lens_core.errors import ComponentError, NonFiniteError, ParameterError, PromptError
+from lens_core.feature_source import FeatureSource, features_of
 from lens_core.pipeline_inputs import (
     check_negative_prompts,
     check_prompts,
@@ -59,13 +60,13 @@ class TextConditioner:
 
     Attributes:
         transformer: The model that will read them; it says which encoder layers it wants.
-        text_encoder: GPT-OSS, if the pipeline has one.
+        text_encoder: GPT-OSS, if the pipeline has one, or what has its features.
         tokenizer: Its tokenizer.
         device: Where to compute.
     """
 
     transformer: LensTransformer2DModel
-    text_encoder: LensTextEncoder | None
+    text_encoder: LensTextEncoder | FeatureSource | None
     tokenizer: PreTrainedTokenizerBase | None
     device: torch.device
 
@@ -80,16 +81,9 @@ class TextConditioner:
                 "this pipeline has no text encoder and tokenizer; give prompt_embeds, or load it "
                 "with them"
             )
-        pad = self.text_encoder.config.pad_token_id
-        encoded = encode_prompts(self.tokenizer, prompts, date, max_length, pad)
-        mask = torch.tensor(encoded.attention_mask, device=self.device)
-        layers = self.text_encoder.features(
-            torch.tensor(encoded.input_ids, device=self.device),
-            None if bool(mask.all()) else mask,
-            self.transformer.config.selected_layer_index,
-        )
-        kept = slice(encoded.prefix_length, None)
-        return TextFeatures(torch.stack([x[:, kept] for x in layers]), mask[:, kept].bool())
+        source = features_of(self.text_encoder)
+        encoded = encode_prompts(self.tokenizer, prompts, date, max_length, source.pad_token_id)
+        return source.read(encoded, self.transformer.config.selected_layer_index, self.device)
 
     def positive(self, request: TextRequest) -> TextFeatures:
         """Features of the prompts, one row per prompt, ready for the transformer.

@@ -77,8 +77,20 @@ def checkpoint_folder(path: str | Path) -> Path:
     return folder
 
 
+EncoderReader = Callable[[Path, torch.dtype], Any]
+"""Makes a text encoder of a file or folder, or something that can load it later."""
+
+
+def read_text_encoder(path: Path, dtype: torch.dtype) -> LensTextEncoder:
+    """Load the text encoder of a folder at once."""
+    return LensTextEncoder.from_pretrained(path, dtype=dtype)
+
+
 def load_components(
-    path: str | Path, dtype: torch.dtype, given: Mapping[str, Any]
+    path: str | Path,
+    dtype: torch.dtype,
+    given: Mapping[str, Any],
+    read_encoder: EncoderReader = read_text_encoder,
 ) -> dict[str, Any]:
     """Every part of a pipeline by its name, from its subfolder unless it was given.
 
@@ -86,6 +98,7 @@ def load_components(
         path: Folder in the diffusers layout.
         dtype: Precision of all weights.
         given: Components, or None for one to leave out, to use instead of the folder's.
+        read_encoder: How the text encoder is read.
 
     Raises:
         CheckpointError: Incomplete, unreadable, pickled or unknown weights.
@@ -96,9 +109,7 @@ def load_components(
     folder = checkpoint_folder(path)
     loaders: dict[str, Callable[[], Any]] = {
         "transformer": lambda: load_transformer(folder / "transformer", dtype),
-        "text_encoder": lambda: LensTextEncoder.from_pretrained(
-            folder / "text_encoder", dtype=dtype
-        ),
+        "text_encoder": lambda: read_encoder(folder / "text_encoder", dtype),
         "vae": lambda: load_vae(folder / "vae", dtype),
         "tokenizer": lambda: load_tokenizer(folder / "tokenizer"),
         "scheduler": lambda: load_scheduler(folder / "scheduler"),

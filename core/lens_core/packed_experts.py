@@ -164,15 +164,25 @@ class PackedExperts(nn.Module):
         result = torch.zeros_like(hidden_states)
         for expert in torch.unique(router_indices).tolist():
             tokens, choice = torch.where(router_indices == expert)
-            hidden = self._linear("gate_up_proj", expert, hidden_states[tokens])
-            gate, up = hidden[..., 0::2], hidden[..., 1::2]
-            gate = gate.clamp(max=self.limit)
-            up = up.clamp(-self.limit, self.limit)
-            gated = gate * torch.sigmoid(gate * self.alpha) * (up + 1)
-            out = self._linear("down_proj", expert, gated)
-            weighted = out * routing_weights[tokens, choice, None]
+            weighted = (
+                self.run(expert, hidden_states[tokens]) * routing_weights[tokens, choice, None]
+            )
             result.index_add_(0, tokens, weighted.to(result.dtype))
         return result
+
+    def run(self, expert: int, hidden_states: Tensor) -> Tensor:
+        """Output `[tokens, width]` of one expert, which is unpacked for as long as this takes.
+
+        Args:
+            expert: Counted from 0.
+            hidden_states: `[tokens, width]`.
+        """
+        hidden = self._linear("gate_up_proj", expert, hidden_states)
+        gate, up = hidden[..., 0::2], hidden[..., 1::2]
+        gate = gate.clamp(max=self.limit)
+        up = up.clamp(-self.limit, self.limit)
+        gated = gate * torch.sigmoid(gate * self.alpha) * (up + 1)
+        return self._linear("down_proj", expert, gated)
 
     def _linear(self, name: str, expert: int, x: Tensor) -> Tensor:
         bias = getattr(self, f"{name}_bias")[expert]

@@ -1,6 +1,7 @@
 """From sources of any kind to the components of a pipeline."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from lens_core.checkpoint_files import check_dtype
 from lens_core.checkpoints.configs import Config
 from lens_core.checkpoints.denoiser import load_denoiser
 from lens_core.checkpoints.encoder import (
-    build_text_encoder,
     carried_tokenizer,
+    load_text_encoder,
     open_text_encoder,
 )
 from lens_core.checkpoints.hub import Hub, fetch_first, is_repository
@@ -28,6 +29,9 @@ from lens_core.tokenizer import load_packaged_tokenizer, tokenizer_from_json
 Part = str | Path | nn.Module
 """A component: a file, its folder, or the loaded module."""
 
+EncoderLoader = Callable[[Path, torch.dtype, Config | None], Any]
+"""Makes a text encoder of a file or folder, or something that can load it later."""
+
 _CONFIGS = ("denoiser", "text_encoder", "vae")
 
 
@@ -37,6 +41,7 @@ def load_source(
     given: Mapping[str, Any],
     revision: str | None = None,
     hub: Hub | None = None,
+    load_encoder: EncoderLoader | None = None,
 ) -> dict[str, Any]:
     """Components of a local folder, a published model by its name, or a hub repository.
 
@@ -48,6 +53,7 @@ def load_source(
         given: Components used instead of the source's.
         revision: Of a hub repository.
         hub: Where to download from.
+        load_encoder: How the text encoder is read; at once by default.
 
     Raises:
         CheckpointError: No source works, or what it holds is incomplete.
@@ -58,10 +64,15 @@ def load_source(
     if revision is not None and not (asks_hub and name not in PRESETS and is_repository(name)):
         raise ParameterError(f"revision {revision!r} is for hub repositories, not for {name!r}")
     if asks_hub and name in PRESETS:
-        return _load_preset(PRESETS[name], dtype or torch.bfloat16, given, hub or Hub())
+        return _load_preset(
+            PRESETS[name], dtype or torch.bfloat16, given, hub or Hub(), load_encoder
+        )
     if asks_hub and is_repository(name) and not local.suffix:
         local = (hub or Hub()).repository(name, revision)
-    return load_components(local, dtype or torch.float32, given)
+    precision = dtype or torch.float32
+    if load_encoder is None:
+        return load_components(local, precision, given)
+    return load_components(local, precision, given, partial(_called, load_encoder))
 
 
 def components_from(
@@ -73,13 +84,18 @@ def components_from(
     defaults: LensDefaults | str | None = None,
     dtype: torch.dtype = torch.bfloat16,
     configs: Mapping[str, Config] | None = None,
+    load_encoder: EncoderLoader | None = None,
 ) -> dict[str, Any]:
-    """Components from separate files, folders or modules; arguments as `from_components`."""
+    """Components from separate files, folders or modules; arguments as `from_components`.
+
+    `load_encoder` is how the text encoder is read; at once by default.
+    """
     check_dtype(dtype)
     stated = configs or {}
     if unknown := sorted(stated.keys() - set(_CONFIGS)):
         raise ParameterError(f"configs has {unknown}; it takes {_CONFIGS}")
-    encoder, own = _encoder(text_encoder, dtype, stated.get("text_encoder"))
+    load = load_encoder or load_text_encoder
+    encoder, own = _encoder(text_encoder, dtype, stated.get("text_encoder"), load)
     if isinstance(defaults, str):
         defaults = find_preset(defaults).defaults
     return {
@@ -93,7 +109,11 @@ def components_from(
 
 
 def _load_preset(
-    preset: Preset, dtype: torch.dtype, given: Mapping[str, Any], hub: Hub
+    preset: Preset,
+    dtype: torch.dtype,
+    given: Mapping[str, Any],
+    hub: Hub,
+    load_encoder: EncoderLoader | None,
 ) -> dict[str, Any]:
     known = (*preset.components, "tokenizer", "scheduler", "defaults")
     if unknown := sorted(given.keys() - set(known)):
@@ -111,6 +131,7 @@ def _load_preset(
         scheduler=given.get("scheduler"),
         defaults=given.get("defaults") or preset.defaults,
         dtype=dtype,
+        load_encoder=load_encoder,
     )
     return loaded | ({"tokenizer": given["tokenizer"]} if "tokenizer" in given else {})
 
@@ -126,14 +147,18 @@ def _part(part: Part, load: Callable[..., Any], dtype: torch.dtype, config: Conf
     return part if isinstance(part, nn.Module) else load(part, dtype, config)
 
 
+def _called(load: EncoderLoader, path: Path, dtype: torch.dtype) -> Any:
+    return load(path, dtype, None)
+
+
 def _encoder(
-    part: Part | None, dtype: torch.dtype, config: Config | None
+    part: Part | None, dtype: torch.dtype, config: Config | None, load: EncoderLoader
 ) -> tuple[Any, PreTrainedTokenizerBase | None]:
     """The text encoder and the tokenizer that its file carries."""
     if part is None or isinstance(part, nn.Module):
         return part, None
-    source = open_text_encoder(part, config)
-    return build_text_encoder(source, dtype), carried_tokenizer(source)
+    encoder = load(Path(part), dtype, config)
+    return encoder, carried_tokenizer(open_text_encoder(part, config))
 
 
 def _tokenizer(

@@ -1,0 +1,1 @@
+"""Running Lens on the memory people have: plans, what they need, and how they are carried out."""

@@ -1,0 +1,73 @@
+"""The plan that fits what a device has free."""
+
+import torch
+
+from lens_core.errors import ParameterError
+from lens_core.memory.plan import AUTO, PLANS, RESIDENT, MemoryPlan, find_plan
+from lens_core.memory.predict import LARGEST, Model, Prediction, predict
+from lens_core.memory.rehearsal import Work
+
+MemoryChoice = str | MemoryPlan
+"""`auto`, the name of a plan, or a plan of one's own."""
+
+
+def default_device() -> torch.device:
+    """The machine's accelerator, or the CPU where there is none."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that a device has free, what other programs took being gone; None if it cannot tell."""
+    if device.type == "mps":
+        recommended: int = torch.mps.recommended_max_memory()
+        return recommended - torch.mps.current_allocated_memory()
+    backend = getattr(torch, device.type, None)
+    ask = getattr(backend, "mem_get_info", None)
+    if ask is None:
+        return None
+    free: int = ask(device)[0]
+    return free
+
+
+def resolve_plan(
+    choice: MemoryChoice, model: Model, device: torch.device, work: Work = LARGEST
+) -> MemoryPlan:
+    """The plan that a choice means for a model on a device.
+
+    Args:
+        choice: `auto` takes the fastest named plan whose prediction fits what is free now; on the
+            CPU, and wherever nobody says what is free, that is `resident`.
+        model: What is to run.
+        device: Where.
+        work: What has to fit; one picture of the largest size by default.
+
+    Raises:
+        ParameterError: No plan of that name, or none that fits.
+    """
+    if isinstance(choice, MemoryPlan):
+        return choice
+    if choice != AUTO:
+        return find_plan(choice)
+    free = None if device.type == "cpu" else free_bytes(device)
+    return RESIDENT if free is None else fitting_plan(model, free, work)
+
+
+def fitting_plan(model: Model, free: int, work: Work = LARGEST) -> MemoryPlan:
+    """The fastest named plan that needs no more than `free` bytes.
+
+    Raises:
+        ParameterError: None does; names the least that is needed.
+    """
+    least: Prediction | None = None
+    for plan in PLANS.values():
+        prediction = predict(model, plan, work)
+        if prediction.needed <= free:
+            return plan
+        if least is None or prediction.needed < least.needed:
+            least = prediction
+    assert least is not None
+    raise ParameterError(
+        f"memory='auto': {free / 2**30:.1f} GiB are free on the device, and the smallest plan, "
+        f"{least.plan.name!r}, needs {least.needed / 2**30:.1f} GiB for {work.width}x{work.height} "
+        "pixels; close other programs, or give a MemoryPlan of your own for smaller pictures"
+    )

@@ -1,0 +1,144 @@
+"""A text encoder that need not be in memory: its file, and who it is."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GptOssConfig
+
+from lens_core.checkpoint_files import check_dtype
+from lens_core.checkpoints.configs import Config
+from lens_core.checkpoints.encoder import (
+    EncoderSource,
+    blank_text_encoder,
+    load_text_encoder,
+    open_text_encoder,
+)
+from lens_core.checkpoints.weights import open_weights
+from lens_core.memory.tensors import parts_of
+from lens_core.text_encoder import LensTextEncoder
+
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class EncoderFile:
+    """Where a text encoder's weights are, and how they are to be loaded.
+
+    Opening one reads headers only, and raises what `open_text_encoder` raises.
+
+    Attributes:
+        path: Safetensors or GGUF file, or a folder in Hugging Face's layout.
+        dtype: Of everything that is not packed.
+        stated: A configuration, for files that say nothing themselves.
+    """
+
+    path: Path
+    dtype: torch.dtype
+    stated: Config | None = None
+
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype)
+        _ = self.source
+
+    @cached_property
+    def source(self) -> EncoderSource:
+        """The file, looked into."""
+        return open_text_encoder(self.path, self.stated)
+
+    @property
+    def config(self) -> GptOssConfig:
+        """The encoder's configuration."""
+        return self.source.config
+
+    def load(self) -> LensTextEncoder:
+        """Read the weights; errors as in `load_text_encoder`."""
+        if self.path.is_dir() and self.stated is None:
+            return LensTextEncoder.from_pretrained(self.path, dtype=self.dtype)
+        return load_text_encoder(self.path, self.dtype, self.stated)
+
+    def blank(self) -> LensTextEncoder:
+        """The encoder on the meta device, to count its bytes."""
+        blank = blank_text_encoder(self.source)
+        for module in blank.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    module._parameters[name] = nn.Parameter(
+                        parameter.to(self.dtype), requires_grad=False
+                    )
+        return blank
+
+    def identity(self, digests: Path | None = None) -> str:
+        """What tells this encoder from others: configuration, precision and contents of its files.
+
+        Args:
+            digests: A JSON file that remembers the SHA-256 of files by path, size and time of
+                change, so that 14 GB are hashed once.
+        """
+        files = [header.path for header in open_weights(self.path).headers]
+        contents = [_digest(file, digests) for file in files]
+        return _identity(self.config, self.dtype, contents)
+
+
+def module_identity(encoder: LensTextEncoder) -> str:
+    """What tells an encoder in memory from others; every weight is read for it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        for part in parts_of(tensor):
+            digest.update(f"{name} {tuple(part.shape)} {part.dtype}".encode())
+            values = part.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            digest.update(values.numpy().data)
+    return _identity(encoder.config, encoder.dtype, [digest.hexdigest()])
+
+
+def _identity(config: GptOssConfig, dtype: torch.dtype, contents: list[str]) -> str:
+    stated = {
+        name: value
+        for name, value in config.to_dict().items()
+        if not name.startswith("_") and name != "transformers_version"
+    }
+    text = json.dumps([stated, str(dtype), sorted(contents)], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest(file: Path, remembered: Path | None) -> str:
+    """SHA-256 of a file, computed once as long as it does not change."""
+    status = file.stat()
+    key = json.dumps([str(file.resolve()), status.st_size, status.st_mtime_ns])
+    known = _read(remembered)
+    if key not in known:
+        known[key] = _hash(file)
+        if remembered is not None:
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = remembered.with_suffix(".part")
+            unfinished.write_text(json.dumps(known, indent=1), encoding="utf-8")
+            unfinished.replace(remembered)
+    return known[key]
+
+
+def _read(remembered: Path | None) -> dict[str, str]:
+    try:
+        text = "{}" if remembered is None else remembered.read_text(encoding="utf-8")
+        known: Any = json.loads(text)
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _hash(file: Path) -> str:
+    digest = hashlib.sha256()
+    for block in _blocks(file):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _blocks(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            yield block

@@ -1,0 +1,211 @@
+"""What a pipeline can do with memory plans."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from lens_core.checkpoints.load import EncoderLoader
+from lens_core.errors import ComponentError, ParameterError
+from lens_core.feature_cache import FeatureCache
+from lens_core.feature_source import (
+    CachedFeatures,
+    EncoderFeatures,
+    FeatureSource,
+    HeldEncoder,
+    features_of,
+)
+from lens_core.memory.choose import MemoryChoice, default_device, resolve_plan
+from lens_core.memory.encoder_file import EncoderFile, module_identity
+from lens_core.memory.keeper import EncoderKeeper
+from lens_core.memory.placements import Placements
+from lens_core.memory.plan import RESIDENT, MemoryPlan
+from lens_core.memory.predict import Model
+from lens_core.memory.quantise import quantise
+from lens_core.memory.rehearsal import tile_pictures
+from lens_core.memory.transfer import Transfer
+from lens_core.text_encoder import LensTextEncoder
+
+DIGESTS = "weights.json"
+"""In a feature cache's folder: SHA-256 of weight files that were met."""
+
+
+class MemoryMixin:
+    """Runs a pipeline under a memory plan, and has its text features from a cache."""
+
+    memory_plan: MemoryPlan = RESIDENT
+    """The plan in force; see `apply_memory`."""
+
+    text_encoder: LensTextEncoder | None
+    transformer: Any
+    vae: Any
+    components: Mapping[str, Any]
+
+    _placements: Placements | None = None
+    _keeper: EncoderKeeper | None = None
+    _features: FeatureSource | None = None
+
+    @property
+    def feature_source(self) -> FeatureSource | None:
+        """Where text features come from; None without a text encoder."""
+        if self._features is not None:
+            return self._features
+        return None if self.text_encoder is None else features_of(self.text_encoder)
+
+    def apply_memory(
+        self,
+        memory: MemoryChoice = RESIDENT,
+        device: str | torch.device | None = None,
+        feature_cache: FeatureCache | str | Path | None = None,
+        encoder_file: EncoderFile | None = None,
+        transfer: Transfer | None = None,
+    ) -> Self:
+        """Run under a memory plan from now on, on a device, with or without a cache of features.
+
+        Called again it replaces the plan before. Weights that a plan rounded stay rounded. LoRAs
+        may be loaded before or after.
+
+        Args:
+            memory: `auto`, the name of a plan, or a plan.
+            device: Where to compute; the accelerator if there is one.
+            feature_cache: A cache of text features, or its folder.
+            encoder_file: Where the text encoder can be loaded from, for plans that free it and for
+                pipelines that have not loaded it.
+            transfer: How weights reach the device; by default the best way.
+
+        Raises:
+            ParameterError: No such plan, none that fits, weights that are rounded already, or a
+                text encoder that could not be loaded again.
+            ComponentError: torchao is needed and not installed.
+        """
+        where = default_device() if device is None else torch.device(device)
+        encoder = self.text_encoder
+        counted = encoder or (None if encoder_file is None else encoder_file.blank())
+        plan = resolve_plan(memory, Model(self.transformer, counted, self.vae), where)
+        if plan.free_text_encoder and encoder is not None and encoder_file is None:
+            raise ParameterError(
+                f"memory plan {plan.name!r} frees the text encoder, and this one was given as a "
+                "module that cannot be loaded again; give its path"
+            )
+        self.release_memory()
+        quantise(self.transformer, plan.transformer_weights)
+        tile_pictures(self.vae, plan.vae_tile)
+        self.transformer.keeps_modulation_table = plan.modulation_table
+        self._placements = Placements(where, transfer)
+        self._placements.place(
+            {"transformer": (self.transformer, plan.transformer), "vae": (self.vae, plan.vae)}
+        )
+        self.memory_plan = plan
+        if counted is not None:
+            self._keep_encoder(plan, encoder_file)
+            self._features = self._source(feature_cache, encoder_file)
+        return self
+
+    def release_memory(self) -> None:
+        """End the plan: weights stay where they are kept, and nothing moves by itself any more."""
+        if self._placements is not None:
+            self._placements.clear()
+        self._placements = self._keeper = self._features = None
+        self.memory_plan = RESIDENT
+
+    def lend_text_encoder(self) -> Any:
+        """A context in which the text encoder is in memory, to write with.
+
+        Raises:
+            ComponentError: The pipeline has none.
+        """
+        if self._keeper is not None:
+            return self._keeper.lend()
+        if self.text_encoder is None:
+            raise ComponentError("this pipeline has no text encoder")
+        return HeldEncoder(self.text_encoder).lend()
+
+    def maybe_free_model_hooks(self) -> None:
+        """Diffusers calls this when a picture is done."""
+        super().maybe_free_model_hooks()  # type: ignore[misc]
+        if self._placements is not None:
+            self._placements.release()
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move everything, as in diffusers; not under a plan that moves weights itself.
+
+        Raises:
+            ParameterError: A plan is in force.
+        """
+        if self._placements is not None:
+            raise ParameterError(
+                f"the memory plan {self.memory_plan.name!r} decides where weights are; name the "
+                "device in apply_memory(), or end the plan with release_memory()"
+            )
+        return super().to(*args, **kwargs)  # type: ignore[misc,no-any-return]
+
+    def _keep_encoder(self, plan: MemoryPlan, file: EncoderFile | None) -> None:
+        placements = self._placements
+        assert placements is not None
+
+        def place(encoder: LensTextEncoder) -> None:
+            placements.place({"text_encoder": (encoder, plan.text_encoder)})
+            if not plan.free_text_encoder:
+                self.text_encoder = encoder
+
+        leave = placements.remove if plan.free_text_encoder else placements.leave
+        encoder = self.text_encoder
+        if plan.free_text_encoder:
+            self.text_encoder = encoder = None
+        self._keeper = EncoderKeeper(
+            encoder, file, plan.free_text_encoder, place, lambda: leave("text_encoder")
+        )
+        if encoder is not None:
+            place(encoder)
+
+    def _source(
+        self, cache: FeatureCache | str | Path | None, file: EncoderFile | None
+    ) -> FeatureSource:
+        assert self._keeper is not None
+        if cache is None:
+            return EncoderFeatures(self._keeper)
+        found = cache if isinstance(cache, FeatureCache) else FeatureCache(cache)
+        if file is not None:
+            identity = file.identity(found.folder / DIGESTS)
+        else:
+            assert self.text_encoder is not None
+            identity = module_identity(self.text_encoder)
+        return CachedFeatures(self._keeper, found, identity)
+
+
+def plan_pipeline(
+    pipeline_class: Any,
+    parts: Mapping[str, Any],
+    memory: MemoryChoice | None,
+    feature_cache: FeatureCache | str | Path | None,
+    device: str | torch.device | None,
+) -> Any:
+    """Build a pipeline of its components, and apply a plan if one was asked for.
+
+    Args:
+        pipeline_class: What to build.
+        parts: Components by name; the text encoder may be an `EncoderFile`.
+        memory: Of `apply_memory`; None moves everything to `device` and plans nothing.
+        feature_cache: Of `apply_memory`.
+        device: Where to compute.
+    """
+    if memory is None and feature_cache is None:
+        pipeline = pipeline_class(**parts)
+        return pipeline if device is None else pipeline.to(device)
+    encoder = parts["text_encoder"]
+    file = encoder if isinstance(encoder, EncoderFile) else None
+    pipeline = pipeline_class(**{**parts, "text_encoder": None if file else encoder})
+    if file is not None:
+        pipeline.check_text_encoder(file)
+    return pipeline.apply_memory(memory or RESIDENT, device, feature_cache, file)
+
+
+def encoder_loader(
+    memory: MemoryChoice | None, feature_cache: FeatureCache | str | Path | None
+) -> EncoderLoader | None:
+    """How a pipeline's text encoder should be read; None for at once.
+
+    Under a plan or with a cache it is only looked into: it may never be needed.
+    """
+    return None if memory is None and feature_cache is None else EncoderFile
