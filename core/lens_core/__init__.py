@@ -15,6 +15,7 @@ from lens_core.errors import (
     ParameterError,
     PrecisionError,
     PromptError,
+    SamplingCancelledError,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ __all__ = [
     "ParameterError",
     "PrecisionError",
     "PromptError",
+    "SamplingCancelledError",
 ]
 
 _LAZY = {

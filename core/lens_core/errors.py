@@ -1,5 +1,13 @@
 """Errors of the core, each saying what was wrong and what to do about it."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lens_core.steps import StepReport
+
 
 class LensCoreError(Exception):
     """Base class of every error raised on purpose by `lens_core`."""
@@ -31,3 +39,19 @@ class CheckpointError(LensCoreError, ValueError):
 
 class NonFiniteError(LensCoreError, ArithmeticError):
     """NaN or infinity in the latents; the message names the step."""
+
+
+class SamplingCancelledError(LensCoreError):
+    """Sampling was cancelled between two steps; what exists is kept here.
+
+    Attributes:
+        images: One entry per picture of the call: those of sizes that were finished, in the form
+            that was asked for, and None for the others.
+        under_way: The latest step of the pictures that were being sampled, which can be decoded;
+            None if none was done.
+    """
+
+    def __init__(self, message: str, under_way: StepReport | None = None) -> None:
+        super().__init__(message)
+        self.images: Sequence[Any] = ()
+        self.under_way = under_way

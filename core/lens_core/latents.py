@@ -73,7 +73,15 @@ def decode_tokens(tokens: Tensor, vae: AutoencoderKLFlux2, height: int, width: i
     return pixels.float()
 
 
-def encode_pixels(pixels: Tensor, vae: AutoencoderKLFlux2) -> Tensor:
-    """Normalised float32 tokens of pixels `[B, 3, H, W]` in [-1, 1]: the posterior's mode."""
-    posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+def encode_pixels(
+    pixels: Tensor, vae: AutoencoderKLFlux2, device: torch.device | None = None
+) -> Tensor:
+    """Normalised float32 tokens of pixels `[B, 3, H, W]` in [-1, 1]: the posterior's mode.
+
+    Args:
+        pixels: The pictures.
+        vae: The autoencoder; it runs in its own dtype.
+        device: Where to compute, if the autoencoder is only brought there for the call.
+    """
+    posterior = vae.encode(pixels.to(device or vae.device, vae.dtype)).latent_dist
     return normalise(pack_tokens(posterior.mode().float(), vae.config.patch_size[0]), vae)

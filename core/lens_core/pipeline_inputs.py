@@ -177,11 +177,7 @@ def initial_latents(
         NonFiniteError: NaN or infinity in given latents.
     """
     if given is None:
-        if isinstance(generator, Sequence) and len(generator) != shape[0]:
-            raise ParameterError(
-                f"generator is a list of {len(generator)}; it must be one generator or a list of "
-                f"{shape[0]}, one per picture"
-            )
+        check_generators(generator, shape[0])
         seeds = list(generator) if isinstance(generator, Sequence) else generator
         return cast(Tensor, randn_tensor(shape, generator=seeds, device=device, dtype=dtype))
     refuse_float16(given.dtype, "latents")
@@ -193,6 +189,45 @@ def initial_latents(
     if not torch.isfinite(given).all():
         raise NonFiniteError("the latents given to the pipeline hold NaN or infinity")
     return given.to(device, dtype)
+
+
+def check_generators(generator: Generators, count: int) -> None:
+    """Check that there is one generator for all pictures or one for each.
+
+    Raises:
+        ParameterError: A list of another length.
+    """
+    if isinstance(generator, Sequence) and len(generator) != count:
+        raise ParameterError(
+            f"generator is a list of {len(generator)}; it must be one generator or a list of "
+            f"{count}, one per picture"
+        )
+
+
+def seeded(seed: int | Sequence[int], count: int) -> list[torch.Generator]:
+    """A generator for each picture, on the CPU so that every device gets the same noise.
+
+    Args:
+        seed: One per picture; or that of the first, and the others follow one by one.
+        count: Pictures.
+
+    Raises:
+        ParameterError: A list of another length, or something that is no seed.
+    """
+    seeds = list(seed) if isinstance(seed, Sequence) else _following(seed, count)
+    if len(seeds) != count:
+        raise ParameterError(
+            f"seed is a list of {len(seeds)}; it must be one number or a list of {count}, one per "
+            "picture"
+        )
+    for value in seeds:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+            raise ParameterError(f"seed {value!r} must be a whole number from 0 to 2**63 - 1")
+    return [torch.Generator().manual_seed(value) for value in seeds]
+
+
+def _following(seed: int, count: int) -> list[int]:
+    return [seed + i if isinstance(seed, int) else seed for i in range(count)]
 
 
 def check_finite(finite: Sequence[Tensor], sigmas: Tensor) -> None:

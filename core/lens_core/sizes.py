@@ -1,5 +1,7 @@
 """Picture sizes that Lens can make, and the named buckets it was trained on."""
 
+import math
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -18,6 +20,32 @@ SizeTable = Mapping[str, tuple[int, int]]
 
 BUCKETS: Mapping[int, SizeTable] = MappingProxyType(
     {
+        512: MappingProxyType(
+            {
+                "1:2": (704, 352),
+                "9:16": (672, 384),
+                "2:3": (640, 416),
+                "3:4": (608, 448),
+                "1:1": (512, 512),
+                "4:3": (448, 608),
+                "3:2": (416, 640),
+                "16:9": (384, 672),
+                "2:1": (352, 704),
+            }
+        ),
+        768: MappingProxyType(
+            {
+                "1:2": (1088, 544),
+                "9:16": (1024, 576),
+                "2:3": (960, 640),
+                "3:4": (896, 672),
+                "1:1": (768, 768),
+                "4:3": (672, 896),
+                "3:2": (640, 960),
+                "16:9": (576, 1024),
+                "2:1": (544, 1088),
+            }
+        ),
         1024: MappingProxyType(
             {
                 "1:2": (1472, 736),
@@ -46,7 +74,10 @@ BUCKETS: Mapping[int, SizeTable] = MappingProxyType(
         ),
     }
 )
-"""Base resolution -> aspect ratio (width:height) -> (height, width) in pixels."""
+"""Base resolution -> aspect ratio (width:height) -> (height, width) in pixels.
+
+Lens was trained on the 27 of bases 512, 768 and 1024; those of base 1440 are for pictures alone.
+"""
 
 _NAMED_SIZES = frozenset(size for table in BUCKETS.values() for size in table.values())
 
@@ -54,8 +85,8 @@ _NAMED_SIZES = frozenset(size for table in BUCKETS.values() for size in table.va
 def resolve_size(aspect_ratio: str = "1:1", base: int = 1024) -> tuple[int, int]:
     """Height and width in pixels for an aspect ratio.
 
-    Bases 1024 and 1440 use the published buckets. Another base gets the sides nearest to an area of
-    `base ** 2` that are multiples of 16.
+    The bases of `BUCKETS` use the published sizes. Another base gets the sides nearest to an area
+    of `base ** 2` that are multiples of 16.
 
     Args:
         aspect_ratio: Width to height, such as `"16:9"`, from 1:2 to 2:1.
@@ -75,6 +106,63 @@ def resolve_size(aspect_ratio: str = "1:1", base: int = 1024) -> tuple[int, int]
     height, width = min(height, limit), min(width, limit)
     validate_size(height, width)
     return height, width
+
+
+def read_size(name: str, base: int = 1024) -> tuple[int, int]:
+    """Height and width in pixels of a size by its name.
+
+    Args:
+        name: An aspect ratio, width to height, such as `16:9`, alone or with a base, `16:9@1440`;
+            or pixels, width times height, such as `1376x768`.
+        base: Base where the name has none.
+
+    Raises:
+        InvalidSizeError: It is none of these, or not a size Lens can make.
+    """
+    found = re.fullmatch(
+        r"\s*(?:(?P<ratio>[\d.]+:[\d.]+)(?:@(?P<base>\d{1,5}))?|(?P<w>\d{1,5})[xX×](?P<h>\d{1,5}))\s*",
+        name if isinstance(name, str) else "",
+    )
+    if found is None:
+        raise InvalidSizeError(
+            f"size {name!r} must be written like 16:9, 16:9@1440 or, in pixels of width and "
+            "height, 1376x768"
+        )
+    if found["ratio"]:
+        return resolve_size(found["ratio"], int(found["base"] or base))
+    height, width = int(found["h"]), int(found["w"])
+    validate_size(height, width)
+    return height, width
+
+
+def base_of(height: int, width: int) -> int:
+    """The base whose square has about the area of a size, a multiple of 16."""
+    return _round(math.sqrt(height * width))
+
+
+def nearest_size(height: int, width: int, multiple: int = SIZE_MULTIPLE) -> tuple[int, int]:
+    """The size Lens can make that is nearest to that of a picture.
+
+    Args:
+        height: Pixels of the picture.
+        width: Pixels of the picture.
+        multiple: Pixels per token side of the model at hand.
+
+    Returns:
+        Height and width: multiples, from 1:2 to 2:1, at most `MAX_AREA` pixels.
+    """
+    if (height, width) in _NAMED_SIZES and height % multiple == width % multiple == 0:
+        return height, width
+    ratio = min(max(width / height, 1 / MAX_ASPECT_RATIO), MAX_ASPECT_RATIO)
+    # Too long a picture loses its ends, so that its shorter side keeps its scale.
+    long_side = MAX_ASPECT_RATIO * min(height, width)
+    area = min(min(height, long_side) * min(width, long_side), MAX_AREA)
+    sides = [_round(math.sqrt(area * factor), multiple) for factor in (1 / ratio, ratio)]
+    limit = MAX_ASPECT_RATIO * min(sides)
+    sides = [min(side, limit) for side in sides]
+    while sides[0] * sides[1] > MAX_AREA:
+        sides[sides.index(max(sides))] -= multiple
+    return sides[0], sides[1]
 
 
 def validate_size(height: int, width: int, multiple: int = SIZE_MULTIPLE) -> None:

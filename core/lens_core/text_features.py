@@ -1,5 +1,6 @@
 """Text features of a batch of prompts, and their rows grouped by length."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +57,13 @@ class TextFeatures:
         return TextFeatures(
             self.embeds.repeat_interleave(times, dim=1), self.mask.repeat_interleave(times, dim=0)
         )
+
+    def select(self, rows: Sequence[int]) -> "TextFeatures":
+        """These rows, in this order, without positions that are padding in all of them."""
+        index = torch.tensor(rows, device=self.mask.device)
+        mask = self.mask[index]
+        length = int(mask.sum(1).max()) if len(rows) else 0
+        return TextFeatures(self.embeds[:, index, :length], mask[:, :length])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "TextFeatures":
         """Move and cast."""

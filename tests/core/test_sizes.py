@@ -16,7 +16,15 @@ from lens_core.latents import (
     unpack_tokens,
 )
 from lens_core.sampling import check_scheduler, compute_mu, default_scheduler, guide, make_sigmas
-from lens_core.sizes import BUCKETS, MAX_AREA, resolve_size, validate_size
+from lens_core.sizes import (
+    BUCKETS,
+    MAX_AREA,
+    base_of,
+    nearest_size,
+    read_size,
+    resolve_size,
+    validate_size,
+)
 from tiny_components import tiny_vae
 
 
@@ -29,6 +37,33 @@ def test_named_buckets() -> None:
             validate_size(height, width)
             flipped = ":".join(reversed(ratio.split(":")))
             assert table[flipped] == (width, height)
+
+
+def test_every_bucket_has_a_name() -> None:
+    assert {base: len(table) for base, table in BUCKETS.items()} == dict.fromkeys(BUCKETS, 9)
+    assert sum(len(BUCKETS[base]) for base in (512, 768, 1024)) == 27
+    for base, table in BUCKETS.items():
+        for ratio, size in table.items():
+            assert read_size(f"{ratio}@{base}") == read_size(ratio, base) == size
+            assert read_size(f"{size[1]}x{size[0]}") == size
+            assert base_of(*size) in range(base - 32, base + 48)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "big", "16:9@", "16x9x3", "16/9", "3:1", "1000x1024", "9999x16"]
+)
+def test_a_name_that_is_no_size_is_refused(name: str) -> None:
+    with pytest.raises(InvalidSizeError):
+        read_size(name)
+
+
+@settings(deadline=None)
+@given(st.integers(min_value=1, max_value=5000), st.integers(min_value=1, max_value=5000))
+def test_every_picture_has_a_nearest_size(height: int, width: int) -> None:
+    high, wide = nearest_size(height, width)
+    validate_size(high, wide)
+    if height % 16 == width % 16 == 0 and max(height, width) <= 2 * min(height, width):
+        assert height * width > MAX_AREA or (high, wide) == (height, width)
 
 
 @settings(deadline=None)

@@ -1,0 +1,100 @@
+"""Euler integration of the guided velocity from noise, or from a noisy picture, to data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from lens_core.denoising import Denoiser
+from lens_core.pipeline_inputs import check_finite
+from lens_core.sampling import compute_mu, linear_sigmas
+from lens_core.starting_points import KeptRegion
+
+
+@dataclass(frozen=True)
+class EulerState:
+    """What is known after a step.
+
+    Attributes:
+        index: Steps done before this one.
+        total: Steps that are run.
+        timestep: Of the step, the scheduler's: a scalar from 0 to 1000.
+        sigma: The noise level that was reached.
+        latents: Tokens `[B, tokens, channels]` at that level.
+        velocity: The guided velocity that led there, same shape.
+        kept: What is not sampled, if anything.
+    """
+
+    index: int
+    total: int
+    timestep: Tensor
+    sigma: float
+    latents: Tensor
+    velocity: Tensor
+    kept: KeptRegion | None
+
+    def estimate(self) -> Tensor:
+        """The latents without the noise that is left, by going on in a straight line."""
+        clean = self.latents - self.sigma * self.velocity
+        return clean if self.kept is None else self.kept.held(clean, 0.0)
+
+
+AfterStep = Callable[[EulerState], tuple[Tensor, bool]]
+"""Told each step's outcome; gives the latents to go on with, and whether to go on."""
+
+
+def set_schedule(
+    scheduler: FlowMatchEulerDiscreteScheduler, tokens: int, steps: int, device: torch.device
+) -> None:
+    """Lay out the shifted noise levels of all steps in the scheduler.
+
+    Args:
+        scheduler: Its `sigmas` become `[steps + 1]`, its `timesteps` `[steps]`.
+        tokens: Image tokens of each picture.
+        steps: Of the full schedule, also where sampling enters it later.
+        device: Where sampling runs.
+    """
+    mu = compute_mu(tokens, steps)
+    scheduler.set_timesteps(sigmas=linear_sigmas(steps), mu=mu, device=device)
+
+
+def integrate(
+    scheduler: FlowMatchEulerDiscreteScheduler,
+    denoiser: Denoiser,
+    latents: Tensor,
+    begin: int,
+    kept: KeptRegion | None,
+    after_step: AfterStep,
+) -> Tensor:
+    """Latents after the last step, or after the one that `after_step` ended with.
+
+    Args:
+        scheduler: With the schedule set.
+        denoiser: Gives the guided velocity.
+        latents: Tokens `[B, tokens, channels]` at noise level `sigmas[begin]`.
+        begin: Steps of the schedule that are left out.
+        kept: Tokens that follow a given picture instead.
+        after_step: Told each step's outcome.
+
+    Raises:
+        NonFiniteError: NaN or infinity in the latents; names the step.
+    """
+    timesteps, levels = scheduler.timesteps[begin:], scheduler.sigmas[begin:].tolist()
+    scheduler.set_begin_index(begin)
+    denoiser.prepare(timesteps)
+    finite = []
+    for index, timestep in enumerate(timesteps):
+        velocity = denoiser.velocity(latents, timestep)
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        sigma = levels[index + 1]
+        if kept is not None:
+            latents = kept.held(latents, sigma)
+        state = EulerState(index, len(timesteps), timestep, sigma, latents, velocity, kept)
+        latents, goes_on = after_step(state)
+        finite.append(torch.isfinite(latents).all())
+        if not goes_on:
+            break
+    check_finite(finite, scheduler.sigmas[begin:])
+    return latents

@@ -1,0 +1,229 @@
+"""One call of the pipeline from text features to pictures, size by size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lens_core import pipeline_inputs as inputs
+from lens_core.denoising import Denoiser, ExactDenoiser, ReferenceDenoiser
+from lens_core.errors import ParameterError, SamplingCancelledError
+from lens_core.euler import AfterStep, EulerState, integrate, set_schedule
+from lens_core.picture_groups import Size, SizeGroup, group_by_size
+from lens_core.pipeline_output import Collected, Pictures, finished, to_pictures
+from lens_core.starting_points import (
+    Canvas,
+    KeptRegion,
+    StartingPictures,
+    first_step,
+    with_noise,
+)
+from lens_core.steps import Cancel, StepListener, StepReport
+from lens_core.text_features import TextFeatures
+
+if TYPE_CHECKING:
+    from lens_core.pipeline import LensPipeline, StepCallback
+
+
+@dataclass(frozen=True)
+class PictureCall:
+    """What a call asks for besides its text, checked as far as that goes without it.
+
+    Attributes:
+        sizes: One for all prompts, or one per prompt.
+        steps: Of the full schedule.
+        guidance_scale: 1 is no guidance.
+        images_per_prompt: Pictures for each prompt.
+        output_type: Form of the result.
+        start: Pictures to start from; None for pure noise.
+        generator: Source of the noise.
+        seed: Or the seeds of the pictures' own generators.
+        latents: Or the noise itself.
+        reference: Repeat the published code's roundings.
+        callback: Told after each step as in diffusers.
+        on_step: Told after each step.
+        cancel: Ends sampling when it is set.
+    """
+
+    sizes: Sequence[Size]
+    steps: int
+    guidance_scale: float
+    images_per_prompt: int
+    output_type: inputs.OutputType
+    start: StartingPictures | None
+    generator: inputs.Generators
+    seed: int | Sequence[int] | None
+    latents: Tensor | Sequence[Tensor] | None
+    reference: bool
+    callback: StepCallback | None
+    on_step: StepListener | None
+    cancel: Cancel | None
+
+    @property
+    def begin(self) -> int:
+        """Steps of the schedule that are left out."""
+        return 0 if self.start is None else first_step(self.steps, self.start.strength)
+
+
+class PictureRun:
+    """Draws the pictures of one call.
+
+    Args:
+        pipeline: Whose parts draw.
+        call: What is asked for.
+        cond: Features of the prompts, one row each.
+        uncond: Features of the negative prompts; None runs that branch without text.
+
+    Raises:
+        ParameterError: Generators, latents, sizes or pictures not as many as there are prompts.
+    """
+
+    def __init__(
+        self,
+        pipeline: LensPipeline,
+        call: PictureCall,
+        cond: TextFeatures,
+        uncond: TextFeatures | None,
+    ) -> None:
+        self._pipeline, self._call = pipeline, call
+        self._cond, self._uncond = cond, uncond
+        self._start = None if call.start is None else call.start.spread(cond.batch)
+        self._groups = group_by_size(call.sizes, cond.batch, call.images_per_prompt)
+        self._count = cond.batch * call.images_per_prompt
+        self._generator = call.generator
+        if call.seed is not None:
+            self._generator = inputs.seeded(call.seed, self._count)
+        inputs.check_generators(self._generator, self._count)
+        self._latest: StepReport | None = None
+
+    def images(self) -> Pictures:
+        """Draw everything.
+
+        Raises:
+            SamplingCancelledError: It was cancelled; has the pictures that were finished.
+            NonFiniteError: NaN in the latents; names the step.
+        """
+        collected = Collected(self._count, len(self._groups))
+        for group in self._groups:
+            try:
+                collected.add(group, self._draw(group))
+            except SamplingCancelledError as error:
+                error.images = collected.one_by_one
+                raise
+            if self._pipeline.interrupt:
+                break
+        return collected.images
+
+    def _draw(self, group: SizeGroup) -> Pictures:
+        call, pipeline = self._call, self._pipeline
+        self._latest = None
+        self._refuse_cancelled(0)
+        multiple = pipeline.size_multiple
+        grid = (group.height // multiple, group.width // multiple)
+        denoiser = self._denoiser(group, grid)
+        noise = self._noise(group, grid, denoiser.latents_dtype)
+        set_schedule(pipeline.scheduler, grid[0] * grid[1], call.steps, noise.device)
+        canvas, kept, latents = None, None, noise
+        if self._start is not None:
+            canvas = Canvas.of(self._start, group.prompts, group.height, group.width)
+            latents, kept = self._on_canvas(canvas, noise)
+        with pipeline.progress_bar(total=call.steps - call.begin) as progress:
+            after_step = self._after_step(group, progress)
+            final = integrate(pipeline.scheduler, denoiser, latents, call.begin, kept, after_step)
+        if call.output_type == "latent":
+            return final
+        pixels = pipeline.decode(final, group.height, group.width)
+        return finished(pixels, call.output_type, canvas, denoiser.pixels_to_bytes)
+
+    def _denoiser(self, group: SizeGroup, grid: tuple[int, int]) -> Denoiser:
+        build = ReferenceDenoiser if self._call.reference else ExactDenoiser
+        uncond = None if self._uncond is None else self._rows(self._uncond, group)
+        scale = self._call.guidance_scale
+        return build(self._pipeline.transformer, self._rows(self._cond, group), uncond, scale, grid)
+
+    def _rows(self, features: TextFeatures, group: SizeGroup) -> TextFeatures:
+        if len(self._groups) == 1:
+            return features.repeat(self._call.images_per_prompt)
+        return features.select(group.prompts)
+
+    def _noise(self, group: SizeGroup, grid: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        channels = self._pipeline.transformer.config.in_channels
+        shape = (len(group.rows), grid[0] * grid[1], channels)
+        generator = self._generator
+        if isinstance(generator, Sequence):
+            generator = [generator[row] for row in group.rows]
+        device = self._pipeline._execution_device
+        return inputs.initial_latents(shape, self._given(group), generator, device, dtype)
+
+    def _given(self, group: SizeGroup) -> Tensor | None:
+        """The caller's noise for a group."""
+        given = self._call.latents
+        if given is None or (isinstance(given, Tensor) and len(self._groups) == 1):
+            return given
+        if isinstance(given, Tensor) or len(given) != self._count:
+            raise ParameterError(
+                f"latents must be a list of {self._count} tensors [tokens, channels], one per "
+                "picture, as the sizes of the pictures differ"
+            )
+        chosen = [given[row] for row in group.rows]
+        if len({tuple(one.shape) for one in chosen}) > 1:
+            raise ParameterError(
+                f"latents of pictures of {group.width}x{group.height} have different shapes"
+            )
+        return torch.stack(chosen)
+
+    def _on_canvas(self, canvas: Canvas, noise: Tensor) -> tuple[Tensor, KeptRegion | None]:
+        """The noisy picture that sampling enters with, and what of it stays."""
+        tokens = canvas.tokens(self._pipeline.vae, noise.device).to(noise)
+        sigma = float(self._pipeline.scheduler.sigmas[self._call.begin])
+        free = canvas.free_tokens(self._pipeline.size_multiple)
+        kept = None if free is None else KeptRegion(tokens, noise, free.to(noise.device))
+        return with_noise(tokens, noise, sigma), kept
+
+    def _after_step(self, group: SizeGroup, progress: Any) -> AfterStep:
+        call, pipeline = self._call, self._pipeline
+
+        def after(state: EulerState) -> tuple[Tensor, bool]:
+            if call.callback is not None:
+                tensors = {"latents": state.latents}
+                given = call.callback(pipeline, state.index, state.timestep, tensors) or {}
+                state = replace(state, latents=given.get("latents", state.latents))
+            progress.update()
+            if call.on_step is not None or call.cancel is not None:
+                self._latest = self._report(group, state)
+            if call.on_step is not None and self._latest is not None:
+                call.on_step(self._latest)
+            if state.index + 1 < state.total:
+                self._refuse_cancelled(state.index + 1)
+            return state.latents, not pipeline.interrupt
+
+        return after
+
+    def _report(self, group: SizeGroup, state: EulerState) -> StepReport:
+        pipeline = self._pipeline
+        return StepReport(
+            step=state.index + 1,
+            total=state.total,
+            sigma=state.sigma,
+            rows=group.rows,
+            height=group.height,
+            width=group.width,
+            latents=state.latents,
+            estimate=state.estimate(),
+            _preview=pipeline.preview,
+            _decode=lambda latents, height, width: to_pictures(
+                pipeline.decode(latents, height, width)
+            ),
+        )
+
+    def _refuse_cancelled(self, steps_done: int) -> None:
+        if self._call.cancel is not None and self._call.cancel.is_set():
+            raise SamplingCancelledError(
+                f"sampling was cancelled after step {steps_done} of "
+                f"{self._call.steps - self._call.begin}",
+                self._latest,
+            )

@@ -1,0 +1,138 @@
+"""Pipelines from folders, hubs and separate files, and back into folders."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from transformers import PreTrainedTokenizerBase
+
+from lens_core.checkpoints.configs import Config
+from lens_core.checkpoints.hub import Hub
+from lens_core.checkpoints.load import Part, components_from, load_source
+from lens_core.checkpoints.lora import LoraMixin, refuse_loaded
+from lens_core.errors import CheckpointError, ParameterError
+from lens_core.loading import LensDefaults, save_components
+from lens_core.previews import FILE_NAME, PreviewMap, find_preview_map
+
+
+class LoadablePipeline(LoraMixin, DiffusionPipeline):  # type: ignore[misc]
+    """How a pipeline is loaded and saved."""
+
+    defaults: LensDefaults
+    preview_map: PreviewMap
+    _preview_map: PreviewMap | None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+        hub: Hub | None = None,
+        **components: Any,
+    ) -> Self:
+        """Load a model: a folder or hub repository in the diffusers layout, or a published name.
+
+        Subfolders: `transformer/`, `text_encoder/`, `vae/`, and if present `tokenizer/` (otherwise
+        the packaged GPT-OSS tokenizer) and `scheduler/`. Only safetensors are read. The published
+        models are `lens`, `lens-turbo` and `lens-base`; their parts are looked for in several
+        places, and come with their own steps and guidance.
+
+        Args:
+            pretrained_model_name_or_path: The folder, the published name, or `owner/name`.
+            dtype: Precision of all weights: float32 by default, bfloat16 for published names.
+            torch_dtype: The same by its older name.
+            device: Where to move the pipeline; the CPU by default.
+            revision: Commit, tag or branch of a hub repository.
+            hub: Another hub or cache than the usual one.
+            **components: A component by its name, used instead of the folder's. `text_encoder=None`
+                leaves the encoder out.
+
+        Raises:
+            CheckpointError: Incomplete, unreadable, pickled or unknown weights.
+            ComponentError: Components that do not belong together.
+            PrecisionError: float16.
+            ParameterError: An argument that is not known.
+        """
+        if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
+            raise ParameterError(
+                f"dtype {dtype} and torch_dtype {torch_dtype} contradict each other"
+            )
+        precision = dtype or torch_dtype
+        source = pretrained_model_name_or_path
+        pipeline = cls(**load_source(source, precision, components, revision, hub))
+        # Another autoencoder than the folder's needs another map.
+        if "vae" not in components and (found := find_preview_map(source)) is not None:
+            pipeline.preview_map = found
+        return pipeline if device is None else pipeline.to(device)
+
+    @classmethod
+    def from_components(
+        cls,
+        denoiser: Part,
+        text_encoder: Part | None,
+        vae: Part,
+        tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
+        scheduler: FlowMatchEulerDiscreteScheduler | None = None,
+        defaults: LensDefaults | str | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        device: str | torch.device | None = None,
+        configs: Mapping[str, Config] | None = None,
+    ) -> Self:
+        """Build a pipeline of separate files.
+
+        Args:
+            denoiser: Safetensors (plain or MXFP8) or GGUF file, folder, or module.
+            text_encoder: GPT-OSS as Hugging Face folder (plain or MXFP4), Comfy's NVFP4 file, GGUF,
+                or module; None for a pipeline that is given `prompt_embeds`. Packed experts stay
+                packed.
+            vae: File with the names of diffusers or of Black Forest Labs, folder, or module.
+            tokenizer: A tokenizer, its tokenizer.json or folder. By default the text encoder file's
+                own, or the packaged GPT-OSS one.
+            scheduler: Euler with exponential dynamic shifting by default.
+            defaults: Size, steps and guidance, or the published name they come with; weights alone
+                do not tell Lens from Lens-Turbo. Those of Lens by default.
+            dtype: Precision of everything that is not packed.
+            device: Where to move the pipeline; the CPU by default.
+            configs: Configurations by `denoiser`, `text_encoder` and `vae` (values or JSON files),
+                for files of other sizes than the published that say nothing themselves.
+
+        Raises:
+            CheckpointError: Missing, unexpected or wrongly shaped tensors, damaged files, pickles.
+            ComponentError: Components that do not belong together.
+            PrecisionError: float16.
+            ParameterError: A name that is not known.
+        """
+        parts = components_from(
+            denoiser, text_encoder, vae, tokenizer, scheduler, defaults, dtype, configs
+        )
+        pipeline = cls(**parts)
+        return pipeline if device is None else pipeline.to(device)
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        max_shard_size: str = "5GB",
+    ) -> None:
+        """Save every component in its own subfolder, as safetensors and JSON.
+
+        Args:
+            save_directory: The folder; it is created.
+            safe_serialization: Must stay True; pickles are not written.
+            max_shard_size: Largest weight file.
+
+        Raises:
+            CheckpointError: A pickle was asked for, or LoRAs are loaded.
+        """
+        if not safe_serialization:
+            raise CheckpointError("safe_serialization=False would write a pickle; Lens never does")
+        refuse_loaded(self)
+        save_components(save_directory, self.components, self.defaults, max_shard_size)
+        if self._preview_map is not None:
+            self._preview_map.save(Path(save_directory) / "vae" / FILE_NAME)

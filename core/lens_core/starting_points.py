@@ -1,0 +1,205 @@
+"""Where sampling begins: pure noise, or a picture with noise on it, parts of which may stay."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLFlux2
+from PIL import Image
+from torch import Tensor
+
+from lens_core.errors import ParameterError
+from lens_core.latents import encode_pixels
+from lens_core.source_pictures import (
+    PictureInput,
+    cover,
+    feathered,
+    read_masks,
+    read_pictures,
+    to_pixels,
+)
+
+DEFAULT_STRENGTH = 0.6
+DEFAULT_MASK_STRENGTH = 1.0
+DEFAULT_FEATHER = 8
+"""Pixels."""
+
+
+@dataclass(frozen=True)
+class StartingPictures:
+    """Pictures of one call to start from, one for all or one per prompt.
+
+    Attributes:
+        pictures: RGB, in sizes of their own.
+        masks: One for each, 255 where it may change; None lets everything change.
+        strength: Share of the steps that are run, above 0 to 1.
+        feather: Pixels outside the mask over which new and old are mixed.
+    """
+
+    pictures: tuple[Image.Image, ...]
+    masks: tuple[Image.Image, ...] | None
+    strength: float
+    feather: int
+
+    @classmethod
+    def read(
+        cls,
+        image: PictureInput | Sequence[PictureInput] | None,
+        mask_image: PictureInput | Sequence[PictureInput] | None,
+        strength: float | None,
+        mask_feather: int | None,
+    ) -> Self | None:
+        """The starting pictures of a call's arguments; None if it starts from noise.
+
+        Raises:
+            ParameterError: Something that is no picture, a mask that does not fit or comes alone, a
+                strength or feather outside its range, or either without what it is for.
+        """
+        if image is None:
+            for name, value in (("mask_image", mask_image), ("strength", strength)):
+                if value is not None:
+                    raise ParameterError(
+                        f"{name} was given without image, the picture to start from"
+                    )
+        if mask_image is None and mask_feather is not None:
+            raise ParameterError("mask_feather was given without mask_image")
+        if image is None:
+            return None
+        pictures = read_pictures(image, "image")
+        masks = None if mask_image is None else read_masks(mask_image, pictures, "mask_image")
+        if strength is None:
+            strength = DEFAULT_STRENGTH if masks is None else DEFAULT_MASK_STRENGTH
+        feather = DEFAULT_FEATHER if mask_feather is None else mask_feather
+        _check_strength(strength)
+        if not isinstance(feather, int) or isinstance(feather, bool) or feather < 0:
+            raise ParameterError(
+                f"mask_feather {feather!r} must be a whole number of pixels from 0"
+            )
+        return cls(tuple(pictures), None if masks is None else tuple(masks), strength, feather)
+
+    def spread(self, prompts: int) -> Self:
+        """The same for a number of prompts.
+
+        Raises:
+            ParameterError: There is neither one picture nor one per prompt.
+        """
+        count = len(self.pictures)
+        if count == prompts:
+            return self
+        if count != 1:
+            raise ParameterError(
+                f"image is a list of {count} for {prompts} prompts; give one picture, or one each"
+            )
+        masks = None if self.masks is None else self.masks * prompts
+        return type(self)(self.pictures * prompts, masks, self.strength, self.feather)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Starting pictures of one size, brought to it.
+
+    Attributes:
+        pictures: RGB, one per picture that is drawn.
+        fresh: How much of each pixel is new, float32 `[B, H, W]`; None if everything is.
+    """
+
+    pictures: tuple[Image.Image, ...]
+    fresh: np.ndarray | None
+
+    @classmethod
+    def of(cls, start: StartingPictures, prompts: Sequence[int], height: int, width: int) -> Self:
+        """The canvas of pictures drawn from these prompts, named by their positions."""
+        needed = dict.fromkeys(prompts)
+        pictures = {i: cover(start.pictures[i], height, width) for i in needed}
+        drawn = tuple(pictures[i] for i in prompts)
+        if start.masks is None:
+            return cls(drawn, None)
+        fresh = {i: feathered(cover(start.masks[i], height, width), start.feather) for i in needed}
+        return cls(drawn, np.stack([fresh[i] for i in prompts]))
+
+    def tokens(self, vae: AutoencoderKLFlux2, device: torch.device) -> Tensor:
+        """Normalised float32 tokens `[B, tokens, channels]`; a picture is encoded once."""
+        encoded: dict[int, Tensor] = {}
+        for picture in self.pictures:
+            if id(picture) not in encoded:
+                encoded[id(picture)] = encode_pixels(to_pixels([picture]), vae, device)
+        return torch.cat([encoded[id(picture)] for picture in self.pictures])
+
+    def free_tokens(self, multiple: int) -> Tensor | None:
+        """Which tokens may change: bool `[B, tokens, 1]`, True where any of their pixels may."""
+        if self.fresh is None:
+            return None
+        batch, height, width = self.fresh.shape
+        cells = self.fresh.reshape(batch, height // multiple, multiple, width // multiple, multiple)
+        return torch.from_numpy(cells.max((2, 4)) > 0).reshape(batch, -1, 1)
+
+    def laid_over(self, pixels: Tensor) -> Tensor:
+        """New pixels where they may be, the picture's own elsewhere.
+
+        Args:
+            pixels: `[B, 3, H, W]` in [0, 1].
+        """
+        if self.fresh is None:
+            return pixels
+        fresh = torch.from_numpy(self.fresh)[:, None].to(pixels)
+        own = ((to_pixels(self.pictures) + 1) / 2).to(pixels)
+        return torch.where(fresh == 0, own, own + fresh * (pixels - own))
+
+    def kept_bytes(self, pixels: np.ndarray) -> np.ndarray:
+        """8-bit pixels `[B, H, W, 3]` with the picture's own bytes wherever nothing is new."""
+        if self.fresh is None:
+            return pixels
+        own = np.stack([np.asarray(picture) for picture in self.pictures])
+        return np.where(self.fresh[..., None] == 0, own, pixels)
+
+
+@dataclass(frozen=True)
+class KeptRegion:
+    """Tokens that follow the starting picture while the others are sampled.
+
+    Attributes:
+        tokens: The starting picture's, `[B, tokens, channels]`.
+        noise: What sampling began with, same shape.
+        free: `[B, tokens, 1]`, True where tokens may change.
+    """
+
+    tokens: Tensor
+    noise: Tensor
+    free: Tensor
+
+    def held(self, latents: Tensor, sigma: float) -> Tensor:
+        """The latents of noise level `sigma` with the kept tokens put back."""
+        own = with_noise(self.tokens, self.noise, sigma).to(latents)
+        return torch.where(self.free, latents, own)
+
+
+def with_noise(tokens: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    """Tokens at a noise level: `(1 - sigma) * tokens + sigma * noise`."""
+    return (1 - sigma) * tokens + sigma * noise
+
+
+def first_step(steps: int, strength: float) -> int:
+    """Steps of the full schedule that are left out, as diffusers counts them.
+
+    Args:
+        steps: Of the full schedule.
+        strength: Share of them that is run.
+
+    Raises:
+        ParameterError: None would be run.
+    """
+    begin = int(max(steps - min(steps * strength, steps), 0))
+    if begin >= steps:
+        raise ParameterError(f"strength {strength} of {steps} steps leaves none to run")
+    return begin
+
+
+def _check_strength(strength: float) -> None:
+    number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+    if not number or not 0 < strength <= 1:
+        raise ParameterError(
+            f"strength {strength!r} must be above 0, where the picture stays as it is, and at most "
+            "1, where it is drawn anew"
+        )
