@@ -236,8 +236,8 @@ def _git(*arguments: str) -> bytes:
 
 def main(
     per_task: Annotated[int, typer.Option(min=4, help="Requests of each task, at most.")] = 40,
-    test_pictures: Annotated[int, typer.Option(min=1, help="Pictures per test request.")] = 4,
-    images: Annotated[int, typer.Option(min=1, help="Most pictures of the study.")] = 1300,
+    test_pictures: Annotated[int, typer.Option(min=1, help="Pictures per test request.")] = 2,
+    images: Annotated[int, typer.Option(min=1, help="Most pictures of the study.")] = 900,
     set_seed: Annotated[int, typer.Option(min=0, help="Chooses the requests.")] = 5,
     random_seed: Annotated[int, typer.Option(min=0, help="Seed of the study.")] = 0,
     model: Annotated[str, typer.Option(help="lens-nano or a folder.")] = DEFAULT_MODEL,

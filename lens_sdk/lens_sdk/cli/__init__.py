@@ -14,6 +14,7 @@ from lens_sdk.cli.evaluate import evaluate
 from lens_sdk.cli.generate import generate
 from lens_sdk.cli.inspect import inspect
 from lens_sdk.cli.pull import pull
+from lens_sdk.cli.report_study import report
 from lens_sdk.cli.serve import serve
 from lens_sdk.cli.train import train
 from lens_sdk.models import package_version
@@ -51,6 +52,7 @@ app.command()(generate)
 app.command()(demo)
 app.command()(train)
 app.command("eval")(evaluate)
+app.command()(report)
 app.add_typer(data)
 app.command()(inspect)
 app.command()(convert)

@@ -1,0 +1,65 @@
+"""A study as one HTML page: self-contained, offline, for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from lens_prompt_opt.errors import RunDirectoryError
+from lens_prompt_opt.report.material import Material
+from lens_prompt_opt.report.page import finished_page, unfinished_page
+from lens_prompt_opt.report.unfinished import Progress
+from lens_prompt_opt.result import StudyResult
+from lens_prompt_opt.run_directory import RESULT_FILE, RunDirectory
+
+__all__ = ["report_run", "write_report"]
+
+REPORT_FILE = "report.html"
+
+
+def write_report(result: StudyResult, path: Path) -> Path:
+    """Write the page of a finished study.
+
+    Args:
+        result: The study; its pictures are read from its run directory, if it had one.
+        path: The file to write; its folder is made.
+    """
+    material = Material(result)
+    if result.run_dir is not None:
+        study = RunDirectory(result.run_dir).description()
+        material = Material(result, study, result.run_dir / "pictures")
+    return _write(path, finished_page(material))
+
+
+def report_run(folder: str | Path, path: str | Path | None = None) -> Path:
+    """Write the page of a run directory, finished or not; nothing in it is changed.
+
+    Args:
+        folder: The run directory.
+        path: The file to write; None means `report.html` in the run directory.
+
+    Raises:
+        RunDirectoryError: If there is no run there, or it cannot be read.
+    """
+    folder = Path(folder)
+    directory = RunDirectory(folder)
+    study = directory.description()
+    target = Path(path) if path is not None else folder / REPORT_FILE
+    if not (folder / RESULT_FILE).is_file():
+        progress = Progress.read(folder / "calls.jsonl")
+        return _write(target, unfinished_page(study, progress, folder / "pictures"))
+    try:
+        result = StudyResult.model_validate({**directory.result(), "run_dir": folder})
+    except ValidationError as error:
+        raise RunDirectoryError(
+            f"{str(folder / RESULT_FILE)!r} is no result of a study: {error}.",
+            hint="It may come from another version; run the study again to write it anew.",
+        ) from error
+    return write_report(result, target)
+
+
+def _write(path: Path, page: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path

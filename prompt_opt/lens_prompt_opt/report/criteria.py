@@ -1,0 +1,87 @@
+"""What became of each kind of criterion, and of the hypotheses behind the edits."""
+
+from __future__ import annotations
+
+from lens_prompt_opt.card import KindChange
+from lens_prompt_opt.edits import SectionEdit
+from lens_prompt_opt.report import wording
+from lens_prompt_opt.report.markup import Markup, el, join
+from lens_prompt_opt.report.material import Material
+
+_WIDTH, _HEIGHT = 300.0, 26.0
+
+
+def criteria(material: Material) -> Markup:
+    """The section about kinds of criteria."""
+    claim = material.result.claim
+    if claim is None or not claim.kinds:
+        return el("p", "Nothing was measured on the test split.", class_="soft")
+    heads = ("Kind", "Met: before and after", "", "Change, 95 % interval", "Requests")
+    ranked = sorted(claim.kinds, key=lambda kind: kind.before - kind.after)
+    table = el(
+        "table",
+        el("thead", el("tr", *(el("th", head, scope="col") for head in heads))),
+        el("tbody", *(_row(kind) for kind in ranked)),
+        class_="kinds cards",
+    )
+    note = "A description: these intervals are not corrected for their number."
+    return join([table, el("p", note, class_="note")])
+
+
+def _row(kind: KindChange) -> Markup:
+    change = kind.after - kind.before
+    low, high = kind.interval
+    colour = "good" if low > 0 else "bad" if high < 0 else "soft"
+    before, after = (wording.points(rate, sign=False) for rate in (kind.before, kind.after))
+    told = el(
+        "span",
+        el("b", wording.points(change), class_=colour),
+        el("small", f" {wording.interval(kind.interval)}"),
+    )
+    return el(
+        "tr",
+        el("th", kind.kind, scope="row"),
+        el("td", _dumbbell(kind, colour), class_="chart"),
+        el("td", f"{before} → {after} %", class_="num", data_head="Met"),
+        el("td", told, class_="num", data_head="Change"),
+        el("td", f"{kind.requests:,}", class_="num", data_head="Requests"),
+    )
+
+
+def _dumbbell(kind: KindChange, colour: str) -> Markup:
+    before, after = (10 + (_WIDTH - 20) * rate for rate in (kind.before, kind.after))
+    return el(
+        "svg",
+        el("title", f"{kind.kind}: from {kind.before:.0%} to {kind.after:.0%}"),
+        el("line", x1=10, x2=_WIDTH - 10, y1=13, y2=13, class_="gridline"),
+        el("line", x1=before, x2=after, y1=13, y2=13, class_=f"change {colour}"),
+        el("circle", cx=before, cy=13, r=5.0, class_="ring-soft"),
+        el("circle", cx=after, cy=13, r=6.5, class_=f"fill-{colour}"),
+        viewBox=f"0 0 {_WIDTH:g} {_HEIGHT:g}",
+        preserveAspectRatio="xMinYMid",
+        class_="dumbbell",
+        role="img",
+    )
+
+
+def hypothesis(edit: SectionEdit) -> Markup | None:
+    """What an edit was meant to do, and what became of that."""
+    known = edit.hypothesis
+    if not (known.failure_mode or known.reason or known.kinds):
+        return None
+    word, colour = wording.STATUSES[known.status]
+    aim = f"aimed at {wording.listing(known.kinds)}" if known.kinds else "without an aim"
+    change = ""
+    if known.change is not None and known.interval is not None:
+        change = f"{wording.points(known.change)} points ({wording.interval(known.interval)})"
+    return el(
+        "p",
+        el("span", word, class_=f"chip {colour}"),
+        " ",
+        el("b", change) if change else None,
+        f", {aim}" if change else aim,
+        f", against “{known.failure_mode}”" if known.failure_mode else None,
+        f", because {known.reason}" if known.reason else None,
+        ".",
+        class_="hypothesis",
+    )

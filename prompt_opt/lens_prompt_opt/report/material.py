@@ -1,0 +1,72 @@
+"""What a page is made from: a result, and what its run directory adds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lens_prompt_opt.decisions import Decision
+from lens_prompt_opt.edits import Candidate, SectionEdit
+from lens_prompt_opt.result import PicturePair, StudyResult
+
+
+@dataclass(frozen=True)
+class Material:
+    """A finished study.
+
+    Attributes:
+        result: What it came to.
+        study: What it was about, as in `study.json`; empty if nothing was kept.
+        pictures: Folder of the pictures; None if nothing was kept.
+    """
+
+    result: StudyResult
+    study: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Path | None = None
+
+    @cached_property
+    def candidates(self) -> dict[str, Candidate]:
+        """All candidates by id, in the order they were made."""
+        return {record.candidate.id: record.candidate for record in self.result.history.candidates}
+
+    @property
+    def seed(self) -> Candidate:
+        """The candidate the study started from."""
+        return self.result.best.lineage[0]
+
+    @cached_property
+    def decisions(self) -> dict[str, list[Decision]]:
+        """The challenges by their challenger."""
+        found: dict[str, list[Decision]] = {}
+        for decision in self.result.history.decisions:
+            found.setdefault(decision.challenger, []).append(decision)
+        return found
+
+    @cached_property
+    def accepted(self) -> tuple[str, ...]:
+        """Ids of the candidates that became incumbent, in order."""
+        return tuple(d.challenger for d in self.result.history.decisions if d.accepted)
+
+    @property
+    def betting(self) -> bool:
+        """Whether challenges were decided by betting, so that their evidence is an e-value."""
+        method = str(self.study.get("gate", {}).get("method", ""))
+        return method.startswith("BettingTest")
+
+    def tested(self, edit: SectionEdit) -> SectionEdit | None:
+        """The last test of an edit with this section and text."""
+        for known in reversed(self.result.history.hypotheses):
+            if (known.section, known.kind, known.text) == (edit.section, edit.kind, edit.text):
+                return known
+        return None
+
+    def scored_pairs(self) -> list[tuple[float, PicturePair]]:
+        """Pictures with a score under both prompts, and what they gained."""
+        return [
+            (pair.after.score - pair.before.score, pair)
+            for pair in self.result.pictures
+            if pair.after.score is not None and pair.before.score is not None
+        ]

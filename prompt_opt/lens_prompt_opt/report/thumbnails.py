@@ -1,0 +1,62 @@
+"""Pictures small enough to carry along in a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+LONGEST_SIDE = 320
+"""Pixels; the page shows pictures at about half of that."""
+
+_SMALL_PNG = 24_000
+"""Bytes up to which a PNG is worth its sharpness."""
+
+
+class Thumbnails:
+    """Makes data URIs of pictures, up to so many bytes in all.
+
+    Args:
+        folder: Where the pictures are; None if there are none.
+        room: Most bytes of all data URIs together.
+    """
+
+    def __init__(self, folder: Path | None, *, room: int) -> None:
+        self._folder = folder
+        self._room = room
+
+    def uri(self, name: str) -> str:
+        """A picture as a data URI; empty if there is none, or no room for it."""
+        if self._folder is None or not name or Path(name).name != name:
+            return ""
+        try:
+            data, kind = _shrunk(self._folder / name)
+        except OSError:
+            return ""
+        uri = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+        if len(uri) > self._room:
+            return ""
+        self._room -= len(uri)
+        return uri
+
+
+def _shrunk(path: Path) -> tuple[bytes, str]:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        picture.load()
+        image = picture.convert("RGB")
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    png = _saved(image, "PNG")
+    if len(png) <= _SMALL_PNG:
+        return png, "png"
+    return _saved(image, "JPEG"), "jpeg"
+
+
+def _saved(image: object, kind: str) -> bytes:
+    from PIL import Image
+
+    assert isinstance(image, Image.Image)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, optimize=True, **({"quality": 84} if kind == "JPEG" else {}))
+    return buffer.getvalue()

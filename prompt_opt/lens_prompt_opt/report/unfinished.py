@@ -1,0 +1,201 @@
+"""A run that is not finished: what it is about, and how far it is."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from lens_prompt_opt.budget import STAGES, SpendRow
+from lens_prompt_opt.edits import SectionEdit
+from lens_prompt_opt.proposer import Proposals
+from lens_prompt_opt.report import wording
+from lens_prompt_opt.report.costs import table
+from lens_prompt_opt.report.criteria import hypothesis
+from lens_prompt_opt.report.markup import Markup, el, join
+from lens_prompt_opt.report.thumbnails import Thumbnails
+
+_SHOWN = 24
+_MOST_BYTES = 3_000_000
+
+
+@dataclass
+class Progress:
+    """What the journal of a run holds so far.
+
+    Attributes:
+        spent: Calls, pictures, dollars and seconds by stage.
+        pictures: Prompt and file of every picture, oldest first.
+        proposals: What the proposer suggested, oldest first.
+        scores: Scores of the judged pictures, oldest first.
+        failures: Why calls failed, and how often.
+        seconds: Time of the finished blocks.
+    """
+
+    spent: dict[str, SpendRow] = field(default_factory=dict)
+    pictures: list[tuple[str, str]] = field(default_factory=list)
+    proposals: list[tuple[SectionEdit, ...]] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    failures: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    @classmethod
+    def read(cls, path: Path) -> Progress:
+        """Read a journal without disturbing the run that writes it; half a line is left out."""
+        progress = cls()
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        for line in text.splitlines():
+            try:
+                entry = json.loads(line)
+                progress._add(entry["key"].partition(":")[0], entry["record"])
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+        return progress
+
+    def _add(self, stage: str, record: Mapping[str, Any]) -> None:
+        if stage == "block":
+            self.seconds += record["seconds"]
+            return
+        if stage == "propose" and "value" in record:
+            self.proposals += Proposals.model_validate(record["value"]).edits
+        if stage == "generate" and "picture" in record:
+            self.pictures.append((record["image"]["prompt"], record["picture"]))
+        if stage == "judge" and record.get("score") is not None:
+            self.scores.append(record["score"])
+        if "failure" in record:
+            self.failures[record["failure"]] += 1
+        self._spend("propose" if stage == "cluster" else stage, record)
+
+    def _spend(self, stage: str, record: Mapping[str, Any]) -> None:
+        if stage not in STAGES:
+            return
+        usd = record["usage"].get("usd")
+        row = self.spent.get(stage) or _nothing(stage)
+        self.spent[stage] = row.model_copy(
+            update={
+                "calls": row.calls + 1,
+                "images": row.images + ("picture" in record),
+                "usd": row.usd + (usd or 0.0),
+                "seconds": row.seconds + record["seconds"],
+                "unpriced": row.unpriced + (usd is None),
+            }
+        )
+
+    def rows(self) -> tuple[SpendRow, ...]:
+        """Spending by stage, and the total."""
+        parts = [self.spent[stage] for stage in STAGES if stage in self.spent]
+        total = SpendRow(
+            stage="total",
+            calls=sum(row.calls for row in parts),
+            images=sum(row.images for row in parts),
+            usd=sum(row.usd for row in parts),
+            seconds=self.seconds,
+            unpriced=sum(row.unpriced for row in parts),
+        )
+        return (*parts, total)
+
+
+def _nothing(stage: str) -> SpendRow:
+    return SpendRow(stage=stage, calls=0, images=0, usd=0.0, seconds=0.0, unpriced=0)
+
+
+def headline(progress: Progress) -> Markup:
+    """The top of the page."""
+    total = progress.rows()[-1]
+    mean = f"{wording.points(fmean(progress.scores), sign=False)} %" if progress.scores else "—"
+    tiles = [
+        (f"{total.images:,}", "pictures so far"),
+        (wording.amount(total.usd), "known cost so far"),
+        (wording.duration(total.seconds), "in finished blocks"),
+        (f"{len(progress.proposals):,}", "edits proposed"),
+        (mean, "criteria met, all prompts together"),
+    ]
+    lead = el(
+        "p",
+        "Nothing is claimed before the end. Start the same study with the same directory to go on: "
+        "no finished call is made again.",
+        class_="lead",
+    )
+    return join(
+        [
+            el(
+                "div",
+                el("p", "This run is not finished.", class_="plain-gain"),
+                lead,
+                class_="claim none",
+            ),
+            el(
+                "dl",
+                *(el("div", el("dt", label), el("dd", value)) for value, label in tiles),
+                class_="tiles",
+            ),
+        ]
+    )
+
+
+def about(study: Mapping[str, Any]) -> Markup:
+    """What the study is about, from `study.json`."""
+    facts = {
+        "Strategy": study.get("strategy", {}).get("name", ""),
+        "Seed of the study": study.get("random_seed", ""),
+        **{f"Part: {stage}": name for stage, name in study.get("models", {}).items()},
+    }
+    sections = [
+        el("div", el("h3", part["name"]), el("p", part["text"], class_="prompt-text"))
+        for part in study.get("seed_prompt", {}).get("sections", [])
+    ]
+    facts_list = [
+        el("div", el("dt", name), el("dd", el("code", str(value)))) for name, value in facts.items()
+    ]
+    seed = el("details", el("summary", "The seed prompt"), *sections)
+    return join([el("dl", *facts_list, class_="facts"), seed])
+
+
+def proposals(progress: Progress) -> Markup:
+    """What was proposed so far."""
+    if not progress.proposals:
+        return el("p", "Nothing has been proposed yet.", class_="soft")
+    blocks = [
+        el(
+            "div",
+            el("h3", edit.section, " ", el("span", edit.kind, class_="chip blue")),
+            el("p", edit.text, class_="prompt-text") if edit.text else None,
+            hypothesis(edit),
+            class_="section",
+        )
+        for edits in progress.proposals[-_SHOWN:]
+        for edit in edits
+    ]
+    return join(blocks)
+
+
+def latest(progress: Progress, folder: Path) -> Markup:
+    """The latest pictures."""
+    shown: Sequence[tuple[str, str]] = progress.pictures[-_SHOWN:][::-1]
+    if not shown:
+        return el("p", "Nothing has been drawn yet.", class_="soft")
+    store = Thumbnails(folder, room=_MOST_BYTES)
+    figures = []
+    for prompt, name in shown:
+        uri = store.uri(name)
+        image = (
+            el("img", src=uri, alt=prompt, loading="lazy")
+            if uri
+            else el("div", "not kept", class_="missing")
+        )
+        figures.append(el("figure", image, el("figcaption", prompt)))
+    return el("div", *figures, class_="latest")
+
+
+def spending(progress: Progress, study: Mapping[str, Any]) -> Markup:
+    """The account so far, and calls that failed."""
+    models = {str(stage): str(name) for stage, name in study.get("models", {}).items()}
+    failed = [
+        el("li", el("b", f"{count:,} × "), reason)
+        for reason, count in progress.failures.most_common(8)
+    ]
+    return join([table(progress.rows(), models), el("ul", *failed) if failed else None])
