@@ -6,7 +6,7 @@ used to find classes: every subfolder has one meaning.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from lens_core.checkpoint_files import (
     read_tensors,
     refuse_float16,
 )
+from lens_core.defaults import LensDefaults as LensDefaults
 from lens_core.errors import CheckpointError, ComponentError, ParameterError
 from lens_core.sampling import default_scheduler
 from lens_core.text_encoder import LensTextEncoder
@@ -34,26 +35,6 @@ from lens_core.transformer import LensTransformer2DModel
 
 INDEX_NAME = "model_index.json"
 DEFAULTS_KEY = "_lens_defaults"
-
-
-@dataclass(frozen=True)
-class LensDefaults:
-    """What a checkpoint is run with unless the caller says otherwise.
-
-    A checkpoint states its own under `_lens_defaults` in `model_index.json`; the values here are
-    those of the published Lens.
-
-    Attributes:
-        height: Pixels.
-        width: Pixels.
-        num_inference_steps: Euler steps.
-        guidance_scale: Classifier-free guidance; 1 is none.
-    """
-
-    height: int = 1024
-    width: int = 1024
-    num_inference_steps: int = 20
-    guidance_scale: float = 5.0
 
 
 def checkpoint_folder(path: str | Path) -> Path:

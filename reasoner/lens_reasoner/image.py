@@ -9,12 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
 
 from lens_reasoner.errors import ImageFileError
 from lens_reasoner.image_metadata import METADATA_KEY, read_picture, write_picture
 from lens_reasoner.media import MediaType, sniff
-from lens_reasoner.types import GenerationSettings, Seconds, Seed, Usage, Value
+from lens_reasoner.parameters_text import parameters_text
+from lens_reasoner.types import GenerationSettings, JsonObject, Seconds, Seed, Usage, Value
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,6 +52,8 @@ class GeneratedImage(Value):
         generator: Name of the generator.
         timings: Seconds by stage, such as {"generate": 3.2}.
         usage: What drawing it consumed; where one call draws several, its share.
+        recipe: What else it takes to make it again, in the generator's own words, such as the
+            weights and the picture it started from. Pairs under `parameters` are told to viewers.
     """
 
     data: ImageBytes = Field(repr=False)
@@ -53,6 +63,7 @@ class GeneratedImage(Value):
     generator: str
     timings: dict[str, Seconds] = Field(default_factory=dict)
     usage: Usage = Usage.zero()
+    recipe: JsonObject = Field(default={}, repr=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -84,6 +95,7 @@ class GeneratedImage(Value):
         settings: GenerationSettings,
         generator: str,
         timings: Mapping[str, float] | None = None,
+        recipe: Mapping[str, JsonValue] | None = None,
     ) -> GeneratedImage:
         """Encode a PIL picture as PNG; its real size replaces the size in `settings`."""
         buffer = io.BytesIO()
@@ -95,6 +107,7 @@ class GeneratedImage(Value):
             settings=settings.model_copy(update={"width": image.width, "height": image.height}),
             generator=generator,
             timings=dict(timings or {}),
+            recipe=dict(recipe or {}),
         )
 
     @classmethod
@@ -168,18 +181,16 @@ class GeneratedImage(Value):
 
     def _parameters(self) -> str:
         settings = self.settings
-        values = {
+        told = self.recipe.get("parameters")
+        pairs: dict[str, JsonValue] = {
             "Steps": settings.num_inference_steps,
             "CFG scale": settings.guidance_scale,
             "Seed": self.seed,
             "Size": f"{settings.width}x{settings.height}" if settings.width else None,
             "Model": self.generator,
+            **(told if isinstance(told, dict) else {}),
         }
-        lines = [self.prompt]
-        if settings.negative_prompt:
-            lines.append(f"Negative prompt: {settings.negative_prompt}")
-        lines.append(", ".join(f"{k}: {v}" for k, v in values.items() if v is not None))
-        return "\n".join(lines)
+        return parameters_text(self.prompt, settings.negative_prompt, pairs)
 
     def _repr_png_(self) -> bytes:
         return self.png

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lens_core.checkpoints.hub import HubSource
+from lens_core.defaults import LensDefaults
 from lens_core.errors import ParameterError
-from lens_core.loading import LensDefaults
 
 _COMFY, _COMFY_COMMIT = "Comfy-Org/Lens", "198d6ddf4d9fac0d8b0548dc9be4310452f5c146"
 _SCENEWORKS, _SCENEWORKS_COMMIT = "SceneWorks/Lens", "5c5521d4417a3cae55816929ece69319d1e7712a"
