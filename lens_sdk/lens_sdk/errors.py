@@ -1,6 +1,20 @@
-"""Errors of the SDK itself, each saying what was wrong and what to do about it."""
+"""Errors of the SDK itself, each saying what was wrong and what to do about it.
+
+`LensError` is the base of all errors that the packages raise on purpose, those of calls to servers
+(`lens_sdk.client.errors`) included; `lens_sdk.error_kinds` sorts them by what can be done.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from lens_reasoner.errors import ReasonerError
+
+if TYPE_CHECKING:
+    from lens_reasoner import Candidate, LoopResult
+
+LensError = ReasonerError
+"""Base class of every error raised on purpose; it has a `message` and a `hint`."""
 
 
 class SdkError(ReasonerError):
@@ -41,16 +55,44 @@ class UnfinishedRunError(SdkError, ValueError):
     """A folder that holds a run with other settings than those it is to go on with."""
 
 
-class NothingDrawnError(SdkError):
-    """A run that reached a limit before there was any picture.
+class LimitReachedError(SdkError):
+    """A run that a limit ended before its target was reached.
 
     Attributes:
-        stop_reason: Why it ended.
+        stop_reason: Which limit.
+        result: The run; None if there is nothing of it.
     """
+
+    def __init__(self, message: str, *, stop_reason: str, result: LoopResult | None) -> None:
+        super().__init__(message, hint="Allow more rounds, pictures, time or money.")
+        self.stop_reason = stop_reason
+        self.result = result
+
+    @property
+    def best(self) -> Candidate | None:
+        """The best picture so far, if there is any."""
+        return None if self.result is None else self.result.best
+
+    @classmethod
+    def of(cls, result: LoopResult) -> LimitReachedError:
+        """The error of a run."""
+        best = None if result.best is None else result.best.score
+        so_far = "nothing is judged" if best is None else f"the best score is {best:.2f}"
+        words = result.stop_reason.replace("_", " ")
+        return cls(
+            f"The run ended before its target, by {words}; {so_far}.",
+            stop_reason=result.stop_reason,
+            result=result,
+        )
+
+
+class NothingDrawnError(LimitReachedError):
+    """A run that reached a limit before there was any picture."""
 
     def __init__(self, stop_reason: str) -> None:
         super().__init__(
             f"The run ended before any picture was drawn: {stop_reason}.",
-            hint="Allow more time or money; with a cost limit, every model needs a known price.",
+            stop_reason=stop_reason,
+            result=None,
         )
-        self.stop_reason = stop_reason
+        self.hint = "Allow more time or money; with a cost limit, every model needs a known price."

@@ -8,18 +8,31 @@ import typer
 
 from lens_sdk.cli.config import config
 from lens_sdk.cli.convert import convert
+from lens_sdk.cli.create import create
 from lens_sdk.cli.data import data
 from lens_sdk.cli.demo import demo
+from lens_sdk.cli.doctor import doctor
 from lens_sdk.cli.evaluate import evaluate
 from lens_sdk.cli.generate import generate
 from lens_sdk.cli.inspect import inspect
+from lens_sdk.cli.judge import judge
 from lens_sdk.cli.pull import pull
 from lens_sdk.cli.report_study import report
+from lens_sdk.cli.rewrite import rewrite
+from lens_sdk.cli.runs import runs
 from lens_sdk.cli.serve import serve
 from lens_sdk.cli.train import train
 from lens_sdk.models import package_version
 
 __all__ = ["app"]
+
+EPILOG = (
+    'Begin with: lens doctor, then lens create "two red apples left of a blue cup". '
+    "Exit codes: 0 done, 1 an error, 2 a wrong command line, 3 the request was refused, 4 below "
+    "--min-score, 5 a server or provider is busy or away, 130 interrupted."
+)
+
+PICTURES, MODELS, SETUP = "Pictures", "Models and training", "Setting up and serving"
 
 app = typer.Typer(
     name="lens",
@@ -27,6 +40,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EPILOG,
 )
 
 
@@ -48,14 +62,17 @@ def _options(
     """From a request to a judged picture: rewrite, generate, judge."""
 
 
-app.command()(generate)
-app.command()(demo)
-app.command()(train)
-app.command("eval")(evaluate)
-app.command()(report)
-app.add_typer(data)
-app.command()(inspect)
-app.command()(convert)
-app.command()(pull)
-app.command()(serve)
-app.command()(config)
+for command in (create, generate, rewrite, judge):
+    app.command(rich_help_panel=PICTURES)(command)
+app.add_typer(runs, name="runs", rich_help_panel=PICTURES)
+app.command(rich_help_panel=PICTURES)(demo)
+app.command(rich_help_panel=MODELS)(pull)
+app.command(rich_help_panel=MODELS)(inspect)
+app.command(rich_help_panel=MODELS)(convert)
+app.command("eval", rich_help_panel=MODELS)(evaluate)
+app.command(rich_help_panel=MODELS)(report)
+app.add_typer(data, rich_help_panel=MODELS)
+app.command(rich_help_panel=MODELS)(train)
+app.command(rich_help_panel=SETUP)(doctor)
+app.command(rich_help_panel=SETUP)(config)
+app.command(rich_help_panel=SETUP)(serve)

@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from lens_core.errors import LensCoreError
 from lens_reasoner import ReasonerError
+from lens_sdk.error_kinds import may_work_later
 from lens_sdk.models import DEFAULT_MODEL, MODEL_CHOICES
 
 P = ParamSpec("P")
@@ -26,6 +27,12 @@ FAILED = 1
 REFUSED = 3
 """Exit code of a request that the reasoner refused."""
 
+BELOW = 4
+"""Exit code of a picture that scored less than was asked for."""
+
+UNAVAILABLE = 5
+"""Exit code of a server or provider that is busy, too slow or away: later it may work."""
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
@@ -35,7 +42,7 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 """Progress and errors, so that results can be piped."""
 
-SETTING = "the setting, see lens config"
+SETTING = "from the settings"
 """Default of options that a setting stands behind."""
 
 ModelOption = Annotated[
@@ -88,7 +95,7 @@ def reported() -> Iterator[None]:
     try:
         yield
     except ReasonerError as error:
-        _fail(error.message, error.hint)
+        _fail(error.message, error.hint, UNAVAILABLE if may_work_later(error) else FAILED)
     except LensCoreError as error:
         _fail(str(error))
     except ValidationError as error:
@@ -120,9 +127,9 @@ def _problem(detail: dict[str, object]) -> str:
     return f"{where} {detail['input']!r}: {message}" if where else message
 
 
-def _fail(message: str, hint: str = "") -> NoReturn:
+def _fail(message: str, hint: str = "", code: int = FAILED) -> NoReturn:
     sys.stdout.flush()
     err.print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
     if hint:
         err.print(escape(hint), soft_wrap=True)
-    raise typer.Exit(FAILED)
+    raise typer.Exit(code)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lens_reasoner import Candidate, LoopResult, Verdict
+from lens_reasoner import Candidate, LoopResult, Rubric, Verdict
 from lens_sdk.metadata import rewrite_of
 
 _LIMITS = {"max_images", "max_cost", "cost_unknown", "deadline"}
@@ -19,7 +19,11 @@ _MARKS = {"yes": ("✓", "green"), "no": ("✗", "red"), "cannot_tell": ("?", "y
 
 
 def print_report(
-    console: Console, result: LoopResult, saved: Mapping[int, Path], timings: Mapping[str, float]
+    console: Console,
+    result: LoopResult,
+    saved: Mapping[int, Path],
+    timings: Mapping[str, float],
+    run_id: str | None = None,
 ) -> None:
     """Print prompt, verdict, path and timings as text.
 
@@ -28,6 +32,7 @@ def print_report(
         result: A run with at least one picture.
         saved: Where its pictures were saved, by candidate.
         timings: Seconds by stage.
+        run_id: The run's name in the records.
     """
     best = _best(result)
     table = Table.grid(padding=(0, 2))
@@ -39,12 +44,8 @@ def print_report(
         table.add_row("", Text(f"by {rewrite.model}", style="dim"))
     if best.verdict is not None:
         table.add_row("Verdict", _headline(result, best.verdict))
-        questions = {c.name: c.question for c in result.rubric.criteria} if result.rubric else {}
-        for line in best.verdict.verdicts:
-            mark, colour = _MARKS[line.answer]
-            question = questions.get(line.criterion, line.criterion)
-            text = Text(f"{mark} ", style=colour).append(question, style="default")
-            table.add_row("", text.append(f"  {line.evidence}", style="dim"))
+        for line in verdict_lines(result.rubric, best.verdict):
+            table.add_row("", line)
     for failure in result.failures:
         note = f"{failure.message} {failure.hint}".strip()
         table.add_row("Note", Text(note, style="yellow"))
@@ -55,15 +56,36 @@ def print_report(
             table.add_row("Also", Text(str(path)))
     if result.candidates[-1].round or result.stop_reason in _LIMITS:
         table.add_row("Rounds", Text(_rounds(result)))
+    if run_id is not None:
+        table.add_row("Run", run_id)
     table.add_row("Time", Text(", ".join(f"{k} {v:.1f} s" for k, v in timings.items())))
     console.print(table)
 
 
+def verdict_lines(rubric: Rubric | None, verdict: Verdict) -> list[Text]:
+    """One line for each criterion: what was checked, and what was seen."""
+    questions = {c.name: c.question for c in rubric.criteria} if rubric else {}
+    lines = []
+    for told in verdict.verdicts:
+        mark, colour = _MARKS[told.answer]
+        question = questions.get(told.criterion, told.criterion)
+        text = Text(f"{mark} ", style=colour).append(question, style="default")
+        lines.append(text.append(f"  {told.evidence}", style="dim"))
+    return lines
+
+
 def print_json_report(
-    console: Console, result: LoopResult, saved: Mapping[int, Path], timings: Mapping[str, float]
+    console: Console,
+    result: LoopResult,
+    saved: Mapping[int, Path],
+    timings: Mapping[str, float],
+    run_id: str | None = None,
 ) -> None:
     """Print the same as one JSON object."""
-    console.file.write(json.dumps(_json_report(result, saved, timings), indent=2) + "\n")
+    report = _json_report(result, saved, timings)
+    if run_id is not None:
+        report["run"] = run_id
+    console.file.write(json.dumps(report, indent=2) + "\n")
 
 
 def _json_report(

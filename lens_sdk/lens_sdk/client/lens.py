@@ -23,8 +23,12 @@ from lens_reasoner import (
 )
 from lens_sdk.client.backend import Backend, RunStream
 from lens_sdk.client.types import Judgement, RunInfo, Timeouts
+from lens_sdk.errors import LimitReachedError
 from lens_sdk.session import PartChoice
 from lens_sdk.settings import FROM_SETTINGS, FromSettings, Settings
+
+LIMITS = frozenset({"max_rounds", "max_images", "max_cost", "cost_unknown", "deadline"})
+"""The reasons to stop that are limits."""
 
 Picture = GeneratedImage | bytes | str | Path
 """A picture, a picture file's bytes, or its path."""
@@ -120,6 +124,7 @@ class AsyncLens:
         *,
         rubric: Rubric | None = None,
         limits: LoopLimits | None = None,
+        raise_on_limit: bool = False,
         **options: Any,
     ) -> LoopResult:
         """Rewrite, draw, judge and revise until a limit; `result.best` is the best picture.
@@ -128,13 +133,19 @@ class AsyncLens:
             request: What to draw.
             rubric: The criteria; by default they are written.
             limits: When to end; after one round by default.
+            raise_on_limit: Raise where a limit ended the run before its target score.
             **options: Fields of `ImageRequest`, such as `seed=1` and `num_images=4`.
 
         Raises:
-            ReasonerError: With what was wrong and what to do about it.
+            LensError: With what was wrong and what to do about it.
+            LimitReachedError: With the result so far, if `raise_on_limit`.
             ValidationError: An option that is no field of `ImageRequest`, or out of range.
         """
-        return await self.stream(request, rubric=rubric, limits=limits, **options).result()
+        run = self.stream(request, rubric=rubric, limits=limits, **options)
+        result = await run.result()
+        if raise_on_limit and result.stop_reason in LIMITS:
+            raise LimitReachedError.of(result)
+        return result
 
     def stream(
         self,

@@ -92,11 +92,11 @@ class LocalBackend:
 
     async def runs(self, limit: int) -> list[RunInfo]:
         """See `Backend.runs`."""
-        return [_info(record) for record in self._known().runs()[::-1][:limit]]
+        return [run_info(record) for record in self._known().runs()[::-1][:limit]]
 
     async def run(self, name: str) -> RunInfo:
         """See `Backend.run`."""
-        return _info(self._known().open(name))
+        return run_info(self._known().open(name))
 
     async def result(self, name: str) -> LoopResult:
         """See `Backend.result`."""
@@ -127,7 +127,8 @@ class LocalBackend:
         return self._store
 
 
-def _info(record: RunRecord) -> RunInfo:
+def run_info(record: RunRecord) -> RunInfo:
+    """A recorded run in a few words; one that is under way counts as interrupted."""
     return RunInfo(
         id=record.folder.name,
         created_at=int(datetime.fromisoformat(record.header.created).timestamp()),

@@ -56,10 +56,15 @@ class Lens:
         *,
         rubric: Rubric | None = None,
         limits: LoopLimits | None = None,
+        raise_on_limit: bool = False,
         **options: Any,
     ) -> LoopResult:
         """See `AsyncLens.create`."""
-        return _wait(self._lens.create(request, rubric=rubric, limits=limits, **options))
+        return _wait(
+            self._lens.create(
+                request, rubric=rubric, limits=limits, raise_on_limit=raise_on_limit, **options
+            )
+        )
 
     def stream(
         self,

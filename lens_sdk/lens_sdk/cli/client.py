@@ -1,0 +1,57 @@
+"""The client that commands use, here or on a server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from lens_sdk.cli.console import err
+from lens_sdk.client.lens import AsyncLens
+from lens_sdk.generators import choose_generator, lens_model, load_generator
+from lens_sdk.models import LensModel
+from lens_sdk.settings import DEFAULT_RUNS, Settings
+
+
+def command_settings(*, base_url: str | None = None, **options: Any) -> Settings:
+    """The settings of a command that records runs; "" as address is this machine.
+
+    Raises:
+        SettingsError: A value that cannot be used.
+    """
+    settings = Settings.load(base_url=base_url, **options)
+    return settings.model_copy(
+        update={"base_url": settings.base_url or None, "runs": settings.runs or DEFAULT_RUNS}
+    )
+
+
+def runs_folder(settings: Settings) -> Path:
+    """Where runs are recorded."""
+    return settings.runs or DEFAULT_RUNS
+
+
+@asynccontextmanager
+async def opened(
+    settings: Settings, *, load: bool = False
+) -> AsyncIterator[tuple[AsyncLens, LensModel | None]]:
+    """A client, and the local model it draws with, if one does.
+
+    Args:
+        settings: What to use.
+        load: Load the model now, and show so.
+
+    Raises:
+        ReasonerError: As `AsyncLens` does.
+    """
+    if settings.base_url:
+        async with AsyncLens(settings=settings) as lens:
+            yield lens, None
+        return
+    generator = choose_generator(settings.model)
+    async with AsyncLens(generator, settings=settings) as lens:
+        if load:
+            with err.status(f"Loading {generator.name}"):
+                await asyncio.to_thread(load_generator, generator)
+        yield lens, lens_model(generator)

@@ -1,0 +1,100 @@
+"""`lens create`: the agentic loop, recorded, here or on a server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated
+
+import typer
+
+from lens_reasoner import ImageRequest, LoopLimits, LoopResult
+from lens_sdk.cli.client import command_settings, opened
+from lens_sdk.cli.console import (
+    GeneratorOption,
+    GuidanceOption,
+    JsonOption,
+    JudgeOption,
+    ReasonerOption,
+    SeedOption,
+    StepsOption,
+    err,
+    out,
+    parse_size,
+    reports_errors,
+)
+from lens_sdk.cli.following import Followed, follow, tell
+from lens_sdk.cli.generate import DEFAULT_FOLDER
+from lens_sdk.cli.options import (
+    AllOption,
+    DeadlineOption,
+    MaxCostOption,
+    MaxImagesOption,
+    NegativeOption,
+    OutOption,
+    RatioOption,
+    RunsOption,
+    ServerOption,
+    SizeOption,
+)
+from lens_sdk.settings import Settings
+
+
+@reports_errors
+def create(
+    request: Annotated[str, typer.Argument(help="What the picture should show.")],
+    model: GeneratorOption = None,
+    size: SizeOption = None,
+    aspect_ratio: RatioOption = None,
+    seed: SeedOption = None,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
+    negative_prompt: NegativeOption = "",
+    number: Annotated[int, typer.Option("--n", "-n", help="Pictures in each round.")] = 2,
+    rounds: Annotated[
+        int, typer.Option("--rounds", help="Most rounds; it ends early when all criteria hold.")
+    ] = 3,
+    max_images: MaxImagesOption = None,
+    max_cost: MaxCostOption = None,
+    deadline: DeadlineOption = None,
+    reasoner: ReasonerOption = None,
+    judge: JudgeOption = None,
+    base_url: ServerOption = None,
+    runs: RunsOption = None,
+    output: OutOption = DEFAULT_FOLDER,
+    keep_all: AllOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Work on a request until it is met: rewrite, draw, judge, revise, draw again.
+
+    Every run is recorded: lens runs list shows them, lens runs resume goes on with one.
+    """
+    width, height = parse_size(size)
+    asked = ImageRequest(
+        text=request,
+        negative_prompt=negative_prompt,
+        width=width,
+        height=height,
+        aspect_ratio=aspect_ratio,
+        seed=seed,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        num_images=number,
+    )
+    limits = LoopLimits(
+        max_rounds=rounds, max_images=max_images, max_usd=max_cost, deadline=deadline
+    )
+    settings = command_settings(
+        model=model, reasoner=reasoner, judge=judge, base_url=base_url, runs=runs
+    )
+    followed = asyncio.run(_create(settings, asked, limits))
+    tell(out, followed, output, keep_all=keep_all, as_json=as_json)
+
+
+async def _create(settings: Settings, asked: ImageRequest, limits: LoopLimits) -> Followed:
+    started = time.perf_counter()
+    async with opened(settings, load=True) as (lens, model):
+        loaded = time.perf_counter() - started
+        stream = lens.stream(asked, limits=limits)
+        result: LoopResult = await follow(err, stream, rewrites=settings.reasoner != "none")
+        return Followed(result, model, {"load": loaded, **result.timings}, stream.id)

@@ -1,0 +1,94 @@
+"""`lens doctor`: is everything there that the settings need?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from lens_sdk.cli.console import (
+    FAILED,
+    GeneratorOption,
+    JsonOption,
+    JudgeOption,
+    ReasonerOption,
+    err,
+    out,
+    reports_errors,
+)
+from lens_sdk.cli.options import ServerOption
+
+if TYPE_CHECKING:
+    from lens_sdk.doctor import Check
+
+_MARKS = {
+    "ok": ("✓", "green"),
+    "note": ("·", "dim"),
+    "warning": ("!", "yellow"),
+    "error": ("✗", "red"),
+}
+
+
+@reports_errors
+def doctor(
+    model: GeneratorOption = None,
+    reasoner: ReasonerOption = None,
+    judge: JudgeOption = None,
+    base_url: ServerOption = None,
+    online: Annotated[
+        bool,
+        typer.Option("--online", help="Also ask the provider about key and models; it is free."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check versions, settings, keys, models, GPU, memory and disk; nothing is paid for.
+
+    Ends with exit code 1 if anything is an error.
+    """
+    from lens_reasoner import ReasonerError
+    from lens_sdk.doctor import examine
+    from lens_sdk.settings import Settings
+
+    try:
+        settings = Settings.load(model=model, reasoner=reasoner, judge=judge, base_url=base_url)
+    except ReasonerError:
+        settings = None
+    with err.status("Looking around"):
+        checks = examine(settings, online=online)
+    failed = any(check.status == "error" for check in checks)
+    if as_json:
+        out.print_json(json.dumps({"ok": not failed, "checks": [asdict(c) for c in checks]}))
+    else:
+        table = Table.grid(padding=(0, 2))
+        table.add_column()
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for check in checks:
+            mark, colour = _MARKS[check.status]
+            style = "dim" if check.status == "note" else ""
+            table.add_row(
+                Text(mark, style=colour), Text(check.name), Text(check.detail, style=style)
+            )
+            if check.hint:
+                table.add_row("", "", Text(check.hint, style="italic dim"))
+        out.print(table)
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _table(checks: list[Check]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in checks:
+        mark, colour = _MARKS[check.status]
+        detail = Text(check.detail, style="dim" if check.status == "note" else "")
+        table.add_row(Text(mark, style=colour), Text(check.name), detail)
+        if check.hint:
+            table.add_row("", "", Text(check.hint, style="italic dim"))
+    return table

@@ -1,0 +1,89 @@
+"""Recorded runs read from their folder, and told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lens_reasoner import LoopResult, ReasonerError, RunRecord, RunStore
+from lens_reasoner.media import SUFFIXES
+from lens_reasoner.record import IMAGES
+from lens_sdk.cli.console import err
+from lens_sdk.client.local import run_info
+from lens_sdk.client.types import RunInfo
+
+
+def recorded_runs(folder: Path, limit: int) -> list[RunInfo]:
+    """The latest runs of a folder, newest first; one that cannot be read is told and left out."""
+    found = []
+    for path in RunStore(folder).folders():
+        try:
+            found.append(run_info(RunRecord(path)))
+        except ReasonerError as error:
+            err.print(f"{path.name} is left out: {error.message}", markup=False, soft_wrap=True)
+    return sorted(found, key=lambda info: (info.created_at, info.id), reverse=True)[:limit]
+
+
+def recorded_run(folder: Path) -> tuple[RunInfo, LoopResult]:
+    """One run.
+
+    Raises:
+        RunRecordError: There is none, or it cannot be read.
+    """
+    record = RunRecord(folder)
+    return run_info(record), record.result()
+
+
+def run_values(info: RunInfo, result: LoopResult, folder: Path | None) -> dict[str, Any]:
+    """A run as JSON values; pictures are told by hash and, where they are here, by file."""
+    values = result.model_dump(
+        mode="json", exclude={"candidates": {"__all__": {"image": {"data"}}}}
+    )
+    for told, candidate in zip(values["candidates"], result.candidates, strict=True):
+        told["sha256"] = candidate.image.sha256
+        told["path"] = None if folder is None else str(_file(folder, candidate.image))
+        told["score"] = candidate.score
+    return {**info.model_dump(mode="json"), "result": values}
+
+
+def print_run(console: Console, info: RunInfo, result: LoopResult, folder: Path | None) -> None:
+    """Print a run as text."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("Run", info.id)
+    table.add_row("Status", f"{info.status}, {result.stop_reason.replace('_', ' ')}")
+    table.add_row("Request", Text(info.request.text))
+    for version, prompt in enumerate(result.prompts):
+        table.add_row(f"Prompt {version + 1}", Text(prompt.prompt))
+    if result.refused is not None:
+        table.add_row("Refused", Text(result.refused.reason))
+    for index, candidate in enumerate(result.candidates):
+        score = "not judged" if candidate.score is None else f"score {candidate.score:.2f}"
+        parts = (
+            f"round {candidate.round + 1}",
+            f"prompt {candidate.prompt_version + 1}",
+            "" if candidate.image.seed is None else f"seed {candidate.image.seed}",
+            score,
+        )
+        best = index == result.best_index
+        name = "Best" if best else f"Picture {index + 1}"
+        table.add_row(name, Text(" · ".join(filter(None, parts)), style="green" if best else ""))
+        if best and folder is not None:
+            table.add_row("", Text(str(_file(folder, candidate.image))))
+    for failure in result.failures:
+        table.add_row("Note", Text(f"{failure.message} {failure.hint}".strip(), style="yellow"))
+    usd = result.usage.usd
+    cost = "unknown" if usd is None else f"${usd:.4f}"
+    table.add_row("Cost", cost)
+    if "total" in result.timings:
+        table.add_row("Time", f"{result.timings['total']:.1f} s")
+    console.print(table)
+
+
+def _file(folder: Path, image: Any) -> Path:
+    return folder / IMAGES / f"{image.sha256}{SUFFIXES[image.media_type]}"

@@ -1,0 +1,57 @@
+"""`lens rewrite`: a request as the prompt that would be drawn."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from lens_reasoner import ImageRequest, Refused, Rewrite
+from lens_sdk.cli.client import command_settings, opened
+from lens_sdk.cli.console import (
+    REFUSED,
+    GeneratorOption,
+    JsonOption,
+    ReasonerOption,
+    err,
+    out,
+    reports_errors,
+)
+from lens_sdk.cli.options import NegativeOption, RatioOption, ServerOption
+from lens_sdk.settings import Settings
+
+
+@reports_errors
+def rewrite(
+    request: Annotated[str, typer.Argument(help="What the picture should show.")],
+    reasoner: ReasonerOption = None,
+    model: GeneratorOption = None,
+    aspect_ratio: RatioOption = None,
+    negative_prompt: NegativeOption = "",
+    base_url: ServerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a request into a detailed prompt and print it; nothing is drawn."""
+    asked = ImageRequest(text=request, aspect_ratio=aspect_ratio, negative_prompt=negative_prompt)
+    settings = command_settings(model=model, reasoner=reasoner, base_url=base_url, judge="none")
+    outcome = asyncio.run(_rewrite(settings, asked))
+    if as_json:
+        told = {"refused": isinstance(outcome, Refused), **outcome.model_dump(mode="json")}
+        out.print_json(json.dumps(told))
+    elif isinstance(outcome, Rewrite):
+        out.print(Text(outcome.prompt), soft_wrap=True)
+        for issue in outcome.issues:
+            err.print(Text(f"{issue.kind}: {issue.detail}", style="yellow"), soft_wrap=True)
+    else:
+        err.print(f"Refused ({outcome.category}): {outcome.reason}", markup=False)
+    if isinstance(outcome, Refused):
+        raise typer.Exit(REFUSED)
+
+
+async def _rewrite(settings: Settings, asked: ImageRequest) -> Rewrite | Refused:
+    async with opened(settings) as (lens, _):
+        with err.status("Rewriting"):
+            return await lens.rewrite(asked)

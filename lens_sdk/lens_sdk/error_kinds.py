@@ -1,0 +1,95 @@
+"""Errors sorted by what can be done about them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lens_reasoner.errors import (
+    ChatError,
+    GenerationRefusedError,
+    GeneratorError,
+    ImageServiceError,
+    JudgeError,
+    MissingPackagesError,
+    QuotaError,
+    RateLimitedError,
+    ReasonerError,
+    UnsupportedSettingError,
+)
+from lens_sdk.client.errors import (
+    LensServerError,
+    RequestRefusedError,
+    ServerBusyError,
+    ServerTimeoutError,
+)
+from lens_sdk.errors import LimitReachedError, MissingExtraError
+
+ErrorKind = Literal[
+    "configuration",
+    "missing_extra",
+    "unsupported",
+    "refused",
+    "judge",
+    "generator",
+    "budget",
+    "rate_limit",
+    "timeout",
+    "server",
+]
+
+_BY_CLASS: tuple[tuple[ErrorKind, tuple[type[ReasonerError], ...]], ...] = (
+    ("missing_extra", (MissingExtraError, MissingPackagesError)),
+    ("budget", (LimitReachedError,)),
+    ("refused", (GenerationRefusedError,)),
+    ("unsupported", (UnsupportedSettingError,)),
+    ("rate_limit", (RateLimitedError, QuotaError, ServerBusyError)),
+    ("timeout", (ServerTimeoutError,)),
+    ("judge", (JudgeError,)),
+    ("server", (ChatError, ImageServiceError, LensServerError)),
+    ("generator", (GeneratorError,)),
+)
+"""The first that fits counts."""
+
+_BY_FAULT: dict[str, ErrorKind] = {
+    "timeout": "timeout",
+    "rate_limited": "rate_limit",
+    "quota": "rate_limit",
+    "refused": "refused",
+    "filtered": "refused",
+}
+_BY_CODE: dict[str, ErrorKind] = {
+    "unsupported_value": "unsupported",
+    "unknown_parameter": "unsupported",
+    "moderation_blocked": "refused",
+    "not_judged": "judge",
+    "generator_failed": "generator",
+}
+_TRANSIENT = frozenset({"connection", "timeout", "rate_limited", "server"})
+
+
+def error_kind(error: ReasonerError) -> ErrorKind:
+    """What an error is about.
+
+    Args:
+        error: Any `LensError`.
+
+    Returns:
+        "configuration" for whatever is wrong with names, files, keys and parts.
+    """
+    if isinstance(error, ChatError | ImageServiceError) and error.fault in _BY_FAULT:
+        return _BY_FAULT[error.fault]
+    if isinstance(error, LensServerError) and error.code in _BY_CODE:
+        return _BY_CODE[error.code]
+    for kind, classes in _BY_CLASS:
+        if isinstance(error, classes):
+            return kind
+    return "configuration"
+
+
+def may_work_later(error: ReasonerError) -> bool:
+    """Whether the same call may succeed later, without anything being changed."""
+    if isinstance(error, ChatError | ImageServiceError):
+        return error.fault in _TRANSIENT
+    if isinstance(error, LensServerError) and not isinstance(error, RequestRefusedError):
+        return error_kind(error) in {"rate_limit", "timeout"} or error.status in {None, 502, 503}
+    return False
