@@ -20,6 +20,7 @@ from lens_prompt_opt.estimate import StudyEstimate, UnitPrices
 from lens_prompt_opt.failures import ByKind, Failure, FailureClusterer, FailureMode, FailureReport
 from lens_prompt_opt.gate import PairedSequentialGate
 from lens_prompt_opt.guards import GuardRules
+from lens_prompt_opt.library_proposer import LibraryEntry, LibraryProposer
 from lens_prompt_opt.llm_clusterer import LLMClusterer
 from lens_prompt_opt.llm_proposer import LLMProposer
 from lens_prompt_opt.progress import ProgressCallback, StudyProgress
@@ -67,6 +68,8 @@ __all__ = [
     "Hypothesis",
     "LLMClusterer",
     "LLMProposer",
+    "LibraryEntry",
+    "LibraryProposer",
     "MatrixEntry",
     "OnlineFallback",
     "PairedSequentialGate",
