@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch._dynamo
 import torch._inductor.config
-from torch import nn
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -15,6 +14,7 @@ from torch.utils.checkpoint import (
 )
 
 from lens_core.training.config import DenoiserConfig
+from lens_core.transformer import LensTransformerBlock
 
 _ATEN = torch.ops.aten
 KEPT_OPERATIONS = (
@@ -29,8 +29,8 @@ KEPT_OPERATIONS = (
 """Operations whose results selective checkpointing keeps: dear to compute, cheap to store."""
 
 
-def prepare_blocks(blocks: Sequence[nn.Module], config: DenoiserConfig) -> None:
-    """Checkpoint and compile blocks as the run's settings say.
+def prepare_blocks(blocks: Sequence[LensTransformerBlock], config: DenoiserConfig) -> None:
+    """Choose the attention of, checkpoint and compile blocks as the run's settings say.
 
     A block's `forward` is replaced and the block itself kept, so that parameter names stay and
     sharding, which comes later, is the outermost layer: memory is freed inside, weights gathered
@@ -41,12 +41,15 @@ def prepare_blocks(blocks: Sequence[nn.Module], config: DenoiserConfig) -> None:
         torch._dynamo.config.recompile_limit = 64
         torch._inductor.config.cpp.dynamic_threads = True
     for block in blocks:
+        if config.device == "cpu":
+            # The fused kernel is slower there at nano's sizes.
+            block.attn.backend = "_native_math"
         forward: Callable[..., Any] = block.forward
         if config.activation_checkpointing != "none":
             forward = _checkpointed(forward, config.activation_checkpointing == "selective")
         if config.compile:
             forward = torch.compile(forward, dynamic=config.dynamic_shapes)
-        block.forward = forward
+        block.forward = forward  # type: ignore[method-assign]
 
 
 def _checkpointed(forward: Callable[..., Any], selective: bool) -> Callable[..., Any]:

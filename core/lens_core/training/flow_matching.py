@@ -3,12 +3,9 @@
 Time is sigma: `noisy = (1 - t) * data + t * noise`, and the network predicts `noise - data`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from diffusers.models.attention_dispatch import attention_backend
 from torch import Generator, Tensor
 
 from lens_core.sizes import SIZE_MULTIPLE
@@ -57,24 +54,13 @@ def velocity_error(
     noisy, velocity = noised(batch.latents.float(), timesteps, generator)
     labels = None if batch.labels is None else batch.labels.to(device)
     grid = (batch.size[0] // SIZE_MULTIPLE, batch.size[1] // SIZE_MULTIPLE)
-    with _attention(device):
-        predicted, align = training.network(
-            noisy.to(device, precision),
-            timesteps.to(device),
-            batch.features.to(device, precision),
-            batch.mask.to(device),
-            grid,
-            labels,
-        )
+    predicted, align = training.network(
+        noisy.to(device, precision),
+        timesteps.to(device),
+        batch.features.to(device, precision),
+        batch.mask.to(device),
+        grid,
+        labels,
+    )
     losses = (predicted.float() - velocity.to(device)).square().mean(dim=(1, 2))
     return Outcome(losses, timesteps, align)
-
-
-@contextmanager
-def _attention(device: torch.device) -> Iterator[None]:
-    """Plain products on the CPU, where the fused kernel is slower at nano's sizes."""
-    if device.type == "cpu":
-        with attention_backend("_native_math"):
-            yield
-    else:
-        yield

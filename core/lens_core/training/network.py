@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lens_core.nano.vocabulary import BACKGROUNDS, CLASSES, COLORS
 from lens_core.training.config import DenoiserConfig
 from lens_core.training.objective import AlignmentHead
-from lens_core.transformer import LensTransformer2DModel
+from lens_core.transformer import LensTransformer2DModel, LensTransformerBlock
 
 _ZERO_WEIGHTS = ("img_mod.1", "txt_mod.1", "norm_out.linear", "proj_out")
 
@@ -33,9 +33,9 @@ class Denoiser(nn.Module):
             self.head = AlignmentHead(int(config.model["inner_dim"]), sizes)
 
     @property
-    def blocks(self) -> list[nn.Module]:
+    def blocks(self) -> list[LensTransformerBlock]:
         """The transformer blocks."""
-        return list(cast(nn.ModuleList, self.model.transformer_blocks))
+        return cast(list[LensTransformerBlock], list(self.model.transformer_blocks))
 
     def forward(
         self,
