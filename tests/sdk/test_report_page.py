@@ -1,0 +1,104 @@
+"""`lens report` on the command line, and its page in a real browser."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from chromium import CHROMIUM, Page, chromium_page
+from lens_prompt_opt import Budget
+from lens_prompt_opt.simulation.parts import simulated_requests
+from lens_prompt_opt.simulation.world import seed_prompt
+from lens_sdk.cli import app
+from prompt_opt.simulated_study import WORLD, study
+
+PHONE = 390
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study") / "run"
+    made = study(prompts=simulated_requests(WORLD, 24))
+    asyncio.run(made.optimize(seed=seed_prompt(), budget=Budget(images=330), run_dir=folder))
+    done = CliRunner().invoke(app, ["report", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert done.output.strip() == str(folder / "report.html")
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with chromium_page(tmp_path_factory.mktemp("browser")) as page:
+        yield page
+
+
+def test_a_folder_without_a_run_ends_with_a_message(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "study.json" in done.output
+
+
+@needs_browser
+def test_the_page_fits_desktop_and_phone_without_overlaps(report: Path, page: Page) -> None:
+    for width, phone in ((1280, False), (PHONE, True)):
+        page.open(report.as_uri(), width=width, phone=phone)
+        assert page.value("document.documentElement.scrollWidth") <= width
+        assert page.value(_OVERLAPS) == []
+    assert report.stat().st_size < 8_000_000
+
+
+@needs_browser
+def test_the_tree_leads_to_its_candidate_by_keyboard(report: Path, page: Page) -> None:
+    page.open(report.as_uri())
+    assert not page.value("document.getElementById('candidates').open")
+    page.value("document.querySelector('.tree a').focus()")
+    page.press("Enter", code=13)
+    page.wait("document.getElementById('candidates').open")
+    wanted = page.value("document.querySelector('.tree a').getAttribute('href').slice(1)")
+    page.wait(f"document.activeElement.id === {wanted!r}")
+
+
+@needs_browser
+def test_pairs_are_filtered_by_keyboard(report: Path, page: Page) -> None:
+    page.open(report.as_uri())
+    everything = page.value("document.querySelectorAll('.pair').length")
+    page.value("document.querySelector('[data-show=better]').focus()")
+    page.press("Enter", code=13)
+    shown = page.value("document.querySelectorAll('.pair:not([hidden])').length")
+    better = page.value("document.querySelectorAll('.pair[data-change=better]').length")
+    assert 0 < shown == better < everything
+    assert page.value("document.activeElement.getAttribute('aria-pressed')") == "true"
+
+
+@needs_browser
+def test_colours_follow_the_reader_and_pictures_are_there(report: Path, page: Page) -> None:
+    colours = []
+    for theme in ("light", "dark"):
+        features = [{"name": "prefers-color-scheme", "value": theme}]
+        page.call("Emulation.setEmulatedMedia", features=features)
+        page.open(report.as_uri())
+        colours.append(page.value("getComputedStyle(document.body).backgroundColor"))
+    assert len(set(colours)) == 2
+    page.value("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
+    page.wait("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    assert page.value("document.images.length") > 0
+
+
+_OVERLAPS = """
+(() => {
+  const found = [];
+  for (const svg of document.querySelectorAll('svg')) {
+    const texts = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]);
+    for (let i = 0; i < texts.length; i++) for (let j = 0; j < i; j++) {
+      const [a, b] = [texts[i][1], texts[j][1]];
+      const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+      const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+      if (across > 1 && down > 3) found.push([texts[i][0], texts[j][0]]);
+    }
+  }
+  return found;
+})()
+"""  # noqa: E501
