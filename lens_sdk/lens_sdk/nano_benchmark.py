@@ -32,6 +32,8 @@ class BenchmarkSettings:
         prompts: `dense` captions, `brief` requests, or brief ones rewritten (`reasoned`).
         num_inference_steps: None means the model's own.
         guidance_scale: None means the model's own.
+        sizes: Width and height of all pictures, every request drawn at each of them; without any,
+            each picture has one of the training's sizes.
     """
 
     per_task: int = 50
@@ -39,6 +41,7 @@ class BenchmarkSettings:
     prompts: PromptKind = "dense"
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.prompts not in get_args(PromptKind):
@@ -64,7 +67,11 @@ class NanoBenchmark:
         self._runtime = runtime
         self._settings = settings
         self._folder = folder
-        self._items = nano_eval_prompts(settings.seed, settings.per_task)
+        self._items = [
+            item
+            for size in settings.sizes or (None,)
+            for item in nano_eval_prompts(settings.seed, settings.per_task, size)
+        ]
         self._reasoner = NanoReasoner(runtime) if settings.prompts == "reasoned" else None
         self._describe()
         self._results = self._read()
@@ -91,12 +98,18 @@ class NanoBenchmark:
     def report(self) -> NanoEvalReport:
         """The accuracies so far."""
         shown: dict[str, str | int | float] = {"model": self._runtime.model.name}
-        shown |= {key: value for key, value in vars(self._settings).items() if value is not None}
-        pairs = [
-            (row["task"], EvalResult(row["correct"], row["reason"]))
-            for row in self._results.values()
-        ]
-        return NanoEvalReport.from_results(pairs, shown)
+        shown |= {key: value for key, value in self._described().items() if value is not None}
+        if self._settings.sizes:
+            shown["sizes"] = " ".join(_name(size) for size in self._settings.sizes)
+        return NanoEvalReport.from_results(self._scored(None), shown)
+
+    def report_by_size(self) -> dict[str, NanoEvalReport]:
+        """The accuracies so far at each of the settings' sizes, by `WIDTHxHEIGHT`."""
+        reports = {}
+        for size in self._settings.sizes:
+            if scored := self._scored(size):
+                reports[_name(size)] = NanoEvalReport.from_results(scored)
+        return reports
 
     def save(self, report: NanoEvalReport) -> Path:
         """Write the report as `report.json` and return its path."""
@@ -106,7 +119,12 @@ class NanoBenchmark:
         ]
         record = {
             "overall": report.overall,
+            "overall_interval_95": report.overall_interval,
             "tasks": tasks,
+            "sizes": {
+                name: {"overall": part.overall, "overall_interval_95": part.overall_interval}
+                for name, part in self.report_by_size().items()
+            },
             "settings": report.settings,
             "model": self._runtime.model.record(),
             "versions": versions(),
@@ -114,6 +132,21 @@ class NanoBenchmark:
         path = self._folder / "report.json"
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         return path
+
+    def _scored(self, size: tuple[int, int] | None) -> list[tuple[str, EvalResult]]:
+        """Task and result of every picture so far, of one size or of all."""
+        return [
+            (row["task"], EvalResult(row["correct"], row["reason"]))
+            for index, row in self._results.items()
+            if size in (None, (self._items[index]["width"], self._items[index]["height"]))
+        ]
+
+    def _described(self) -> dict[str, Any]:
+        """The settings as JSON; what was added later is left out where it is not used."""
+        described = {key: value for key, value in vars(self._settings).items() if key != "sizes"}
+        if self._settings.sizes:
+            described["sizes"] = [list(size) for size in self._settings.sizes]
+        return described
 
     def _batches(self, size: int) -> Iterator[list[int]]:
         """Missing items, in groups of one picture size."""
@@ -175,7 +208,7 @@ class NanoBenchmark:
 
     def _describe(self) -> None:
         """Write what the folder is about, or check that it is about the same."""
-        described = {**vars(self._settings), "model": self._runtime.model.record()}
+        described = {**self._described(), "model": self._runtime.model.record()}
         path = self._folder / "settings.json"
         if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != described:
             raise UnfinishedRunError(
@@ -194,3 +227,8 @@ class NanoBenchmark:
             path.write_text(whole, encoding="utf-8")
         rows: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
         return {row["index"]: row for row in rows}
+
+
+def _name(size: tuple[int, int]) -> str:
+    """`WIDTHxHEIGHT`."""
+    return f"{size[0]}x{size[1]}"

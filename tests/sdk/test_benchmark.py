@@ -86,3 +86,22 @@ def test_unknown_choices_are_messages(arguments: list[str], nano_folder: Path) -
     result = CliRunner().invoke(app, ["eval", *arguments, "--model", str(nano_folder)])
     assert result.exit_code in {1, 2}
     assert arguments[-1] in result.stderr
+
+
+def test_sizes_that_training_never_saw_are_measured_apart(
+    nano_folder: Path, nano_runtime: LensRuntime, tmp_path: Path
+) -> None:
+    arguments = ["eval", "nano", "--model", str(nano_folder), "--per-task", "1", "--steps", "1"]
+    arguments += ["--guidance", "1", "--out", str(tmp_path), "--size", "96x80", "--size", "64x96"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    for size in ("96x80", "64x96"):
+        assert f"| {size} | 0.000 | 0.000 to 0." in result.stdout
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert report["sizes"].keys() == {"96x80", "64x96"}
+    low, high = report["overall_interval_95"]
+    assert low == 0.0 < high < report["sizes"]["96x80"]["overall_interval_95"][1]
+    settings = BenchmarkSettings(1, 0, "dense", 1, 1.0, ((96, 80), (64, 96)))
+    again = NanoBenchmark(nano_runtime, settings, tmp_path)
+    assert list(again.advance(8)) == [12]
+    assert len({row["index"] for row in _rows(tmp_path)}) == 12

@@ -199,6 +199,21 @@ class NanoEvalReport(BaseModel):
         """Mean of the tasks' accuracies, as GenEval has it, not the mean over pictures."""
         return sum(score.accuracy for score in self.tasks) / len(self.tasks)
 
+    @property
+    def overall_interval(self) -> tuple[float, float]:
+        """95 % interval of the overall accuracy, from the tasks' Wilson intervals.
+
+        The method of variance estimates recovery (Zou and Donner, 2008, doi:10.1002/sim.3095): the
+        tasks' distances to the ends of their intervals add up as squares.
+        """
+        below = above = 0.0
+        for score in self.tasks:
+            low, high = score.interval
+            below += (score.accuracy - low) ** 2
+            above += (high - score.accuracy) ** 2
+        count, mean = len(self.tasks), self.overall
+        return mean - math.sqrt(below) / count, mean + math.sqrt(above) / count
+
     def to_markdown(self) -> str:
         """Return a table of accuracies with 95 % intervals."""
         lines = ["| task | correct | accuracy | 95 % interval |", "|---|---:|---:|---:|"]
@@ -209,7 +224,8 @@ class NanoEvalReport(BaseModel):
                 f"| {score.accuracy:.3f} | {low:.3f} to {high:.3f} |"
             )
         named = "overall" if len(self.tasks) == len(TASKS) else f"mean of {len(self.tasks)} tasks"
-        lines.append(f"| **{named}** | | **{self.overall:.3f}** | |")
+        low, high = self.overall_interval
+        lines.append(f"| **{named}** | | **{self.overall:.3f}** | {low:.3f} to {high:.3f} |")
         if self.settings:
             told = ", ".join(f"{name} {value}" for name, value in self.settings.items())
             lines.extend(["", told])

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from lens_sdk.cli.console import GuidanceOption, ModelOption, StepsOption, err, out, reports_errors
+from lens_sdk.cli.console import (
+    GuidanceOption,
+    ModelOption,
+    StepsOption,
+    err,
+    out,
+    parse_size,
+    reports_errors,
+)
 from lens_sdk.cli.progress import progress_bars
 from lens_sdk.models import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from lens_core.nano.evaluation import NanoEvalReport
 
 DEFAULT_FOLDER = Path("lens-eval")
 
@@ -29,6 +40,14 @@ def evaluate(
     prompts: Annotated[
         str, typer.Option("--prompts", help="dense, brief, or reasoned: brief ones rewritten.")
     ] = "dense",
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--size",
+            help="Width and height of all pictures, as in 128x112; may be repeated, and every "
+            "request is drawn at each. held-out stands for those that no nano stage trains on.",
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures drawn at once.")] = 8,
     output: Annotated[
         Path, typer.Option("--out", "-o", help="Folder; results found there are kept.")
@@ -47,6 +66,7 @@ def evaluate(
         prompts=cast(PromptKind, prompts),
         num_inference_steps=steps,
         guidance_scale=guidance,
+        sizes=tuple(size for text in sizes or () for size in _sizes(text)),
     )
     run = NanoBenchmark(generator.runtime, settings, output)
     with err.status(f"Loading {generator.name}"):
@@ -57,4 +77,25 @@ def evaluate(
             bars.update(task, completed=done)
     report = run.report()
     out.print(report.to_markdown(), markup=False, soft_wrap=True)
+    if by_size := run.report_by_size():
+        out.print("\n" + _size_table(by_size), markup=False, soft_wrap=True)
     out.print(str(run.save(report)), markup=False, soft_wrap=True)
+
+
+def _sizes(text: str) -> list[tuple[int, int]]:
+    """Widths and heights that a `--size` names."""
+    if text == "held-out":
+        from lens_core.data.buckets import NANO_HELD_OUT
+
+        return [(width, height) for height, width in NANO_HELD_OUT]
+    width, height = parse_size(text)
+    return [] if width is None or height is None else [(width, height)]
+
+
+def _size_table(reports: dict[str, NanoEvalReport]) -> str:
+    """Overall accuracies with their intervals."""
+    lines = ["| width x height | overall | 95 % interval |", "|---|---:|---:|"]
+    for name, report in reports.items():
+        low, high = report.overall_interval
+        lines.append(f"| {name} | {report.overall:.3f} | {low:.3f} to {high:.3f} |")
+    return "\n".join(lines)
