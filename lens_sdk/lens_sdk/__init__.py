@@ -50,7 +50,11 @@ if TYPE_CHECKING:
     from lens_sdk.client.lens import AsyncLens
     from lens_sdk.client.plain import Lens
     from lens_sdk.client.types import Judgement, RunInfo, Timeouts
+    from lens_sdk.comparison import Comparison, compare
+    from lens_sdk.error_kinds import error_kind
     from lens_sdk.errors import (
+        LensError,
+        LimitReachedError,
         MissingExtraError,
         SdkError,
         SettingsError,
@@ -101,7 +105,11 @@ _LAZY = {
     "lens_sdk.client.lens": ("AsyncLens",),
     "lens_sdk.client.plain": ("Lens",),
     "lens_sdk.client.types": ("Judgement", "RunInfo", "Timeouts"),
+    "lens_sdk.comparison": ("Comparison", "compare"),
+    "lens_sdk.error_kinds": ("error_kind",),
     "lens_sdk.errors": (
+        "LensError",
+        "LimitReachedError",
         "MissingExtraError",
         "SdkError",
         "SettingsError",
@@ -125,6 +133,7 @@ __all__ = [
     "Cache",
     "Candidate",
     "Capabilities",
+    "Comparison",
     "Criterion",
     "DiffusersGenerator",
     "FunctionGenerator",
@@ -138,7 +147,9 @@ __all__ = [
     "LLMReasoner",
     "LLMRubricWriter",
     "Lens",
+    "LensError",
     "LensModel",
+    "LimitReachedError",
     "LocalLensGenerator",
     "LoopLimits",
     "LoopResult",
@@ -165,6 +176,8 @@ __all__ = [
     "agenerate",
     "build_loop",
     "choose_generator",
+    "compare",
+    "error_kind",
     "generate",
     "local_generator",
     "read_record",

@@ -43,12 +43,37 @@ class UnknownModelError(SdkError, ValueError):
     """A model name that is neither known nor a folder with a Lens checkpoint."""
 
 
+class MissingWeightsError(SdkError, ValueError):
+    """A published model whose weights are not on this machine.
+
+    Attributes:
+        model: Its name.
+        parts: What is missing.
+    """
+
+    def __init__(self, model: str, parts: tuple[str, ...]) -> None:
+        super().__init__(
+            f"The weights of {model} are not on this machine: there is no {', '.join(parts)}.",
+            hint=f"Fetch them with: lens pull {model} (about 22 GB in all)",
+        )
+        self.model = model
+        self.parts = parts
+
+
+class ReproductionError(SdkError, ValueError):
+    """A picture that cannot be made again from what its file says."""
+
+
 class UnknownPartError(SdkError, ValueError):
     """A reasoner or judge that is none of those on offer."""
 
 
 class SettingsError(SdkError, ValueError):
     """A setting that is not known or cannot be used; the message says where it was found."""
+
+
+class NothingToCompareError(SdkError, ValueError):
+    """No pictures where some are to be compared."""
 
 
 class UnfinishedRunError(SdkError, ValueError):

@@ -194,3 +194,8 @@ class GeneratedImage(Value):
 
     def _repr_png_(self) -> bytes:
         return self.png
+
+    def _repr_html_(self) -> str:
+        from lens_reasoner.notebook import picture
+
+        return picture(self)

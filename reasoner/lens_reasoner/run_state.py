@@ -55,6 +55,14 @@ class Candidate(Value):
         """The verdict's score; None, and not zero, if there is none."""
         return None if self.verdict is None else self.verdict.score
 
+    def _repr_html_(self) -> str:
+        from lens_reasoner.notebook import side_by_side
+
+        return side_by_side([("", self)], None)
+
+    def _repr_png_(self) -> bytes:
+        return self.image.png
+
 
 class LoopResult(Value):
     """Everything one run produced.
@@ -98,6 +106,14 @@ class LoopResult(Value):
     def refused(self) -> Refused | None:
         """The refusal, if the request was refused."""
         return self.rewrite if isinstance(self.rewrite, Refused) else None
+
+    def _repr_html_(self) -> str:
+        from lens_reasoner.notebook import run
+
+        return run(self)
+
+    def _repr_png_(self) -> bytes | None:
+        return None if self.best is None else self.best.image.png
 
 
 class RunState:

@@ -41,6 +41,11 @@ class Judgement(Value):
     rubric: Rubric
     verdict: Verdict
 
+    def _repr_html_(self) -> str:
+        from lens_reasoner.notebook import verdict_list
+
+        return verdict_list(self.verdict, self.rubric)
+
 
 class RunInfo(Value):
     """A recorded run in a few words.
