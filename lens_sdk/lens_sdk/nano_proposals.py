@@ -70,11 +70,13 @@ NANO_LIBRARY: Final[tuple[LibraryEntry, ...]] = (
         "a busy background hides objects",
     ),
     LibraryEntry(
-        "Rest", "Say that nothing else is in the picture.", ("count",), "keeps extra objects out"
+        "Rest", "Say that nothing else is in the picture.", ("count",), "it keeps extra objects out"
     ),
     LibraryEntry("Style", "Ask for a flat drawing style with outlines.", ("object",)),
     LibraryEntry("Parts", "Name the parts of the main object.", ("object",)),
-    LibraryEntry("Company", "Invent further things that suit the scene.", (), "a richer scene"),
+    LibraryEntry(
+        "Company", "Invent further things that suit the scene.", (), "it makes a richer scene"
+    ),
     LibraryEntry("Language", "Write in plain British English.", (), "plain words are understood"),
     LibraryEntry("Length", "Take as many sentences as it needs.", (), "there is more to say"),
     LibraryEntry("Mood", "Set a mood and describe the atmosphere.", (), "pictures need feeling"),

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from chromium import CHROMIUM, Page, chromium_page
-from lens_prompt_opt import Budget
+from lens_prompt_opt import Budget, PairedSequentialGate
 from lens_prompt_opt.simulation.parts import simulated_requests
 from lens_prompt_opt.simulation.world import seed_prompt
 from lens_sdk.cli import app
@@ -21,8 +21,10 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study") / "run"
-    made = study(prompts=simulated_requests(WORLD, 24))
-    asyncio.run(made.optimize(seed=seed_prompt(), budget=Budget(images=330), run_dir=folder))
+    gate = PairedSequentialGate(alpha=0.9, block_requests=4, pictures=1)
+    made = study(prompts=simulated_requests(WORLD, 24), gate=gate)
+    work = made.optimize(seed=seed_prompt(), budget=Budget(images=200), run_dir=folder)
+    assert asyncio.run(work).claim is not None
     done = CliRunner().invoke(app, ["report", str(folder)])
     assert done.exit_code == 0, done.output
     assert done.output.strip() == str(folder / "report.html")

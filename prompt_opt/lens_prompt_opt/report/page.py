@@ -55,7 +55,7 @@ def unfinished_page(study: Mapping[str, Any], progress: unfinished.Progress, fol
             "edits",
             "Edits",
             "Edits proposed",
-            "The latest last.",
+            "The latest first.",
             unfinished.proposals(progress),
         ),
         Section(

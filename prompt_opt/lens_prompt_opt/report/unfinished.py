@@ -167,7 +167,7 @@ def proposals(progress: Progress) -> Markup:
             hypothesis(edit),
             class_="section",
         )
-        for edits in progress.proposals[-_SHOWN:]
+        for edits in reversed(progress.proposals[-_SHOWN:])
         for edit in edits
     ]
     return join(blocks)
