@@ -1,0 +1,1 @@
+"""Training over buckets: the mixed-resolution stage, and whatever else reads the bucket loader."""
