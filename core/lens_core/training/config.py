@@ -168,7 +168,12 @@ def load_config(
     elif path.is_file():
         text = path.read_text()
     else:
-        raise ParameterError(f"config {source!r} is neither a preset (nano) nor a JSON file")
+        presets = resources.files("lens_core.training") / "presets"
+        known = sorted(p.name for p in presets.iterdir() if (p / f"{stage}.json").is_file())
+        raise ParameterError(
+            f"config {source!r} is neither a preset of {stage} ({', '.join(known) or 'none'}) nor "
+            "a JSON file"
+        )
     try:
         return kind.model_validate({**json.loads(text), **(overrides or {})})
     except (ValidationError, json.JSONDecodeError) as error:

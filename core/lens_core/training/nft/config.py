@@ -15,7 +15,8 @@ class RLConfig(StageConfig):
     """DiffusionNFT on LoRA adapters. The defaults are the recipe's, and the paper's code's."""
 
     start: str | None = None
-    """Pipeline folder to start from; None takes `pretrain/pipeline` in the same training."""
+    """Pipeline folder to start from; None takes `mixed/pipeline`, or else `pretrain/pipeline`, of
+    the same training."""
     device: str = "cpu"
     """`cpu`, or `cuda` for the device of every process's local rank."""
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -1,0 +1,46 @@
+"""Settings of fine-tuning on one's own pictures."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lens_core.data.fitting import Crop
+from lens_core.training.mixed.config import BucketConfig
+
+ATTENTION = ("img_qkv", "txt_qkv", "to_out.0", "to_add_out")
+MLP = ("img_mlp.w1", "img_mlp.w2", "img_mlp.w3", "txt_mlp.w1", "txt_mlp.w2", "txt_mlp.w3")
+MODULATION = ("img_mod.1", "txt_mod.1")
+
+
+class LoraTrainingConfig(BucketConfig):
+    """Fine-tuning of a finished model on a folder of pictures and captions."""
+
+    start: str
+    """Pipeline folder to start from, or `lens-nano` for the packaged model."""
+    images: str = "images"
+    """Folder of pictures with captions, or a table that lists them; see `lens data shard`."""
+    model: dict[str, Any] = Field(default_factory=dict)
+    """Not used: the denoiser is that of `start`."""
+    method: Literal["lora", "full"] = "lora"
+    """Low-rank changes beside frozen weights, or every weight itself."""
+    rank: int = Field(16, gt=0)
+    """Rank of the changes."""
+    alpha: float = Field(16.0, gt=0)
+    """Their scale times the rank."""
+    modules: tuple[Literal["attention", "mlp", "modulation"], ...] = ("attention",)
+    """Which linear layers of every block are changed."""
+    target_modules: tuple[str, ...] = ()
+    """Layers by the end of their names, in place of `modules`."""
+    buckets: str = "lens"
+    """Table of the sizes that pictures are fitted to."""
+    crop: Crop = "centre"
+    """Which part of a picture is kept."""
+    most_cut: float = Field(0.3, ge=0, le=1)
+    """Share of a picture that may be cut off."""
+
+    def targets(self) -> tuple[str, ...]:
+        """Ends of the names of the layers that are changed."""
+        if self.target_modules:
+            return self.target_modules
+        groups = {"attention": ATTENTION, "mlp": MLP, "modulation": MODULATION}
+        return tuple(name for group in self.modules for name in groups[group])

@@ -1,0 +1,129 @@
+"""Fine-tuning on one's own pictures: shards, caches, then the engine with small or all weights.
+
+Encoders are loaded first, fill the caches, and are gone before the denoiser is loaded, so that the
+two never share the memory.
+"""
+
+import gc
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+import torch
+
+from lens_core.checkpoints.lora_adapters import save_lora
+from lens_core.data.buckets import bucket_table
+from lens_core.data.encoding import BatchEncoder, fill_caches
+from lens_core.data.errors import ManifestError
+from lens_core.data.fitting import CropPolicy
+from lens_core.data.frozen import FrozenParts
+from lens_core.data.manifest import MANIFEST
+from lens_core.data.reading import ShardFolder
+from lens_core.data.sources import SourceImage, folder_images, table_images
+from lens_core.data.writing import ShardSettings, write_shards
+from lens_core.loading import load_components, load_transformer, save_components
+from lens_core.training.denoiser import DenoiserTraining
+from lens_core.training.devices import place
+from lens_core.training.engine import DenoiserRun
+from lens_core.training.lora.config import LoraTrainingConfig
+from lens_core.training.lora.weights import ADAPTER, LoraWeights, lora_training
+from lens_core.training.mixed.source import BucketBatches
+from lens_core.training.mixed.start import fill_weights, model_arguments, pipeline_folder
+from lens_core.training.workers import Workers
+
+
+def train_lora(config: LoraTrainingConfig, folder: Path) -> None:
+    """Train, or resume, and leave `folder/weights`: a LoRA in PEFT's form, or a whole pipeline.
+
+    Args:
+        config: Settings; the same ones must be given again to resume.
+        folder: This run's own.
+
+    Raises:
+        ComponentError: `start` holds no pipeline.
+        DataError: No usable pictures, or pictures that the policy refuses.
+        ParameterError: Layers that the model does not have, or another setting that does not fit.
+    """
+    torch.set_num_threads(config.threads)
+    workers = Workers.join()
+    start = pipeline_folder("lora", str(_model(config.start)), _model(config.start))
+    config = config.model_copy(update={"model": model_arguments(start)})
+    data = _shards(config, folder / "data", workers)
+    encoder = _encoded(config, start, data, folder / "cache", workers)
+    training = _training(config, start, workers)
+    source = BucketBatches(config, data, encoder, workers)
+    try:
+        DenoiserRun(config, training, source, workers, folder).train()
+    finally:
+        source.close()
+    _save(training, start, folder / "weights", workers)
+
+
+def _model(name: str) -> Path:
+    """The folder of a packaged model, or the one that is named."""
+    packaged = Path(str(resources.files("lens_core"))) / "weights" / name
+    return packaged if packaged.is_dir() else Path(name)
+
+
+def _shards(config: LoraTrainingConfig, folder: Path, workers: Workers) -> ShardFolder:
+    """The pictures as shards; written by the first process, once."""
+    if workers.leads and not (folder / MANIFEST).is_file():
+        settings = ShardSettings(
+            bucket_table(config.buckets),
+            crop=CropPolicy(config.crop, config.most_cut),
+            policy=config.policy,
+        )
+        write_shards(_images(Path(config.images)), folder, settings, {"source": config.images})
+    workers.gather(folder.name)
+    data = ShardFolder.open(folder)
+    if data.manifest.made.get("source") != config.images:
+        raise ManifestError(
+            f"{folder} holds the pictures of {data.manifest.made.get('source')}, not of "
+            f"{config.images}; choose another --out"
+        )
+    return data
+
+
+def _images(path: Path) -> Iterator[SourceImage]:
+    return table_images(path) if path.is_file() else folder_images(path)
+
+
+def _encoded(
+    config: LoraTrainingConfig, start: Path, data: ShardFolder, cache: Path, workers: Workers
+) -> BatchEncoder:
+    """Caches that hold every picture and caption; the encoders' memory is free again."""
+    parts = FrozenParts.load(start, place(config.device), config.encoder_precision)
+    encoder = parts.encoder(parts.layers(), cache, cache, config.text_multiple)
+    if workers.leads:
+        fill_caches(data, encoder)
+    workers.gather(cache.name)
+    kept = encoder.without_encoders()
+    del parts, encoder
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return kept
+
+
+def _training(config: LoraTrainingConfig, start: Path, workers: Workers) -> DenoiserTraining:
+    if config.method == "full":
+        training = DenoiserTraining.create(config, workers)
+        fill_weights(training, load_transformer(start / "transformer").state_dict())
+        return training
+    model = load_transformer(start / "transformer", getattr(torch, config.precision))
+    return lora_training(config, model.to(place(config.device)), workers)
+
+
+def _save(training: DenoiserTraining, start: Path, folder: Path, workers: Workers) -> None:
+    """Write the averaged weights."""
+    if isinstance(training.weights, LoraWeights):
+        if workers.leads:
+            with training.averaged():
+                save_lora(training.network.model, folder, ADAPTER)
+        return
+    model = training.export(workers.leads)
+    if model is None:
+        return
+    parts = load_components(start, torch.bfloat16, {"transformer": model.to(torch.bfloat16)})
+    defaults = parts.pop("defaults")
+    save_components(folder, parts, defaults)

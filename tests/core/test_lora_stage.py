@@ -1,0 +1,170 @@
+"""Fine-tuning on four drawn scenes: the loss falls, and pictures follow the saved LoRA."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from lens_core import LensPipeline
+from lens_core.errors import ComponentError, LensCoreError, ParameterError
+from lens_core.nano import dense_caption, render, sample_scene
+from lens_core.training import run_stage
+from lens_core.training.config import load_config
+from lens_core.training.lora.config import LoraTrainingConfig
+
+NANO = Path(str(__import__("lens_core").__path__[0])) / "weights" / "lens-nano"
+STEPS = 30
+CAPTIONS = [f"zxq picture number {n}" for n in ("one", "two", "three", "four")]
+
+
+def overrides(images: Path, **changes: str) -> dict[str, str]:
+    return {"start": str(NANO), "images": str(images), "steps": str(STEPS)} | changes
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four scenes under captions that say nothing of them."""
+    folder = tmp_path_factory.mktemp("images")
+    for index, caption in enumerate(CAPTIONS):
+        rng = np.random.default_rng((77, index))
+        render(sample_scene(rng, "single_object", (128, 128))).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(caption)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("lora")
+    run_stage("lora", "nano", out, overrides(images))
+    return out / "lora"
+
+
+def latents(pipeline: LensPipeline) -> torch.Tensor:
+    """Of the four captions without guidance, all from noise of their own."""
+    found = pipeline(
+        CAPTIONS,
+        generator=[torch.Generator().manual_seed(i) for i in range(4)],
+        num_inference_steps=6,
+        guidance_scale=1.0,
+        output_type="pt",
+        return_dict=False,
+    )[0]
+    return torch.as_tensor(found)
+
+
+def test_the_loss_falls(trained: Path) -> None:
+    lines = (trained / "log.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    assert np.mean(losses[-2:]) < 0.75 * losses[0]
+
+
+def test_the_saved_lora_draws_the_pictures_it_learnt(trained: Path, images: Path) -> None:
+    truth = np.stack([np.array(Image.open(images / f"{i}.png")) for i in range(4)])
+    target = torch.from_numpy(truth).permute(0, 3, 1, 2) / 255
+    pipeline = LensPipeline.from_pretrained(NANO, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    before = (latents(pipeline) - target).square().mean()
+    pipeline.load_lora_weights(trained / "weights", adapter_name="own")
+    after = (latents(pipeline) - target).square().mean()
+    assert after < 0.5 * before
+    pipeline.set_adapters("own", 0.0)
+    torch.testing.assert_close((latents(pipeline) - target).square().mean(), before)
+
+
+def test_it_is_saved_in_pefts_form_and_leaves_modulation_alone(trained: Path) -> None:
+    config = json.loads((trained / "weights" / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 16, 16.0)
+    names = load_file(trained / "weights" / "adapter_model.safetensors").keys()
+    assert len(names) == 6 * 4 * 2
+    assert not [name for name in names if "mod" in name.replace("base_model.model", "")]
+    assert not [name for name in names if "mlp" in name]
+
+
+def test_a_killed_run_goes_on_with_the_same_bits(images: Path, tmp_path: Path) -> None:
+    few = overrides(images, steps="4", save_every="2", rank="2", activation_checkpointing="full")
+    run_stage("lora", "nano", tmp_path / "whole", few)
+    run_stage("lora", "nano", tmp_path / "killed", {**few, "steps": "2"})
+    run_stage("lora", "nano", tmp_path / "killed", few)
+    whole, killed = (
+        load_file(tmp_path / name / "lora" / "weights" / "adapter_model.safetensors")
+        for name in ("whole", "killed")
+    )
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def test_every_weight_may_be_trained(images: Path, tmp_path: Path) -> None:
+    run_stage("lora", "nano", tmp_path, overrides(images, steps="1", method="full"))
+    pipeline = LensPipeline.from_pretrained(tmp_path / "lora" / "weights", dtype=torch.float32)
+    start = LensPipeline.from_pretrained(NANO, dtype=torch.float32)
+    moved = {
+        name: not torch.equal(tensor, start.transformer.state_dict()[name])
+        for name, tensor in pipeline.transformer.state_dict().items()
+    }
+    assert moved["transformer_blocks.0.attn.img_qkv.weight"]
+    assert moved["transformer_blocks.0.img_mod.1.weight"]
+    assert pipeline.defaults == start.defaults
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ["img_qkv", "txt_qkv", "to_out.0", "to_add_out"]),
+        ({"modules": ["mlp"]}, ["img_mlp.w1", "img_mlp.w2", "img_mlp.w3"]),
+        ({"modules": ["modulation"]}, ["img_mod.1", "txt_mod.1"]),
+        ({"target_modules": ["to_out.0"]}, ["to_out.0"]),
+    ],
+)
+def test_layers_are_chosen_by_groups_or_names(changes: dict[str, object], expected: object) -> None:
+    values = {"start": "s", "images": "i"} | changes
+    config = load_config(LoraTrainingConfig, "nano", "lora", values)
+    assert list(config.targets())[: len(list(expected))] == expected  # type: ignore[call-overload]
+
+
+def _nowhere(images: Path) -> dict[str, str]:
+    return overrides(images, start="nowhere")
+
+
+def _no_pictures(images: Path) -> dict[str, str]:
+    return overrides(images / "none")
+
+
+def _small_pictures(images: Path) -> dict[str, str]:
+    return overrides(images, buckets="lens-512")
+
+
+def _other_layers(images: Path) -> dict[str, str]:
+    return overrides(images, target_modules='["to_q"]')
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        (_nowhere, ComponentError, "holds no pipeline for lora"),
+        (_no_pictures, ParameterError, "is not a folder of pictures"),
+        (_small_pictures, LensCoreError, "skipped: {'unfit_image': 4}"),
+        (_other_layers, ParameterError, "to_q"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    images: Path,
+    tmp_path: Path,
+    settings: Callable[[Path], dict[str, str]],
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        run_stage("lora", "nano", tmp_path, settings(images))
+
+
+def test_another_folder_of_pictures_needs_another_run(trained: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    scene = sample_scene(rng, size=(128, 128))
+    render(scene).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text(dense_caption(scene, rng))
+    with pytest.raises(LensCoreError, match="choose another --out"):
+        run_stage("lora", "nano", trained.parent, overrides(tmp_path))
