@@ -27,7 +27,6 @@ from lens_reasoner import ImageRequest, PromptSection, SystemPrompt
 from prompt_opt.simulated_study import WORLD, study
 
 EVIL = "<script>alert('1')</script><img src=x onerror=alert(2)> & \"quotes\""
-BUDGET = Budget(images=330)
 
 
 class Page(HTMLParser):
@@ -74,9 +73,10 @@ def evil_seed() -> SystemPrompt:
     return SystemPrompt(name="a<b>", version="1", sections=(*seed.sections, section))
 
 
-def finished(folder: Path | None, **changes: object) -> StudyResult:
+def finished(folder: Path, images: int = 330, **changes: object) -> StudyResult:
     made = study(prompts=evil_requests(24), **changes)
-    return asyncio.run(made.optimize(seed=evil_seed(), budget=BUDGET, run_dir=folder))
+    budget = Budget(images=images)
+    return asyncio.run(made.optimize(seed=evil_seed(), budget=budget, run_dir=folder))
 
 
 @pytest.fixture(scope="module")
@@ -144,14 +144,17 @@ def test_a_report_from_the_run_directory_is_the_same(result: StudyResult, tmp_pa
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_a_study_without_a_run_directory_is_told_without_pictures(tmp_path: Path) -> None:
-    page = Page(finished(None).report(tmp_path / "a.html").read_text(encoding="utf-8"))
+def test_a_study_without_a_run_directory_is_told_without_pictures(
+    result: StudyResult, tmp_path: Path
+) -> None:
+    bare = result.model_copy(update={"run_dir": None})
+    page = Page(bare.report(tmp_path / "a.html").read_text(encoding="utf-8"))
     assert not page.all("img")
     assert "not kept" in page.text
 
 
 def test_no_gain_is_told_as_such(tmp_path: Path) -> None:
-    result = finished(tmp_path / "run", proposer=SimulatedProposer.placebo())
+    result = finished(tmp_path / "run", 150, proposer=SimulatedProposer.placebo())
     assert result.claim is None
     text = Page(result.report(tmp_path / "a.html").read_text(encoding="utf-8")).text
     assert "No better prompt was established" in text
@@ -161,10 +164,7 @@ def test_no_gain_is_told_as_such(tmp_path: Path) -> None:
 def test_several_generators_have_their_matrix(tmp_path: Path) -> None:
     two = [SimulatedGenerator(WORLD, name="one & <only>"), SimulatedGenerator(WORLD, name="two")]
     gate = PairedSequentialGate(alpha=0.9, block_requests=4, pictures=1)
-    made = study(prompts=evil_requests(24), generator=two, gate=gate)
-    result = asyncio.run(
-        made.optimize(seed=evil_seed(), budget=Budget(images=900), run_dir=tmp_path / "run")
-    )
+    result = finished(tmp_path / "run", 500, generator=two, gate=gate)
     assert result.matrix is not None
     text = Page(result.report(tmp_path / "a.html").read_text(encoding="utf-8")).text
     for prompt in ("seed prompt", "shared prompt", "prompt for one & <only>", "prompt for two"):
@@ -187,8 +187,9 @@ def _stop_after(calls: int) -> Callable[[str], None]:
 def test_an_unfinished_run_is_told_as_such(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     made = study(_stop_after(200), prompts=evil_requests(24))
+    work = made.optimize(seed=evil_seed(), budget=Budget(images=330), run_dir=folder)
     with pytest.raises(KeyboardInterrupt):
-        asyncio.run(made.optimize(seed=evil_seed(), budget=BUDGET, run_dir=folder))
+        asyncio.run(work)
     with (folder / "calls.jsonl").open("ab") as file:
         file.write(b'{"key": "judge:1", "rec')
     before = (folder / "calls.jsonl").read_bytes()
