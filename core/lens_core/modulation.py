@@ -100,6 +100,7 @@ class ModulationTableMixin:
 
     _modulation_key: tuple[Any, ...] = ()
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def precompute_modulations(
         self, timesteps: Tensor | Sequence[float], device: torch.device | None = None
@@ -118,7 +119,7 @@ class ModulationTableMixin:
         Raises:
             ParameterError: No timesteps, or one outside [0, 1].
         """
-        times = torch.as_tensor(timesteps, dtype=torch.float32).cpu().unique()
+        times = torch.unique(torch.as_tensor(timesteps, dtype=torch.float32).cpu())
         if not len(times) or not bool(((times >= 0) & (times <= 1)).all()):
             raise ParameterError(f"timesteps {times.tolist()} must be one or more from 0 to 1")
         where = device or self.device
@@ -137,6 +138,7 @@ class ModulationTableMixin:
         self.modulation_table = ModulationTable(times, rows)
         self._modulation_key = self._key()
 
+    @torch.inference_mode(False)
     def restore_modulations(self) -> None:
         """Put the `*_mod` weights back on the device and drop the table. Harmless without one."""
         device = self.device

@@ -191,8 +191,11 @@ class LensTimeEmbedding(nn.Module):
         return embedded
 
 
-class LensTransformer2DModel(  # type: ignore[misc]
-    ModulationTableMixin, ModelMixin, ConfigMixin, PeftAdapterMixin
+class LensTransformer2DModel(
+    ModulationTableMixin,
+    ModelMixin,  # type: ignore[misc]
+    ConfigMixin,  # type: ignore[misc]
+    PeftAdapterMixin,  # type: ignore[misc]
 ):
     """Predicts the velocity of image tokens given text features and time.
 

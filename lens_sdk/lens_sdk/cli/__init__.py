@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lens_sdk.cli.bench import bench
 from lens_sdk.cli.config import config
 from lens_sdk.cli.convert import convert
 from lens_sdk.cli.create import create
@@ -76,3 +77,4 @@ app.command(rich_help_panel=MODELS)(train)
 app.command(rich_help_panel=SETUP)(doctor)
 app.command(rich_help_panel=SETUP)(config)
 app.command(rich_help_panel=SETUP)(serve)
+app.command(rich_help_panel=SETUP)(bench)

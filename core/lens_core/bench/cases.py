@@ -1,0 +1,113 @@
+"""The list of measurements."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lens_core.bench.configs import BenchConfig
+from lens_core.bench.kernels import BACKENDS
+from lens_core.errors import ParameterError
+from lens_core.speed import named_plan
+
+Kind = Literal["ceiling", "attention", "encode", "denoise", "decode", "png", "generate", "paired"]
+KINDS: tuple[Kind, ...] = (
+    "ceiling",
+    "attention",
+    "encode",
+    "denoise",
+    "decode",
+    "png",
+    "generate",
+    "paired",
+)
+
+SAMPLING = {"lens": (20, 5.0), "lens-turbo": (4, 1.0)}
+"""Steps and guidance of the published models."""
+
+PAIRED_STEPS = 2
+PAIRED_GUIDANCE = 5.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement.
+
+    Attributes:
+        kind: What is measured.
+        what: A backend, a branch (`cond`, `uncond`) or a model (`lens`, `lens-turbo`).
+        size: Side of the picture in pixels; 0 where it does not matter.
+        batch: Pictures at once.
+        speed: Name of the speed plan; empty where it does not matter. Of `paired`, the plan that
+            is compared with `plain`.
+    """
+
+    kind: Kind
+    what: str = ""
+    size: int = 0
+    batch: int = 1
+    speed: str = ""
+
+    @property
+    def key(self) -> str:
+        """Names the case in results, such as `denoise/cond/1024/b1/fast`."""
+        size = str(self.size) if self.size else ""
+        parts = (self.kind, self.what, size, f"b{self.batch}", self.speed)
+        return "/".join(part for part in parts if part)
+
+
+def list_cases(
+    config: BenchConfig,
+    speeds: Sequence[str],
+    kinds: Sequence[str] = (),
+    paired: Sequence[str] = (),
+) -> list[Case]:
+    """All cases in the order they are run: each plan's together, as plans compile.
+
+    Args:
+        config: Sizes and batches.
+        speeds: Names of speed plans.
+        kinds: Only these kinds; all if empty, but `paired` only where `paired` names plans.
+        paired: Plans to compare with `plain` in turns.
+
+    Raises:
+        ParameterError: A kind or a plan that is not known.
+    """
+    if unknown := sorted({*kinds} - {*KINDS}):
+        raise ParameterError(f"only {', '.join(unknown)}: choose from {', '.join(KINDS)}")
+    for speed in speeds:
+        named_plan(speed)
+    every = [*_common(config), *(case for speed in speeds for case in _with_plan(config, speed))]
+    every += [case for speed in paired for case in _against_plain(config, speed)]
+    return [case for case in every if not kinds or case.kind in kinds]
+
+
+def _common(config: BenchConfig) -> Iterator[Case]:
+    yield Case("ceiling")
+    for size in config.sizes:
+        for backend in ("torch", *BACKENDS):
+            yield Case("attention", backend, size)
+    for batch in config.batches:
+        yield Case("encode", batch=batch)
+    for size in config.sizes:
+        for level in ("level 1", "level 6"):
+            yield Case("png", level, size)
+
+
+def _against_plain(config: BenchConfig, speed: str) -> Iterator[Case]:
+    plan = named_plan(speed)
+    for size in config.sizes:
+        if plan.changes_denoiser:
+            yield Case("paired", "sample", size, 1, speed)
+        if plan.changes_vae:
+            yield Case("paired", "decode", size, 1, speed)
+
+
+def _with_plan(config: BenchConfig, speed: str) -> Iterator[Case]:
+    grid = [(size, batch) for size in config.sizes for batch in config.batches]
+    for size, batch in grid:
+        for branch in ("cond", "uncond"):
+            yield Case("denoise", branch, size, batch, speed)
+        yield Case("decode", "", size, batch, speed)
+    for model in SAMPLING:
+        for size, batch in grid:
+            yield Case("generate", model, size, batch, speed)

@@ -1,0 +1,149 @@
+"""Results on disk: one line of JSON for each case, written when it is done."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lens_core.bench.cases import Case
+from lens_core.bench.stages import Measured
+from lens_core.errors import ParameterError
+
+SETTINGS, RESULTS, REPORT = "settings.json", "results.jsonl", "report.json"
+_PACKAGES = ("torch", "diffusers", "transformers", "triton", "lens-sdk")
+
+Row = dict[str, Any]
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Hardware and versions."""
+    versions = {package: _version(package) for package in _PACKAGES}
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "packages": versions,
+        "device": device.type,
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found |= {
+            "gpu": properties.name,
+            "gpu_bytes": properties.total_memory,
+            "capability": f"{properties.major}.{properties.minor}",
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        }
+    return found
+
+
+class ResultLog:
+    """A folder of results, which a run that was stopped goes on with.
+
+    Args:
+        folder: Created if it is not there.
+        settings: Config, precision, repeats, hardware and versions; they must not change.
+
+    Raises:
+        ParameterError: The folder has results of other settings, or is damaged.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        stated = json.loads(json.dumps(settings))
+        path = folder / SETTINGS
+        if path.is_file():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if differing := sorted(k for k in {*before, *stated} if before.get(k) != stated.get(k)):
+                raise ParameterError(
+                    f"{folder} holds results with other {', '.join(differing)}; name another folder"
+                )
+        else:
+            path.write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
+        self._settings = stated
+        self.rows = self._read()
+
+    def has(self, case: Case) -> bool:
+        """Whether a case is done. Cases that failed are not tried again."""
+        return any(row["key"] == case.key for row in self.rows)
+
+    def add(self, case: Case, measured: Measured | None, error: str | None = None) -> Row:
+        """Write a case's outcome."""
+        row = _row(case, measured, error)
+        with (self.folder / RESULTS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self.rows.append(row)
+        return row
+
+    def write_report(self) -> Path:
+        """Write everything into one JSON file, with each case's share of the ceiling."""
+        path = self.folder / REPORT
+        report = {"settings": self._settings, "results": with_shares(self.rows)}
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        return path
+
+    def _read(self) -> list[Row]:
+        path = self.folder / RESULTS
+        if not path.is_file():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines()
+        try:
+            return [json.loads(line) for line in lines]
+        except json.JSONDecodeError as error:
+            raise ParameterError(
+                f"{path} is damaged ({error}): remove its last line, or name another folder"
+            ) from error
+
+
+def with_shares(rows: Sequence[Row]) -> list[Row]:
+    """Rows with `share`: achieved operations per second over those of the ceiling."""
+    ceiling = next((row.get("tflops") for row in rows if row["kind"] == "ceiling"), None)
+    return [
+        row | {"share": row["tflops"] / ceiling} if ceiling and row.get("tflops") else dict(row)
+        for row in rows
+    ]
+
+
+def _row(case: Case, measured: Measured | None, error: str | None) -> Row:
+    row: Row = {"key": case.key, **asdict(case)}
+    if measured is None:
+        return row | {"error": error}
+    row |= {"peak_bytes": measured.peak_bytes, "kernels": list(measured.kernels)}
+    row |= {"flops": measured.flops, "notes": measured.notes}
+    if measured.comparison is not None:
+        row["comparison"] = asdict(measured.comparison)
+    timing = measured.timing
+    if timing is not None:
+        row |= {
+            "seconds": timing.median,
+            "p95": timing.p95,
+            "first": timing.first,
+            "samples": list(timing.samples),
+            "clock": timing.clock,
+        }
+        if measured.flops is not None:
+            row["tflops"] = measured.flops / timing.median / 1e12
+    return row
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())

@@ -1,0 +1,115 @@
+"""Running a list of cases."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lens_core.bench.cases import list_cases
+from lens_core.bench.configs import bench_config
+from lens_core.bench.results import ResultLog, Row, environment
+from lens_core.bench.stages import Stages
+from lens_core.errors import LensCoreError, ParameterError
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What `run_bench` measures.
+
+    Attributes:
+        config: `nano`, `mid` or `lens`.
+        device: `auto`, `cpu` or `cuda`.
+        dtype: `auto` (bfloat16 on CUDA, otherwise float32), `bfloat16` or `float32`.
+        speeds: Names of speed plans.
+        kinds: Only these kinds of cases; all if empty.
+        paired: Plans to compare with the plain one in turns.
+        warmup: Calls of each case that do not count.
+        repeats: Calls that do.
+
+    Raises:
+        ParameterError: A value that is not known.
+    """
+
+    config: str = "lens"
+    device: str = "auto"
+    dtype: str = "auto"
+    speeds: Sequence[str] = ("plain", "fast")
+    kinds: Sequence[str] = ()
+    paired: Sequence[str] = ()
+    warmup: int = 3
+    repeats: int = 20
+
+    def __post_init__(self) -> None:
+        bench_config(self.config)
+        if self.dtype not in {"auto", *DTYPES}:
+            raise ParameterError(f"dtype {self.dtype!r} must be auto, bfloat16 or float32")
+        if self.warmup < 1 or self.repeats < 1:
+            raise ParameterError(
+                f"warmup {self.warmup} and repeats {self.repeats} must be at least 1"
+            )
+
+    @property
+    def where(self) -> torch.device:
+        """The device.
+
+        Raises:
+            ParameterError: There is none of this name here.
+        """
+        has_cuda = torch.cuda.is_available()
+        name = ("cuda" if has_cuda else "cpu") if self.device == "auto" else self.device
+        if name not in {"cpu", "cuda"} or (name == "cuda" and not has_cuda):
+            raise ParameterError(f"device {self.device!r} is not there; use cpu or auto")
+        return torch.device(name)
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The dtype."""
+        if self.dtype == "auto":
+            return torch.bfloat16 if self.where.type == "cuda" else torch.float32
+        return DTYPES[self.dtype]
+
+
+def run_bench(
+    settings: BenchSettings, folder: Path, on_result: Callable[[Row], None] | None = None
+) -> ResultLog:
+    """Measure every case that the folder has no result of, and write the report.
+
+    A case that cannot run here (no such kernel, not enough memory) is noted and passed over.
+
+    Args:
+        settings: What to measure.
+        folder: Where results are, and go.
+        on_result: Told each new row.
+
+    Raises:
+        ParameterError: A setting that is not known, or a folder with results of other settings.
+    """
+    config, device = bench_config(settings.config), settings.where
+    cases = list_cases(config, settings.speeds, settings.kinds, settings.paired)
+    log = ResultLog(
+        folder,
+        {
+            "config": settings.config,
+            "dtype": str(settings.precision).removeprefix("torch."),
+            "warmup": settings.warmup,
+            "repeats": settings.repeats,
+            "environment": environment(device),
+        },
+    )
+    stages = Stages(config, device, settings.precision, settings.warmup, settings.repeats)
+    for case in cases:
+        if log.has(case):
+            continue
+        try:
+            row = log.add(case, stages.measure(case))
+        except torch.OutOfMemoryError as error:
+            row = log.add(case, None, f"out of memory: {str(error).splitlines()[0]}")
+        except LensCoreError as error:
+            row = log.add(case, None, str(error))
+        if on_result is not None:
+            on_result(row)
+    log.write_report()
+    return log

@@ -1,0 +1,274 @@
+"""Measuring one case on the parts of a pipeline."""
+
+import copy
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lens_core.bench import flops, kernels
+from lens_core.bench.cases import PAIRED_GUIDANCE, PAIRED_STEPS, SAMPLING, Case
+from lens_core.bench.configs import PROMPT, BenchConfig, random_pipeline
+from lens_core.bench.timing import Comparison, Timing, Work, compare, measure, measure_on_host
+from lens_core.branch import BranchCache
+from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, encode_prompts
+from lens_core.pipeline import LensPipeline
+from lens_core.sampling import compute_mu, make_sigmas
+from lens_core.speed import accelerate, encode_png
+from lens_core.text_encoder import LensTextEncoder
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a case gave.
+
+    Attributes:
+        timing: Its samples; None of a comparison.
+        flops: Operations of one call; None where counting them says nothing.
+        peak_bytes: Most memory that torch had on the device, weights included; None on a processor.
+        kernels: Attention kernels that ran.
+        comparison: Of `paired` cases.
+        notes: Numbers of tokens and the like.
+    """
+
+    timing: Timing | None
+    flops: int | None = None
+    peak_bytes: int | None = None
+    kernels: tuple[str, ...] = ()
+    comparison: Comparison | None = None
+    notes: dict[str, int] = field(default_factory=dict)
+
+
+class Stages:
+    """Measures cases; the models are made when the first case needs them.
+
+    Args:
+        config: Models and sizes.
+        device: Where to compute.
+        dtype: bfloat16 or float32.
+        warmup: Calls of each case that do not count, at least 1.
+        repeats: Calls that do; of `paired` cases, pairs.
+    """
+
+    def __init__(
+        self,
+        config: BenchConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        warmup: int,
+        repeats: int,
+    ) -> None:
+        self._config, self._device, self._dtype = config, device, dtype
+        self._warmup, self._repeats = warmup, repeats
+        self._made: LensPipeline | None = None
+        self._embeds: tuple[Tensor, Tensor] | None = None
+        self._speed = ""
+
+    def measure(self, case: Case) -> Measured:
+        """Run a case.
+
+        Raises:
+            LensCoreError: It cannot run here, such as an attention kernel that there is not.
+            torch.OutOfMemoryError: The device is too small.
+        """
+        run: dict[str, Callable[[Case], Measured]] = {
+            "ceiling": self._ceiling,
+            "attention": self._attention,
+            "encode": self._encode,
+            "denoise": self._denoise,
+            "decode": self._decode,
+            "png": self._png,
+            "generate": self._generate,
+            "paired": self._paired,
+        }
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self._device)
+        with torch.no_grad():
+            return run[case.kind](case)
+
+    def _time(self, work: Work) -> Timing:
+        return measure(work, self._device, self._warmup, self._repeats)
+
+    def _peak(self) -> int | None:
+        if self._device.type != "cuda":
+            return None
+        return int(torch.cuda.max_memory_allocated(self._device))
+
+    def _pipeline(self, speed: str = "") -> LensPipeline:
+        if self._made is None:
+            self._made = random_pipeline(self._config, self._device, self._dtype)
+        if speed and speed != self._speed:
+            accelerate(self._made, speed)
+            self._speed = speed
+        return self._made
+
+    def _encoder(self) -> LensTextEncoder:
+        encoder = self._pipeline().text_encoder
+        assert encoder is not None
+        return encoder
+
+    def _features(self) -> tuple[Tensor, Tensor]:
+        """Features `[layers, 1, S, width]` of the prompt, and their mask."""
+        if self._embeds is None:
+            self._embeds = self._pipeline().encode_prompt(PROMPT)
+        return self._embeds
+
+    def _token_count(self) -> int:
+        """Tokens that the encoder reads."""
+        pipeline = self._pipeline()
+        pad = self._encoder().config.pad_token_id
+        encoded = encode_prompts(
+            pipeline.tokenizer, [PROMPT], DEFAULT_DATE, MAX_SEQUENCE_LENGTH, pad
+        )
+        return len(encoded.input_ids[0])
+
+    def _grid(self, size: int) -> tuple[int, int]:
+        multiple = self._pipeline().size_multiple
+        return size // multiple, size // multiple
+
+    def _ceiling(self, case: Case) -> Measured:
+        side = self._config.ceiling
+        timing = kernels.time_ceiling(side, self._device, self._dtype, self._warmup, self._repeats)
+        return Measured(timing, 2 * side**3, self._peak(), notes={"side": side})
+
+    def _attention(self, case: Case) -> Measured:
+        rows, columns = self._grid(case.size)
+        config = self._pipeline().transformer.config
+        tokens = rows * columns + self._features()[0].shape[2]
+        heads, dim = config.num_attention_heads, config.attention_head_dim
+        shape = (case.batch, tokens, heads, dim)
+        timing = kernels.time_attention(
+            case.what, shape, self._device, self._dtype, self._warmup, self._repeats
+        )
+        operations = 4 * case.batch * heads * dim * tokens**2
+        return Measured(timing, operations, self._peak(), notes={"tokens": tokens})
+
+    def _encode(self, case: Case) -> Measured:
+        pipeline = self._pipeline()
+        timing = self._time(lambda: pipeline.encode_prompt([PROMPT] * case.batch))
+        tokens = self._token_count()
+        operations = flops.encoder_flops(self._encoder().config, tokens, case.batch)
+        return Measured(timing, operations, self._peak(), notes={"tokens": tokens})
+
+    def _denoise(self, case: Case) -> Measured:
+        pipeline = self._pipeline(case.speed)
+        grid = self._grid(case.size)
+        tokens = grid[0] * grid[1]
+        features = None
+        if case.what == "cond":
+            embeds = self._features()[0].expand(-1, case.batch, -1, -1).to(self._dtype)
+            features = [layer.contiguous() for layer in embeds]
+        text_tokens = 0 if features is None else features[0].shape[1]
+        transformer, cache = pipeline.transformer, BranchCache()
+        latents = torch.randn(
+            case.batch,
+            tokens,
+            transformer.config.in_channels,
+            device=self._device,
+            dtype=self._dtype,
+        )
+        sigmas = make_sigmas(4, compute_mu(tokens, 4))[:-1].to(self._device)
+        transformer.follow_schedule(sigmas)
+        time = sigmas[1].expand(case.batch)
+
+        def forward() -> object:
+            return transformer(
+                latents, features, None, time, [(1, *grid)], return_dict=False, branch_cache=cache
+            )
+
+        timing = self._time(forward)
+        peak = self._peak()
+        operations = flops.denoiser_flops(transformer, tokens, text_tokens, case.batch)
+        ran = kernels.attention_kernels(forward, self._device)
+        notes = {"image_tokens": tokens, "text_tokens": text_tokens}
+        return Measured(timing, operations, peak, ran, notes=notes)
+
+    def _decode(self, case: Case) -> Measured:
+        work = self._decoding(self._pipeline(case.speed), case)
+        operations = flops.decoder_flops(self._made.vae, case.size**2, case.batch)  # type: ignore[union-attr]
+        timing = self._time(work)
+        return Measured(timing, operations, self._peak())
+
+    def _decoding(self, pipeline: LensPipeline, case: Case) -> Work:
+        rows, columns = self._grid(case.size)
+        channels = pipeline.transformer.config.in_channels
+        tokens = torch.randn(case.batch, rows * columns, channels, device=self._device)
+        return lambda: pipeline.decode(tokens, case.size, case.size)
+
+    def _png(self, case: Case) -> Measured:
+        pixels = torch.randint(0, 256, (case.size // 8, case.size // 8, 3), dtype=torch.uint8)
+        # Smooth with a little noise, as pictures are: pure noise would not compress at all.
+        picture = Image.fromarray(pixels.numpy()).resize((case.size, case.size))
+        level = int(case.what.removeprefix("level "))
+        host = torch.device("cpu")
+        timing = measure(lambda: encode_png(picture, level), host, self._warmup, self._repeats)
+        return Measured(timing, notes={"bytes": len(encode_png(picture, level))})
+
+    def _generate(self, case: Case) -> Measured:
+        pipeline = self._pipeline(case.speed)
+        steps, guidance = SAMPLING[case.what]
+
+        def call() -> object:
+            return pipeline(
+                PROMPT,
+                height=case.size,
+                width=case.size,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                num_images_per_prompt=case.batch,
+                seed=0,
+            )
+
+        timing = measure_on_host(call, self._device, self._warmup, self._repeats)
+        peak, text_tokens = self._peak(), self._features()[0].shape[2]
+        operations = flops.generation_flops(
+            pipeline.transformer,
+            self._encoder().config,
+            pipeline.vae,
+            case.size**2,
+            self._token_count(),
+            text_tokens,
+            steps,
+            guidance > 1,
+            case.batch,
+        )
+        notes = {"steps": steps, "text_tokens": text_tokens}
+        return Measured(timing, operations, peak, notes=notes)
+
+    def _paired(self, case: Case) -> Measured:
+        """Two pipelines of the same weights, one plain, called in turns."""
+        features = self._features()
+        plain = self._pipeline("plain")
+        other = copy.copy(plain)
+        other.transformer = copy.deepcopy(plain.transformer)
+        other.vae = copy.deepcopy(plain.vae)
+        accelerate(other, case.speed)
+        found = compare(
+            self._paired_work(plain, features, case),
+            self._paired_work(other, features, case),
+            self._device,
+            self._repeats,
+            self._warmup,
+        )
+        return Measured(None, comparison=found, notes={"steps": PAIRED_STEPS})
+
+    def _paired_work(
+        self, pipeline: LensPipeline, features: tuple[Tensor, Tensor], case: Case
+    ) -> Work:
+        if case.what == "decode":
+            return self._decoding(pipeline, case)
+        return lambda: pipeline(
+            prompt_embeds=features[0],
+            prompt_embeds_mask=features[1],
+            height=case.size,
+            width=case.size,
+            num_inference_steps=PAIRED_STEPS,
+            guidance_scale=PAIRED_GUIDANCE,
+            output_type="latent",
+            seed=0,
+        )

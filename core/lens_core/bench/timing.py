@@ -1,0 +1,166 @@
+"""Clocks: events of the device where there are any, and how samples are summed up."""
+
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Work = Callable[[], object]
+"""Something to measure; what it returns is thrown away."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Samples of one piece of work.
+
+    Attributes:
+        first: Seconds of the first call, which compiles and fills caches.
+        samples: Seconds of each measured call.
+        clock: `cuda events`, `host` or `processor`.
+    """
+
+    first: float
+    samples: tuple[float, ...]
+    clock: str
+
+    @property
+    def median(self) -> float:
+        """The middle sample, in seconds."""
+        return statistics.median(self.samples)
+
+    @property
+    def p95(self) -> float:
+        """The sample that 95 % do not exceed, in seconds."""
+        ordered = sorted(self.samples)
+        return ordered[math.ceil(0.95 * len(ordered)) - 1]
+
+
+def measure(work: Work, device: torch.device, warmup: int, repeats: int) -> Timing:
+    """Time work on a device: with events on CUDA, with the host's clock elsewhere.
+
+    Args:
+        work: Called `warmup + repeats` times, at least twice.
+        device: Where it computes.
+        warmup: Calls that do not count.
+        repeats: Calls that do.
+    """
+    first = seconds_on_host(work, device)
+    for _ in range(warmup - 1):
+        work()
+    if device.type != "cuda":
+        samples = tuple(seconds_on_host(work, device) for _ in range(repeats))
+        return Timing(first, samples, "host")
+    pairs = []
+    for _ in range(repeats):
+        begin, end = _event(), _event()
+        begin.record()
+        work()
+        end.record()
+        pairs.append((begin, end))
+    torch.cuda.synchronize(device)
+    samples = tuple(begin.elapsed_time(end) / 1000 for begin, end in pairs)
+    return Timing(first, samples, "cuda events")
+
+
+def _event() -> Any:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def measure_on_host(work: Work, device: torch.device, warmup: int, repeats: int) -> Timing:
+    """Time work as whoever waits for it does: from the call until the device is idle."""
+    first = seconds_on_host(work, device)
+    for _ in range(warmup - 1):
+        work()
+    samples = tuple(seconds_on_host(work, device) for _ in range(repeats))
+    return Timing(first, samples, "host")
+
+
+def seconds_on_host(work: Work, device: torch.device) -> float:
+    """One call, until the device is idle."""
+    synchronise(device)
+    begin = time.perf_counter()
+    work()
+    synchronise(device)
+    return time.perf_counter() - begin
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device is idle."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two paths, called in turns.
+
+    Attributes:
+        base: Median seconds of the first path.
+        other: Median seconds of the second.
+        ratio: Median of `other / base` over pairs.
+        interval: 95 % interval of that median, by bootstrap.
+        pairs: How many.
+        clock: `host`, or `processor`: time that the process was at work, which other programs on
+            the machine do not change much.
+    """
+
+    base: float
+    other: float
+    ratio: float
+    interval: tuple[float, float]
+    pairs: int
+    clock: str
+
+
+def compare(
+    base: Work, other: Work, device: torch.device, pairs: int, warmup: int = 1
+) -> Comparison:
+    """Time two paths in turns (ABBA), so that what drifts meets both.
+
+    Args:
+        base: The path to compare with.
+        other: The path in question.
+        device: Where both compute.
+        pairs: Calls of each that count.
+        warmup: Calls of each that do not.
+    """
+    clock = "host" if device.type == "cuda" else "processor"
+    for _ in range(warmup):
+        base()
+        other()
+    found: list[tuple[float, float]] = []
+    for index in range(pairs):
+        order = (base, other) if index % 2 == 0 else (other, base)
+        seconds = [_seconds(work, device, clock) for work in order]
+        found.append((seconds[0], seconds[1]) if index % 2 == 0 else (seconds[1], seconds[0]))
+    ratios = [second / first for first, second in found]
+    return Comparison(
+        base=statistics.median(first for first, _ in found),
+        other=statistics.median(second for _, second in found),
+        ratio=statistics.median(ratios),
+        interval=median_interval(ratios),
+        pairs=pairs,
+        clock=clock,
+    )
+
+
+def median_interval(values: Sequence[float], resamples: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of a median; the same for the same values."""
+    rng = random.Random(0)
+    medians = sorted(
+        statistics.median(rng.choices(values, k=len(values))) for _ in range(resamples)
+    )
+    return medians[int(0.025 * resamples)], medians[int(0.975 * resamples) - 1]
+
+
+def _seconds(work: Work, device: torch.device, clock: str) -> float:
+    if clock == "host":
+        return seconds_on_host(work, device)
+    begin = time.process_time()
+    work()
+    return time.process_time() - begin

@@ -1,0 +1,115 @@
+"""Which of the faster paths a pipeline takes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from lens_core.errors import ParameterError
+
+CompileMode = Literal["default", "max-autotune-no-cudagraphs"]
+
+ATTENTION_BACKENDS = (
+    "native",
+    "_native_cudnn",
+    "_native_flash",
+    "_native_efficient",
+    "_native_math",
+    "flash",
+    "_flash_3",
+)
+"""Names of diffusers' dispatcher that need nothing from the network and take bfloat16 values."""
+
+
+@dataclass(frozen=True)
+class SpeedPlan:
+    """Switches, each independent of the others.
+
+    Attributes:
+        reuse_branches: Project the text and compute rotary tables once per generation.
+        modulation_table: Tabulate the modulations of the schedule and keep their weights on the
+            CPU. To the bit for one picture at a time.
+        compile_blocks: Compile one transformer block and use it for all (`torch.compile`, by
+            diffusers' `compile_repeated_blocks`); None leaves them as they are.
+        dynamic_shapes: For compiled blocks, whether one compilation serves all sizes. None lets
+            torch decide: the first size alone, then all.
+        fused_qk: Normalise and rotate queries and keys in one Triton kernel.
+        attention: Attention kernel, one of `ATTENTION_BACKENDS`; None leaves the choice to torch.
+        channels_last_vae: Keep the autoencoder's images with channels innermost.
+        compile_vae: Compile the autoencoder's decoder.
+
+    Raises:
+        ParameterError: A mode or kernel that is not known.
+    """
+
+    reuse_branches: bool = True
+    modulation_table: bool = False
+    compile_blocks: CompileMode | None = None
+    dynamic_shapes: bool | None = None
+    fused_qk: bool = False
+    attention: str | None = None
+    channels_last_vae: bool = False
+    compile_vae: bool = False
+
+    @property
+    def changes_denoiser(self) -> bool:
+        """Whether the denoiser takes another path than the plain one."""
+        vae_alone = SpeedPlan(
+            reuse_branches=False,
+            channels_last_vae=self.channels_last_vae,
+            compile_vae=self.compile_vae,
+        )
+        return self != vae_alone
+
+    @property
+    def changes_vae(self) -> bool:
+        """Whether the autoencoder takes another path than the plain one."""
+        return self.channels_last_vae or self.compile_vae
+
+    def __post_init__(self) -> None:
+        modes = (None, "default", "max-autotune-no-cudagraphs")
+        if self.compile_blocks not in modes:
+            raise ParameterError(f"compile_blocks {self.compile_blocks!r} must be one of {modes}")
+        if self.attention is not None and self.attention not in ATTENTION_BACKENDS:
+            raise ParameterError(
+                f"attention {self.attention!r} must be one of {ATTENTION_BACKENDS}: others "
+                "download code or hold values in a format that Lens overflows"
+            )
+
+
+PLAIN = SpeedPlan(reuse_branches=False)
+"""Nothing: what the others are compared with."""
+
+EXACT = SpeedPlan(modulation_table=True)
+"""What changes no bit of a picture drawn alone and needs no compiler."""
+
+FAST = SpeedPlan(
+    modulation_table=True, compile_blocks="default", channels_last_vae=True, compile_vae=True
+)
+"""Everything that is expected to help on a GPU; the first picture of a size waits for compilers."""
+
+PLANS: Mapping[str, SpeedPlan] = MappingProxyType(
+    {
+        "plain": PLAIN,
+        "exact": EXACT,
+        "fast": FAST,
+        "reuse-branches": SpeedPlan(),
+        "modulation-table": SpeedPlan(reuse_branches=False, modulation_table=True),
+        "compile-blocks": SpeedPlan(reuse_branches=False, compile_blocks="default"),
+        "fused-qk": SpeedPlan(reuse_branches=False, fused_qk=True),
+        "channels-last-vae": SpeedPlan(reuse_branches=False, channels_last_vae=True),
+        "compile-vae": SpeedPlan(reuse_branches=False, compile_vae=True),
+    }
+)
+"""By name: the three to choose from, and each switch alone for measuring."""
+
+
+def named_plan(name: str) -> SpeedPlan:
+    """One of `PLANS`.
+
+    Raises:
+        ParameterError: Another name.
+    """
+    if name not in PLANS:
+        raise ParameterError(f"speed {name!r} must be one of {', '.join(PLANS)}")
+    return PLANS[name]

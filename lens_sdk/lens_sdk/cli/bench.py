@@ -1,0 +1,125 @@
+"""`lens bench`: how fast the model runs on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from lens_sdk.cli.console import err, out, reports_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+DEFAULT_FOLDER = Path("lens-bench")
+
+
+@reports_errors
+def bench(
+    config: Annotated[
+        str, typer.Option("--config", help="Models of random weights: nano, mid or lens.")
+    ] = "lens",
+    folder: Annotated[
+        Path, typer.Option("--out", help="Where results go; a run that was stopped goes on there.")
+    ] = DEFAULT_FOLDER,
+    device: Annotated[str, typer.Option("--device", help="auto, cuda or cpu.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, bfloat16 or float32.")] = "auto",
+    speed: Annotated[
+        list[str] | None,
+        typer.Option("--speed", help="Speed plan to measure: plain, exact or fast. Repeatable."),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Kind of case, such as denoise or generate. Repeatable."),
+    ] = None,
+    paired: Annotated[
+        list[str] | None,
+        typer.Option("--paired", help="Also compare this plan with plain, in turns. Repeatable."),
+    ] = None,
+    warmup: Annotated[int, typer.Option("--warmup", min=1, help="Calls that do not count.")] = 3,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Calls that do.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure every stage and whole pictures; full size with random weights by default."""
+    from lens_core.bench.run import BenchSettings, run_bench
+
+    settings = BenchSettings(
+        config=config,
+        device=device,
+        dtype=dtype,
+        speeds=tuple(speed or ("plain", "fast")),
+        kinds=tuple(only or ()),
+        paired=tuple(paired or ()),
+        warmup=warmup,
+        repeats=repeats,
+    )
+    log = run_bench(settings, folder, lambda row: err.print(_line(row), markup=False))
+    report = json.loads(log.write_report().read_text(encoding="utf-8"))
+    if as_json:
+        out.print_json(json.dumps(report))
+    else:
+        show(report)
+
+
+def show(report: Mapping[str, Any]) -> None:
+    """Print a report as tables."""
+    settings = report["settings"]
+    machine = settings["environment"]
+    name = machine.get("gpu", machine["processor"])
+    rows = report["results"]
+    out.print(f"{settings['config']}, {settings['dtype']}, {name}", markup=False)
+    out.print(_stages([row for row in rows if "comparison" not in row]))
+    compared = [row for row in rows if "comparison" in row]
+    if compared:
+        out.print(_comparisons(compared))
+
+
+def _stages(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("case", "median", "p95", "first", "TFLOP", "TFLOP/s", "of ceiling", "peak", "ran")
+    for row in rows:
+        if "error" in row:
+            table.add_row(row["key"], *[""] * 7, row["error"])
+            continue
+        table.add_row(
+            row["key"],
+            *(_milliseconds(row[name]) for name in ("seconds", "p95", "first")),
+            f"{row['flops'] / 1e12:.4g}" if row["flops"] else "",
+            f"{row['tflops']:.4g}" if "tflops" in row else "",
+            f"{row['share']:.1%}" if "share" in row else "",
+            f"{row['peak_bytes'] / 1e9:.2f} GB" if row["peak_bytes"] else "",
+            ", ".join(row["kernels"]),
+        )
+    return table
+
+
+def _comparisons(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("against plain", "plain", "this", "ratio", "95 % interval", "pairs", "clock")
+    for row in rows:
+        found = row["comparison"]
+        low, high = found["interval"]
+        table.add_row(
+            row["key"],
+            _milliseconds(found["base"]),
+            _milliseconds(found["other"]),
+            f"{found['ratio']:.3f}",
+            f"{low:.3f} to {high:.3f}",
+            str(found["pairs"]),
+            found["clock"],
+        )
+    return table
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.4g} ms"
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """A result as it comes."""
+    if "error" in row:
+        return f"{row['key']}: {row['error']}"
+    if "comparison" in row:
+        return f"{row['key']}: {row['comparison']['ratio']:.3f} of plain"
+    return f"{row['key']}: {_milliseconds(row['seconds'])}"

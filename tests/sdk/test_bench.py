@@ -1,0 +1,149 @@
+"""`lens bench` on a processor, with the smallest models."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lens_core import ParameterError
+from lens_core.bench.cases import list_cases
+from lens_core.bench.configs import bench_config, random_pipeline
+from lens_core.bench.results import ResultLog
+from lens_core.bench.run import BenchSettings, run_bench
+from lens_core.bench.timing import compare, measure, median_interval
+from lens_sdk.cli import app
+
+QUICK = ["--config", "nano", "--device", "cpu", "--warmup", "1", "--repeats", "2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of a run by the command line."""
+    found = tmp_path_factory.mktemp("bench") / "results"
+    only = [
+        word for kind in ("ceiling", "attention", "denoise", "paired") for word in ("--only", kind)
+    ]
+    arguments = [*QUICK, "--speed", "exact", "--paired", "exact", *only]
+    done = CliRunner().invoke(app, ["bench", "--out", str(found), *arguments])
+    assert done.exit_code == 0, done.output
+    return found
+
+
+def rows(folder: Path) -> dict[str, dict[str, Any]]:
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return {row["key"]: row for row in report["results"]}
+
+
+def test_results_say_what_ran_how_fast_and_what_share_of_the_ceiling(folder: Path) -> None:
+    found = rows(folder)
+    branch = found["denoise/cond/128/b1/exact"]
+    assert len(branch["samples"]) == 2
+    assert min(branch["samples"]) <= branch["seconds"] <= branch["p95"] < branch["first"] * 100
+    assert branch["notes"]["image_tokens"] == 64
+    assert 150 < branch["notes"]["text_tokens"] < 300
+    assert branch["tflops"] == pytest.approx(branch["flops"] / branch["seconds"] / 1e12)
+    assert branch["share"] == pytest.approx(branch["tflops"] / found["ceiling/b1"]["tflops"])
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in branch["kernels"]
+    assert branch["flops"] > found["denoise/uncond/128/b1/exact"]["flops"]
+    # Not there on a processor: noted, and the run goes on.
+    assert "cannot run here" in found["attention/cudnn/128/b1"]["error"]
+    low, high = found["paired/sample/128/b1/exact"]["comparison"]["interval"]
+    assert 0.1 < low <= high < 10
+
+
+def test_a_run_goes_on_where_it_was_stopped(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    lines = (copy / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    (copy / "results.jsonl").write_text("\n".join(lines[1:]) + "\n", encoding="utf-8")
+    settings = BenchSettings(
+        "nano", device="cpu", speeds=("exact",), kinds=("ceiling", "denoise"), warmup=1, repeats=2
+    )
+    new: list[str] = []
+    run_bench(settings, copy, lambda row: new.append(row["key"]))
+    assert new == ["ceiling/b1"]
+    other = BenchSettings("nano", device="cpu", kinds=("ceiling",), warmup=1, repeats=3)
+    with pytest.raises(ParameterError, match="other repeats"):
+        run_bench(other, copy)
+    (copy / "results.jsonl").write_text('{"key": ', encoding="utf-8")
+    with pytest.raises(ParameterError, match="damaged"):
+        run_bench(settings, copy)
+
+
+def test_the_full_plan_has_every_measurement() -> None:
+    keys = {case.key for case in list_cases(bench_config("lens"), ("plain", "fast"))}
+    for speed in ("plain", "fast"):
+        for size in (1024, 1440):
+            for batch in (1, 4):
+                end = f"{size}/b{batch}/{speed}"
+                assert {
+                    f"denoise/cond/{end}",
+                    f"denoise/uncond/{end}",
+                    f"decode/{end}",
+                    f"generate/lens/{end}",
+                    f"generate/lens-turbo/{end}",
+                } <= keys
+    assert {"ceiling/b1", "encode/b1", "encode/b4", "attention/flash/1440/b1"} <= keys
+    with pytest.raises(ParameterError, match="choose from"):
+        list_cases(bench_config("lens"), ("plain",), kinds=("typo",))
+    with pytest.raises(ParameterError, match="'warp'"):
+        list_cases(bench_config("lens"), ("warp",))
+
+
+def test_unknown_settings_are_told_without_a_traceback(tmp_path: Path) -> None:
+    for wrong in (["--config", "huge"], ["--dtype", "float16"], ["--device", "tpu"]):
+        done = CliRunner().invoke(app, ["bench", "--out", str(tmp_path / "x"), *wrong])
+        assert done.exit_code == 1
+        assert wrong[1] in done.output
+    assert not (tmp_path / "x" / "results.jsonl").exists()
+
+
+def test_the_models_have_the_released_sizes_and_finite_values() -> None:
+    pipeline = random_pipeline(bench_config("nano"), torch.device("cpu"), torch.bfloat16)
+    assert pipeline.text_encoder.is_packed
+    assert pipeline.vae.bn.running_var.dtype == torch.float32
+    picture = pipeline(
+        "a cat", seed=1, num_inference_steps=1, height=32, width=32, output_type="np"
+    )
+    assert picture.images.std() > 0
+    with torch.device("meta"):
+        from diffusers import AutoencoderKLFlux2
+
+        vae = AutoencoderKLFlux2(**bench_config("lens").vae)
+    from lens_core.bench.flops import decoder_flops
+
+    # 10.47e12, counted by torch on the released autoencoder.
+    assert decoder_flops(vae, 1024 * 1024) == pytest.approx(10.47e12, rel=2e-3)
+
+
+def test_comparisons_tell_the_slower_path() -> None:
+    left, right = torch.randn(64, 64), torch.randn(64, 64)
+
+    def once() -> None:
+        for _ in range(20):
+            left @ right
+
+    def thrice() -> None:
+        for _ in range(3):
+            once()
+
+    found = compare(once, thrice, torch.device("cpu"), pairs=15)
+    assert found.clock == "processor"
+    assert found.interval[0] <= found.ratio <= found.interval[1]
+    assert found.ratio > 1.5
+    assert median_interval([2.0] * 5) == (2.0, 2.0)
+    timing = measure(once, torch.device("cpu"), warmup=1, repeats=4)
+    assert len(timing.samples) == 4
+    assert timing.clock == "host"
+
+
+def test_a_failed_case_is_kept_as_such(tmp_path: Path) -> None:
+    case = list_cases(bench_config("nano"), ("plain",), kinds=("decode",))[0]
+    log = ResultLog(tmp_path, {"config": "nano"})
+    log.add(case, None, "out of memory")
+    assert ResultLog(tmp_path, {"config": "nano"}).has(case)
+    assert rows(log.write_report().parent)[case.key]["error"] == "out of memory"
