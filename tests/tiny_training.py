@@ -1,4 +1,4 @@
-"""A denoiser of a few thousand weights and batches of noise; as a module, trains on two processes."""
+"""A denoiser of a few thousand weights and batches of noise; as a module, trains on processes."""
 
 import json
 import os
@@ -77,7 +77,7 @@ class NoiseBatches:
         return {"drawn": self.drawn}
 
     def restore(self, states: Sequence[dict[str, Any]], batches: int) -> None:
-        assert {state["drawn"] for state in states} == {batches}
+        assert all(state["drawn"] == batches for state in states)
         self.drawn = batches
 
 

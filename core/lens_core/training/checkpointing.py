@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
@@ -81,7 +82,7 @@ class Saved:
         reader = HuggingFaceStorageReader(str(self.folder))
         try:
             load(stored, storage_reader=reader, no_dist=not dist.is_initialized())
-        except Exception as error:  # DCP wraps whatever went wrong in any process.
+        except (Exception, CheckpointException) as error:
             raise CheckpointError(
                 f"{self.folder} does not fit this run ({error}); give the settings it was saved "
                 "with, or remove it to go on from an older one"
@@ -136,8 +137,11 @@ class Checkpoints:
         self.wait()
         target = self._folder / f"step-{step:08d}"
         if self._workers.leads:
-            shutil.rmtree(target, ignore_errors=True)
-            target.mkdir(parents=True)
+            try:
+                shutil.rmtree(target, ignore_errors=True)
+                target.mkdir(parents=True)
+            except OSError as error:
+                raise self._unwritten(error) from error
         self._workers.gather(step)
         saving = async_save(
             dict(tensors),
@@ -157,11 +161,8 @@ class Checkpoints:
             return
         try:
             self._pending.result()
-        except Exception as error:
-            raise CheckpointError(
-                f"the training state could not be written to {self._folder} ({error}); make room "
-                "or name another --out, and start again"
-            ) from error
+        except (Exception, CheckpointException) as error:
+            raise self._unwritten(error) from error
         finally:
             self._pending = None
         if self._workers.leads:
@@ -181,6 +182,12 @@ class Checkpoints:
             raise CheckpointError(
                 f"{newest} is damaged ({error}); remove it to go on from an older one"
             ) from error
+
+    def _unwritten(self, error: BaseException) -> CheckpointError:
+        return CheckpointError(
+            f"the training state could not be written to {self._folder} ({error}); make room or "
+            "name another --out, and start again"
+        )
 
     def _folders(self) -> list[Path]:
         return sorted(self._folder.glob("step-*"))

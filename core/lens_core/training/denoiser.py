@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from lens_core.errors import CheckpointError
 from lens_core.training.config import DenoiserConfig
 from lens_core.training.devices import place
 from lens_core.training.muon import ShardedMuon
@@ -126,22 +127,26 @@ class DenoiserTraining:
         """Tensors to read a checkpoint's into, by name; optimiser state is made as named.
 
         Args:
-            names: What the checkpoint holds; names that are not of this run are left out.
+            names: What the checkpoint holds.
+
+        Raises:
+            CheckpointError: It holds something that this run has no place for.
         """
-        fixed = under("master", self.weights.masters) | under("average", self.average)
+        found = under("master", self.weights.masters) | under("average", self.average)
+        found = {name: tensor.detach() for name, tensor in found.items()}
         owners = self._optimizer_of()
-        found: dict[str, Tensor] = {}
-        for name in names:
-            if name in fixed:
-                found[name] = fixed[name].detach()
-                continue
+        for name in set(names) - set(found):
             kind, _, rest = name.partition(".")
             owner, _, entry = rest.rpartition(".")
-            if kind == "optimizer" and owner in owners:
-                master = self.weights.masters[owner]
-                state = owners[owner].state[cast(Any, master)]
-                blank = torch.zeros(()) if entry == "step" else torch.zeros_like(master.detach())
-                found[name] = state.setdefault(entry, blank)
+            if kind != "optimizer" or owner not in owners:
+                raise CheckpointError(
+                    f"the training state holds {name}, which this run has no place for; give the "
+                    "settings it was saved with"
+                )
+            master = self.weights.masters[owner]
+            state = owners[owner].state[cast(Any, master)]
+            blank = torch.zeros(()) if entry == "step" else torch.zeros_like(master.detach())
+            found[name] = state.setdefault(entry, blank)
         return found
 
     def _optimizer_of(self) -> dict[str, torch.optim.Optimizer]:

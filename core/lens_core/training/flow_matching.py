@@ -5,7 +5,6 @@ Time is sigma: `noisy = (1 - t) * data + t * noise`, and the network predicts `n
 
 from dataclasses import dataclass
 
-import torch
 from torch import Generator, Tensor
 
 from lens_core.sizes import SIZE_MULTIPLE

@@ -22,7 +22,7 @@ from lens_sdk.cli.report_study import report
 from lens_sdk.cli.rewrite import rewrite
 from lens_sdk.cli.runs import runs
 from lens_sdk.cli.serve import serve
-from lens_sdk.cli.train import train
+from lens_sdk.cli.train import app as train
 from lens_sdk.models import package_version
 
 __all__ = ["app"]
@@ -73,7 +73,7 @@ app.command(rich_help_panel=MODELS)(convert)
 app.command("eval", rich_help_panel=MODELS)(evaluate)
 app.command(rich_help_panel=MODELS)(report)
 app.add_typer(data, rich_help_panel=MODELS)
-app.command(rich_help_panel=MODELS)(train)
+app.add_typer(train, name="train", rich_help_panel=MODELS)
 app.command(rich_help_panel=SETUP)(doctor)
 app.command(rich_help_panel=SETUP)(config)
 app.command(rich_help_panel=SETUP)(serve)

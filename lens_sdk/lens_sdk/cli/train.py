@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from lens_sdk.cli.console import out, reports_errors
+from lens_sdk.cli.plan import plan
 
 
+class _Stages(TyperGroup):
+    """A group whose commands need not be named: any other word is a stage to train."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Put `stage` before what is no command."""
+        if args and args[0] not in self.commands:
+            args = ["stage", *args]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Stages,
+    help="Train a stage of a model: `lens train STAGE --config CONFIG`; or plan one.",
+    no_args_is_help=True,
+)
+app.command("plan")(plan)
+
+
+@app.command("stage")
 @reports_errors
 def train(
     stage: Annotated[
-        str, typer.Argument(help="autoencoder, language, shards, pretrain, rl or distill.")
+        str,
+        typer.Argument(
+            help="autoencoder, language, shards, pretrain, lowres, mixed, rl, distill or lora."
+        ),
     ],
     config: Annotated[
         str, typer.Option("--config", "-c", help="A preset such as nano, or a JSON file.")
@@ -27,16 +51,21 @@ def train(
         typer.Option("--set", help="A setting of the stage as KEY=VALUE; may be repeated."),
     ] = None,
 ) -> None:
-    """Train one stage of a model, or go on with a run."""
+    """Train one stage of a model, or go on with a run; `stage` itself may be left out."""
     from lens_sdk.models import require_packages
 
-    overrides = dict(_pair(setting) for setting in settings or [])
+    overrides = overrides_of(settings)
     require_packages()
     from lens_core.training import run_stage
 
     folder = output or Path("runs") / Path(config).stem
     finished = run_stage(stage, config, folder, overrides)
     out.print(f"Finished: {finished}", markup=False, soft_wrap=True)
+
+
+def overrides_of(settings: list[str] | None) -> dict[str, str]:
+    """The settings of `--set KEY=VALUE`, as text."""
+    return dict(_pair(setting) for setting in settings or [])
 
 
 def _pair(setting: str) -> tuple[str, str]:
