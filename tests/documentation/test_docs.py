@@ -66,6 +66,7 @@ def _study(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 PAGES: dict[str, Prepare] = {
+    "errors.md": _nothing,
     "loop.md": _nothing,
     "prompt_opt.md": _study,
     "server.md": _server,

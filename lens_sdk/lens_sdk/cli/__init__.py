@@ -17,6 +17,7 @@ from lens_sdk.cli.evaluate import evaluate
 from lens_sdk.cli.generate import generate
 from lens_sdk.cli.inspect import inspect
 from lens_sdk.cli.judge import judge
+from lens_sdk.cli.mcp import mcp
 from lens_sdk.cli.pull import pull
 from lens_sdk.cli.report_study import report
 from lens_sdk.cli.rewrite import rewrite
@@ -77,4 +78,5 @@ app.add_typer(train, name="train", rich_help_panel=MODELS)
 app.command(rich_help_panel=SETUP)(doctor)
 app.command(rich_help_panel=SETUP)(config)
 app.command(rich_help_panel=SETUP)(serve)
+app.command(rich_help_panel=SETUP)(mcp)
 app.command(rich_help_panel=SETUP)(bench)
