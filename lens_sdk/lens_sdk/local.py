@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pydantic import JsonValue
+
 from lens_core.errors import InvalidSizeError, LensCoreError
 from lens_reasoner import (
     BlockingGenerator,
@@ -17,6 +19,8 @@ from lens_reasoner import (
     StepProgress,
     UnsupportedSettingError,
 )
+from lens_reasoner.generators.source_picture import SourcePicture
+from lens_sdk.recipe import SourceFile, make_recipe
 from lens_sdk.runtime import LensRuntime
 
 if TYPE_CHECKING:
@@ -33,7 +37,8 @@ class LocalLensGenerator(BlockingGenerator):
     """A `Generator` round a `LensPipeline`.
 
     Every picture starts from noise of its own seed, so it stays the same in any batch. Its
-    `capabilities` are the checkpoint's, which loads it when they are first asked for.
+    `capabilities` are the checkpoint's, which loads it when they are first asked for. The day that
+    the text encoder believes it is can be set as `date` in `GenerationSettings.extra`.
     """
 
     def __init__(self, runtime: LensRuntime) -> None:
@@ -77,10 +82,11 @@ class LocalLensGenerator(BlockingGenerator):
             GeneratorError: The model refused for another reason.
         """
         with self.runtime.exclusive() as pipeline:
-            used = _filled(settings, pipeline)
+            used = self._filled(settings)
+            arguments = self._arguments(used)
             started = time.perf_counter()
             try:
-                pictures = _run(pipeline, prompt, seeds, used, on_step)
+                pictures = _run(pipeline, prompt, seeds, used, arguments, on_step)
             except InvalidSizeError as error:
                 raise UnsupportedSettingError(
                     f"{error}.",
@@ -100,9 +106,78 @@ class LocalLensGenerator(BlockingGenerator):
                 settings=used,
                 generator=self.name,
                 timings={"generate": seconds / len(seeds)},
+                recipe=self.recipe(used, batch=seeds, index=index),
             )
-            for picture, seed in zip(pictures, seeds, strict=True)
+            for index, (picture, seed) in enumerate(zip(pictures, seeds, strict=True))
         ]
+
+    def editing(
+        self,
+        image: bytes,
+        *,
+        mask: bytes | None = None,
+        strength: float | None = None,
+        mask_feather: int | None = None,
+    ) -> LocalLensGenerator:
+        """A generator that shares the weights and starts from a picture; see `ImageEditor`.
+
+        Args:
+            image: The picture file.
+            mask: A PNG file of the same size, transparent where the picture may change. Elsewhere
+                every pixel stays as it was.
+            strength: Share of the steps that are run, above 0 to 1; by default 0.6, with a mask 1.
+            mask_feather: Pixels outside the mask over which new and old mix; 8 by default.
+
+        Raises:
+            ImageFileError: A file is no picture, or the mask does not fit.
+        """
+        from lens_sdk.editing import EditingLensGenerator
+
+        source = SourcePicture.of(image, mask, self.capabilities, backend=self.name)
+        return EditingLensGenerator(self.runtime, source, strength, mask_feather)
+
+    def recipe(
+        self, settings: GenerationSettings, *, batch: Sequence[int], index: int
+    ) -> dict[str, JsonValue]:
+        """What else it takes to make a picture again; see `GeneratedImage.recipe`.
+
+        Args:
+            settings: What was really used.
+            batch: Seeds of all pictures that were drawn together.
+            index: Which of them it is.
+        """
+        return make_recipe(
+            self.runtime.model,
+            self.runtime.load(),
+            settings,
+            date=_date(settings),
+            batch=batch,
+            index=index,
+            **self._source_files(),
+        )
+
+    def _own_settings(self) -> dict[str, Any]:
+        """What is drawn where nothing else is asked for."""
+        own = self.runtime.load().defaults
+        return {
+            "width": own.width,
+            "height": own.height,
+            "num_inference_steps": own.num_inference_steps,
+            "guidance_scale": own.guidance_scale,
+        }
+
+    def _filled(self, settings: GenerationSettings) -> GenerationSettings:
+        """The settings with the checkpoint's own values where none are given."""
+        chosen = settings.model_dump(exclude_none=True)
+        return GenerationSettings(**{**self._own_settings(), **chosen})
+
+    def _arguments(self, settings: GenerationSettings) -> dict[str, Any]:
+        """What the pipeline is told besides prompt, seeds and the usual settings."""
+        return {"date": _date(settings)}
+
+    def _source_files(self) -> dict[str, SourceFile | None]:
+        """What drawing starts from, by its name in the recipe."""
+        return {}
 
 
 def _run(
@@ -110,12 +185,11 @@ def _run(
     prompt: str,
     seeds: Sequence[int],
     used: GenerationSettings,
+    arguments: dict[str, Any],
     on_step: StepCallback,
 ) -> Sequence[Any]:
-    import torch
-
     def report(_: object, step: int, __: object, ___: object) -> dict[str, Any]:
-        on_step(StepProgress(step=step + 1, total=used.num_inference_steps or step + 1))
+        on_step(StepProgress(step=step + 1, total=pipeline.num_timesteps))
         return {}
 
     output = pipeline(
@@ -126,27 +200,19 @@ def _run(
         num_inference_steps=used.num_inference_steps,
         guidance_scale=used.guidance_scale,
         num_images_per_prompt=len(seeds),
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        seed=list(seeds),
         callback_on_step_end=report,
         return_dict=False,
+        **arguments,
     )
     pictures: Sequence[Any] = output[0]
     return pictures
 
 
-def _filled(settings: GenerationSettings, pipeline: LensPipeline) -> GenerationSettings:
-    """The settings with the checkpoint's own values where none are given."""
-    own = pipeline.defaults
-    chosen = settings.model_dump(exclude_none=True)
-    return GenerationSettings(
-        **{
-            "width": own.width,
-            "height": own.height,
-            "num_inference_steps": own.num_inference_steps,
-            "guidance_scale": own.guidance_scale,
-            **chosen,
-        }
-    )
+def _date(settings: GenerationSettings) -> str:
+    from lens_core.chat import DEFAULT_DATE
+
+    return str(settings.extra.get("date", DEFAULT_DATE))
 
 
 def _capabilities(pipeline: LensPipeline, *, nano: bool) -> Capabilities:
@@ -162,6 +228,9 @@ def _capabilities(pipeline: LensPipeline, *, nano: bool) -> Capabilities:
         preferred_sizes=_preferred_sizes(own.height, own.width, nano=nano),
         multiple_of=pipeline.size_multiple,
         max_images=min(MOST_AT_ONCE, max(1, fits)),
+        image_input=True,
+        mask=True,
+        extra=("date",),
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -12,13 +14,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lens_sdk.errors import MissingExtraError, UnknownModelError
+from lens_sdk.errors import MissingExtraError, MissingWeightsError, UnknownModelError
 
 DEFAULT_MODEL = "lens-nano"
 """The model inside the package: small, offline, without keys."""
 
+PUBLISHED_MODELS = ("lens", "lens-turbo", "lens-base")
+"""The published models; `lens pull` fetches their weights. Steps and guidance come with each."""
+
 MODEL_CHOICES = (
-    f"{DEFAULT_MODEL}, the folder of a Lens model, diffusers:ID_OR_FOLDER, openai, openai:MODEL, "
+    f"{', '.join((DEFAULT_MODEL, *PUBLISHED_MODELS))}, the folder of a Lens model, "
+    "diffusers:ID_OR_FOLDER, openai, openai:MODEL, "
     "or a server: vllm-omni:URL#MODEL, sglang:URL#MODEL or server:URL#MODEL"
 )
 """What can draw, in words; see `choose_generator`."""
@@ -35,26 +41,43 @@ _LARGEST_NANO_TOKENIZER = 2**20
 
 @dataclass(frozen=True)
 class LensModel:
-    """A checkpoint folder and what it is called.
+    """A checkpoint and what it is called.
 
     Attributes:
         name: Name for records.
-        folder: Folder in the diffusers layout.
+        folder: Folder in the diffusers layout; None for a published model, whose parts lie apart.
         nano: Whether it draws the procedural world and its text encoder can rewrite requests.
+        parts: Of a published model, the file or folder of each part.
     """
 
     name: str
-    folder: Path
+    folder: Path | None
     nano: bool
+    parts: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str | Path:
+        """What `LensPipeline.from_pretrained` loads: the folder, or the published name."""
+        return self.name if self.folder is None else self.folder
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """Every weight file by a name that starts with that of its part."""
+        parts = self.parts or {part: self.folder / part for part in _COMPONENTS if self.folder}
+        return {
+            f"{part}/{path.relative_to(place if place.is_dir() else place.parent).as_posix()}": path
+            for part, place in parts.items()
+            for path in (sorted(place.glob("*.safetensors")) if place.is_dir() else [place])
+        }
 
     @cached_property
     def weights(self) -> dict[str, dict[str, Any]]:
-        """Size and SHA-256 of each weight file by its path in the folder.
+        """Size and SHA-256 of each weight file.
 
-        The hash of a file above `LARGEST_HASHED` bytes is None.
+        The hash of a file above `LARGEST_HASHED` bytes is None, unless its name in the cache of
+        downloads tells it.
         """
-        found = sorted(self.folder.glob("*/*.safetensors"))
-        return {str(path.relative_to(self.folder).as_posix()): _identity(path) for path in found}
+        return {name: _identity(path) for name, path in self.files.items()}
 
     def record(self) -> dict[str, Any]:
         """What identifies the model, as JSON values."""
@@ -65,15 +88,20 @@ def resolve_model(name: str = DEFAULT_MODEL) -> LensModel:
     """The model that a name or a path means.
 
     Args:
-        name: `lens-nano`, or a folder with `transformer/`, `text_encoder/` and `vae/`.
+        name: `lens-nano`; `lens`, `lens-turbo` or `lens-base`, if their weights are on this
+            machine; or a folder with `transformer/`, `text_encoder/` and `vae/`, which comes before
+            a published model of the same name.
 
     Raises:
         MissingExtraError: The packages to run it are not installed.
+        MissingWeightsError: A published model that is not, or not wholly, on this machine.
         UnknownModelError: There is no such model.
     """
     require_packages()
     packaged = name == DEFAULT_MODEL
     folder = _packaged_folder() if packaged else Path(name).expanduser()
+    if name in PUBLISHED_MODELS and not folder.exists():
+        return _published(name)
     missing = [part for part in _COMPONENTS if not (folder / part / "config.json").is_file()]
     if not missing:
         return LensModel(
@@ -89,8 +117,8 @@ def resolve_model(name: str = DEFAULT_MODEL) -> LensModel:
     what = f"has no {missing[0]}/config.json" if folder.is_dir() else "is not a folder"
     raise UnknownModelError(
         f"Model {name!r} is not known: there is no model of that name, and as a path it {what}.",
-        hint=f"Choices: {DEFAULT_MODEL}, or the path of a Lens folder with "
-        f"{', '.join(f'{part}/' for part in _COMPONENTS)}.",
+        hint=f"Choices: {', '.join((DEFAULT_MODEL, *PUBLISHED_MODELS))}, or the path of a Lens "
+        f"folder with {', '.join(f'{part}/' for part in _COMPONENTS)}.",
     )
 
 
@@ -113,6 +141,23 @@ def package_version() -> str:
         return "unknown"
 
 
+def _published(name: str) -> LensModel:
+    """A published model whose parts were fetched before; asks nobody for them."""
+    from lens_core.checkpoints.hub import Hub, fetch_first
+    from lens_core.checkpoints.sources import find_preset
+    from lens_core.errors import CheckpointError
+
+    hub, parts, missing = Hub(local_only=True), {}, []
+    for part, sources in find_preset(name).components.items():
+        try:
+            parts[part] = fetch_first(hub, sources, tell=lambda _: None)[0]
+        except CheckpointError:
+            missing.append(part)
+    if missing:
+        raise MissingWeightsError(name, tuple(missing))
+    return LensModel(name=name, folder=None, nano=False, parts=parts)
+
+
 def _packaged_folder() -> Path:
     return Path(str(files("lens_core"))) / "weights" / DEFAULT_MODEL
 
@@ -130,7 +175,9 @@ def _rewrites(folder: Path) -> bool:
 
 
 def _identity(path: Path) -> dict[str, Any]:
-    size = path.stat().st_size
+    size, blob = path.stat().st_size, path.resolve().name
+    if re.fullmatch("[0-9a-f]{64}", blob):
+        return {"bytes": size, "sha256": blob}
     if size > LARGEST_HASHED:
         return {"bytes": size, "sha256": None}
     with path.open("rb") as file:

@@ -48,7 +48,7 @@ class LensRuntime:
         weights = {
             name: what if what["sha256"] else [str(path), path.stat().st_mtime_ns, what["bytes"]]
             for name, what in self.model.weights.items()
-            for path in [(self.model.folder / name).resolve()]
+            for path in [self.model.files[name].resolve()]
         }
         text = json.dumps([weights, versions()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -84,17 +84,20 @@ class LensRuntime:
         import torch
         from transformers.utils import logging as transformers_logging
 
+        from lens_core.checkpoints.hub import Hub
         from lens_core.pipeline import LensPipeline
 
         bars = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()
         try:
             pipeline = LensPipeline.from_pretrained(
-                self.model.folder, dtype=torch.float32 if self.model.nano else torch.bfloat16
+                self.model.source,
+                dtype=torch.float32 if self.model.nano else torch.bfloat16,
+                hub=Hub(local_only=True),
             )
         except LensCoreError as error:
             raise GeneratorError(
-                f"The model {self.model.name!r} in {self.model.folder} cannot be loaded: {error}",
+                f"The model {self.model.name!r} from {self.model.source} cannot be loaded: {error}",
                 hint="Fetch the checkpoint again or choose another model.",
             ) from error
         finally:

@@ -1,14 +1,32 @@
 """Names of models, without loading them."""
 
+import asyncio
 import hashlib
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from lens_sdk import MissingExtraError, UnknownModelError, models, resolve_model
+from lens_core.checkpoints import load, sources
+from lens_core.checkpoints.hub import HubSource
+from lens_reasoner import GenerationSettings
+from lens_sdk import (
+    MissingExtraError,
+    UnknownModelError,
+    choose_generator,
+    local_generator,
+    models,
+    resolve_model,
+)
+from lens_sdk.cli import app
+from lens_sdk.errors import MissingWeightsError
+from lens_sdk.models import PUBLISHED_MODELS
+from lens_sdk.reproduce import reproduce
+from tiny_components import tiny_pipeline
 
 
 def test_a_folder_is_known_as_nano_by_its_tokenizer(tiny_folder: Path, nano_folder: Path) -> None:
@@ -38,6 +56,57 @@ def test_huge_weights_are_not_read(nano_folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(models, "LARGEST_HASHED", 1000)
     weights = resolve_model(str(nano_folder)).weights
     assert all(entry["sha256"] is None and entry["bytes"] > 1000 for entry in weights.values())
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    cache = tmp_path / "cache"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    return cache
+
+
+@pytest.mark.parametrize("name", PUBLISHED_MODELS)
+def test_a_published_model_without_weights_says_how_to_get_them(
+    name: str, empty_cache: Path
+) -> None:
+    with pytest.raises(MissingWeightsError, match="transformer, text_encoder, vae") as error:
+        choose_generator(name)
+    assert f"lens pull {name}" in error.value.hint
+    assert error.value.parts == ("transformer", "text_encoder", "vae")
+    result = CliRunner().invoke(app, ["generate", "a cup", "--model", name, "--no-reason"])
+    assert result.exit_code == 1
+    assert f"lens pull {name}" in result.output
+
+
+def test_a_published_model_brings_its_steps_and_guidance(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revision = "4" * 40
+    place = empty_cache / "models--good--lens" / "snapshots" / revision
+    tiny = tiny_pipeline()
+    tiny.save_pretrained(place)
+    parts = {
+        part: (HubSource("gone/lens", part), HubSource("good/lens", part, revision))
+        for part in ("transformer", "text_encoder", "vae")
+    }
+    turbo = replace(sources.PRESETS["lens-turbo"], **parts)
+    found = {**sources.PRESETS, "lens-turbo": turbo}
+    for module in (sources, load):
+        monkeypatch.setattr(module, "PRESETS", found)
+    # The tiny encoder has other tokens than GPT-OSS.
+    monkeypatch.setattr(load, "load_packaged_tokenizer", lambda: tiny.tokenizer)
+    generator = local_generator("lens-turbo")
+    model = generator.runtime.model
+    assert (model.name, model.folder, model.nano) == ("lens-turbo", None, False)
+    assert "transformer/diffusion_pytorch_model.safetensors" in model.weights
+    assert generator.fingerprint
+    pipeline = generator.runtime.load()
+    assert (pipeline.defaults.num_inference_steps, pipeline.defaults.guidance_scale) == (4, 1.0)
+    settings = GenerationSettings(width=48, height=64)
+    image = asyncio.run(generator.generate("a cup", seeds=[1], settings=settings))[0]
+    used = image.settings
+    assert (used.num_inference_steps, used.guidance_scale) == (4, 1.0)
+    assert reproduce(image.save(tmp_path / "picture.png"), model=generator).identical
 
 
 @pytest.mark.parametrize("name", ["lens-huge", "no/such/folder"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lens_core.chat import DEFAULT_DATE
 from lens_core.conditioning import TextConditioner, TextRequest
 from lens_core.errors import NonFiniteError, ParameterError
 from lens_core.pipeline_inputs import SamplingSettings, initial_latents
@@ -103,7 +104,8 @@ class RowSampler:
         conditioner = TextConditioner(
             pipeline.transformer, pipeline.text_encoder, pipeline.tokenizer, self._device
         )
-        request = TextRequest(prompt, settings.negative_prompt)
+        date = str(settings.extra.get("date", DEFAULT_DATE))
+        request = TextRequest(prompt, settings.negative_prompt, date=date)
         guided = checked.guidance_scale > 1
         scheduler = copy.deepcopy(pipeline.scheduler)
         scheduler.set_timesteps(

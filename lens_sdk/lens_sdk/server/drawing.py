@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from lens_core.errors import InvalidSizeError, LensCoreError
 from lens_reasoner import (
@@ -20,9 +20,6 @@ from lens_reasoner.settings import check_seeds, check_settings
 from lens_sdk.local import MOST_AT_ONCE, PIXELS_AT_ONCE, LocalLensGenerator
 from lens_sdk.runtime import LensRuntime
 from lens_sdk.server.scheduler import Drawn, Order, PreviewCallback, StepScheduler
-
-if TYPE_CHECKING:
-    from lens_core.pipeline import LensPipeline
 
 
 @runtime_checkable
@@ -99,7 +96,7 @@ class BatchingLensGenerator(LocalLensGenerator):
         capabilities = self.capabilities
         order.settings = check_settings(order.settings, capabilities, backend=self.name)
         check_seeds(seeds, capabilities, backend=self.name)
-        order.settings = _filled(order.settings, self.runtime.load())
+        order.settings = self._filled(order.settings)
         try:
             drawn = await self.scheduler.draw(order, seeds)
         except InvalidSizeError as error:
@@ -126,6 +123,7 @@ class BatchingLensGenerator(LocalLensGenerator):
                 settings=order.settings,
                 generator=self.name,
                 timings={"generate": one.seconds},
+                recipe=self.recipe(order.settings, batch=[seed], index=0),
             )
             for seed, one in zip(seeds, drawn, strict=True)
         ]
@@ -136,18 +134,3 @@ def batching(generator: Generator) -> Generator:
     if type(generator) is LocalLensGenerator:
         return BatchingLensGenerator(generator.runtime)
     return generator
-
-
-def _filled(settings: GenerationSettings, pipeline: LensPipeline) -> GenerationSettings:
-    """The settings with the checkpoint's own values where none are given."""
-    own = pipeline.defaults
-    given = settings.model_dump(exclude_none=True)
-    return GenerationSettings(
-        **{
-            "width": own.width,
-            "height": own.height,
-            "num_inference_steps": own.num_inference_steps,
-            "guidance_scale": own.guidance_scale,
-            **given,
-        }
-    )

@@ -1,0 +1,116 @@
+"""Drawing with a local Lens model from a picture, or in a part of one."""
+
+from __future__ import annotations
+
+import io
+from functools import cached_property
+from typing import Any
+
+from pydantic import JsonValue
+
+from lens_reasoner import Capabilities, GenerationSettings
+from lens_reasoner.generators.source_picture import SourcePicture
+from lens_sdk.local import LocalLensGenerator
+from lens_sdk.recipe import SourceFile
+from lens_sdk.runtime import LensRuntime
+
+EXTRA = ("strength", "mask_feather")
+"""Names in `GenerationSettings.extra` that it understands besides those of the plain generator."""
+
+
+class EditingLensGenerator(LocalLensGenerator):
+    """A `LocalLensGenerator` whose pictures start from a given one; see its `editing`.
+
+    Args:
+        runtime: The model.
+        source: What to start from.
+        strength: Share of the steps that are run; None is the pipeline's own.
+        mask_feather: Pixels outside the mask over which new and old mix; None is the pipeline's.
+    """
+
+    def __init__(
+        self,
+        runtime: LensRuntime,
+        source: SourcePicture,
+        strength: float | None = None,
+        mask_feather: int | None = None,
+    ) -> None:
+        super().__init__(runtime)
+        self._source = source
+        self._strength, self._feather = strength, mask_feather
+
+    @property
+    def fingerprint(self) -> str:
+        """The weights, the versions, the picture and how it is used."""
+        source = self._source.fingerprint
+        return f"{super().fingerprint} from {source} {self._strength} {self._feather}"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The checkpoint's; the size is by default the nearest to the picture's own."""
+        own = super().capabilities
+        return own.model_copy(update={"native_size": self._size, "extra": (*own.extra, *EXTRA)})
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        from lens_core.sizes import nearest_size
+
+        picture = self._source.picture()
+        multiple = self.runtime.load().size_multiple
+        height, width = nearest_size(picture.height, picture.width, multiple)
+        return width, height
+
+    def _own_settings(self) -> dict[str, Any]:
+        return {**super()._own_settings(), "width": self._size[0], "height": self._size[1]}
+
+    def _filled(self, settings: GenerationSettings) -> GenerationSettings:
+        from lens_core.starting_points import (
+            DEFAULT_FEATHER,
+            DEFAULT_MASK_STRENGTH,
+            DEFAULT_STRENGTH,
+        )
+
+        masked = self._source.mask is not None
+        strength = DEFAULT_MASK_STRENGTH if masked else DEFAULT_STRENGTH
+        extra: dict[str, JsonValue] = {
+            "strength": strength if self._strength is None else self._strength
+        }
+        if masked:
+            extra["mask_feather"] = DEFAULT_FEATHER if self._feather is None else self._feather
+        filled = super()._filled(settings)
+        return filled.model_copy(update={"extra": {**extra, **filled.extra}})
+
+    def _arguments(self, settings: GenerationSettings) -> dict[str, Any]:
+        return {
+            **super()._arguments(settings),
+            "image": self._source.picture(),
+            "mask_image": self._source.changeable(),
+            **{name: settings.extra.get(name) for name in EXTRA},
+        }
+
+    def _source_files(self) -> dict[str, SourceFile | None]:
+        mask = self._source.mask
+        return {
+            "image": SourceFile.of(self._source.image),
+            "mask": None if mask is None else SourceFile.of(mask),
+        }
+
+
+def transparent_mask(mask: bytes) -> bytes:
+    """A mask as `ImageEditor.editing` takes it: a PNG file, transparent where things may change.
+
+    Args:
+        mask: Such a file, which is returned as it is; or one without transparency, white where
+            things may change and black elsewhere.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(mask)) as picture:
+        if "A" in picture.getbands():
+            return mask
+        white = picture.convert("L").point([0] * 128 + [255] * 128)
+    clear = Image.new("RGBA", white.size, "black")
+    clear.putalpha(white.point([255] + [0] * 255))
+    buffer = io.BytesIO()
+    clear.save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,222 @@
+"""Making a saved picture again from what its file says, and saying whether it is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lens_reasoner import GeneratedImage, Generator, run_sync
+from lens_sdk.editing import transparent_mask
+from lens_sdk.errors import ReproductionError, UnknownModelError
+from lens_sdk.generators import choose_generator, lens_model
+from lens_sdk.local import LocalLensGenerator
+from lens_sdk.metadata import versions
+from lens_sdk.recipe import MAKER, SourceFile
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_CONDITIONS = ("device", "dtype")
+
+
+@dataclass(frozen=True)
+class PixelDifference:
+    """How far two pictures of one size are apart.
+
+    Attributes:
+        pixels: How many differ in any colour.
+        total: How many there are.
+        largest: Largest difference of a colour, of 255.
+    """
+
+    pixels: int
+    total: int
+    largest: int
+
+    @classmethod
+    def of(cls, first: np.ndarray, second: np.ndarray) -> PixelDifference:
+        """Of two arrays `[H, W, 3]` of bytes."""
+        apart = abs(first.astype(int) - second.astype(int)).max(axis=2)
+        return cls(int((apart > 0).sum()), int(apart.size), int(apart.max()))
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A picture made again.
+
+    Attributes:
+        original: The picture of the file.
+        again: The new one.
+        difference: Of their pixels.
+        changes: What is not as it was when the original was made, such as the weights.
+    """
+
+    original: GeneratedImage
+    again: GeneratedImage
+    difference: PixelDifference
+    changes: tuple[str, ...]
+
+    @property
+    def identical(self) -> bool:
+        """Whether every pixel is the same."""
+        return self.difference.pixels == 0
+
+
+def reproduce(
+    path: str | Path,
+    *,
+    model: str | Generator | None = None,
+    image: str | Path | None = None,
+    mask: str | Path | None = None,
+) -> Reproduction:
+    """Make a saved picture again and compare the pixels.
+
+    What a local Lens model drew says all it takes: prompt, seed, settings, weights, date, the seeds
+    it shared a batch with, and the picture it started from. Pictures of other generators can be
+    tried with `model`, if they took a seed.
+
+    Args:
+        path: A picture written by `GeneratedImage.save` or the command line.
+        model: What draws; the model of the record by default, which is not known by its path.
+        image: The picture it started from, if that was too large to be kept in the file.
+        mask: The mask, if that was.
+
+    Raises:
+        ImageFileError: The file says nothing about its making.
+        ReproductionError: It says too little, or another file was given than it was made with.
+        MissingWeightsError: The weights of its model are not on this machine.
+        GeneratorError: Drawing failed.
+    """
+    original = GeneratedImage.load(path)
+    recipe = original.recipe
+    generator = _generator(original, recipe, model)
+    changes = _changes(recipe, generator)
+    if recipe.get("image") is not None:
+        generator = _from_source(generator, recipe, image, mask)
+    again = _draw(generator, original, recipe)
+    return Reproduction(original, again, _difference(original, again), changes)
+
+
+def _generator(
+    original: GeneratedImage, recipe: Mapping[str, Any], model: str | Generator | None
+) -> Generator:
+    if original.seed is None:
+        raise ReproductionError(
+            f"{original.generator} took no seed, so that its pictures cannot be made again.",
+            hint="Only pictures that were drawn from a seed can.",
+        )
+    if model is not None:
+        return choose_generator(model) if isinstance(model, str) else model
+    if recipe.get("maker") != MAKER:
+        raise ReproductionError(
+            f"The file does not say how {original.generator} can be had again.",
+            hint="Name what draws with --model, such as diffusers:ID_OR_FOLDER.",
+        )
+    name = str(recipe["model"]["name"])
+    try:
+        return choose_generator(name)
+    except UnknownModelError as error:
+        raise ReproductionError(
+            f"The picture was drawn by {name!r}, which was the folder of a model.",
+            hint="Name the folder with --model.",
+        ) from error
+
+
+def _from_source(
+    generator: Generator,
+    recipe: Mapping[str, Any],
+    image: str | Path | None,
+    mask: str | Path | None,
+) -> Generator:
+    if not isinstance(generator, LocalLensGenerator):
+        raise ReproductionError(
+            f"The picture started from another one, which {generator.name} is not told here.",
+            hint="Choose a local Lens model.",
+        )
+    kept = recipe.get("mask")
+    return generator.editing(
+        _source("image", recipe["image"], image),
+        mask=None if kept is None else _source("mask", kept, mask),
+    )
+
+
+def _source(name: str, kept: dict[str, Any], given: str | Path | None) -> bytes:
+    """The file that drawing started from: the one in the record, or the same given again."""
+    source = SourceFile.read(kept)
+    if given is None:
+        if source.data is None:
+            raise ReproductionError(
+                f"The {name} that the picture started from was too large to be kept in its file.",
+                hint=f"Give it again with --{name}; its SHA-256 is {source.sha256}.",
+            )
+        return source.data
+    data = Path(given).read_bytes()
+    forms = (data, transparent_mask(data)) if name == "mask" else (data,)
+    for form in forms:
+        if SourceFile.of(form).sha256 == source.sha256:
+            return form
+    raise ReproductionError(
+        f"{given} is not the {name} that the picture started from.",
+        hint=f"The file it was made with has the SHA-256 {source.sha256}.",
+    )
+
+
+def _changes(recipe: Mapping[str, Any], generator: Generator) -> tuple[str, ...]:
+    """What is not as it was, in words."""
+    found: list[str] = []
+    model = lens_model(generator)
+    if recipe.get("maker") != MAKER or model is None:
+        return ("the file does not say what the picture was made with",)
+    then, now = recipe["model"]["weights"], model.weights
+    for name in sorted(then.keys() | now.keys()):
+        if then.get(name) != now.get(name):
+            found.append(f"the weights {name} are others")
+    before = recipe.get("versions", {})
+    found += [
+        f"{name} was {before.get(name, 'not there')} and is {version}"
+        for name, version in versions().items()
+        if before.get(name) != version
+    ]
+    assert isinstance(generator, LocalLensGenerator)
+    pipeline = generator.runtime.load()
+    here = (pipeline._execution_device.type, str(pipeline.transformer.dtype).removeprefix("torch."))
+    found += [
+        f"the {name} was {recipe.get(name)} and is {value}"
+        for name, value in zip(_CONDITIONS, here, strict=True)
+        if recipe.get(name) != value
+    ]
+    if recipe.get("loras", {}) != dict(pipeline.loras):
+        found.append(f"the LoRAs were {recipe['loras']} and are {dict(pipeline.loras)}")
+    return tuple(found)
+
+
+def _draw(
+    generator: Generator, original: GeneratedImage, recipe: Mapping[str, Any]
+) -> GeneratedImage:
+    settings = original.settings.model_copy(update={"dropped": {}})
+    if generator.capabilities.sizes == ():
+        settings = settings.model_copy(update={"width": None, "height": None})
+    batch = recipe.get("batch") or {"seeds": [original.seed], "index": 0}
+    if len(batch["seeds"]) > generator.capabilities.max_images:
+        batch = {"seeds": [original.seed], "index": 0}
+    if "date" in recipe and "date" in generator.capabilities.extra:
+        extra = {**settings.extra, "date": recipe["date"]}
+        settings = settings.model_copy(update={"extra": extra})
+    drawn = run_sync(generator.generate(original.prompt, seeds=batch["seeds"], settings=settings))
+    index: int = batch["index"]
+    return drawn[index]
+
+
+def _difference(original: GeneratedImage, again: GeneratedImage) -> PixelDifference:
+    import numpy as np
+
+    first, second = (np.asarray(one.image.convert("RGB")) for one in (original, again))
+    if first.shape != second.shape:
+        raise ReproductionError(
+            f"The picture is {first.shape[1]}x{first.shape[0]} and what was drawn "
+            f"{second.shape[1]}x{second.shape[0]}.",
+            hint="The file was scaled after it was saved, or the model draws other sizes.",
+        )
+    return PixelDifference.of(first, second)

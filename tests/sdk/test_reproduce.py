@@ -1,0 +1,212 @@
+"""Pictures made again from their files, from prompts and from other pictures."""
+
+import asyncio
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from lens_reasoner import (
+    FunctionGenerator,
+    GeneratedImage,
+    GenerationSettings,
+    ImageEditor,
+    ImageFileError,
+    ImageRequest,
+    UnsupportedSettingError,
+)
+from lens_sdk import LocalLensGenerator, build_loop, recipe, save_candidate
+from lens_sdk.cli import app
+from lens_sdk.editing import transparent_mask
+from lens_sdk.errors import ReproductionError
+from lens_sdk.models import LensModel
+from lens_sdk.reproduce import reproduce
+from lens_sdk.runtime import LensRuntime
+from lens_sdk.server.drawing import BatchingLensGenerator, batching
+
+
+@pytest.fixture
+def generator(nano_runtime: LensRuntime) -> LocalLensGenerator:
+    return LocalLensGenerator(nano_runtime)
+
+
+def draw(generator: Any, *seeds: int, **settings: Any) -> list[GeneratedImage]:
+    asked = GenerationSettings(**settings)
+    return asyncio.run(generator.generate("a red apple", seeds=seeds, settings=asked))
+
+
+def png(width: int = 48, height: int = 64, color: str = "teal") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), color).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def half_white(width: int = 48, height: int = 64) -> bytes:
+    mask = Image.new("L", (width, height), 0)
+    mask.paste(255, (0, 0, width // 2, height))
+    buffer = io.BytesIO()
+    mask.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_a_saved_picture_is_made_again_pixel_by_pixel(
+    generator: LocalLensGenerator, tmp_path: Path
+) -> None:
+    asked = {"negative_prompt": "a cup", "num_inference_steps": 3, "width": 64, "height": 48}
+    extra = {"date": "2026-01-02"}
+    image = draw(generator, 5, 6, 7, **asked, extra=extra)[1]
+    found = reproduce(image.save(tmp_path / "picture.png"), model=generator)
+    assert found.identical
+    assert found.changes == ()
+    assert found.again.recipe == image.recipe
+    assert image.recipe["batch"] == {"seeds": [5, 6, 7], "index": 1}
+    assert image.recipe["date"] == "2026-01-02"
+    assert draw(generator, 5, 6, 7, **asked)[1].sha256 != image.sha256
+
+
+def test_a_run_of_the_loop_can_be_made_again(
+    generator: LocalLensGenerator, nano_model: LensModel, tmp_path: Path
+) -> None:
+    loop = build_loop(generator, reasoner=None, judge=None)
+    result = loop.run_sync(ImageRequest(text="a red apple", seed=3, num_images=2))
+    for candidate in result.candidates:
+        path = save_candidate(result, candidate, tmp_path / "picture.png", nano_model)
+        assert reproduce(path, model=generator).identical
+
+
+def test_what_changed_since_is_told(generator: LocalLensGenerator, tmp_path: Path) -> None:
+    image = draw(generator, 5)[0]
+    made = json.loads(json.dumps(image.recipe))
+    made["versions"]["torch"] = "1.0"
+    made["model"]["weights"]["vae/other.safetensors"] = {"bytes": 1, "sha256": "0" * 64}
+    made["dtype"] = "bfloat16"
+    other = Image.fromarray(np.asarray(image.image) // 2)
+    changed = GeneratedImage.from_pil(
+        other,
+        prompt=image.prompt,
+        seed=image.seed,
+        settings=image.settings,
+        generator=image.generator,
+        recipe=made,
+    )
+    found = reproduce(changed.save(tmp_path / "picture.png"), model=generator)
+    assert not found.identical
+    assert found.difference.total == 48 * 64
+    assert 0 < found.difference.pixels <= found.difference.total
+    told = " ".join(found.changes)
+    for words in ("torch was 1.0", "vae/other.safetensors", "dtype was bfloat16 and is float32"):
+        assert words in told
+
+
+def test_an_edited_picture_keeps_what_it_started_from(
+    generator: LocalLensGenerator, tmp_path: Path
+) -> None:
+    assert isinstance(generator, ImageEditor)
+    editor = generator.editing(png(), mask=transparent_mask(half_white()), mask_feather=3)
+    loop = build_loop(editor, judge=None, reasoner=None)
+    result = loop.run_sync(ImageRequest(text="a red apple", seed=4))
+    assert result.best is not None
+    image = result.best.image
+    assert image.settings.extra == {"strength": 1.0, "mask_feather": 3}
+    kept = np.asarray(image.image)[:, 24 + 3 :]
+    assert (kept == np.asarray(Image.open(io.BytesIO(png())))[:, 27:]).all()
+    assert (np.asarray(image.image)[:, :24] != kept[0, 0]).any()
+    path = save_candidate(result, result.best, tmp_path / "picture.png")
+    assert reproduce(path, model=generator).identical
+    with Image.open(path) as picture:
+        assert "Denoising strength: 1.0" in picture.text["parameters"]
+
+
+def test_a_source_too_large_to_keep_is_asked_for(
+    generator: LocalLensGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "LARGEST_EMBEDDED", 10)
+    source, other = tmp_path / "source.png", tmp_path / "other.png"
+    source.write_bytes(png())
+    other.write_bytes(png(color="red"))
+    image = draw(generator.editing(png(), strength=0.5), 1)[0]
+    path = image.save(tmp_path / "picture.png")
+    with pytest.raises(ReproductionError, match="too large"):
+        reproduce(path, model=generator)
+    with pytest.raises(ReproductionError, match=r"other\.png is not the image"):
+        reproduce(path, model=generator, image=other)
+    assert reproduce(path, model=generator, image=source).identical
+
+
+def test_editing_declares_and_checks_what_it_takes(
+    generator: LocalLensGenerator, nano_runtime: LensRuntime
+) -> None:
+    assert generator.capabilities.image_input
+    assert generator.capabilities.mask
+    editor = generator.editing(png(70, 75))
+    assert editor.capabilities.native_size == (64, 80)
+    first, second = draw(editor, 1)[0], draw(editor, 1, width=32, height=48)[0]
+    assert (first.image.size, second.image.size) == ((64, 80), (32, 48))
+    assert first.settings.extra == {"strength": 0.6}
+    prints = {
+        one.fingerprint
+        for one in (
+            generator,
+            editor,
+            generator.editing(png()),
+            generator.editing(png(), strength=1),
+        )
+    }
+    assert len(prints) == 4
+    with pytest.raises(ImageFileError, match="48x64 and the picture 70x75"):
+        generator.editing(png(70, 75), mask=transparent_mask(half_white()))
+    with pytest.raises(UnsupportedSettingError, match="strength"):
+        draw(generator, 1, extra={"strength": 0.5})
+    # A server's generator shares its weights with the editor, which draws by itself.
+    assert batching(editor) is editor
+    server = BatchingLensGenerator(nano_runtime)
+    try:
+        edited = draw(server.editing(png()), 1)[0]
+    finally:
+        server.close()
+    assert edited.sha256 == draw(generator.editing(png()), 1)[0].sha256
+
+
+def test_pictures_of_others_say_why_they_cannot_be_made_again(tmp_path: Path) -> None:
+    drawing = FunctionGenerator(lambda prompt, seed: Image.new("RGB", (8, 8), (seed, 0, 0)))
+    path = draw(drawing, 7)[0].save(tmp_path / "picture.png")
+    with pytest.raises(ReproductionError, match="--model"):
+        reproduce(path)
+    found = reproduce(path, model=drawing)
+    assert found.identical
+    assert "does not say" in found.changes[0]
+    random = FunctionGenerator(lambda prompt, seed: Image.new("RGB", (8, 8)), seed=False)
+    with pytest.raises(ReproductionError, match="took no seed"):
+        reproduce(draw(random, 7)[0].save(tmp_path / "random.png"), model=random)
+    large = FunctionGenerator(lambda prompt, seed: Image.new("RGB", (9, 9)))
+    with pytest.raises(ReproductionError, match="8x8 and what was drawn 9x9"):
+        reproduce(path, model=large)
+
+
+def test_the_command_tells_whether_pixels_agree(
+    generator: LocalLensGenerator, nano_folder: Path, tmp_path: Path
+) -> None:
+    def run(*arguments: object, code: int = 0) -> str:
+        result = CliRunner().invoke(app, ["reproduce", *map(str, arguments)])
+        assert result.exit_code == code, (result.output, result.exception)
+        return re.sub(r"\s+", " ", result.output)
+
+    image = draw(generator, 5)[0]
+    path = image.save(tmp_path / "picture.png")
+    again = tmp_path / "again.png"
+    assert "every pixel is the same" in run(path, "--model", nano_folder, "--out", again)
+    assert GeneratedImage.load(again).sha256 == image.sha256
+    assert "--model" in run(path, code=1)
+    spoilt = image.model_copy(update={"prompt": "a blue star"}).save(tmp_path / "spoilt.png")
+    assert "Different" in run(spoilt, "--model", nano_folder, code=4)
+    values = json.loads(run(spoilt, "--model", nano_folder, "--json", code=4))
+    assert values["identical"] is False
+    assert values["difference"]["pixels"] > 0
+    Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
+    assert "metadata" in run(tmp_path / "plain.png", code=1)
