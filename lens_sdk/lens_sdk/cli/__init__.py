@@ -20,6 +20,7 @@ from lens_sdk.cli.judge import judge
 from lens_sdk.cli.mcp import mcp
 from lens_sdk.cli.pull import pull
 from lens_sdk.cli.report_study import report
+from lens_sdk.cli.reproduce import reproduce
 from lens_sdk.cli.rewrite import rewrite
 from lens_sdk.cli.runs import runs
 from lens_sdk.cli.serve import serve
@@ -64,7 +65,7 @@ def _options(
     """From a request to a judged picture: rewrite, generate, judge."""
 
 
-for command in (create, generate, rewrite, judge):
+for command in (create, generate, rewrite, judge, reproduce):
     app.command(rich_help_panel=PICTURES)(command)
 app.add_typer(runs, name="runs", rich_help_panel=PICTURES)
 app.command(rich_help_panel=PICTURES)(demo)
