@@ -320,7 +320,7 @@ class LensPipeline(LoadablePipeline):
 
     def _conditioner(self, device: torch.device | None = None) -> TextConditioner:
         where = self._execution_device if device is None else device
-        return TextConditioner(self.transformer, self.text_encoder, self.tokenizer, where)
+        return TextConditioner(self.transformer, self.feature_source, self.tokenizer, where)
 
     def _run(self, request: TextRequest, call: PictureCall) -> PictureRun:
         """Read the text; what remains is drawing."""

@@ -13,11 +13,14 @@ from lens_core.checkpoints.hub import Hub
 from lens_core.checkpoints.load import Part, components_from, load_source
 from lens_core.checkpoints.lora import LoraMixin, refuse_loaded
 from lens_core.errors import CheckpointError, ParameterError
+from lens_core.feature_cache import FeatureCache
 from lens_core.loading import LensDefaults, save_components
+from lens_core.memory.choose import MemoryChoice
+from lens_core.memory.mixin import MemoryMixin, encoder_loader, plan_pipeline, refuse_planned
 from lens_core.previews import FILE_NAME, PreviewMap, find_preview_map
 
 
-class LoadablePipeline(LoraMixin, DiffusionPipeline):  # type: ignore[misc]
+class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: ignore[misc]
     """How a pipeline is loaded and saved."""
 
     defaults: LensDefaults
@@ -34,6 +37,8 @@ class LoadablePipeline(LoraMixin, DiffusionPipeline):  # type: ignore[misc]
         device: str | torch.device | None = None,
         revision: str | None = None,
         hub: Hub | None = None,
+        memory: MemoryChoice | None = None,
+        feature_cache: FeatureCache | str | Path | None = None,
         **components: Any,
     ) -> Self:
         """Load a model: a folder or hub repository in the diffusers layout, or a published name.
@@ -47,9 +52,13 @@ class LoadablePipeline(LoraMixin, DiffusionPipeline):  # type: ignore[misc]
             pretrained_model_name_or_path: The folder, the published name, or `owner/name`.
             dtype: Precision of all weights: float32 by default, bfloat16 for published names.
             torch_dtype: The same by its older name.
-            device: Where to move the pipeline; the CPU by default.
+            device: Where to move the pipeline; the CPU by default, with a memory plan the
+                accelerator if there is one.
             revision: Commit, tag or branch of a hub repository.
             hub: Another hub or cache than the usual one.
+            memory: Memory plan: `auto`, a name of `lens_core.memory.plan.PLANS` or a `MemoryPlan`.
+            feature_cache: Cache of text features, or its folder. The text encoder is loaded when a
+                prompt comes that is not in it.
             **components: A component by its name, used instead of the folder's. `text_encoder=None`
                 leaves the encoder out.
 
@@ -65,11 +74,13 @@ class LoadablePipeline(LoraMixin, DiffusionPipeline):  # type: ignore[misc]
             )
         precision = dtype or torch_dtype
         source = pretrained_model_name_or_path
-        pipeline = cls(**load_source(source, precision, components, revision, hub))
+        loader = encoder_loader(memory, feature_cache)
+        parts = load_source(source, precision, components, revision, hub, loader)
+        pipeline: Self = plan_pipeline(cls, parts, memory, feature_cache, device)
         # Another autoencoder than the folder's needs another map.
         if "vae" not in components and (found := find_preview_map(source)) is not None:
             pipeline.preview_map = found
-        return pipeline if device is None else pipeline.to(device)
+        return pipeline
 
     @classmethod
     def from_components(
@@ -83,6 +94,8 @@ class LoadablePipeline(LoraMixin, DiffusionPipeline):  # type: ignore[misc]
         dtype: torch.dtype = torch.bfloat16,
         device: str | torch.device | None = None,
         configs: Mapping[str, Config] | None = None,
+        memory: MemoryChoice | None = None,
+        feature_cache: FeatureCache | str | Path | None = None,
     ) -> Self:
         """Build a pipeline of separate files.
 
@@ -101,6 +114,8 @@ class LoadablePipeline(LoraMixin, DiffusionPipeline):  # type: ignore[misc]
             device: Where to move the pipeline; the CPU by default.
             configs: Configurations by `denoiser`, `text_encoder` and `vae` (values or JSON files),
                 for files of other sizes than the published that say nothing themselves.
+            memory: As in `from_pretrained`.
+            feature_cache: As in `from_pretrained`.
 
         Raises:
             CheckpointError: Missing, unexpected or wrongly shaped tensors, damaged files, pickles.
@@ -109,10 +124,18 @@ class LoadablePipeline(LoraMixin, DiffusionPipeline):  # type: ignore[misc]
             ParameterError: A name that is not known.
         """
         parts = components_from(
-            denoiser, text_encoder, vae, tokenizer, scheduler, defaults, dtype, configs
+            denoiser,
+            text_encoder,
+            vae,
+            tokenizer,
+            scheduler,
+            defaults,
+            dtype,
+            configs,
+            encoder_loader(memory, feature_cache),
         )
-        pipeline = cls(**parts)
-        return pipeline if device is None else pipeline.to(device)
+        pipeline: Self = plan_pipeline(cls, parts, memory, feature_cache, device)
+        return pipeline
 
     def save_pretrained(
         self,
@@ -128,11 +151,13 @@ class LoadablePipeline(LoraMixin, DiffusionPipeline):  # type: ignore[misc]
             max_shard_size: Largest weight file.
 
         Raises:
-            CheckpointError: A pickle was asked for, or LoRAs are loaded.
+            CheckpointError: A pickle was asked for, LoRAs are loaded, or a memory plan has rounded
+                weights or freed the text encoder.
         """
         if not safe_serialization:
             raise CheckpointError("safe_serialization=False would write a pickle; Lens never does")
         refuse_loaded(self)
+        refuse_planned(self)
         save_components(save_directory, self.components, self.defaults, max_shard_size)
         if self._preview_map is not None:
             self._preview_map.save(Path(save_directory) / "vae" / FILE_NAME)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import GptOssConfig
 
 from lens_core.checkpoint_files import check_dtype
@@ -21,7 +20,7 @@ from lens_core.checkpoints.encoder import (
     open_text_encoder,
 )
 from lens_core.checkpoints.weights import open_weights
-from lens_core.memory.tensors import parts_of
+from lens_core.memory.tensors import cast_parameters, parts_of
 from lens_core.text_encoder import LensTextEncoder
 
 _BLOCK = 1 << 22
@@ -66,12 +65,7 @@ class EncoderFile:
     def blank(self) -> LensTextEncoder:
         """The encoder on the meta device, to count its bytes."""
         blank = blank_text_encoder(self.source)
-        for module in blank.modules():
-            for name, parameter in module._parameters.items():
-                if parameter is not None:
-                    module._parameters[name] = nn.Parameter(
-                        parameter.to(self.dtype), requires_grad=False
-                    )
+        cast_parameters(blank, self.dtype)
         return blank
 
     def identity(self, digests: Path | None = None) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 
 from lens_core.checkpoints.load import EncoderLoader
-from lens_core.errors import ComponentError, ParameterError
+from lens_core.errors import CheckpointError, ComponentError, ParameterError
 from lens_core.feature_cache import FeatureCache
 from lens_core.feature_source import (
     CachedFeatures,
@@ -16,13 +16,14 @@ from lens_core.feature_source import (
     HeldEncoder,
     features_of,
 )
+from lens_core.loading import check_components
 from lens_core.memory.choose import MemoryChoice, default_device, resolve_plan
 from lens_core.memory.encoder_file import EncoderFile, module_identity
 from lens_core.memory.keeper import EncoderKeeper
 from lens_core.memory.placements import Placements
 from lens_core.memory.plan import RESIDENT, MemoryPlan
 from lens_core.memory.predict import Model
-from lens_core.memory.quantise import quantise
+from lens_core.memory.quantise import is_quantised, quantise
 from lens_core.memory.rehearsal import tile_pictures
 from lens_core.memory.transfer import Transfer
 from lens_core.text_encoder import LensTextEncoder
@@ -91,7 +92,11 @@ class MemoryMixin:
         self.release_memory()
         quantise(self.transformer, plan.transformer_weights)
         tile_pictures(self.vae, plan.vae_tile)
-        self.transformer.keeps_modulation_table = plan.modulation_table
+        if plan.modulation_table:
+            # Sets the modulations aside before anything goes to the device. The table itself is
+            # made anew for every schedule.
+            self.transformer.precompute_modulations([1.0], where)
+            self.transformer.keeps_modulation_table = True
         self._placements = Placements(where, transfer)
         self._placements.place(
             {"transformer": (self.transformer, plan.transformer), "vae": (self.vae, plan.vae)}
@@ -106,6 +111,9 @@ class MemoryMixin:
         """End the plan: weights stay where they are kept, and nothing moves by itself any more."""
         if self._placements is not None:
             self._placements.clear()
+            self.transformer.keeps_modulation_table = False
+            self.transformer.restore_modulations()
+            tile_pictures(self.vae, None)
         self._placements = self._keeper = self._features = None
         self.memory_plan = RESIDENT
 
@@ -193,11 +201,11 @@ def plan_pipeline(
     if memory is None and feature_cache is None:
         pipeline = pipeline_class(**parts)
         return pipeline if device is None else pipeline.to(device)
-    encoder = parts["text_encoder"]
-    file = encoder if isinstance(encoder, EncoderFile) else None
+    encoder: Any = parts["text_encoder"]
+    file: Any = encoder if isinstance(encoder, EncoderFile) else None
     pipeline = pipeline_class(**{**parts, "text_encoder": None if file else encoder})
     if file is not None:
-        pipeline.check_text_encoder(file)
+        check_components(pipeline.transformer, file, pipeline.vae, pipeline.tokenizer)
     return pipeline.apply_memory(memory or RESIDENT, device, feature_cache, file)
 
 
@@ -209,3 +217,20 @@ def encoder_loader(
     Under a plan or with a cache it is only looked into: it may never be needed.
     """
     return None if memory is None and feature_cache is None else EncoderFile
+
+
+def refuse_planned(pipeline: Any) -> None:
+    """Refuse to save what a memory plan left incomplete.
+
+    Raises:
+        CheckpointError: The denoiser is rounded to 8 bits, or the text encoder is not in memory.
+    """
+    if is_quantised(pipeline.transformer):
+        raise CheckpointError(
+            "the memory plan rounded the denoiser to 8 bits; save a pipeline loaded without it"
+        )
+    if pipeline.text_encoder is None and pipeline.feature_source is not None:
+        raise CheckpointError(
+            "the text encoder is not in memory, and the saved folder would lack it; save a "
+            "pipeline loaded without a memory plan or a feature cache"
+        )

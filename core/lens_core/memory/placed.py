@@ -17,7 +17,7 @@ class PlacedComponent:
 
     Args:
         layout: The component and its blocks, in the order they run in.
-        placement: `resident` is moved at once and stays.
+        placement: `resident` is moved to the device at once and stays, others to the host.
         transfer: How weights reach the device.
         pins: Lock the pages of streamed blocks in the host's memory, for what runs many times.
     """
@@ -32,6 +32,7 @@ class PlacedComponent:
         if placement == "resident":
             layout.root.to(transfer.device)
             return
+        layout.root.to("cpu")
         blocks = layout.blocks if placement == "stream" else ()
         self._main = WeightGroup([layout.root], [*blocks, *layout.heads], transfer)
         self._heads = [WeightGroup([head], (), transfer) for head in layout.heads]

@@ -18,15 +18,13 @@ from lens_core.memory.rehearsal import (
     rehearse_denoising,
     rehearse_encoding,
 )
+from lens_core.modulation import STREAMS
 from lens_core.packed_experts import PackedExperts, Packing
 from lens_core.text_encoder import LensTextEncoder
 from lens_core.transformer import LensTransformer2DModel
 
 LARGEST = Work(LARGEST_SIDE, LARGEST_SIDE)
 """The largest square picture, with the longest text."""
-
-_STREAMS = 2
-_SCHEDULE_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ def predict(model: Model, plan: MemoryPlan, work: Work = LARGEST) -> Prediction:
     """
     parts = _footprints(model, plan)
     places = {"text_encoder": plan.text_encoder, "transformer": plan.transformer, "vae": plan.vae}
-    table = _table_bytes(model.transformer) if plan.modulation_table else 0
+    table = _table_bytes(model.transformer, work.steps) if plan.modulation_table else 0
     computing = {
         "text_encoder": _encoding(model, work),
         "transformer": _denoising(model, work) + table,
@@ -125,10 +123,10 @@ def _host(
     return sum(kept.values())
 
 
-def _table_bytes(transformer: nn.Module) -> int:
+def _table_bytes(transformer: nn.Module, steps: int) -> int:
     config: Any = transformer.config
     element = next(transformer.parameters()).element_size()
-    return int(_SCHEDULE_STEPS * config.num_layers * _STREAMS * 6 * config.inner_dim * element)
+    return int((steps + 1) * config.num_layers * len(STREAMS) * 6 * config.inner_dim * element)
 
 
 def _encoding(model: Model, work: Work) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import GptOssConfig
 
 from lens_core.memory.meter import AllocationMeter, FusedAttention
+from lens_core.memory.tensors import cast_parameters
 from lens_core.packed_experts import PackedExperts, Packing
 from lens_core.text_encoder import LensTextEncoder
 from lens_core.transformer import LensTransformer2DModel
@@ -33,12 +34,14 @@ class Work:
         width: Pixels.
         batch: Pictures.
         text_tokens: Read by the text encoder, the text around the prompt included.
+        steps: Of the schedule, for plans with a modulation table.
     """
 
     height: int
     width: int
     batch: int = 1
     text_tokens: int = 512
+    steps: int = 50
 
 
 def rehearse_denoising(config: dict[str, Any], dtype: torch.dtype, work: Work) -> int:
@@ -51,7 +54,7 @@ def rehearse_denoising(config: dict[str, Any], dtype: torch.dtype, work: Work) -
     """
     with torch.device("meta"), torch.no_grad():
         model = LensTransformer2DModel(**_without_private(config) | {"num_layers": _BLOCKS})
-        model = _cast(model.eval(), dtype)
+        cast_parameters(model.eval(), dtype)
         side = 8 * config["patch_size"]
         grid = (work.height // side, work.width // side)
         image = torch.empty(work.batch, grid[0] * grid[1], config["in_channels"], dtype=dtype)
@@ -90,7 +93,8 @@ def rehearse_decoding(
 def _decode_once(config: dict[str, Any], dtype: torch.dtype, work: Work) -> int:
     scale = 2 ** (len(config["block_out_channels"]) - 1)
     with torch.device("meta"), torch.no_grad():
-        vae = _cast(AutoencoderKLFlux2(**_without_private(config)).eval(), dtype)
+        vae = AutoencoderKLFlux2(**_without_private(config)).eval()
+        cast_parameters(vae, dtype)
         height, width = work.height // scale, work.width // scale
         latents = torch.empty(work.batch, config["latent_channels"], height, width, dtype=dtype)
         with AllocationMeter(_tensors(vae)) as meter, FusedAttention():
@@ -112,7 +116,8 @@ def rehearse_encoding(
     shorter = GptOssConfig(**config.to_dict() | {"num_hidden_layers": _BLOCKS, "layer_types": None})
     packings = None if packing is None else [packing] * _BLOCKS
     with torch.device("meta"), torch.no_grad():
-        model = _cast(LensTextEncoder(shorter, False, packings).eval(), dtype)
+        model = LensTextEncoder(shorter, False, packings).eval()
+        cast_parameters(model, dtype)
         for layer in model.model.layers:
             layer.mlp.experts = _OneExpert(layer.mlp.experts)
         ids = torch.empty(1, work.text_tokens, dtype=torch.long)
@@ -150,15 +155,6 @@ def tile_pictures(vae: AutoencoderKLFlux2, tile: int | None) -> None:
 
 def _without_private(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in dict(config).items() if not name.startswith("_")}
-
-
-def _cast(model: Any, dtype: torch.dtype) -> Any:
-    """Cast parameters one by one: the libraries' own `to` warns about it."""
-    for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                module._parameters[name] = nn.Parameter(parameter.to(dtype), requires_grad=False)
-    return model
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+import torch
 from torch import Tensor, nn
 
 
@@ -28,3 +29,12 @@ def module_bytes(modules: Iterable[nn.Module]) -> int:
         for tensor in (*module.parameters(), *module.buffers())
     }
     return sum(tensor_bytes(tensor) for tensor in found.values())
+
+
+def cast_parameters(component: nn.Module, dtype: torch.dtype) -> None:
+    """Change the precision of parameters, and of nothing else, on the meta device or elsewhere."""
+    for module in component.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                cast = nn.Parameter(parameter.to(dtype), requires_grad=False)
+                module._parameters[name] = cast
