@@ -9,7 +9,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lens_core.errors import ParameterError
-from lens_core.training.parallel import ReplicatedWeights, place_weights
+from lens_core.training.muon import orthogonalised
+from lens_core.training.network import Denoiser
+from lens_core.training.parallel import ReplicatedWeights, drawn_layers, place_weights
 from lens_core.training.workers import Workers
 from tiny_training import launch, losses, run, tiny_config
 
@@ -101,6 +103,28 @@ def test_a_run_of_two_processes_goes_on_in_one(folders: tuple[Path, Path], tmp_p
     saved.rename(tmp_path / "checkpoints" / saved.name)
     run(tmp_path, Workers(), tiny_config(accumulate=2))
     assert losses(tmp_path) == pytest.approx(losses(one / "muon")[2:], rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(12, 7), (7, 12), (9, 9)])
+def test_orthogonalisation_is_that_of_the_whole_optimiser(shape: tuple[int, int]) -> None:
+    """To the bit, read off a step of `torch.optim.Muon` from zero without momentum."""
+    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    weight = torch.zeros(shape, requires_grad=True)
+    weight.grad = gradient.clone()
+    torch.optim.Muon([weight], lr=1.0, weight_decay=0.0, momentum=0.0, nesterov=False).step()
+    scale = max(1, shape[0] / shape[1]) ** 0.5
+    expected = torch.zeros(shape).add_(orthogonalised(gradient.bfloat16()), alpha=-scale)
+    assert torch.equal(weight.detach(), expected)
+
+
+def test_sharded_weights_are_drawn_as_whole_ones_are() -> None:
+    """Layers draw one by one in the order in which a whole model draws them."""
+    config = tiny_config()
+    torch.manual_seed(config.seed)
+    whole = dict(Denoiser(config).named_parameters())
+    drawn = dict(drawn_layers(config))
+    assert drawn.keys() == whole.keys()
+    assert all(torch.equal(drawn[name], whole[name]) for name in whole)
 
 
 def test_processes_that_do_not_divide_are_refused() -> None:

@@ -5,7 +5,7 @@ and gradients that reach the masters as the mean over batches and processes. The
 the optimisers do not know which they have.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -201,7 +201,18 @@ def _shard(network: Denoiser, mesh: DeviceMesh, config: DenoiserConfig) -> None:
 
 @torch.no_grad()
 def _draw(config: DenoiserConfig, masters: dict[str, Tensor]) -> None:
-    """Fill sharded weights with what `ReplicatedWeights` draws from the same seed.
+    """Fill sharded weights with what `ReplicatedWeights` draws from the same seed."""
+    for name, drawn in drawn_layers(config):
+        master = cast(DTensor, masters[name])
+        full = drawn.to(master.device)
+        master.copy_(
+            distribute_tensor(full, master.device_mesh, master.placements, src_data_rank=None)
+        )
+    start_as_identity(masters)
+
+
+def drawn_layers(config: DenoiserConfig) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a fresh `Denoiser` of the run's seed, one layer in memory at a time.
 
     Layers draw in the order in which they are constructed, which is that of their names.
     """
@@ -209,19 +220,13 @@ def _draw(config: DenoiserConfig, masters: dict[str, Tensor]) -> None:
     with torch.device("meta"):
         template = Denoiser(config)
     for path, module in template.named_modules():
-        own = dict(module.named_parameters(recurse=False))
-        if not own:
+        if next(module.parameters(recurse=False), None) is None:
             continue
         module.to_empty(device="cpu", recurse=False)
         _reset(module)
         for name, parameter in module.named_parameters(recurse=False):
-            master = cast(DTensor, masters[f"{path}.{name}"])
-            full = parameter.detach().to(master.device)
-            master.copy_(
-                distribute_tensor(full, master.device_mesh, master.placements, src_data_rank=None)
-            )
+            yield f"{path}.{name}", parameter.detach()
         module.to_empty(device="meta", recurse=False)
-    start_as_identity(masters)
 
 
 def _reset(module: nn.Module) -> None:
