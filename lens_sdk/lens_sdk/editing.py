@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import io
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
 
-from lens_reasoner import Capabilities, GenerationSettings
+from lens_reasoner import (
+    Capabilities,
+    GenerationSettings,
+    Generator,
+    ImageEditor,
+    ImageFileError,
+    UnsupportedSettingError,
+)
 from lens_reasoner.generators.source_picture import SourcePicture
+from lens_reasoner.media import sniff
 from lens_sdk.local import LocalLensGenerator
 from lens_sdk.recipe import SourceFile
 from lens_sdk.runtime import LensRuntime
@@ -96,15 +105,54 @@ class EditingLensGenerator(LocalLensGenerator):
         }
 
 
+def start_from(
+    generator: Generator, image: Path, mask: Path | None = None, strength: float | None = None
+) -> Generator:
+    """A generator that starts from picture files; nothing is loaded yet if it is a local Lens.
+
+    Args:
+        generator: What draws.
+        image: The picture.
+        mask: Where it may change: a file of its size, transparent or white there.
+        strength: How much is drawn anew, which only a local Lens can be told.
+
+    Raises:
+        UnsupportedSettingError: The generator starts from no picture, or has no strength.
+        ImageFileError: A file is no picture, or the mask does not fit.
+        OSError: A file cannot be read.
+    """
+    picture = image.read_bytes()
+    changeable = None if mask is None else transparent_mask(mask.read_bytes())
+    if isinstance(generator, LocalLensGenerator):
+        return generator.editing(picture, mask=changeable, strength=strength)
+    if not isinstance(generator, ImageEditor) or strength is not None:
+        setting = "image" if strength is None else "strength"
+        raise UnsupportedSettingError(
+            f"{setting} cannot be honoured by {generator.name!r}.",
+            setting=setting,
+            value=str(image) if strength is None else strength,
+            backend=generator.name,
+            hint="Leave it out or choose another generator.",
+        )
+    return generator.editing(picture, mask=changeable)
+
+
 def transparent_mask(mask: bytes) -> bytes:
     """A mask as `ImageEditor.editing` takes it: a PNG file, transparent where things may change.
 
     Args:
         mask: Such a file, which is returned as it is; or one without transparency, white where
             things may change and black elsewhere.
+
+    Raises:
+        ImageFileError: It is no picture file.
     """
     from PIL import Image
 
+    if sniff(mask) is None:
+        raise ImageFileError(
+            f"The mask's {len(mask)} bytes are no picture file.", hint="Give a PNG file."
+        )
     with Image.open(io.BytesIO(mask)) as picture:
         if "A" in picture.getbands():
             return mask

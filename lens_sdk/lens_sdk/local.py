@@ -133,7 +133,8 @@ class LocalLensGenerator(BlockingGenerator):
         """
         from lens_sdk.editing import EditingLensGenerator
 
-        source = SourcePicture.of(image, mask, self.capabilities, backend=self.name)
+        takes = Capabilities(image_input=True, mask=True)
+        source = SourcePicture.of(image, mask, takes, backend=self.name)
         return EditingLensGenerator(self.runtime, source, strength, mask_feather)
 
     def recipe(

@@ -210,3 +210,31 @@ def test_the_command_tells_whether_pixels_agree(
     assert values["difference"]["pixels"] > 0
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
     assert "metadata" in run(tmp_path / "plain.png", code=1)
+
+
+def test_the_command_draws_from_a_picture_inside_a_mask(
+    nano_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("source.png").write_bytes(png())
+    Path("mask.png").write_bytes(half_white())
+
+    def run(*arguments: str, code: int = 0) -> str:
+        plain = ("generate", "a red apple", "--no-reason", "--no-judge", "--seed", "3")
+        result = CliRunner().invoke(app, [*plain, "--out", "new.png", *arguments])
+        assert result.exit_code == code, (result.output, result.exception)
+        return result.output
+
+    nano = ("--model", str(nano_folder))
+    run(*nano, "--image", "source.png", "--mask", "mask.png")
+    kept = np.asarray(Image.open("new.png"))[:, 24 + 8 :]
+    assert (kept == np.asarray(Image.open("source.png"))[:, 32:]).all()
+    run(*nano, "--image", "source.png", "--strength", "0.5")
+    assert GeneratedImage.load("new.png").settings.extra == {"strength": 0.5}
+    assert "are for --image" in run(*nano, "--mask", "mask.png", code=2)
+    assert "strength 2" in run(*nano, "--image", "source.png", "--strength", "2", code=1)
+    assert "no picture" in run(*nano, "--image", "source.png", "--mask", __file__, code=1)
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    openai = ("--model", "openai", "--image", "source.png", "--strength", "0.5")
+    assert "strength cannot be honoured" in run(*openai, code=1)
+    assert "base 1000" in run(*nano, "--size", "16:9@1000", code=1)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lens_core.errors import LensCoreError
+from lens_core.sizes import read_size
 from lens_reasoner import ReasonerError
 from lens_sdk.error_kinds import may_work_later
 from lens_sdk.models import DEFAULT_MODEL, MODEL_CHOICES
@@ -108,16 +109,20 @@ def reported() -> Iterator[None]:
 
 
 def parse_size(size: str | None) -> tuple[int | None, int | None]:
-    """Width and height of `WxH`.
+    """Width and height of `WxH`, or of a Lens bucket such as `16:9@1440`.
 
     Raises:
         typer.BadParameter: It is not written like that.
+        InvalidSizeError: A bucket that does not exist.
     """
     if size is None:
         return None, None
+    if "@" in size:
+        height, width = read_size(size)
+        return width, height
     found = re.fullmatch(r"\s*(\d{1,5})\s*[xX×]\s*(\d{1,5})\s*", size)
     if found is None:
-        raise typer.BadParameter(f"{size!r} is not WIDTHxHEIGHT, such as 128x128")
+        raise typer.BadParameter(f"{size!r} is not WIDTHxHEIGHT, such as 128x128, or 16:9@1440")
     return int(found[1]), int(found[2])
 
 

@@ -33,6 +33,7 @@ from lens_sdk.cli.console import (
     parse_size,
     reports_errors,
 )
+from lens_sdk.cli.memory import FeatureCacheOption, MemoryOption
 from lens_sdk.cli.progress import RunDisplay
 from lens_sdk.cli.report import print_json_report, print_report
 from lens_sdk.cli.saving import save_pictures
@@ -55,6 +56,15 @@ def generate(
     seed: SeedOption = None,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
+    image: Annotated[Path | None, typer.Option("--image", help="A picture to start from.")] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option("--mask", help="Where it may change: white, or transparent; --image's size."),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option("--strength", help="How much of --image is drawn anew, above 0 to 1."),
+    ] = None,
     negative_prompt: Annotated[
         str, typer.Option("--negative-prompt", help="What should not be in the picture.")
     ] = "",
@@ -90,6 +100,8 @@ def generate(
     no_judge: Annotated[
         bool, typer.Option("--no-judge", help="Do not judge; the first picture counts.")
     ] = False,
+    memory: MemoryOption = None,
+    feature_cache: FeatureCacheOption = None,
     drop_unsupported: Annotated[
         bool,
         typer.Option(
@@ -105,7 +117,8 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Make a picture of a request: rewrite it, draw it, judge the pictures, save the best."""
-    from lens_sdk.generators import choose_generator, lens_model, load_generator
+    from lens_sdk.editing import start_from
+    from lens_sdk.generators import choose_generator, lens_model, load_generator, plan_memory
     from lens_sdk.session import build_loop
     from lens_sdk.settings import Settings
 
@@ -114,6 +127,8 @@ def generate(
     asked = None
     if (request is None) == (resume is None):
         raise typer.BadParameter("give either a request or --resume with the folder of a run")
+    if image is None and (mask is not None or strength is not None):
+        raise typer.BadParameter("--mask and --strength are for --image")
     if request is not None:
         asked = ImageRequest(
             text=request,
@@ -137,6 +152,9 @@ def generate(
     )
     lenient: OnUnsupported = "warn" if drop_unsupported else "raise"
     generator = choose_generator(settings.model, on_unsupported=lenient)
+    plan_memory(generator, memory, feature_cache)
+    if image is not None:
+        generator = start_from(generator, image, mask, strength)
     loop = build_loop(
         generator,
         reasoner=settings.reasoner,
