@@ -69,19 +69,25 @@ def hypothesis(edit: SectionEdit) -> Markup | None:
     known = edit.hypothesis
     if not (known.failure_mode or known.reason or known.kinds):
         return None
-    word, colour = wording.STATUSES[known.status]
-    aim = f"aimed at {wording.listing(known.kinds)}" if known.kinds else "without an aim"
+    word, colour = wording.STATUSES[known.status] if known.kinds else ("no aim of its own", "soft")
+    aim = f"aimed at {wording.listing(known.kinds)}" if known.kinds else ""
     change = ""
-    if known.change is not None and known.interval is not None:
+    if known.kinds and known.change is not None and known.interval is not None:
         change = f"{wording.points(known.change)} points ({wording.interval(known.interval)})"
     return el(
         "p",
         el("span", word, class_=f"chip {colour}"),
         " ",
-        el("b", change) if change else None,
-        f", {aim}" if change else aim,
-        f", against “{known.failure_mode}”" if known.failure_mode else None,
-        f", because {known.reason}" if known.reason else None,
-        ".",
+        el("b", f"{change}, ") if change else None,
+        _sentence(aim, known.failure_mode, known.reason),
         class_="hypothesis",
     )
+
+
+def _sentence(aim: str, failure_mode: str, reason: str) -> str:
+    parts = (
+        aim,
+        f"against “{failure_mode}”" if failure_mode else "",
+        f"because {reason}" if reason else "",
+    )
+    return f"{', '.join(filter(None, parts))}."

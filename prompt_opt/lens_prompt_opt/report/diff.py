@@ -27,7 +27,16 @@ def prompt_diff(material: Material) -> Markup:
         el("summary", "The whole prompt, to copy"),
         el("pre", material.result.best.text, tabindex="0"),
     )
-    return join([*blocks, whole])
+    edits = material.result.best.hypotheses
+    note = el("p", _NOTE, class_="note") if any(e.hypothesis.kinds for e in edits) else None
+    return join([note, *blocks, whole])
+
+
+_NOTE = (
+    "The change beside an edit is that of the criteria it was aimed at, on the test split, from "
+    "the seed prompt to the optimised one. Edits with the same aim share it: it shows whether the "
+    "aim was reached, and not which of them reached it."
+)
 
 
 def _section(
@@ -58,7 +67,7 @@ def _words(old: str, new: str) -> Iterator[Markup | str]:
     """Pieces of both texts, what was removed and what was added marked."""
     before, after = _PIECE.findall(old), _PIECE.findall(new)
     matcher = SequenceMatcher(None, before, after, autojunk=False)
-    if matcher.ratio() < 0.35:
+    if matcher.ratio() < 0.6:
         # Two texts with little in common read better one after the other.
         if old:
             yield el("del", old)

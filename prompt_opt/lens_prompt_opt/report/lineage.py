@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,9 +56,24 @@ def lineage(material: Material) -> Markup:
                 role="region",
                 aria_label="Tree of candidates",
             ),
+            _hypotheses(material),
             _list(nodes, material),
         ]
     )
+
+
+def _hypotheses(material: Material) -> Markup | None:
+    """How many of the reasons for edits held on the search split."""
+    tested = Counter(edit.hypothesis.status for edit in material.result.history.hypotheses)
+    if not tested:
+        return None
+    parts = [
+        f"{tested[status]:,} {said}"
+        for status, (said, _) in wording.STATUSES.items()
+        if tested[status]
+    ]
+    count = wording.number(tested.total(), "test of a hypothesis", "tests of hypotheses")
+    return el("p", f"{count} on the search split: {wording.listing(parts)}.", class_="note")
 
 
 def _fate(material: Material, candidate: Candidate, kept: set[str]) -> Fate:
@@ -126,7 +142,8 @@ def _tree(nodes: dict[str, Node], material: Material) -> Markup:
         for number, parent in enumerate(node.candidate.parents):
             if parent in nodes:
                 edges.append(_edge(nodes[parent], node, trunk, other=number > 0))
-        marks.append(_mark(node, best=node.candidate.id == best))
+        leading = node.candidate.id in trunk or node.candidate.origin == "composite"
+        marks.append(_mark(node, best=node.candidate.id == best, leading=leading))
     rounds = {node.x: node.candidate.round for node in nodes.values()}
     heads = [
         el("text", "start" if not number else f"round {number}", x=x - 6, y=12, class_="axis")
@@ -152,9 +169,9 @@ def _edge(parent: Node, child: Node, trunk: set[str], *, other: bool) -> Markup:
     return el("path", d=f"{path}{child.x:g} {child.y:g}", class_=kind)
 
 
-def _mark(node: Node, *, best: bool) -> Markup:
+def _mark(node: Node, *, best: bool, leading: bool) -> Markup:
     candidate, (said, colour) = node.candidate, FATES[node.fate]
-    leading = candidate.origin != "edit" or node.fate in {"seed", "accepted", "rejected"}
+    leading = leading or node.fate in {"accepted", "rejected"}
     ring = el("circle", cx=node.x, cy=node.y, r=10.0, class_="ring") if best else None
     name = "seed" if node.fate == "seed" else _what(candidate)
     return el(
