@@ -1,7 +1,7 @@
 """Tensors computed once: a folder by content hash and by the hash of the encoder."""
 
-import os
 from pathlib import Path
+from uuid import uuid4
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -38,7 +38,7 @@ class TensorCache:
         """Keep a tensor."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+        fresh = path.with_name(f"{uuid4().hex}.new")
         save_file({_NAME: tensor.detach().cpu().contiguous()}, fresh)
         fresh.replace(path)
 

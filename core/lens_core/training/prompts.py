@@ -112,8 +112,8 @@ class FilePrompts:
     """
 
     def __init__(self, path: Path, held_out_path: Path | None, seed: int) -> None:
-        self._prompts = _read(path)
-        self._held_out = [] if held_out_path is None else _read(held_out_path)
+        self._prompts = read_prompts(path)
+        self._held_out = [] if held_out_path is None else read_prompts(held_out_path)
         self._seed = seed
 
     def draw(self, step: int, count: int) -> list[Prompt]:
@@ -137,7 +137,12 @@ def load_prompts(source: str, held_out: str | None, seed: int, brief_share: floa
     return FilePrompts(Path(source), None if held_out is None else Path(held_out), seed)
 
 
-def _read(path: Path) -> list[Prompt]:
+def read_prompts(path: Path) -> list[Prompt]:
+    """The prompts of a JSON-lines file, in its order.
+
+    Raises:
+        ParameterError: It is missing or empty, or has a line without a prompt.
+    """
     if not path.is_file():
         raise ParameterError(f"prompts {str(path)!r} is neither nano nor a JSON-lines file")
     prompts = []
