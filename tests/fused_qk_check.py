@@ -2,9 +2,9 @@
 
 import torch
 
+from lens_core.blocks import LensAttention, project_jointly
 from lens_core.rotary import image_positions, rotary_table, text_positions
 from lens_core.speed.fused_qk import project_fused
-from lens_core.transformer import LensAttention, project_jointly
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """Every faster path against the plain one: errors, and what is no longer computed."""
 
-import io
 import os
 import subprocess
 import sys
@@ -11,10 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -26,7 +23,7 @@ from lens_core import ComponentError, ParameterError
 from lens_core.bench import flops
 from lens_core.bench.configs import bench_config, random_text_encoder
 from lens_core.pipeline import LensPipeline
-from lens_core.speed import EXACT, FAST, PLAIN, PngEncoder, SpeedPlan, accelerate, encode_png
+from lens_core.speed import EXACT, FAST, PLAIN, SpeedPlan, accelerate
 from lens_core.speed.accelerate import accelerate_transformer
 from lens_core.transformer import LensTransformer2DModel
 from tiny_components import tiny_pipeline, tiny_transformer
@@ -231,16 +228,3 @@ def test_operations_of_the_published_sizes() -> None:
     # 16.08 and 17.12 TFLOP, and 2.7e9 for the modulations and what is around the blocks.
     assert flops.denoiser_flops(model, 4096, 0) == pytest.approx(16.08e12, rel=2e-3)
     assert flops.denoiser_flops(model, 4096, 200) == pytest.approx(17.12e12, rel=5e-3)
-
-
-def test_png_in_threads_is_the_same_picture() -> None:
-    generator = np.random.default_rng(0)
-    images = [
-        Image.fromarray(generator.integers(0, 256, (16, 24, 3), dtype=np.uint8)) for _ in range(3)
-    ]
-    with PngEncoder(workers=2) as encoder:
-        encoded = encoder.encode(images)
-    assert encoded == [encode_png(image) for image in images]
-    with Image.open(io.BytesIO(encoded[1])) as read:
-        assert read.format == "PNG"
-        assert read.tobytes() == images[1].tobytes()

@@ -6,15 +6,12 @@ or the precision; `docs/speed.md` states by how much each path may differ from t
 
 from lens_core.speed.accelerate import accelerate
 from lens_core.speed.plan import EXACT, FAST, PLAIN, SpeedPlan, named_plan
-from lens_core.speed.png import PngEncoder, encode_png
 
 __all__ = [
     "EXACT",
     "FAST",
     "PLAIN",
-    "PngEncoder",
     "SpeedPlan",
     "accelerate",
-    "encode_png",
     "named_plan",
 ]

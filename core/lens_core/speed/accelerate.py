@@ -6,9 +6,10 @@ import torch
 from diffusers import AutoencoderKLFlux2
 from torch import nn
 
+from lens_core.blocks import LensAttention, project_jointly
 from lens_core.speed.fused_qk import project_fused, require_fused_qk
 from lens_core.speed.plan import SpeedPlan, named_plan
-from lens_core.transformer import LensAttention, LensTransformer2DModel, project_jointly
+from lens_core.transformer import LensTransformer2DModel
 
 if TYPE_CHECKING:
     from lens_core.pipeline import LensPipeline
@@ -70,7 +71,7 @@ def accelerate_vae(vae: AutoencoderKLFlux2, plan: SpeedPlan) -> None:
     _uncompile(vae.decoder)
     if plan.compile_vae:
         _allow_compilations()
-        vae.decoder.compile(fullgraph=True)
+        vae.decoder.compile(fullgraph=True, dynamic=plan.dynamic_shapes)
 
 
 def _uncompile(module: nn.Module) -> None:

@@ -6,9 +6,9 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
+from lens_core.blocks import Joint, LensAttention
 from lens_core.errors import ComponentError
 from lens_core.rotary import Rotary
-from lens_core.transformer import Joint, LensAttention
 
 
 def fused_qk_problem(device: torch.device) -> str | None:

@@ -31,8 +31,8 @@ class SpeedPlan:
             CPU. To the bit for one picture at a time.
         compile_blocks: Compile one transformer block and use it for all (`torch.compile`, by
             diffusers' `compile_repeated_blocks`); None leaves them as they are.
-        dynamic_shapes: For compiled blocks, whether one compilation serves all sizes. None lets
-            torch decide: the first size alone, then all.
+        dynamic_shapes: Where something is compiled, whether one compilation serves all sizes. None
+            lets torch decide: the first size alone, then all.
         fused_qk: Normalise and rotate queries and keys in one Triton kernel.
         attention: Attention kernel, one of `ATTENTION_BACKENDS`; None leaves the choice to torch.
         channels_last_vae: Keep the autoencoder's images with channels innermost.
