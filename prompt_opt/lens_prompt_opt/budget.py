@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from lens_prompt_opt.errors import UnknownCostError
 from lens_reasoner.types import Usage, Value
 
-Stage = Literal["rubric", "rewrite", "generate", "judge", "fidelity", "propose"]
-STAGES: tuple[Stage, ...] = ("rubric", "rewrite", "generate", "judge", "fidelity", "propose")
+Stage = Literal["rubric", "rewrite", "generate", "judge", "fidelity", "cluster", "propose"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 _CALLS_PER_CELL = 3
 

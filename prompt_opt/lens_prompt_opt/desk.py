@@ -106,6 +106,7 @@ class Desk:
         """Most new pictures the next challenge can need; the incumbent's are shared by an epoch."""
         stream = self._keeper.stream(self.places)
         cells = [cell for block in stream.blocks(len(stream)) for cell in block]
+        cells += self._keeper.guard_cells(self.places)
         return len(cells) + len(self._book.unknown(self.incumbent, cells))
 
     def rng(self, purpose: str) -> random.Random:
@@ -198,7 +199,7 @@ class Desk:
         names: Sequence[str] = ()
         if failures:
             parts = [failure.model_dump_json() for failure in failures]
-            record = await self._calls.make("propose", "cluster", parts, call)
+            record = await self._calls.make("cluster", "cluster", parts, call)
             if record is None:
                 names = (await ByKind().cluster(failures)).names
             else:

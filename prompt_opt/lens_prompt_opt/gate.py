@@ -74,7 +74,10 @@ class PairedSequentialGate:
         alpha: Study-wide error rate.
         min_gain: Gain in mean score that must be exceeded, in [0, 1).
         block_requests: Requests between two looks.
-        pictures: Pictures per request, prompt and generator.
+        pictures: Pictures per request, prompt and generator. One says most per picture, as long
+            as there are requests left.
+        guard_requests: Requests of which both prompts draw one more picture before a challenger is
+            accepted on one picture each, as diversity over seeds shows only in two.
         method: The sequential test.
         sharing: How alpha is shared among challengers.
         confidence: Confidence of the interval reported with a decision.
@@ -83,7 +86,8 @@ class PairedSequentialGate:
     alpha: float = 0.05
     min_gain: float = 0.0
     block_requests: int = 8
-    pictures: int = 2
+    pictures: int = 1
+    guard_requests: int = 8
     method: TestMethod = field(default_factory=BettingTest)
     sharing: ErrorSharing = field(default_factory=OnlineFallback)
     confidence: float = 0.95
@@ -95,6 +99,7 @@ class PairedSequentialGate:
             ("min_gain", 0 <= self.min_gain < 1, "from 0 to below 1"),
             ("block_requests", self.block_requests >= 1, "at least 1"),
             ("pictures", self.pictures >= 1, "at least 1"),
+            ("guard_requests", self.guard_requests >= 0, "at least 0"),
             ("confidence", 0 < self.confidence < 1, "between 0 and 1"),
         ):
             if not fine:
@@ -144,6 +149,20 @@ class GateKeeper:
             generators=generators,
         )
 
+    def guard_cells(self, generators: Sequence[int]) -> list[Cell]:
+        """Second pictures of the epoch's first requests; none if the stream has them anyway."""
+        if self.gate.pictures > 1:
+            return []
+        again = CellStream(
+            self._requests,
+            f"{self._name}:guard:{self._epoch}",
+            pictures=1,
+            generators=generators,
+        )
+        first = next(self.stream(generators).blocks(max(self.gate.guard_requests, 1)))
+        names = list(dict.fromkeys(cell.request for cell in first))[: self.gate.guard_requests]
+        return [cell for name in names for cell in again.of_request(name)]
+
     async def challenge(
         self, challenger: Candidate, arena: Arena, *, expected: Expectation | None = None
     ) -> Decision:
@@ -179,7 +198,7 @@ class GateKeeper:
             if finding != "undecided":
                 verdict = finding
                 break
-        guards = await arena.guard(*seen) if verdict == "better" else []
+        guards = await self._guarded(challenger, arena, *seen) if verdict == "better" else []
         decision = Decision(
             challenger=challenger.id,
             incumbent=self.incumbent.id,
@@ -200,3 +219,25 @@ class GateKeeper:
             self.incumbent = challenger
             self._epoch += 1
         return decision
+
+    async def _guarded(
+        self,
+        challenger: Candidate,
+        arena: Arena,
+        ours: Sequence[Outcome],
+        theirs: Sequence[Outcome],
+    ) -> list[GuardFinding]:
+        """What the guards find, with second pictures where the test had one of each request."""
+        more: list[list[Outcome]] = [[], []]
+        cells = self.guard_cells(arena.places)
+        if cells:
+            try:
+                more = await arena.evaluate_many([(challenger, cells), (self.incumbent, cells)])
+            except BudgetExhaustedError:
+                return [
+                    GuardFinding(
+                        guard="diversity",
+                        message="there is no budget for the pictures that would show it",
+                    )
+                ]
+        return await arena.guard([*ours, *more[0]], [*theirs, *more[1]])

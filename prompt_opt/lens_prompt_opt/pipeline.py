@@ -144,6 +144,8 @@ class PipelineEvaluator:
         self, reasoner: Reasoner, prompt: str, cell: Cell, account: _Account
     ) -> Outcome:
         rubric = await self._rubric(cell.request, account)
+        if isinstance(rubric, str):
+            return Outcome(cell, None, failure=rubric)
         rewritten = await self._rewrite(reasoner, prompt, cell, account)
         if "prompt" not in rewritten:
             return Outcome(cell, 0.0, failure=rewritten["failure"])
@@ -164,7 +166,8 @@ class PipelineEvaluator:
             disputed=frozenset(name for name, answer in answers.items() if answer["disputed"]),
         )
 
-    async def _rubric(self, request: str, account: _Account) -> Rubric:
+    async def _rubric(self, request: str, account: _Account) -> Rubric | str:
+        """The criteria of a request, or why there are none."""
         if (known := self._rubrics.get(request)) is not None:
             return known
         writer, wanted = self._parts.rubric_writer, self._context.requests[request].request
@@ -175,13 +178,21 @@ class PipelineEvaluator:
             )
 
         async def call() -> JsonRecord:
-            rubric = await writer.write(wanted)
+            started = time.perf_counter()
+            try:
+                rubric = await writer.write(wanted)
+            except ReasonerError as error:
+                if is_outage(error):
+                    raise
+                return call_records.failed(error, time.perf_counter() - started)
             return call_records.record(
                 rubric.usage, rubric.seconds, rubric=rubric.model_dump(mode="json")
             )
 
         key = call_key("rubric", self._parts.names["rubric"], wanted.text)
         record = await self._once("rubric", key, call, account)
+        if "rubric" not in record:
+            return str(record["failure"])
         rubric = Rubric.model_validate(record["rubric"])
         return self._rubrics.setdefault(request, rubric)
 

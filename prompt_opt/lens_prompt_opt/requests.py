@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +116,25 @@ class PromptSet(Value):
             ) from error
         return _build(_parsed(path, lines))
 
+    def with_defaults(self, defaults: Mapping[str, object]) -> PromptSet:
+        """A set whose requests have `defaults` for the settings they leave open.
+
+        Args:
+            defaults: Fields of `ImageRequest` with their values; a size is no default for requests
+                with an aspect ratio.
+
+        Raises:
+            ValidationError: If a value does not fit.
+        """
+        return self.model_copy(
+            update={
+                "requests": tuple(
+                    one.model_copy(update={"request": _filled(one.request, defaults)})
+                    for one in self.requests
+                )
+            }
+        )
+
     def split(
         self, seed: int, *, shares: Sequence[float] = DEFAULT_SHARES, at_least: int = MIN_SPLIT
     ) -> Splits:
@@ -145,6 +164,17 @@ class PromptSet(Value):
                 hint="Add requests, or make groups smaller.",
             )
         return Splits(*(tuple(part) for part in parts))
+
+
+def _filled(request: ImageRequest, defaults: Mapping[str, object]) -> ImageRequest:
+    given = request.model_dump()
+    sized = request.aspect_ratio is not None
+    open_fields = {
+        name: value
+        for name, value in defaults.items()
+        if given.get(name) is None and not (sized and name in {"width", "height"})
+    }
+    return ImageRequest.model_validate({**given, **open_fields})
 
 
 def digest(requests: Iterable[StudyRequest]) -> str:

@@ -63,6 +63,9 @@ class StudyResult(Value):
     Attributes:
         best: The card of the best prompt, which is the seed's if nothing better was established.
         end: Whether the best prompt is another than the seed.
+        unproven: Where nothing was established, the challenger that looked best, with the interval
+            of its gain on the test split; the study's error rate does not speak for it. None
+            otherwise.
         variance: Where the spread of scores comes from; None if there was no budget to find out.
         history: Everything that happened.
         pictures: What the claim rests on, picture by picture.
@@ -77,6 +80,7 @@ class StudyResult(Value):
 
     best: PromptCard
     end: StudyEnd
+    unproven: PromptCard | None = None
     variance: VarianceLedger | None
     history: HistoryRecord
     pictures: tuple[PicturePair, ...] = ()

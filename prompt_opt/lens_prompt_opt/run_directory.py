@@ -16,6 +16,7 @@ from lens_prompt_opt.journal import DiskJournal, write_synced
 STUDY_FILE = "study.json"
 RESULT_FILE = "result.json"
 CARD_FILE = "prompt.json"
+UNPROVEN_FILE = "unproven.json"
 _LOCK_FILE = "lock"
 
 

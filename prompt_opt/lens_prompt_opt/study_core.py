@@ -15,6 +15,7 @@ from lens_prompt_opt.result import StudyResult
 from lens_prompt_opt.run_directory import (
     CARD_FILE,
     RESULT_FILE,
+    UNPROVEN_FILE,
     RunDirectory,
     generator_card_file,
 )
@@ -45,6 +46,8 @@ class StudyCore(StudyDesign):
             if directory is not None:
                 directory.write(RESULT_FILE, result.model_dump(mode="json", exclude={"run_dir"}))
                 directory.write(CARD_FILE, result.best.model_dump(mode="json"))
+                if result.unproven is not None:
+                    directory.write(UNPROVEN_FILE, result.unproven.model_dump(mode="json"))
                 for found in result.per_generator:
                     name = generator_card_file(found.generator)
                     directory.write(name, found.card.model_dump(mode="json"))
@@ -55,9 +58,12 @@ class StudyCore(StudyDesign):
         splits = self.prompts.split(random_seed, shares=self.shares)
         generators = len(self.idle_evaluator().generators)
         prompts = 2 + generators if generators > 1 else 2
+        guard = (
+            min(self.gate.guard_requests, len(splits.selection)) if self.gate.pictures == 1 else 0
+        )
         plan = StudyPlan(
             test=prompts * len(splits.test) * self.test_pictures * generators,
-            challenge=2 * len(splits.selection) * self.gate.pictures * generators,
+            challenge=2 * (len(splits.selection) * self.gate.pictures + guard) * generators,
             calibration=4 * min(self.calibration_requests, len(splits.search)),
         )
         return estimate(budget, prices, plan)

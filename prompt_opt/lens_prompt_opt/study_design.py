@@ -89,6 +89,7 @@ class StudyDesign:
                 "min_gain": gate.min_gain,
                 "block_requests": gate.block_requests,
                 "pictures": gate.pictures,
+                "guard_requests": gate.guard_requests,
                 "method": repr(gate.method),
                 "sharing": repr(gate.sharing),
             },

@@ -126,11 +126,14 @@ class StudyRun:
                 found.append(await self._specialise(best, place, name))
         self._monitor.enter("claiming", self._desk.history)
         comparison = await self._compare(best, test)
+        guess = self._best_guess() if best.id == self._seed.id else None
+        guessed = await self._compare(guess, test) if guess is not None else None
         matrix = await self._matrix(best, [own_best for own_best, _ in found], test)
         texts = {request.id: request.text for request in self._splits.test}
         result = StudyResult(
             best=self._card(best, comparison, self._desk),
             end="improved" if best.id != self._seed.id else "no_improvement",
+            unproven=self._card(guess, guessed, self._desk) if guess and guessed else None,
             variance=variance,
             history=self._desk.history.record(),
             pictures=comparison.pictures(texts, self._evaluator.rubric) if comparison else (),
@@ -167,6 +170,14 @@ class StudyRun:
         desk = self._make_desk(f"{self._name}:generator:{place}", start, (place,))
         self._monitor.enter("specialising", desk.history, generator=generator)
         return await self._design.strategy.search(desk), desk
+
+    def _best_guess(self) -> Candidate | None:
+        """The last challenger that looked better and was not established to be."""
+        history = self._desk.history
+        for decision in reversed(history.decisions):
+            if decision.verdict != "guarded" and (decision.gain or 0.0) > 0:
+                return next(c for c in history.known if c.id == decision.challenger)
+        return None
 
     def _generator_prompt(
         self, place: int, best: Candidate, desk: Desk, test: Sequence[Cell]

@@ -18,6 +18,8 @@ from lens_sdk.cli.generate import generate
 from lens_sdk.cli.inspect import inspect
 from lens_sdk.cli.judge import judge
 from lens_sdk.cli.mcp import mcp
+from lens_sdk.cli.memory import memory
+from lens_sdk.cli.optimize import optimize
 from lens_sdk.cli.pull import pull
 from lens_sdk.cli.report_study import report
 from lens_sdk.cli.reproduce import reproduce
@@ -73,6 +75,7 @@ app.command(rich_help_panel=MODELS)(pull)
 app.command(rich_help_panel=MODELS)(inspect)
 app.command(rich_help_panel=MODELS)(convert)
 app.command("eval", rich_help_panel=MODELS)(evaluate)
+app.command(rich_help_panel=MODELS)(optimize)
 app.command(rich_help_panel=MODELS)(report)
 app.add_typer(data, rich_help_panel=MODELS)
 app.add_typer(train, name="train", rich_help_panel=MODELS)
@@ -81,3 +84,4 @@ app.command(rich_help_panel=SETUP)(config)
 app.command(rich_help_panel=SETUP)(serve)
 app.command(rich_help_panel=SETUP)(mcp)
 app.command(rich_help_panel=SETUP)(bench)
+app.command(rich_help_panel=SETUP)(memory)

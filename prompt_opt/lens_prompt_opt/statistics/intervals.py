@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, fsum, sqrt
+from operator import mul
 from statistics import fmean
 from typing import Protocol
 
@@ -61,8 +62,7 @@ class ClusterBootstrap:
         if count < 2:
             return -1.0, 1.0
         mean, error = fmean(values), _error(values)
-        rng = random.Random(self.seed)
-        scores = sorted(self._scores(values, mean, rng))
+        scores = sorted(self._scores([value - mean for value in values]))
         if not scores or error < _NOTHING:
             return betting_interval(values, confidence=confidence, lowest=-1.0, highest=1.0)
         tail = (1 - confidence) / 2
@@ -70,11 +70,17 @@ class ClusterBootstrap:
         high = scores[int(tail * len(scores))]
         return max(mean - low * error, -1.0), min(mean - high * error, 1.0)
 
-    def _scores(self, values: Sequence[float], mean: float, rng: random.Random) -> Iterator[float]:
+    def _scores(self, centred: Sequence[float]) -> Iterator[float]:
+        """Studentised means of samples of values that have mean 0."""
+        count = len(centred)
+        rng = random.Random(self.seed)
         for _ in range(self.resamples):
-            sample = rng.choices(values, k=len(values))
-            if (error := _error(sample)) > _NOTHING:
-                yield (fsum(sample) / len(sample) - mean) / error
+            sample = rng.choices(centred, k=count)
+            total = sum(sample)
+            squares = sum(map(mul, sample, sample)) - total * total / count
+            error = sqrt(max(squares, 0.0) / (count - 1) / count)
+            if error > _NOTHING:
+                yield total / count / error
 
 
 def _error(values: Sequence[float]) -> float:

@@ -1,0 +1,206 @@
+"""The parts of a prompt study chosen by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lens_prompt_opt import (
+    BootstrappedExamples,
+    ByKind,
+    FactorialSearch,
+    FailureClusterer,
+    GepaEngine,
+    LLMClusterer,
+    LLMProposer,
+    ParetoSearch,
+    PromptedReasoner,
+    Proposer,
+    RandomSearch,
+    RewriteFromFailures,
+    Strategy,
+)
+from lens_prompt_opt.llm_proposer import DEFAULT_PROPOSER_MODEL
+from lens_reasoner import (
+    FidelityChecker,
+    Generator,
+    Judge,
+    OpenAIChat,
+    RubricWriter,
+    SystemPrompt,
+)
+from lens_reasoner.judge import DEFAULT_JUDGE_MODEL
+from lens_reasoner.openai_connection import ConnectionOptions
+from lens_reasoner.prompts import GENERAL_PROMPT
+from lens_reasoner.reasoner import DEFAULT_REASONER_MODEL
+from lens_sdk.errors import UnknownPartError
+from lens_sdk.generators import choose_generator, load_generator
+from lens_sdk.local import LocalLensGenerator
+from lens_sdk.optimize_prices import PricedGenerator
+from lens_sdk.runtime import LensRuntime
+from lens_sdk.session import choose_fidelity_checker, choose_judge, choose_reasoner
+
+STRATEGIES: dict[str, Strategy] = {
+    "factorial": FactorialSearch(),
+    "rewrite": RewriteFromFailures(),
+    "pareto": ParetoSearch(),
+    "examples": BootstrappedExamples(),
+    "random": RandomSearch(),
+    "beam": RandomSearch(beam=3, children=2, name="beam"),
+    "gepa": GepaEngine(),
+}
+"""Strategies by the name on the command line, with their defaults."""
+
+PROPOSER_SETTING = "--proposer openai:{model}, or LLMProposer(OpenAIChat('{model}'))"
+"""What a user changes to have edits proposed by another model."""
+
+
+@dataclass(frozen=True)
+class StudyParts:
+    """What a study is put together from.
+
+    Attributes:
+        reasoner: Whose system prompt it is.
+        generators: What draws.
+        judge: Scores pictures.
+        rubric_writer: Writes the criteria of requests that have none.
+        fidelity: Tells whose fault a failure is; None means by words.
+        proposer: Suggests edits.
+        clusterer: Names failure modes.
+        seed_prompt: What to start from if the user names nothing.
+        reasoner_model: The paid language model that rewrites, if one does.
+        judge_model: The one that judges.
+    """
+
+    reasoner: PromptedReasoner
+    generators: tuple[Generator, ...]
+    judge: Judge
+    rubric_writer: RubricWriter | None
+    fidelity: FidelityChecker | None
+    proposer: Proposer
+    clusterer: FailureClusterer
+    seed_prompt: SystemPrompt
+    reasoner_model: str | None
+    judge_model: str | None
+
+
+def choose_strategy(name: str) -> Strategy:
+    """The strategy of a name.
+
+    Raises:
+        UnknownPartError: There is none.
+    """
+    if name not in STRATEGIES:
+        raise UnknownPartError(
+            f"strategy {name!r} is not known.", hint=f"Choices: {', '.join(STRATEGIES)}."
+        )
+    return STRATEGIES[name]
+
+
+def choose_parts(
+    generators: tuple[str, ...],
+    *,
+    reasoner: str = "auto",
+    judge: str = "auto",
+    proposer: str = "auto",
+    image_usd: float | None = None,
+    provider: ConnectionOptions | None = None,
+) -> StudyParts:
+    """The parts that names mean; what runs on this machine is loaded.
+
+    Where every generator is lens-nano and nothing else is asked for, all parts are offline: a
+    reasoner that follows its prompt by rules, the nano world's judge, and proposals from a library.
+
+    Args:
+        generators: Choices of `choose_generator`.
+        reasoner: `auto`, `rules` (the offline rule follower of the nano world), `openai`,
+            `openai:MODEL`, `local`, `gguf` or `gguf:FILE`.
+        judge: `auto`, `nano`, `openai` or `openai:MODEL`.
+        proposer: `auto`, `library` (sections for the nano world), `openai` or `openai:MODEL`.
+        image_usd: Price of a picture by a generator that does not say what it costs.
+        provider: Server, key and prices of the language models chosen by name.
+
+    Raises:
+        UnknownModelError: There is no such generator.
+        UnknownPartError: A part that is not on offer, or cannot be given a system prompt.
+        MissingKeyError: A language model is needed and there is no key for it.
+        GeneratorError: A generator cannot be loaded.
+    """
+    drawing = tuple(choose_generator(name) for name in generators)
+    for generator in drawing:
+        load_generator(generator)
+    runtimes = [g.runtime if isinstance(g, LocalLensGenerator) else None for g in drawing]
+    nano = all(runtime is not None and runtime.model.nano for runtime in runtimes)
+    runtime = runtimes[0]
+    judge = "nano" if nano and judge == "auto" else judge
+    chosen_judge, writer = choose_judge(judge, runtime if nano else None, provider)
+    if chosen_judge is None:
+        raise UnknownPartError(
+            "A study needs a judge, and the judge is 'none'.", hint="Choose nano or openai:MODEL."
+        )
+    rules = reasoner == "rules" or (nano and reasoner in {"auto", "nano"})
+    offline = judge == "nano"
+    return StudyParts(
+        reasoner=_reasoner("rules" if rules else reasoner, runtime, provider),
+        generators=tuple(
+            generator if image_usd is None else PricedGenerator(generator, image_usd)
+            for generator in drawing
+        ),
+        judge=chosen_judge,
+        rubric_writer=writer,
+        fidelity=choose_fidelity_checker("auto", judge, runtime, provider) if offline else None,
+        proposer=_proposer("library" if rules and proposer == "auto" else proposer, provider),
+        clusterer=ByKind()
+        if offline
+        else LLMClusterer(_chat(DEFAULT_JUDGE_MODEL, PROPOSER_SETTING, provider)),
+        seed_prompt=_poor_prompt() if rules else GENERAL_PROMPT,
+        reasoner_model=None if rules else _paid_model(reasoner, DEFAULT_REASONER_MODEL),
+        judge_model=None if offline else _paid_model(judge, DEFAULT_JUDGE_MODEL),
+    )
+
+
+def _reasoner(
+    choice: str, runtime: LensRuntime | None, provider: ConnectionOptions | None
+) -> PromptedReasoner:
+    if choice == "rules":
+        from lens_sdk.nano_rule_reasoner import NanoRuleReasoner
+
+        return NanoRuleReasoner(_poor_prompt())
+    found = choose_reasoner(choice, runtime, provider)
+    if not isinstance(found, PromptedReasoner):
+        raise UnknownPartError(
+            f"The reasoner {choice!r} has no system prompt that could be improved.",
+            hint="Choose rules, openai:MODEL, local or gguf.",
+        )
+    return found
+
+
+def _paid_model(choice: str, default: str) -> str | None:
+    """The language model behind OpenAI's API that a choice means; None if it is no such choice."""
+    kind, _, model = choice.partition(":")
+    return model or default if kind in {"auto", "openai"} else None
+
+
+def _proposer(choice: str, provider: ConnectionOptions | None) -> Proposer:
+    kind, _, model = choice.partition(":")
+    if kind == "library" and not model:
+        from lens_prompt_opt.library_proposer import LibraryProposer
+        from lens_sdk.nano_proposals import NANO_LIBRARY
+
+        return LibraryProposer(NANO_LIBRARY)
+    if kind == "openai" or choice == "auto":
+        return LLMProposer(_chat(model or DEFAULT_PROPOSER_MODEL, PROPOSER_SETTING, provider))
+    raise UnknownPartError(
+        f"proposer {choice!r} is not known.",
+        hint="Choices: auto, library, openai or openai:MODEL.",
+    )
+
+
+def _chat(model: str, setting: str, provider: ConnectionOptions | None) -> OpenAIChat:
+    options = ConnectionOptions(setting=setting)
+    return OpenAIChat(model, **(options if provider is None else {**provider, **options}))
+
+
+def _poor_prompt() -> SystemPrompt:
+    from lens_sdk.nano_proposals import POOR_PROMPT
+
+    return POOR_PROMPT
