@@ -18,6 +18,7 @@ from torch import Tensor
 from lens_core.checkpoint_files import read_json
 from lens_core.errors import CheckpointError, ParameterError
 from lens_core.latents import decode_tokens
+from lens_core.memory.placements import working_device
 
 FILE_NAME = "preview_map.json"
 """In the autoencoder's folder of a checkpoint."""
@@ -145,7 +146,7 @@ def fit_preview_map(vae: AutoencoderKLFlux2, seed: int = 0) -> PreviewMap:
     tokens, pixels = [], []
     for _ in range(max(_FIT_PICTURES, _TOKENS_PER_CHANNEL * channels // _FIT_GRID**2)):
         smooth = _smooth_noise(channels, generator)
-        decoded = decode_tokens(smooth.to(vae.device), vae, _FIT_GRID, _FIT_GRID)
+        decoded = decode_tokens(smooth.to(working_device(vae)), vae, _FIT_GRID, _FIT_GRID)
         tokens.append(smooth.reshape(1, _FIT_GRID, _FIT_GRID, channels))
         pixels.append((decoded / 2 + 0.5).clamp(0, 1).cpu())
     return PreviewMap.fitted(torch.cat(tokens), torch.cat(pixels))

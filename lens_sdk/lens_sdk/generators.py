@@ -11,10 +11,12 @@ from lens_reasoner import (
     ImageServer,
     OnUnsupported,
     OpenAIImages,
+    UnsupportedSettingError,
 )
+from lens_reasoner.generator import ImageEditor
 from lens_reasoner.generators.image_server import DIALECTS
 from lens_reasoner.generators.openai_images import DEFAULT_IMAGE_MODEL
-from lens_sdk.errors import UnknownModelError
+from lens_sdk.errors import UnknownModelError, UnknownPartError
 from lens_sdk.local import LocalLensGenerator
 from lens_sdk.models import DEFAULT_MODEL, MODEL_CHOICES, LensModel, resolve_model
 from lens_sdk.runtime import LensRuntime
@@ -73,6 +75,30 @@ def local_generator(model: str = DEFAULT_MODEL) -> LocalLensGenerator:
     return LocalLensGenerator(LensRuntime(resolve_model(model)))
 
 
+def plan_memory(
+    generator: Generator, memory: str | None = None, feature_cache: Path | None = None
+) -> None:
+    """Say how a Lens model is to share this machine's memory, before it is loaded.
+
+    Args:
+        generator: As chosen.
+        memory: `auto` or the name of a plan; see `lens_core.memory.plan`. None plans nothing.
+        feature_cache: Folder of text features to use again, and to keep in.
+
+    Raises:
+        UnknownPartError: The generator is not a Lens model on this machine.
+        ParameterError: There is no such plan.
+    """
+    if memory is None and feature_cache is None:
+        return
+    if not isinstance(generator, LocalLensGenerator):
+        raise UnknownPartError(
+            f"{generator.name!r} does not share this machine's memory as a Lens model does.",
+            hint="Leave out --memory and --feature-cache, or choose a Lens model.",
+        )
+    generator.runtime.plan_memory(memory, feature_cache)
+
+
 def load_generator(generator: Generator) -> None:
     """Load what runs on this machine, which blocks; other generators have nothing to load.
 
@@ -83,6 +109,33 @@ def load_generator(generator: Generator) -> None:
         generator.runtime.load()
     elif isinstance(generator, DiffusersGenerator):
         generator.load()
+
+
+def editing_generator(generator: Generator, image: bytes, mask: bytes | None = None) -> Generator:
+    """A generator that changes a picture; decodes it and loads what is not loaded, which blocks.
+
+    Args:
+        generator: Who draws.
+        image: The picture file.
+        mask: A PNG file of the same size, transparent where the picture may change.
+
+    Raises:
+        UnsupportedSettingError: It starts from no picture, or takes no mask.
+        ImageFileError: A file is no picture, or the mask does not fit.
+        GeneratorError: It cannot be loaded.
+    """
+    if not isinstance(generator, ImageEditor) or not generator.capabilities.image_input:
+        raise UnsupportedSettingError(
+            f"{generator.name!r} draws from a prompt alone and changes no pictures.",
+            setting="image",
+            value="a picture",
+            backend=generator.name,
+            hint="Leave the picture out, or choose another model.",
+        )
+    editing = generator.editing(image, mask=mask)
+    # Looked at here, where blocking is allowed: some decode the picture only now.
+    _ = editing.capabilities
+    return editing
 
 
 def lens_model(generator: Generator) -> LensModel | None:

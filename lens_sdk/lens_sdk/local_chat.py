@@ -170,20 +170,21 @@ class LocalChat:
         if ask.schema is not None:
             form = ResponseFormat(ask.schema.__name__, ask.schema.model_json_schema())
         with self._runtime.exclusive() as pipeline:
-            if pipeline.text_encoder is None or pipeline.tokenizer is None:
+            if pipeline.feature_source is None or pipeline.tokenizer is None:
                 raise ComponentError("this pipeline has no text encoder or tokenizer to write with")
-            return write_reply(
-                pipeline.text_encoder,
-                pipeline.tokenizer,
-                ask.turns,
-                reasoning_effort=None if self._thinking == "none" else self._thinking,
-                response_format=form,
-                max_new_tokens=ask.max_tokens,
-                temperature=ask.temperature,
-                top_p=self._top_p,
-                generator=torch.Generator().manual_seed(ask.seed),
-                cancelled=abandoned.is_set,
-            )
+            with pipeline.lend_text_encoder() as encoder:
+                return write_reply(
+                    encoder,
+                    pipeline.tokenizer,
+                    ask.turns,
+                    reasoning_effort=None if self._thinking == "none" else self._thinking,
+                    response_format=form,
+                    max_new_tokens=ask.max_tokens,
+                    temperature=ask.temperature,
+                    top_p=self._top_p,
+                    generator=torch.Generator().manual_seed(ask.seed),
+                    cancelled=abandoned.is_set,
+                )
 
     def _turns(self, messages: Sequence[Message]) -> tuple[Turn, ...]:
         from lens_core.conversation import Turn

@@ -8,9 +8,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lens_core.errors import LensCoreError
+from lens_core.memory.plan import AUTO, find_plan
 from lens_reasoner.errors import GeneratorError
 from lens_sdk.models import LensModel
 
@@ -29,6 +31,8 @@ class LensRuntime:
         self.model = model
         self._pipeline: LensPipeline | None = None
         self._lock = threading.RLock()
+        self._memory: str | None = None
+        self._feature_cache: Path | None = None
 
     @classmethod
     def of_pipeline(cls, model: LensModel, pipeline: LensPipeline) -> LensRuntime:
@@ -52,6 +56,20 @@ class LensRuntime:
         }
         text = json.dumps([weights, versions()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def plan_memory(self, memory: str | None = None, feature_cache: Path | None = None) -> None:
+        """Say, before the weights are loaded, how they are to share the device's memory.
+
+        Args:
+            memory: `auto` or the name of a plan; see `lens_core.memory.plan`.
+            feature_cache: Folder of text features to use again, and to keep in.
+
+        Raises:
+            ParameterError: There is no such plan.
+        """
+        if memory not in {None, AUTO}:
+            find_plan(str(memory))
+        self._memory, self._feature_cache = memory, feature_cache
 
     @property
     def loaded(self) -> bool:
@@ -94,6 +112,8 @@ class LensRuntime:
                 self.model.source,
                 dtype=torch.float32 if self.model.nano else torch.bfloat16,
                 hub=Hub(local_only=True),
+                memory=self._memory,
+                feature_cache=self._feature_cache,
             )
         except LensCoreError as error:
             raise GeneratorError(

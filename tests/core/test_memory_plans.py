@@ -15,6 +15,7 @@ import lens_core
 from golden_components import case, max_error, read_json, write_checkpoint
 from lens_core import (
     CheckpointError,
+    ComponentError,
     LensPipeline,
     LensTextEncoder,
     LensTransformer2DModel,
@@ -29,10 +30,12 @@ from lens_core.memory.plan import CARD_GIB, PLANS, MemoryPlan
 from lens_core.memory.predict import Model, predict
 from lens_core.memory.published import published_model
 from lens_core.memory.rehearsal import Work
+from lens_core.memory.table import END, START, markdown, predictions, write_table
 from lens_core.memory.transfer import DirectTransfer
 from mid_size import mid_pipeline
 from tiny_components import TEXTS, tiny_pipeline
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "memory.md"
 NANO = Path(lens_core.__file__).parent / "weights" / "lens-nano"
 LOSSLESS = [name for name, plan in PLANS.items() if plan.transformer_weights == "full"]
 PROMPT = " ".join(TEXTS)
@@ -291,3 +294,40 @@ def test_layouts_know_the_components() -> None:
     assert (len(encoder.blocks), len(encoder.heads)) == (24, 1)
     assert isinstance(model.text_encoder, LensTextEncoder)
     assert isinstance(model.transformer, LensTransformer2DModel)
+
+
+def test_the_table_in_the_documentation_is_what_is_predicted() -> None:
+    """To 0.2 GiB; `lens memory --write docs/memory.md` writes it anew."""
+    sizes = [Work(1024, 1024), Work(1440, 1440)]
+    expected = markdown(predictions(published_model(), sizes)).splitlines()
+    found = DOCUMENT.read_text().split(START)[1].split(END)[0].strip().splitlines()
+    assert len(found) == len(expected) > 2 * len(PLANS)
+    for line, fresh in zip(found, expected, strict=True):
+        for cell, number in zip(line.split("|"), fresh.split("|"), strict=True):
+            try:
+                assert abs(float(cell) - float(number)) <= 0.2, (line, fresh)
+            except ValueError:
+                assert cell == number
+
+
+def test_the_table_needs_its_place(tmp_path: Path) -> None:
+    found = predictions(published_model(), [Work(512, 512)], [PLANS["8gb"]])
+    document = tmp_path / "memory.md"
+    document.write_text(f"before\n{START}\nold\n{END}\nafter\n")
+    write_table(document, found)
+    text = document.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old" not in text
+    assert "| 8gb |" in text
+    document.write_text("nothing here")
+    with pytest.raises(ParameterError, match="must have one line"):
+        write_table(document, found)
+
+
+def test_rounding_without_torchao_says_what_to_install(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lens_core.memory.quantise.find_spec", lambda _: None)
+    with pytest.raises(ComponentError, match=r"pip install 'lens-sdk\[quantised\]'"):
+        LensPipeline.from_pretrained(tiny, memory="6gb", device="cpu")

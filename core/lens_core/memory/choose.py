@@ -1,5 +1,7 @@
 """The plan that fits what a device has free."""
 
+from collections.abc import Callable
+
 import torch
 
 from lens_core.errors import ParameterError
@@ -30,14 +32,14 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def resolve_plan(
-    choice: MemoryChoice, model: Model, device: torch.device, work: Work = LARGEST
+    choice: MemoryChoice, model: Callable[[], Model], device: torch.device, work: Work = LARGEST
 ) -> MemoryPlan:
     """The plan that a choice means for a model on a device.
 
     Args:
         choice: `auto` takes the fastest named plan whose prediction fits what is free now; on the
             CPU, and wherever nobody says what is free, that is `resident`.
-        model: What is to run.
+        model: Gives what is to run; asked only if the choice depends on it.
         device: Where.
         work: What has to fit; one picture of the largest size by default.
 
@@ -49,7 +51,7 @@ def resolve_plan(
     if choice != AUTO:
         return find_plan(choice)
     free = None if device.type == "cpu" else free_bytes(device)
-    return RESIDENT if free is None else fitting_plan(model, free, work)
+    return RESIDENT if free is None else fitting_plan(model(), free, work)
 
 
 def fitting_plan(model: Model, free: int, work: Work = LARGEST) -> MemoryPlan:

@@ -1,6 +1,8 @@
 """What a pipeline can do with memory plans."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -82,8 +84,7 @@ class MemoryMixin:
         """
         where = default_device() if device is None else torch.device(device)
         encoder = self.text_encoder
-        counted = encoder or (None if encoder_file is None else encoder_file.blank())
-        plan = resolve_plan(memory, Model(self.transformer, counted, self.vae), where)
+        plan = resolve_plan(memory, partial(self._counted, encoder_file), where)
         if plan.free_text_encoder and encoder is not None and encoder_file is None:
             raise ParameterError(
                 f"memory plan {plan.name!r} frees the text encoder, and this one was given as a "
@@ -102,7 +103,7 @@ class MemoryMixin:
             {"transformer": (self.transformer, plan.transformer), "vae": (self.vae, plan.vae)}
         )
         self.memory_plan = plan
-        if counted is not None:
+        if encoder is not None or encoder_file is not None:
             self._keep_encoder(plan, encoder_file)
             self._features = self._source(feature_cache, encoder_file)
         return self
@@ -117,7 +118,7 @@ class MemoryMixin:
         self._placements = self._keeper = self._features = None
         self.memory_plan = RESIDENT
 
-    def lend_text_encoder(self) -> Any:
+    def lend_text_encoder(self) -> AbstractContextManager[LensTextEncoder]:
         """A context in which the text encoder is in memory, to write with.
 
         Raises:
@@ -147,6 +148,13 @@ class MemoryMixin:
                 "device in apply_memory(), or end the plan with release_memory()"
             )
         return super().to(*args, **kwargs)  # type: ignore[misc,no-any-return]
+
+    def _counted(self, file: EncoderFile | None) -> Model:
+        """The components, the text encoder without its weights if it is not in memory."""
+        encoder = self.text_encoder
+        if encoder is None and file is not None:
+            encoder = file.blank()
+        return Model(self.transformer, encoder, self.vae)
 
     def _keep_encoder(self, plan: MemoryPlan, file: EncoderFile | None) -> None:
         placements = self._placements

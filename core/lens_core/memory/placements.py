@@ -87,3 +87,12 @@ class _Working(ModelHook):  # type: ignore[misc]
             send_to_device(args, self.execution_device),
             send_to_device(kwargs, self.execution_device),
         )
+
+
+def working_device(component: nn.Module) -> torch.device:
+    """Where a component computes, even if its weights are with the host just now."""
+    hook = getattr(component, "_hf_hook", None)
+    if isinstance(hook, _Working):
+        return hook.execution_device
+    device: torch.device = next(component.parameters()).device
+    return device

@@ -4,6 +4,9 @@
 is the even element. Source: `openai/gpt-oss-20b`, OCP Microscaling Formats 1.0.
 """
 
+from functools import cache
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
@@ -14,6 +17,12 @@ GROUP = 32
 _BIAS = 127
 _LARGEST_EXPONENT = 2
 """Of E2M1: its largest value is 1.5 * 2 ** 2."""
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton is installed."""
+    return find_spec("triton") is not None
 
 
 def pack(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,7 +48,7 @@ def pack(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unpack(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Values of packed weights.
+    """Values of packed weights; on CUDA, where Triton is installed, in one pass.
 
     Args:
         blocks: `[..., rows, groups, 16]` uint8.
@@ -49,6 +58,10 @@ def unpack(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.float32) -
     Returns:
         `[..., rows, groups * 32]`.
     """
+    if blocks.is_cuda and has_triton() and dtype in (torch.bfloat16, torch.float32):
+        from lens_core.checkpoints.formats import mxfp4_triton
+
+        return mxfp4_triton.unpack(blocks, scales, dtype)
     working = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
     values = e2m1.decode_pairs(blocks, working, low_first=True)
     return values.mul_(e8m0.decode(scales).to(working)[..., None]).flatten(-2).to(dtype)

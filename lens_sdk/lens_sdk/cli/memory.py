@@ -1,0 +1,105 @@
+"""`lens memory`: what each memory plan needs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from lens_sdk.cli.console import out, parse_size, reports_errors
+
+if TYPE_CHECKING:
+    from lens_core.memory.predict import Prediction
+
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--memory", help="Memory plan: auto, resident, 24gb, 16gb, 12gb, 8gb, 6gb or 4gb."
+    ),
+]
+FeatureCacheOption = Annotated[
+    Path | None,
+    typer.Option("--feature-cache", help="Folder of text features to use again, and to keep in."),
+]
+
+
+@reports_errors
+def memory(
+    size: Annotated[
+        list[str] | None,
+        typer.Option("--size", help="WIDTHxHEIGHT in pixels; several are allowed."),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures drawn at once.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in bytes.")] = False,
+    write: Annotated[
+        Path | None, typer.Option("--write", help="Markdown file whose table to replace.")
+    ] = None,
+) -> None:
+    """Tell how much memory the published Lens needs under each plan, and which fits here."""
+    from lens_sdk.models import require_packages
+
+    require_packages()
+    from lens_core.memory.published import published_model
+    from lens_core.memory.rehearsal import Work
+    from lens_core.memory.table import predictions, write_table
+
+    sizes = [parse_size(one) for one in size or ["1024x1024", "1440x1440"]]
+    works = [Work(height or 0, width or 0, batch) for width, height in sizes]
+    found = predictions(published_model(), works)
+    if write is not None:
+        write_table(write, found)
+    if as_json:
+        out.print_json(json.dumps([_described(one) for one in found]))
+        return
+    for work in works:
+        _show([one for one in found if one.work == work])
+    _tell_device()
+
+
+def _described(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "plan": prediction.plan.name,
+        "width": prediction.work.width,
+        "height": prediction.work.height,
+        "batch": prediction.work.batch,
+        "stages": prediction.stages,
+        "peak": prediction.peak,
+        "needed": prediction.needed,
+        "host": prediction.host,
+        "lossless": prediction.plan.is_lossless,
+    }
+
+
+def _show(found: list[Prediction]) -> None:
+    from lens_core.memory.table import HEADER, row
+
+    work = found[0].work
+    table = Table(
+        title=f"{work.width}x{work.height}, batch {work.batch}, GiB", title_justify="left"
+    )
+    for name in HEADER:
+        table.add_column(name, justify="left" if name in {"plan", "pictures"} else "right")
+    for prediction in found:
+        table.add_row(*row(prediction))
+    out.print(table)
+
+
+def _tell_device() -> None:
+    from lens_core.errors import ParameterError
+    from lens_core.memory.choose import default_device, fitting_plan, free_bytes
+    from lens_core.memory.published import published_model
+
+    device = default_device()
+    free = None if device.type == "cpu" else free_bytes(device)
+    if free is None:
+        out.print("No accelerator here: on the CPU everything is computed in the host's memory.")
+        return
+    try:
+        plan = fitting_plan(published_model(), free).name
+    except ParameterError as error:
+        out.print(str(error), markup=False)
+        return
+    out.print(f"{device}: {free / 2**30:.1f} GiB free; --memory auto takes {plan!r}.", markup=False)
