@@ -108,8 +108,11 @@ def test_faster_paths_stay_within_the_plain_path_s_own_error(build: Any) -> None
 def test_exact_paths_change_no_bit_of_a_picture_and_can_be_left_again() -> None:
     pipeline = accelerate(tiny_pipeline(), PLAIN)
     plain = pictures(pipeline)
-    for plan in (EXACT, "reuse-branches", "modulation-table", "plain"):
+    for plan in (EXACT, "reuse-branches", "modulation-table", SpeedPlan()):
         assert torch.equal(pictures(accelerate(pipeline, plan)), plain)
+    # A plan that says nothing of the table leaves it to a memory plan.
+    assert pipeline.transformer.modulation_table is not None
+    assert torch.equal(pictures(accelerate(pipeline, "plain")), plain)
     assert pipeline.transformer.modulation_table is None
     layout = accelerate(pipeline, SpeedPlan(channels_last_vae=True)).vae.decoder
     assert layout.conv_in.weight.is_contiguous(memory_format=torch.channels_last)

@@ -22,7 +22,7 @@ torch would silently go on uncompiled; its own limit is 8."""
 
 
 def accelerate(pipeline: "P", plan: SpeedPlan | str) -> "P":
-    """Make a pipeline take exactly the paths that a plan names, and the plain ones otherwise.
+    """Make a pipeline take the paths that a plan names, and the plain ones otherwise.
 
     Weights, names and LoRAs stay as they are, and another plan may follow at any time.
 
@@ -48,8 +48,9 @@ def accelerate_transformer(transformer: LensTransformer2DModel, plan: SpeedPlan)
     if plan.fused_qk:
         require_fused_qk(transformer.device)
     transformer.reuses_branches = plan.reuse_branches
-    transformer.keeps_modulation_table = plan.modulation_table
-    if not plan.modulation_table:
+    if plan.modulation_table is not None:
+        transformer.keeps_modulation_table = plan.modulation_table
+    if plan.modulation_table is False:
         transformer.restore_modulations()
     for block in transformer.transformer_blocks:
         _uncompile(block)

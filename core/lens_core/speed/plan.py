@@ -1,7 +1,7 @@
 """Which of the faster paths a pipeline takes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -28,7 +28,8 @@ class SpeedPlan:
     Attributes:
         reuse_branches: Project the text and compute rotary tables once per generation.
         modulation_table: Tabulate the modulations of the schedule and keep their weights on the
-            CPU. To the bit for one picture at a time.
+            CPU. To the bit for one picture at a time. None leaves it as it is, since memory plans
+            use the same table.
         compile_blocks: Compile one transformer block and use it for all (`torch.compile`, by
             diffusers' `compile_repeated_blocks`); None leaves them as they are.
         dynamic_shapes: Where something is compiled, whether one compilation serves all sizes. None
@@ -43,7 +44,7 @@ class SpeedPlan:
     """
 
     reuse_branches: bool = True
-    modulation_table: bool = False
+    modulation_table: bool | None = None
     compile_blocks: CompileMode | None = None
     dynamic_shapes: bool | None = None
     fused_qk: bool = False
@@ -54,12 +55,8 @@ class SpeedPlan:
     @property
     def changes_denoiser(self) -> bool:
         """Whether the denoiser takes another path than the plain one."""
-        vae_alone = SpeedPlan(
-            reuse_branches=False,
-            channels_last_vae=self.channels_last_vae,
-            compile_vae=self.compile_vae,
-        )
-        return self != vae_alone
+        switches = (self.reuse_branches, self.modulation_table, self.fused_qk)
+        return any(switches) or self.compile_blocks is not None or self.attention is not None
 
     @property
     def changes_vae(self) -> bool:
@@ -77,7 +74,7 @@ class SpeedPlan:
             )
 
 
-PLAIN = SpeedPlan(reuse_branches=False)
+PLAIN = SpeedPlan(reuse_branches=False, modulation_table=False)
 """Nothing: what the others are compared with."""
 
 EXACT = SpeedPlan(modulation_table=True)
@@ -93,12 +90,12 @@ PLANS: Mapping[str, SpeedPlan] = MappingProxyType(
         "plain": PLAIN,
         "exact": EXACT,
         "fast": FAST,
-        "reuse-branches": SpeedPlan(),
-        "modulation-table": SpeedPlan(reuse_branches=False, modulation_table=True),
-        "compile-blocks": SpeedPlan(reuse_branches=False, compile_blocks="default"),
-        "fused-qk": SpeedPlan(reuse_branches=False, fused_qk=True),
-        "channels-last-vae": SpeedPlan(reuse_branches=False, channels_last_vae=True),
-        "compile-vae": SpeedPlan(reuse_branches=False, compile_vae=True),
+        "reuse-branches": replace(PLAIN, reuse_branches=True),
+        "modulation-table": replace(PLAIN, modulation_table=True),
+        "compile-blocks": replace(PLAIN, compile_blocks="default"),
+        "fused-qk": replace(PLAIN, fused_qk=True),
+        "channels-last-vae": replace(PLAIN, channels_last_vae=True),
+        "compile-vae": replace(PLAIN, compile_vae=True),
     }
 )
 """By name: the three to choose from, and each switch alone for measuring."""
