@@ -1,5 +1,6 @@
 # make demo   makes pictures and says where to look at them
 # make test   checks everything
+# make test-optional   checks 8-bit weights and the Triton kernel with packages the rest does without
 # make test-openai2   checks the language-model clients with the openai library's older major
 # Both make a virtual environment in .venv first, if there is none. README.md has the plain commands.
 
@@ -8,8 +9,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OPENAI2 := $(VENV)/openai2
+OPTIONAL := $(VENV)/optional
 
-.PHONY: demo test test-openai2 lint format
+.PHONY: demo test test-openai2 test-optional lint format
 
 demo: $(READY)
 	$(BIN)/lens demo --open
@@ -21,6 +23,16 @@ test-openai2: $(OPENAI2)
 	PYTHONPATH=$(OPENAI2) $(BIN)/python -c 'import openai; assert openai.__version__.startswith("2.")'
 	PYTHONPATH=$(OPENAI2) $(BIN)/python -m pytest tests/reasoner/test_openai_*.py \
 		tests/reasoner/test_shutdowns.py tests/reasoner/test_limits.py tests/reasoner/test_prices.py
+
+# torchao and Triton announce themselves whenever diffusers is imported, so they stay apart.
+test-optional: $(OPTIONAL)
+	PYTHONPATH=$(OPTIONAL) $(BIN)/python -c 'import torchao, triton'
+	PYTHONPATH=$(OPTIONAL) $(BIN)/python -m pytest tests/core/test_quantised_plans.py \
+		tests/core/test_triton_mxfp4.py
+
+$(OPTIONAL): $(READY)
+	$(BIN)/python -m pip install --no-deps --target $@ torchao==0.18.0 triton==3.7.1
+	touch $@
 
 $(OPENAI2): $(READY)
 	$(BIN)/python -m pip install --no-deps --target $@ openai==2.54.0 distro==1.9.0

@@ -102,7 +102,7 @@ class RowSampler:
         checked = _checked(settings, self._pipeline.size_multiple)
         pipeline = self._pipeline
         conditioner = TextConditioner(
-            pipeline.transformer, pipeline.text_encoder, pipeline.tokenizer, self._device
+            pipeline.transformer, pipeline.feature_source, pipeline.tokenizer, self._device
         )
         date = str(settings.extra.get("date", DEFAULT_DATE))
         request = TextRequest(prompt, settings.negative_prompt, date=date)
