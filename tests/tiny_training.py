@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 from torch import Generator
 
 from lens_core.training.batches import Batch
@@ -17,6 +19,7 @@ from lens_core.training.config import DenoiserConfig
 from lens_core.training.denoiser import DenoiserTraining
 from lens_core.training.engine import DenoiserRun, Looks
 from lens_core.training.workers import Workers
+from lens_core.transformer import LensTransformer2DModel
 
 SIZES = ((64, 64), (48, 80), (80, 48))
 MODEL = {
@@ -108,11 +111,18 @@ def run(
 ) -> DenoiserRun:
     """Train on noise, from what the folder holds."""
     training = DenoiserTraining.create(config, workers)
-    looks = Looks([noise_batch(1000), noise_batch(1001)])
+    looks = Looks([noise_batch(1000), noise_batch(1001)], _draw)
     source = NoiseBatches(workers, poisoned, textless)
     made = DenoiserRun(config, training, source, workers, folder, looks)
     made.train()
     return made
+
+
+def _draw(model: LensTransformer2DModel, path: Path) -> None:
+    """A picture of nothing, and the weights it would be drawn with."""
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (2, 2)).save(path)
+    save_file(model.state_dict(), path.with_suffix(".safetensors"))
 
 
 def losses(folder: Path) -> list[float]:
@@ -123,10 +133,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def launch(jobs: dict[str, dict[str, Any]], folder: Path, count: int = 2) -> None:
-    """Run jobs, in order, on several processes at once: settings of `run` by folder name.
-
-    The processes leave their last learning state, gathered, in `weights.pt` beside the log.
-    """
+    """Run jobs, in order, on several processes at once: settings of `run` by folder name."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     environment = {
         **os.environ,
@@ -159,7 +166,7 @@ def _main(folder: Path, jobs: dict[str, dict[str, Any]]) -> None:
     for name, job in jobs.items():
         data = {key: job.pop(key) for key in ("poisoned", "textless") if key in job}
         run(folder / name, workers, tiny_config(**job), **data)
-    torch.distributed.destroy_process_group()
+    workers.leave()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from lens_core.training.workers import Workers
 from tiny_training import launch, losses, run, tiny_config
 
 JOBS = {
-    "muon": {"validate_every": 2, "activation_checkpointing": "selective"},
+    "muon": {"validate_every": 2, "sample_every": 4, "activation_checkpointing": "selective"},
     "adamw": {
         "optimizer": "adamw",
         "global_batch": 16,
@@ -73,6 +73,13 @@ def test_weights_lie_in_parts(folders: tuple[Path, Path]) -> None:
     copies = sorted((folders[1] / "copies" / "checkpoints" / "step-00000002").glob("*.safetensors"))
     whole = [name for part in copies for name in load_file(part)]
     assert len(whole) == len(set(whole))
+
+
+def test_the_average_is_put_together_for_samples(folders: tuple[Path, Path]) -> None:
+    folder = folders[1] / "muon"
+    drawn, saved = load_file(folder / "samples" / "000004.safetensors"), state(folder)
+    for name, tensor in drawn.items():
+        assert torch.equal(tensor, saved[f"average.model.{name}"]), name
 
 
 def test_validation_loss_is_the_same_on_two_processes(folders: tuple[Path, Path]) -> None:

@@ -30,8 +30,15 @@ class Workers:
         if "WORLD_SIZE" not in os.environ:
             return cls()
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            # Training states are exchanged in main memory, also where gradients are not.
+            kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            dist.init_process_group(kinds)
         return cls(dist.get_rank(), dist.get_world_size())
+
+    def leave(self) -> None:
+        """Leave the group, as a process must before it ends; a lone one has none."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
     @property
     def leads(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from lens_sdk.cli.ablation import ablation
 from lens_sdk.cli.console import out, reports_errors
 from lens_sdk.cli.plan import plan
 
@@ -28,6 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.command("plan")(plan)
+app.command("ablation")(ablation)
 
 
 @app.command("stage")
@@ -50,16 +52,24 @@ def train(
         list[str] | None,
         typer.Option("--set", help="A setting of the stage as KEY=VALUE; may be repeated."),
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", help="For lora: folder or table of pictures and captions."),
+    ] = None,
 ) -> None:
     """Train one stage of a model, or go on with a run; `stage` itself may be left out."""
     from lens_sdk.models import require_packages
 
     overrides = overrides_of(settings)
+    if images is not None:
+        overrides["images"] = str(images)
     require_packages()
     from lens_core.training import run_stage
+    from lens_core.training.workers import Workers
 
     folder = output or Path("runs") / Path(config).stem
     finished = run_stage(stage, config, folder, overrides)
+    Workers().leave()
     out.print(f"Finished: {finished}", markup=False, soft_wrap=True)
 
 
