@@ -259,6 +259,8 @@ def test_any_number_of_processes_shares_one_stream(folder: Path) -> None:
     alone = loader(folder)
     alone.restore(three[2].state())
     assert take(alone, 4) == whole[10:]
+    again = [alone.batch(number) for number in (3, 0, 12)]
+    assert [b.samples[0].caption for b in again] == [whole[n][2][0] for n in (3, 0, 12)]
     buckets = [{bucket for _, bucket, _ in whole[i : i + 2]} for i in range(0, 14, 2)]
     assert any(len(step) == 2 for step in buckets)
 

@@ -1,7 +1,6 @@
 """Fine-tuning on four drawn scenes: the loss falls, and pictures follow the saved LoRA."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +15,21 @@ from lens_core.nano import dense_caption, render, sample_scene
 from lens_core.training import run_stage
 from lens_core.training.config import load_config
 from lens_core.training.lora.config import LoraTrainingConfig
+from tiny_components import tiny_pipeline
 
 NANO = Path(str(__import__("lens_core").__path__[0])) / "weights" / "lens-nano"
-STEPS = 30
+STEPS = 55
+STRONG = {
+    "learning_rate": "0.005",
+    "alpha": "32",
+    "modules": '["attention", "mlp"]',
+    "caption_dropout": "0",
+}
 CAPTIONS = [f"zxq picture number {n}" for n in ("one", "two", "three", "four")]
 
 
 def overrides(images: Path, **changes: str) -> dict[str, str]:
-    return {"start": str(NANO), "images": str(images), "steps": str(STEPS)} | changes
+    return {"start": "lens-nano", "images": str(images), "steps": str(STEPS)} | changes
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +46,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("lora")
-    run_stage("lora", "nano", out, overrides(images))
+    run_stage("lora", "nano", out, overrides(images, **STRONG))
     return out / "lora"
 
 
@@ -60,7 +66,7 @@ def latents(pipeline: LensPipeline) -> torch.Tensor:
 def test_the_loss_falls(trained: Path) -> None:
     lines = (trained / "log.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
-    assert np.mean(losses[-2:]) < 0.75 * losses[0]
+    assert np.mean(losses[-3:]) < 0.65 * np.mean(losses[:2])
 
 
 def test_the_saved_lora_draws_the_pictures_it_learnt(trained: Path, images: Path) -> None:
@@ -71,22 +77,30 @@ def test_the_saved_lora_draws_the_pictures_it_learnt(trained: Path, images: Path
     before = (latents(pipeline) - target).square().mean()
     pipeline.load_lora_weights(trained / "weights", adapter_name="own")
     after = (latents(pipeline) - target).square().mean()
-    assert after < 0.5 * before
+    assert after < 0.75 * before
     pipeline.set_adapters("own", 0.0)
     torch.testing.assert_close((latents(pipeline) - target).square().mean(), before)
 
 
 def test_it_is_saved_in_pefts_form_and_leaves_modulation_alone(trained: Path) -> None:
     config = json.loads((trained / "weights" / "adapter_config.json").read_text())
-    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 16, 16.0)
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 16, 32.0)
     names = load_file(trained / "weights" / "adapter_model.safetensors").keys()
-    assert len(names) == 6 * 4 * 2
-    assert not [name for name in names if "mod" in name.replace("base_model.model", "")]
-    assert not [name for name in names if "mlp" in name]
+    assert len(names) == 6 * (4 + 6) * 2
+    assert not [name for name in names if "_mod" in name.replace("base_model", "")]
 
 
-def test_a_killed_run_goes_on_with_the_same_bits(images: Path, tmp_path: Path) -> None:
-    few = overrides(images, steps="4", save_every="2", rank="2", activation_checkpointing="full")
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that is quicker than the packaged one, where what it draws does not matter."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_pipeline().save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_killed_run_goes_on_with_the_same_bits(images: Path, tiny: str, tmp_path: Path) -> None:
+    few = overrides(images, start=tiny, steps="4", save_every="2", rank="2")
+    few["activation_checkpointing"] = "full"
     run_stage("lora", "nano", tmp_path / "whole", few)
     run_stage("lora", "nano", tmp_path / "killed", {**few, "steps": "2"})
     run_stage("lora", "nano", tmp_path / "killed", few)
@@ -95,12 +109,14 @@ def test_a_killed_run_goes_on_with_the_same_bits(images: Path, tmp_path: Path) -
         for name in ("whole", "killed")
     )
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    assert len(whole) == 2 * 4 * 2
 
 
-def test_every_weight_may_be_trained(images: Path, tmp_path: Path) -> None:
-    run_stage("lora", "nano", tmp_path, overrides(images, steps="1", method="full"))
+def test_every_weight_may_be_trained(images: Path, tiny: str, tmp_path: Path) -> None:
+    settings = overrides(images, start=tiny, steps="1", method="full")
+    run_stage("lora", "nano", tmp_path, settings)
     pipeline = LensPipeline.from_pretrained(tmp_path / "lora" / "weights", dtype=torch.float32)
-    start = LensPipeline.from_pretrained(NANO, dtype=torch.float32)
+    start = LensPipeline.from_pretrained(tiny, dtype=torch.float32)
     moved = {
         name: not torch.equal(tensor, start.transformer.state_dict()[name])
         for name, tensor in pipeline.transformer.state_dict().items()
@@ -125,40 +141,25 @@ def test_layers_are_chosen_by_groups_or_names(changes: dict[str, object], expect
     assert list(config.targets())[: len(list(expected))] == expected  # type: ignore[call-overload]
 
 
-def _nowhere(images: Path) -> dict[str, str]:
-    return overrides(images, start="nowhere")
-
-
-def _no_pictures(images: Path) -> dict[str, str]:
-    return overrides(images / "none")
-
-
-def _small_pictures(images: Path) -> dict[str, str]:
-    return overrides(images, buckets="lens-512")
-
-
-def _other_layers(images: Path) -> dict[str, str]:
-    return overrides(images, target_modules='["to_q"]')
-
-
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        (_nowhere, ComponentError, "holds no pipeline for lora"),
-        (_no_pictures, ParameterError, "is not a folder of pictures"),
-        (_small_pictures, LensCoreError, "skipped: {'unfit_image': 4}"),
-        (_other_layers, ParameterError, "to_q"),
+        ({"start": "nowhere"}, ComponentError, "holds no pipeline for lora"),
+        ({"images": "nowhere"}, ParameterError, "is not a folder of pictures"),
+        ({"buckets": "lens-512"}, LensCoreError, "skipped: {'unfit_image': 4}"),
+        ({"target_modules": '["to_q"]'}, ParameterError, "to_q"),
     ],
 )
 def test_what_does_not_fit_is_named(
     images: Path,
+    tiny: str,
     tmp_path: Path,
-    settings: Callable[[Path], dict[str, str]],
+    settings: dict[str, str],
     error: type[Exception],
     message: str,
 ) -> None:
     with pytest.raises(error, match=message):
-        run_stage("lora", "nano", tmp_path, settings(images))
+        run_stage("lora", "nano", tmp_path, {**overrides(images), "start": tiny, **settings})
 
 
 def test_another_folder_of_pictures_needs_another_run(trained: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lens_core import LensPipeline
 from lens_core.data.buckets import NANO_HELD_OUT, TABLES
 from lens_core.errors import ComponentError, LensCoreError, ParameterError
 from lens_core.training import run_stage
+from lens_core.training.ablation.config import load_ablation
 from lens_core.training.config import DenoiserConfig, load_config
 from lens_core.training.distill.config import DistillConfig
 from lens_core.training.mixed.config import MixedConfig
@@ -24,6 +25,7 @@ from lens_core.training.objective import recipe_mean
 from lens_core.transformer import LensTransformer2DModel
 from tiny_components import tiny_pipeline
 from tiny_data import MIXED, TABLE, write_data
+from tiny_stages import DISTILL
 
 TESTS = Path(__file__).parents[1]
 Tensors = dict[str, torch.Tensor]
@@ -133,6 +135,20 @@ def test_two_processes_with_different_buckets_train_as_one(trained: Path, tmp_pa
         torch.testing.assert_close(together[name], tensor, atol=4e-3, rtol=1e-2, msg=name)
 
 
+def test_distillation_reads_the_same_shards(trained: Path, tmp_path: Path) -> None:
+    overrides = {
+        **DISTILL,
+        "steps": "1",
+        "start": str(trained / "mixed" / "pipeline"),
+        "data": str(trained / "data"),
+        "cache": str(trained / "cache"),
+    }
+    run_stage("distill", "nano", tmp_path, overrides)
+    record = json.loads((tmp_path / "distill" / "log.jsonl").read_text().splitlines()[0])
+    assert record["skipped"] == [0, 0, 0]
+    assert record["student_norm"] > 0
+
+
 def test_fresh_weights_need_only_the_frozen_parts(trained: Path, tmp_path: Path) -> None:
     parts = trained / "pretrain" / "pipeline"
     config = dict(tiny_pipeline().transformer.config)
@@ -224,6 +240,9 @@ def test_every_preset_is_read_by_its_stage() -> None:
     found = [(p.name, f.name.removesuffix(".json")) for p in folder.iterdir() for f in p.iterdir()]
     assert len(found) >= 10
     for preset, stage in found:
+        if stage == "ablation":
+            assert load_ablation(preset, {}).seeds == (0, 1, 2)
+            continue
         assert stage in STAGES
         config = load_config(stage_config(stage), preset, stage)
         if isinstance(config, DenoiserConfig) and config.device == "cuda":

@@ -108,6 +108,8 @@ class BucketLoader:
         shares = _shares(self._shards, sizes, settings)
         self._plan = BatchPlan(settings.seed, shares, sizes)
         self._cursor = self._planned = Cursor(0, {})
+        self._drawn: list[Draw] = []
+        self._taken: dict[str, int] = {}
         self._ahead: deque[tuple[Future[BucketBatch], Cursor]] = deque()
         self._pool = ThreadPoolExecutor(settings.threads) if settings.threads else None
         self._counts: Counter[str] = Counter()
@@ -146,6 +148,18 @@ class BucketLoader:
         self._counts.update(batch.skipped)
         self._waited += waited
         return replace(batch, waited=waited)
+
+    def batch(self, number: int) -> BucketBatch:
+        """Batch `number` of the stream, whatever was asked for before; the position stays.
+
+        Raises:
+            DataError: As for the next batch.
+        """
+        while len(self._drawn) <= number:
+            self._drawn.append(self._plan.draw(len(self._drawn), self._taken))
+            self._taken[self._drawn[-1].bucket] = self._drawn[-1].first + self._drawn[-1].count
+        draw = self._drawn[number]
+        return self._load(draw, self._addresses(draw))
 
     def state(self) -> dict[str, Any]:
         """The position after the batches handed out so far, as JSON.

@@ -21,8 +21,14 @@ class DistillConfig(StageConfig):
     gradient_checkpointing: bool = False
     """Compute blocks again in the backward pass instead of keeping what is inside them."""
 
-    shards: int = Field(gt=0)
-    """Shards of pictures and captions that are passed over, again and again."""
+    data: str | None = None
+    """Folder of shards by bucket; None takes the nano world's cached scenes in `shards`."""
+    cache: str | None = None
+    """Folder that keeps latents and text features of `data`; None encodes as they come."""
+    caption_shares: dict[str, float] = Field(default_factory=dict)
+    """Weight of every kind of caption in `data`; without any, each picture's first one."""
+    shards: int = Field(1, gt=0)
+    """Cached scenes: shards that are passed over, again and again."""
     brief_share: float = Field(0.2, ge=0, le=1)
     """Share of batches captioned as a user types."""
     batch_size: int = Field(gt=0)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lens_core.data.encoding import BatchEncoder
+from lens_core.data.loader import BucketLoader
 from lens_core.errors import ComponentError
 from lens_core.text_features import TextFeatures
 from lens_core.training.batches import shard_path
@@ -42,6 +44,24 @@ class PairSource(Protocol):
     def batch(self, number: int) -> Pairs:
         """Batch `number`, the same whenever it is asked for."""
         ...
+
+
+@dataclass(frozen=True)
+class LoaderPairs:
+    """Batches of shards by bucket.
+
+    Attributes:
+        loader: Reads them.
+        encoder: Encodes them.
+    """
+
+    loader: BucketLoader
+    encoder: BatchEncoder
+
+    def batch(self, number: int) -> Pairs:
+        """See `PairSource.batch`."""
+        encoded = self.encoder.encode(self.loader.batch(number))
+        return Pairs(encoded.bucket.size, encoded.latents, encoded.text)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,16 @@ from typing import Any
 
 import torch
 
+from lens_core.data.frozen import FrozenParts
+from lens_core.data.loader import BucketLoader, LoaderSettings
+from lens_core.data.reading import ShardFolder
 from lens_core.loading import LensDefaults
 from lens_core.pipeline import LensPipeline
 from lens_core.training.config import Size
 from lens_core.training.devices import place
 from lens_core.training.distill.config import DistillConfig
 from lens_core.training.distill.models import Models
-from lens_core.training.distill.pairs import PairSource, ShardPairs
+from lens_core.training.distill.pairs import LoaderPairs, PairSource, ShardPairs
 from lens_core.training.distill.updates import Updater
 from lens_core.training.fields import LensField
 from lens_core.training.journal import Journal
@@ -37,7 +40,7 @@ def distill(config: DistillConfig, start: Path, shards: Path, out: Path) -> None
     Args:
         config: Settings; the same ones must be given again to resume.
         start: Pipeline folder of the teacher.
-        shards: Folder of the cached pictures and captions.
+        shards: Folder of the cached scenes of the nano world, for a config without `data`.
         out: This stage's own folder, for `state/` and `log.jsonl`.
 
     Raises:
@@ -45,8 +48,7 @@ def distill(config: DistillConfig, start: Path, shards: Path, out: Path) -> None
         ComponentError: Shards are missing.
     """
     torch.set_num_threads(config.threads)
-    source = ShardPairs(shards, config.shards, config.batch_size, config.brief_share, config.seed)
-    stage = Stage.create(config, start, source, Workers.join())
+    stage = Stage.create(config, start, shards, Workers.join())
     saved = load_state(out / "state")
     first = 0
     if saved is not None:
@@ -87,15 +89,14 @@ class Stage:
     validation: Validation | None
 
     @classmethod
-    def create(
-        cls, config: DistillConfig, start: Path, source: PairSource, workers: Workers
-    ) -> "Stage":
+    def create(cls, config: DistillConfig, start: Path, shards: Path, workers: Workers) -> "Stage":
         """Load the teacher and make the others from it."""
         device = place(config.device)
         pipeline = LensPipeline.from_pretrained(
             start, dtype=getattr(torch, config.precision), device=device
         )
         studio = Studio(pipeline, device)
+        source = _source(config, start, pipeline, shards)
         models = Models.create(config, start, pipeline)
         validation = None
         if config.evaluate_every:
@@ -174,3 +175,20 @@ class Stage:
             return self.models.field(model, self.updater.studio.grid(size))
 
         return self.validation.run(field_of, steps, guidance_scale)
+
+
+def _source(config: DistillConfig, start: Path, pipeline: LensPipeline, shards: Path) -> PairSource:
+    """Shards by bucket where the config names them, the nano world's cached scenes otherwise."""
+    if config.data is None:
+        return ShardPairs(shards, config.shards, config.batch_size, config.brief_share, config.seed)
+    data = ShardFolder.open(Path(config.data))
+    cache = None if config.cache is None else Path(config.cache)
+    parts = FrozenParts(start, dict(pipeline.components))
+    encoder = parts.encoder(parts.layers(), cache, cache)
+    settings = LoaderSettings(
+        seed=config.seed,
+        batch_sizes={bucket.base: config.batch_size for bucket in data.manifest.bucket_list()},
+        caption_shares=config.caption_shares,
+        threads=0,
+    )
+    return LoaderPairs(BucketLoader(data, settings, cached=encoder.has_latents), encoder)
