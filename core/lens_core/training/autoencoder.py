@@ -44,7 +44,7 @@ def train_autoencoder(config: AutoencoderConfig, out: Path, components: Path) ->
     optimizer = torch.optim.AdamW(vae.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
     optimizer.param_groups[0]["peak"] = config.learning_rate
     first = _resume(out / "state", vae, optimizer)
-    journal = Journal(out, config.steps, first)
+    journal = Journal.of_stage(out, config, first)
     pictures = PicturePool(config.seed, config.pool)
     for step in range(first, config.steps):
         set_rates([optimizer], rate_factor(step, config))

@@ -38,6 +38,8 @@ class StageConfig(BaseModel):
     """Steps between log records."""
     save_every: int = 200
     """Steps between saved training states."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] | None = None
+    """Where to log besides `log.jsonl`; None takes TensorBoard if it is installed."""
 
 
 class AutoencoderConfig(StageConfig):
@@ -127,8 +129,6 @@ class DenoiserConfig(StageConfig):
     """Training states kept in `checkpoints/`; older ones are removed."""
     peak_tflops: float | None = Field(None, gt=0)
     """Peak of one device, for MFU; None takes the data sheet's of the GPUs that are known."""
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] | None = None
-    """Where to log besides `log.jsonl`; None takes TensorBoard if it is installed."""
 
 
 class PretrainConfig(DenoiserConfig):

@@ -1,5 +1,6 @@
 """The denoiser's weights during training: masters, their average, their optimisers."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class DenoiserTraining:
         self.weights.reduce()
         masters = self.weights.masters
         norm = float(_total(torch.nn.utils.clip_grad_norm_(masters.values(), self.config.clip)))
-        finite = norm - norm == 0
+        finite = math.isfinite(norm)
         if finite:
             set_rates(self.optimizers, rate_factor(step, self.config))
             for optimizer in self.optimizers:

@@ -23,7 +23,6 @@ from lens_core.training.journal import Journal
 from lens_core.training.legacy import legacy_state
 from lens_core.training.metrics import TrainingMetrics
 from lens_core.training.rng import generator_states, restore_generators
-from lens_core.training.trackers import open_trackers
 from lens_core.training.workers import Workers
 from lens_core.transformer import LensTransformer2DModel
 
@@ -86,8 +85,7 @@ class DenoiserRun:
         metrics = TrainingMetrics(config, self.training.device, self.workers)
         journal = None
         if leads:
-            trackers = open_trackers(config.trackers, self.folder)
-            journal = Journal(self.folder, config.steps, self.step, trackers)
+            journal = Journal.of_stage(self.folder, config, self.step)
         try:
             while self.step < config.steps:
                 record = self._advance(accumulate, metrics)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lens_core.training.trackers import Tracker, scalars
+from lens_core.training.config import StageConfig
+from lens_core.training.trackers import Tracker, open_trackers, scalars
 
 _BAR = 20
 
@@ -36,6 +37,24 @@ class Journal:
         self._first = first_step
         self._trackers = trackers
         self._started = time.monotonic()
+
+    @classmethod
+    def of_stage(
+        cls, directory: Path, config: StageConfig, first_step: int, leads: bool = True
+    ) -> "Journal":
+        """The journal of a stage, with the trackers that its settings ask for.
+
+        Args:
+            directory: The stage's folder.
+            config: Its settings.
+            first_step: Step it starts or resumes from.
+            leads: Whether this process is the one that reports.
+
+        Raises:
+            TrackerMissingError: A tracker's package is not installed.
+        """
+        trackers = open_trackers(config.trackers, directory) if leads else []
+        return cls(directory, config.steps, first_step, trackers)
 
     def report(self, step: int, **values: Any) -> None:
         """Write one record and refresh the progress bar."""

@@ -52,7 +52,7 @@ def train_language(config: LanguageConfig, out: Path, components: Path) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98))
     optimizer.param_groups[0]["peak"] = config.learning_rate
     first = _resume(out / "state", model, optimizer)
-    journal = Journal(out, config.steps, first)
+    journal = Journal.of_stage(out, config, first)
     for step in range(first, config.steps):
         set_rates([optimizer], rate_factor(step, config))
         ids, labels = make_batch(tokenizer, config, step)

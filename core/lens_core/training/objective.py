@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-
 Line = tuple[tuple[int, float], tuple[int, float]]
 """Two token counts with the means of their timesteps."""
 

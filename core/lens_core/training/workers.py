@@ -27,7 +27,7 @@ class Workers:
     @classmethod
     def join(cls) -> "Workers":
         """Join the group that `torchrun` describes in the environment, if it started us."""
-        if "WORLD_SIZE" not in os.environ:
+        if "WORLD_SIZE" not in os.environ and not dist.is_initialized():
             return cls()
         if not dist.is_initialized():
             # Training states are exchanged in main memory, also where gradients are not.

@@ -54,8 +54,8 @@ def distill(config: DistillConfig, start: Path, shards: Path, out: Path) -> None
     if saved is not None:
         stage.models.restore(saved[0])
         first = int(saved[1]["step"])
-    journal = Journal(out, config.steps, first)
     leads = stage.updater.workers.leads
+    journal = Journal.of_stage(out, config, first, leads)
     try:
         for step in range(first, config.steps):
             record = stage.run(step)

@@ -53,7 +53,7 @@ def train_rl(config: RLConfig, start: Path, out: Path) -> None:
     if saved is not None:
         stage.policy.restore(saved[0])
         first = int(saved[1]["step"])
-    journal = Journal(out, config.steps, first)
+    journal = Journal.of_stage(out, config, first, workers.leads)
     try:
         for step in range(first, config.steps):
             record = stage.run(step, out / "samples")
