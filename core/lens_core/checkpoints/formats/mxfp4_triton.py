@@ -15,7 +15,7 @@ from torch import Tensor
 _BYTES_AT_ONCE = 1024
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _value(code, step):  # type: ignore[no-untyped-def]
     """Value of an E2M1 code times its step: 0, 0.5, 1, 1.5, 2, 3, 4, 6; bit 3 is the sign."""
     magnitude = code & 7
@@ -56,6 +56,6 @@ def unpack(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     count = blocks.numel()
     grid = (triton.cdiv(count, _BYTES_AT_ONCE),)
     # Triton launches on the current device, which need not be that of the tensors.
-    with torch.cuda.device_of(blocks):
+    with torch.cuda.device_of(blocks):  # type: ignore[no-untyped-call]
         _unpack[grid](blocks, scales, out, count, SIZE=_BYTES_AT_ONCE)
     return out

@@ -1,0 +1,62 @@
+"""`lens memory`, and memory plans from the command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from lens_core.memory.plan import PLANS
+from lens_reasoner import FunctionGenerator, GeneratedImage
+from lens_sdk.cli import app
+from lens_sdk.errors import UnknownPartError
+from lens_sdk.generators import local_generator, plan_memory
+
+
+def lens(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.output
+
+
+def test_the_table_names_every_plan() -> None:
+    found = json.loads(lens("memory", "--size", "512x768", "--json"))
+    assert [plan["plan"] for plan in found] == list(PLANS)
+    assert {(plan["width"], plan["height"]) for plan in found} == {(512, 768)}
+    for plan in found:
+        assert plan["peak"] == max(plan["stages"].values()) < plan["needed"]
+    assert "No accelerator here" in lens("memory", "--size", "512x768")
+
+
+def test_a_picture_under_a_plan_is_the_same_and_its_features_are_kept(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    def draw(name: str, *planned: str) -> np.ndarray:
+        target = tmp_path / f"{name}.png"
+        told = ("--no-reason", "--no-judge", "--seed", "3", "--steps", "1", "--out", str(target))
+        lens("generate", "two red apples", "--model", str(tiny_folder), *told, *planned)
+        return np.asarray(Image.open(target))
+
+    features = tmp_path / "features"
+    plain = draw("plain")
+    planned = ("--memory", "4gb", "--feature-cache", str(features))
+    assert np.array_equal(draw("planned", *planned), plain)
+    kept = {path.name for path in features.glob("*.safetensors")}
+    assert kept
+    assert np.array_equal(draw("again", *planned), plain)
+    assert {path.name for path in features.glob("*.safetensors")} == kept
+
+
+def test_plans_are_refused_before_anything_is_loaded(tiny_folder: Path) -> None:
+    options = ("--model", str(tiny_folder), "--no-reason", "--no-judge", "--memory", "10gb")
+    assert "memory '10gb' is no plan" in " ".join(lens("generate", "x", *options, code=1).split())
+
+    def draw(prompt: str, seed: int) -> GeneratedImage:
+        raise AssertionError
+
+    with pytest.raises(UnknownPartError, match="does not share this machine's memory"):
+        plan_memory(FunctionGenerator(draw), "8gb")
+    plan_memory(FunctionGenerator(draw))
+    plan_memory(local_generator(str(tiny_folder)), "auto")
