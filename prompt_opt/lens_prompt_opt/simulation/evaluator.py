@@ -106,9 +106,25 @@ class SimulatedEvaluator:
     """Scores of the world; what `PipelineEvaluator` gives with the simulated parts, but faster."""
 
     def __init__(
-        self, world: World, context: EvaluationContext, *, prices: Prices = PRICES
+        self,
+        world: World,
+        context: EvaluationContext,
+        *,
+        prices: Prices = PRICES,
+        generators: Mapping[str, World] | None = None,
     ) -> None:
+        """Simulate a world.
+
+        Args:
+            world: Requests, reasoner and judge.
+            context: The study.
+            prices: What calls cost.
+            generators: Worlds of the same name that differ in what draws, by the generators'
+                names; None is one generator, that of `world`.
+        """
         self._world = world
+        self._generators = dict(generators or {"simulated": world})
+        self._drawing = tuple(self._generators.values())
         self._ledger = context.ledger
         self._texts = {name: request.text for name, request in context.requests.items()}
         self._prices = prices
@@ -122,7 +138,7 @@ class SimulatedEvaluator:
     @property
     def generators(self) -> tuple[str, ...]:
         """See `Evaluator.generators`."""
-        return ("simulated",)
+        return tuple(self._generators)
 
     @property
     def max_prompt_tokens(self) -> int | None:
@@ -148,7 +164,7 @@ class SimulatedEvaluator:
     def _outcome(self, rendered: str, cell: Cell) -> Outcome:
         world, request = self._world, self._texts[cell.request]
         rewrite = rewrite_of(world, rendered, request, cell.draw)
-        met = picture_of(world, rewrite, request, cell.seed)
+        met = picture_of(self._drawing[cell.generator], rewrite, request, cell.seed)
         answers = answers_of(world, rewrite, request, cell.seed, met, cell.vote)
         given = [answer for answer in answers.values() if answer != "cannot_tell"]
         score = given.count("yes") / len(given) if given else None

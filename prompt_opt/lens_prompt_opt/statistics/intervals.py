@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, fsum, sqrt
-from operator import mul
+from operator import itemgetter, mul
 from statistics import fmean
 from typing import Protocol
 
@@ -14,6 +15,9 @@ from lens_prompt_opt.statistics.betting import betting_interval
 
 _NOTHING = 1e-9
 """Standard errors below this are rounding."""
+
+_SMALL = 256
+"""Places below this fit a byte each."""
 
 
 class IntervalMethod(Protocol):
@@ -73,14 +77,22 @@ class ClusterBootstrap:
     def _scores(self, centred: Sequence[float]) -> Iterator[float]:
         """Studentised means of samples of values that have mean 0."""
         count = len(centred)
-        rng = random.Random(self.seed)
-        for _ in range(self.resamples):
-            sample = rng.choices(centred, k=count)
+        for indices in _resamples(self.seed, count, self.resamples):
+            sample = itemgetter(*indices)(centred)
             total = sum(sample)
             squares = sum(map(mul, sample, sample)) - total * total / count
             error = sqrt(max(squares, 0.0) / (count - 1) / count)
             if error > _NOTHING:
                 yield total / count / error
+
+
+@lru_cache(maxsize=32)
+def _resamples(seed: int, count: int, number: int) -> tuple[bytes | tuple[int, ...], ...]:
+    """Places drawn with replacement; the same for all values of one count."""
+    rng = random.Random(seed)
+    places = range(count)
+    pack = bytes if count <= _SMALL else tuple
+    return tuple(pack(rng.choices(places, k=count)) for _ in range(number))
 
 
 def _error(values: Sequence[float]) -> float:
