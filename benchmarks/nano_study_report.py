@@ -51,7 +51,7 @@ def summarise(
     items: Mapping[str, Mapping[str, Any]],
     first: Sequence[Right],
     asked: Arm,
-    moved: Sequence[Arm],
+    elsewhere: Mapping[str, Sequence[Arm]],
 ) -> dict[str, Any]:
     """Everything as JSON values.
 
@@ -60,7 +60,7 @@ def summarise(
         items: What the requests ask for.
         first: What passes under the seed and under the optimised prompt.
         asked: The requests drawn as they are.
-        moved: Seed and optimised prompt on the second generator.
+        elsewhere: Seed and optimised prompt on other generators.
     """
     claim = result.claim
     tasks = {item["prompt"]: item["tag"] for item in items.values()}
@@ -75,12 +75,7 @@ def summarise(
             "best - seed": _gain(best, seed),
             "best - as asked": _gain(best, asked.right),
         },
-        "second": {
-            "seed": _rate(moved[0].right),
-            "best": _rate(moved[1].right),
-            "best - seed": _gain(moved[1].right, moved[0].right),
-            "criteria": [_mean(arm.scores) for arm in moved],
-        },
+        "elsewhere": {name: _moved(*arms) for name, arms in elsewhere.items()},
         "tasks": {
             task: [_rate([r for r in arm if tasks[r[0]] == task]) for arm in (seed, best)]
             for task in TASKS
@@ -95,22 +90,27 @@ def summarise(
 
 def to_markdown(report: Mapping[str, Any]) -> str:
     """The numbers as tables."""
-    nano, second, claim = report["nanoeval"], report["second"], report["claim"]
+    nano, claim = report["nanoeval"], report["claim"]
     lines = [
         "| prompt | generator | pictures | pass NanoEval |",
         "|---|---|---:|---:|",
         _row("seed prompt", "shipped", nano["seed"]),
         _row("optimised prompt", "shipped", nano["best"]),
         _row("no rewriting", "shipped", nano["as asked"]),
-        _row("seed prompt", "second", second["seed"]),
-        _row("optimised prompt", "second", second["best"]),
+        *(
+            _row(prompt, name, found[key])
+            for name, found in report["elsewhere"].items()
+            for prompt, key in (("seed prompt", "seed"), ("optimised prompt", "best"))
+        ),
         "",
         "| gain | points | 95 % interval | requests |",
         "|---|---:|---:|---:|",
         _gain_row("NanoEval, optimised - seed", nano["best - seed"]),
         _gain_row("NanoEval, optimised - no rewriting", nano["best - as asked"]),
-        _gain_row("NanoEval on the second generator", second["best - seed"]),
     ]
+    for name, found in report["elsewhere"].items():
+        lines.append(_gain_row(f"NanoEval, {name} generator", found["best - seed"]))
+        lines.append(_gain_row(f"criteria met, {name} generator", found["criteria"]))
     if claim is not None:
         known = {
             "gain": claim["gain"],
@@ -146,8 +146,10 @@ def _rate(right: Right) -> dict[str, Any]:
     return {"rate": share, "pictures": len(right)}
 
 
-def _gain(after: Right, before: Right) -> dict[str, Any]:
-    found: dict[str, list[int]] = {}
+def _gain(
+    after: Sequence[tuple[str, float]], before: Sequence[tuple[str, float]]
+) -> dict[str, Any]:
+    found: dict[str, list[float]] = {}
     for (text, new), (_, old) in zip(after, before, strict=True):
         found.setdefault(text, []).append(new - old)
     means = [fmean(values) for values in found.values()]
@@ -158,5 +160,14 @@ def _gain(after: Right, before: Right) -> dict[str, Any]:
     }
 
 
-def _mean(scores: Sequence[float | None]) -> float:
-    return fmean(score for score in scores if score is not None)
+def _moved(seed: Arm, best: Arm) -> dict[str, Any]:
+    met = [
+        [(text, score or 0.0) for (text, _), score in zip(arm.right, arm.scores, strict=True)]
+        for arm in (best, seed)
+    ]
+    return {
+        "seed": _rate(seed.right),
+        "best": _rate(best.right),
+        "best - seed": _gain(best.right, seed.right),
+        "criteria": _gain(*met),
+    }

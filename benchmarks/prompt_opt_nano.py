@@ -9,7 +9,8 @@ Three things are measured on the requests of the test split, which the search ne
 
 - the study's own claim, on the share of criteria met;
 - NanoEval (GenEval's rules: all of a request or nothing) of the same pictures;
-- transfer: seed and optimised prompt on a second generator with the same image seeds.
+- transfer: seed and optimised prompt elsewhere with the same image seeds, once on a second
+  generator, and once on the same weights sampled otherwise (8 steps, no guidance).
 
 For comparison the requests are also drawn as they are, without any rewriting. The second generator
 is the checkpoint that was shipped before the present one, read from the repository's history; with
@@ -62,6 +63,7 @@ from lens_sdk.server.drawing import BatchingLensGenerator
 
 SIZE = (128, 128)
 WEIGHTS = "core/lens_core/weights/lens-nano"
+DENOISER = "transformer/diffusion_pytorch_model.safetensors"
 AT_ONCE = 16
 """Cells under way; the generator draws eight of them in one batch."""
 
@@ -75,6 +77,10 @@ class Settings:
     images: int
     set_seed: int
     random_seed: int
+
+
+QUICK = {"num_inference_steps": 8, "guidance_scale": 1.0}
+"""Another way to sample the same weights."""
 
 
 class AsAsked:
@@ -108,16 +114,19 @@ class Benchmark:
 
     async def run(self) -> dict[str, Any]:
         """Everything that is missing, then the report."""
+        reasoner = NanoRuleReasoner(POOR_PROMPT)
         with closing(BatchingLensGenerator(LensRuntime(self.first))) as generator:
             result = await self._study(generator)
             print(result.claim, flush=True)
-            cells, seconds = self._cells(result), {"study": result.cost[-1].seconds}
-            asked = await self._draw(generator, AsAsked(), [POOR_PROMPT], cells, "as-asked")
+            cells, prompts = self._cells(result), [POOR_PROMPT, result.best.system_prompt]
+            asked = await self._draw(generator, AsAsked(), prompts[:1], cells, "as-asked")
+            quick = await self._draw(generator, reasoner, prompts, cells, "quick", **QUICK)
         with closing(BatchingLensGenerator(LensRuntime(self.second))) as other:
-            reasoner = NanoRuleReasoner(POOR_PROMPT)
-            prompts = [POOR_PROMPT, result.best.system_prompt]
             moved = await self._draw(other, reasoner, prompts, cells, "second")
-        seconds |= {"as asked": asked[0].seconds, "second": sum(arm.seconds for arm in moved)}
+        elsewhere = {"second": moved, "quick": quick}
+        seconds = {"study": result.cost[-1].seconds, "as asked": asked[0].seconds} | {
+            name: sum(arm.seconds for arm in arms) for name, arms in elsewhere.items()
+        }
         pictures = self.folder / "study" / "pictures"
         first = [
             passes(pictures, [(p.request, side(p).image) for p in result.pictures], self.items)
@@ -125,7 +134,7 @@ class Benchmark:
         ]
         result.report(self.folder / "report.html")
         return {
-            **summarise(result, self.items, first, asked[0], moved),
+            **summarise(result, self.items, first, asked[0], elsewhere),
             "settings": asdict(self.settings),
             "models": {"first": self.first.record(), "second": self.second.record()},
             "seconds": seconds,
@@ -163,6 +172,7 @@ class Benchmark:
         prompts: Sequence[SystemPrompt],
         cells: Sequence[Cell],
         name: str,
+        **sampler: float,
     ) -> list[Arm]:
         """Each prompt on the cells; what is there already is not drawn again."""
         parts = Parts(
@@ -181,7 +191,10 @@ class Benchmark:
             concurrency=AT_ONCE,
         )
         folder = self.folder / f"{name}-{generator.fingerprint}"
-        requests = {request.id: request for request in self.prompts.requests}
+        requests = {
+            known.id: known.model_copy(update={"request": known.request.model_copy(update=sampler)})
+            for known in self.prompts.requests
+        }
         arms = []
         with closing(DiskJournal(folder)) as journal:
             context = EvaluationContext(requests, journal, Ledger(Budget(calls=10**9)))
@@ -214,7 +227,7 @@ def shipped_before(folder: Path) -> LensModel:
         UnknownModelError: The history does not reach back that far.
     """
     try:
-        log = _git("log", "--format=%H", "--", f"{WEIGHTS}/transformer").decode().split()
+        log = _git("log", "--format=%H", "--", f"{WEIGHTS}/{DENOISER}").decode().split()
         target = folder / f"lens-nano-{log[1][:7]}"
         if not target.is_dir():
             part = folder / f".{target.name}.part"
