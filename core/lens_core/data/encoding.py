@@ -37,11 +37,6 @@ class EncodedBatch:
     latents: Tensor
     text: TextFeatures
 
-    def to(self, device: torch.device) -> "EncodedBatch":
-        """Move to a device."""
-        text = self.text.to(device, self.text.embeds.dtype)
-        return EncodedBatch(self.number, self.bucket, self.latents.to(device), text)
-
 
 @dataclass
 class BatchEncoder:
@@ -63,14 +58,15 @@ class BatchEncoder:
     missed: int = field(default=0, init=False)
 
     def encode(self, batch: BucketBatch) -> EncodedBatch:
-        """Latents and features of a batch.
+        """Latents and features of a batch, in main memory.
 
         Raises:
             ComponentError: Something is not cached and there is no encoder for it.
         """
         with torch.no_grad():
-            latents = self._latents(batch.samples)
+            latents = self._latents(batch.samples).cpu()
             text = self._text([sample.caption for sample in batch.samples])
+            text = text.to(torch.device("cpu"), text.embeds.dtype)
         return EncodedBatch(batch.number, batch.bucket, latents, text)
 
     def has_latents(self, content_hash: str) -> bool:

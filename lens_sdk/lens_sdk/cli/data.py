@@ -34,7 +34,10 @@ def shard(
     ],
     output: Annotated[Path, typer.Option("--out", "-o", help="Folder of the shards.")],
     buckets: Annotated[
-        str, typer.Option("--buckets", help="lens, lens-512, lens-1024, nano or nano-128.")
+        str,
+        typer.Option(
+            "--buckets", help="lens, lens-512, lens-1024, nano, nano-128 or nano-held-out."
+        ),
     ] = "",
     per_shard: Annotated[int, typer.Option("--per-shard", min=1, help="Pictures of a shard.")] = (
         1000
