@@ -21,7 +21,7 @@ from lens_core.pipeline_loading import LoadablePipeline
 from lens_core.pipeline_output import LensPipelineOutput
 from lens_core.previews import PreviewMap, fit_preview_map
 from lens_core.sampling import check_scheduler
-from lens_core.sizes import nearest_size
+from lens_core.sizes import MAX_AREA, nearest_size
 from lens_core.source_pictures import PictureInput
 from lens_core.starting_points import StartingPictures
 from lens_core.steps import Cancel, StepListener
@@ -105,7 +105,7 @@ class LensPipeline(LoadablePipeline):
     def preview_map(self) -> PreviewMap:
         """From latents to small pictures; fitted to the autoencoder if the checkpoint has none."""
         if self._preview_map is None:
-            self._preview_map = fit_preview_map(self.vae)
+            self._preview_map = fit_preview_map(self.vae, device=self._execution_device)
         return self._preview_map
 
     @preview_map.setter
@@ -216,7 +216,7 @@ class LensPipeline(LoadablePipeline):
                 (width first); one for all prompts or one each.
             seed: Instead of generator: one per picture, or the first of numbers in a row.
             image: A picture to start from, or one per prompt. It is scaled to the size, which by
-                default is the nearest to its own; what stands out is cut off.
+                default is its own as nearly as may be; what stands out is cut off.
             mask_image: White where it may change. Elsewhere every pixel stays as it was.
             strength: Share of the steps that are run on `image`; 0.6 by default, 1 with a mask.
             mask_feather: Pixels outside the mask over which new and old mix; 8 by default.
@@ -294,14 +294,21 @@ class LensPipeline(LoadablePipeline):
         multiple = self.size_multiple
         return self.preview_map.pictures(latents, height // multiple, width // multiple)
 
+    def fitting_size(self, height: int, width: int) -> Size:
+        """Height and width that are drawn by default from a picture of this size.
+
+        They are the nearest that Lens can make, with at most twice the checkpoint's own area.
+        """
+        most = min(MAX_AREA, 2 * self.defaults.height * self.defaults.width)
+        return nearest_size(height, width, self.size_multiple, most)
+
     def _sizes(
         self, height: Edge, width: Edge, size: str | Sequence[str] | None, start: Start
     ) -> list[Size]:
-        multiple = self.size_multiple
         if start is not None and height is None and width is None and size is None:
-            return [nearest_size(one.height, one.width, multiple) for one in start.pictures]
+            return [self.fitting_size(one.height, one.width) for one in start.pictures]
         own = (self.defaults.height, self.defaults.width)
-        return requested_sizes(height, width, size, own, multiple)
+        return requested_sizes(height, width, size, own, self.size_multiple)
 
     def _call(self, **asked: Any) -> PictureCall:
         """The call with the checkpoint's own values where none are given, checked."""

@@ -131,7 +131,9 @@ def find_preview_map(checkpoint: str | Path) -> PreviewMap | None:
 
 
 @torch.no_grad()
-def fit_preview_map(vae: AutoencoderKLFlux2, seed: int = 0) -> PreviewMap:
+def fit_preview_map(
+    vae: AutoencoderKLFlux2, seed: int = 0, device: torch.device | None = None
+) -> PreviewMap:
     """Fit a map to an autoencoder from what it decodes random latents to.
 
     The latents vary slowly from token to token, as those of pictures do. This decodes 20 pictures
@@ -140,6 +142,7 @@ def fit_preview_map(vae: AutoencoderKLFlux2, seed: int = 0) -> PreviewMap:
     Args:
         vae: The autoencoder.
         seed: Of the latents.
+        device: Where to compute, if the autoencoder is only brought there for the call.
     """
     generator = torch.Generator().manual_seed(seed)
     channels = vae.bn.num_features

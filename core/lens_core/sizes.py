@@ -140,28 +140,34 @@ def base_of(height: int, width: int) -> int:
     return _round(math.sqrt(height * width))
 
 
-def nearest_size(height: int, width: int, multiple: int = SIZE_MULTIPLE) -> tuple[int, int]:
+def nearest_size(
+    height: int, width: int, multiple: int = SIZE_MULTIPLE, most_pixels: int = MAX_AREA
+) -> tuple[int, int]:
     """The size Lens can make that is nearest to that of a picture.
 
     Args:
         height: Pixels of the picture.
         width: Pixels of the picture.
         multiple: Pixels per token side of the model at hand.
+        most_pixels: Largest height times width.
 
     Returns:
-        Height and width: multiples, from 1:2 to 2:1, at most `MAX_AREA` pixels.
+        Height and width: multiples, from 1:2 to 2:1, with at most `most_pixels` or, where that is
+        `MAX_AREA`, a named bucket.
     """
-    if (height, width) in _NAMED_SIZES and height % multiple == width % multiple == 0:
+    named = (height, width) in _NAMED_SIZES and height % multiple == width % multiple == 0
+    if named and (most_pixels >= MAX_AREA or height * width <= most_pixels):
         return height, width
     ratio = min(max(width / height, 1 / MAX_ASPECT_RATIO), MAX_ASPECT_RATIO)
     # Too long a picture loses its ends, so that its shorter side keeps its scale.
     long_side = MAX_ASPECT_RATIO * min(height, width)
-    area = min(min(height, long_side) * min(width, long_side), MAX_AREA)
-    sides = [_round(math.sqrt(area * factor), multiple) for factor in (1 / ratio, ratio)]
+    area = min(min(height, long_side) * min(width, long_side), most_pixels)
+    exact = [math.sqrt(area / ratio), math.sqrt(area * ratio)]
+    sides = [_round(side, multiple) for side in exact]
+    if sides[0] * sides[1] > most_pixels:
+        sides = [max(multiple, int(side // multiple) * multiple) for side in exact]
     limit = MAX_ASPECT_RATIO * min(sides)
     sides = [min(side, limit) for side in sides]
-    while sides[0] * sides[1] > MAX_AREA:
-        sides[sides.index(max(sides))] -= multiple
     return sides[0], sides[1]
 
 

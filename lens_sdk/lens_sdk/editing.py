@@ -62,11 +62,8 @@ class EditingLensGenerator(LocalLensGenerator):
 
     @cached_property
     def _size(self) -> tuple[int, int]:
-        from lens_core.sizes import nearest_size
-
         picture = self._source.picture()
-        multiple = self.runtime.load().size_multiple
-        height, width = nearest_size(picture.height, picture.width, multiple)
+        height, width = self.runtime.load().fitting_size(picture.height, picture.width)
         return width, height
 
     def _own_settings(self) -> dict[str, Any]:
