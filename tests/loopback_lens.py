@@ -13,10 +13,10 @@ import torch
 
 from lens_sdk.models import resolve_model
 from lens_sdk.runtime import LensRuntime
-from lens_sdk.server.app import Services
 from lens_sdk.server.config import ServerConfig, serving_parts
 from lens_sdk.server.drawing import BatchingLensGenerator
 from lens_sdk.server.serve import GracefulServer, make_server
+from lens_sdk.server.services import Services
 
 QUICK = {"size": "64x64", "extra_body": {"num_inference_steps": 3}}
 """Settings of OpenAI's client for a picture in a moment."""

@@ -17,7 +17,7 @@ from lens_sdk.cli.console import (
 )
 
 DEFAULT_FOLDER = Path("lens-server")
-_PACKAGES = ("fastapi", "uvicorn", "starlette", "prometheus_client")
+_PACKAGES = ("fastapi", "uvicorn", "starlette", "prometheus_client", "python_multipart")
 
 
 @reports_errors

@@ -17,7 +17,7 @@ from lens_reasoner import (
     Rubric,
     RunState,
 )
-from lens_sdk.client.types import Judgement, RunInfo
+from lens_sdk.client.types import Edit, Judgement, RunInfo
 
 
 class RunStream(AsyncIterator[Event]):
@@ -82,8 +82,8 @@ class RunStream(AsyncIterator[Event]):
 class Backend(Protocol):
     """Carries out a client's calls; see `AsyncLens` for what they mean."""
 
-    async def images(self, request: ImageRequest) -> list[GeneratedImage]:
-        """Draw `request.num_images` pictures from `request.text` as it is."""
+    async def images(self, request: ImageRequest, edit: Edit | None = None) -> list[GeneratedImage]:
+        """Draw `request.num_images` pictures from `request.text` as it is, or change one."""
         ...
 
     def stream(

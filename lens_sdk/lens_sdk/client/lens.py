@@ -22,7 +22,7 @@ from lens_reasoner import (
     RubricWriter,
 )
 from lens_sdk.client.backend import Backend, RunStream
-from lens_sdk.client.types import Judgement, RunInfo, Timeouts
+from lens_sdk.client.types import Edit, Judgement, RunInfo, Timeouts
 from lens_sdk.errors import LimitReachedError
 from lens_sdk.session import PartChoice
 from lens_sdk.settings import FROM_SETTINGS, FromSettings, Settings
@@ -216,6 +216,41 @@ class AsyncImages:
             ValidationError: An option that is no field of `ImageRequest`, or out of range.
         """
         return await self._backend.images(as_request(prompt, {"num_images": n, **options}))
+
+    async def edit(
+        self,
+        image: Picture,
+        prompt: ImageRequest | str,
+        *,
+        mask: bytes | str | Path | None = None,
+        n: int = 1,
+        strength: float | None = None,
+        mask_feather: int | None = None,
+        **options: Any,
+    ) -> list[GeneratedImage]:
+        """Change a picture.
+
+        Args:
+            image: The picture.
+            prompt: What it should show.
+            mask: A PNG file of the same size, transparent where the picture may change.
+            n: Number of pictures.
+            strength: How far from the picture, above 0 to 1; the model's own by default.
+            mask_feather: Pixels outside the mask over which new and old mix.
+            **options: Fields of `ImageRequest`, as for `generate`.
+
+        Raises:
+            LensError: With what was wrong and what to do about it; `UnsupportedSettingError` if the
+                model starts from no picture.
+            ValidationError: An option that is no field of `ImageRequest`, or out of range.
+        """
+        told = {"strength": strength, "mask_feather": mask_feather}
+        edit = Edit(
+            as_picture(image).data,
+            Path(mask).read_bytes() if isinstance(mask, str | Path) else mask,
+            {name: value for name, value in told.items() if value is not None},
+        )
+        return await self._backend.images(as_request(prompt, {"num_images": n, **options}), edit)
 
 
 class AsyncRuns:

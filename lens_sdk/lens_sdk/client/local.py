@@ -28,8 +28,8 @@ from lens_reasoner.settings import settings_for
 from lens_reasoner.types import MAX_SEED
 from lens_sdk.client.backend import RunStream
 from lens_sdk.client.parts import loop_of
-from lens_sdk.client.types import Judgement, RunInfo
-from lens_sdk.generators import load_generator
+from lens_sdk.client.types import Edit, Judgement, RunInfo
+from lens_sdk.generators import editing_generator, load_generator
 
 
 class LocalBackend:
@@ -48,12 +48,16 @@ class LocalBackend:
         self._store = None if folder is None else RunStore(folder)
         self._cache = cache
 
-    async def images(self, request: ImageRequest) -> list[GeneratedImage]:
+    async def images(self, request: ImageRequest, edit: Edit | None = None) -> list[GeneratedImage]:
         """See `Backend.images`."""
         generator = self._parts.generator
         await asyncio.to_thread(load_generator, generator)
+        if edit is not None:
+            generator = await asyncio.to_thread(editing_generator, generator, edit.image, edit.mask)
         capabilities = generator.capabilities
         settings = settings_for(request, capabilities, backend=generator.name)
+        if edit is not None:
+            settings = settings.model_copy(update={"extra": edit.extra})
         first = secrets.randbelow(2**31) if request.seed is None else request.seed
         seeds = [(first + index) % (MAX_SEED + 1) for index in range(request.num_images)]
         drawn: list[GeneratedImage] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Coroutine, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -116,6 +117,30 @@ class Images:
     ) -> list[GeneratedImage]:
         """See `AsyncImages.generate`."""
         return _wait(self._images.generate(prompt, n=n, **options))
+
+    def edit(
+        self,
+        image: Picture,
+        prompt: ImageRequest | str,
+        *,
+        mask: bytes | str | Path | None = None,
+        n: int = 1,
+        strength: float | None = None,
+        mask_feather: int | None = None,
+        **options: Any,
+    ) -> list[GeneratedImage]:
+        """See `AsyncImages.edit`."""
+        return _wait(
+            self._images.edit(
+                image,
+                prompt,
+                mask=mask,
+                n=n,
+                strength=strength,
+                mask_feather=mask_feather,
+                **options,
+            )
+        )
 
 
 class Runs:

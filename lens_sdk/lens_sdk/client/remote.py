@@ -27,7 +27,7 @@ from lens_sdk.client.errors import (
     ServerTimeoutError,
     ServerUnreachableError,
 )
-from lens_sdk.client.types import Judgement, RunInfo, Timeouts
+from lens_sdk.client.types import Edit, Judgement, RunInfo, Timeouts
 from lens_sdk.client.wire import Wire, worth_retrying
 
 _FAREWELL = 5.0
@@ -58,9 +58,15 @@ class RemoteBackend:
             base_url, api_key=api_key, timeouts=self._timeouts, max_retries=max_retries
         )
 
-    async def images(self, request: ImageRequest) -> list[GeneratedImage]:
+    async def images(self, request: ImageRequest, edit: Edit | None = None) -> list[GeneratedImage]:
         """See `Backend.images`."""
-        answer = await self._wire.post("images/generations", _images_body(request))
+        body = _images_body(request)
+        if edit is None:
+            answer = await self._wire.post("images/generations", body)
+        else:
+            files = {"image": edit.image, "mask": edit.mask}
+            sent = {name: data for name, data in files.items() if data is not None}
+            answer = await self._wire.post("images/edits", {**body, **edit.extra}, sent)
         return [_image(datum) for datum in answer["data"]]
 
     def stream(

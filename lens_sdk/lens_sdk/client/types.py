@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from lens_reasoner import ImageRequest, LoopLimits, Rubric, Verdict
 from lens_reasoner.types import Value
@@ -28,6 +28,21 @@ class Timeouts:
     first_byte: float | None = 600.0
     silence: float | None = 60.0
     total: float | None = None
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A picture to change, and how.
+
+    Attributes:
+        image: The picture file.
+        mask: A PNG file of the same size, transparent where the picture may change.
+        extra: Settings that only some generators know, such as `strength`.
+    """
+
+    image: bytes = field(repr=False)
+    mask: bytes | None = field(default=None, repr=False)
+    extra: dict[str, JsonValue] = field(default_factory=dict)
 
 
 class Judgement(Value):

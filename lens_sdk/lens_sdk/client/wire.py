@@ -73,12 +73,19 @@ class Wire:
 
     async def get(self, path: str) -> Any:
         """The JSON value at a path."""
-        return await self._retried("GET", path, None, {})
+        return await self._retried("GET", path, {})
 
-    async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The JSON value of the answer to a body."""
-        headers = {"idempotency-key": f"lens-{secrets.token_hex(16)}"}
-        return await self._retried("POST", path, body, headers)
+    async def post(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ) -> Any:
+        """The JSON value of the answer to a body, sent as a form where there are files."""
+        key = {"idempotency-key": f"lens-{secrets.token_hex(16)}"}
+        if files is None:
+            return await self._retried("POST", path, {"json": body, "headers": key})
+        return await self._retried("POST", path, {"data": body, "files": files, "headers": key})
 
     async def events(self, path: str, after: int) -> AsyncGenerator[ServerEvent]:
         """The events at a path after a number, in one connection.
@@ -100,9 +107,7 @@ class Wire:
         """Close the connections."""
         await self._client.aclose()
 
-    async def _retried(
-        self, method: str, path: str, body: Mapping[str, Any] | None, headers: dict[str, str]
-    ) -> Any:
+    async def _retried(self, method: str, path: str, sent: Mapping[str, Any]) -> Any:
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._attempts),
             retry=retry_if_exception(worth_retrying),
@@ -114,7 +119,7 @@ class Wire:
             async with asyncio.timeout(self._timeouts.total):
                 async for attempt in retrying:
                     with attempt:
-                        return await self._once(method, path, body, headers)
+                        return await self._once(method, path, sent)
         except TimeoutError as error:
             raise ServerTimeoutError(
                 f"{self._root} took more than {self._timeouts.total:g} s.",
@@ -122,11 +127,9 @@ class Wire:
             ) from error
         raise AssertionError("every attempt returns or raises")
 
-    async def _once(
-        self, method: str, path: str, body: Mapping[str, Any] | None, headers: dict[str, str]
-    ) -> Any:
+    async def _once(self, method: str, path: str, sent: Mapping[str, Any]) -> Any:
         with self._told():
-            answer = await self._client.request(method, path, json=body, headers=headers)
+            answer = await self._client.request(method, path, **sent)
         if not answer.is_success:
             raise _refused(answer)
         try:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Query, Request
@@ -14,88 +13,23 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from lens_reasoner import ReasonerError, RunStore
+from lens_reasoner import ReasonerError
 from lens_sdk.generators import load_generator
 from lens_sdk.models import package_version
-from lens_sdk.server.admission import Admission
+from lens_sdk.server.answers import frames
 from lens_sdk.server.bodies import ImagesBody, JudgementBody, RewriteBody, RunBody, as_request
 from lens_sdk.server.config import ServerConfig
 from lens_sdk.server.drawing import BatchingLensGenerator
+from lens_sdk.server.edits import FORM, read_form
 from lens_sdk.server.errors import ApiError, api_error, invalid
 from lens_sdk.server.guard import Guard, caller_of
-from lens_sdk.server.idempotency import Idempotency
-from lens_sdk.server.images import ImageService, frames
-from lens_sdk.server.metrics import Metrics
 from lens_sdk.server.page import page
-from lens_sdk.server.pictures import MEDIA_TYPES, PictureStore, uploaded
-from lens_sdk.server.runs import RunService
+from lens_sdk.server.pictures import MEDIA_TYPES, uploaded
+from lens_sdk.server.services import Services
 from lens_sdk.server.sse import ClientLeftError, EventStream, unless_left
 
 Key = Annotated[str | None, Header(alias="Idempotency-Key")]
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class Services:
-    """What the endpoints use.
-
-    Attributes:
-        config: What the server was started with.
-        admission: How much work may wait.
-        images: Single pictures.
-        runs: Runs of the loop.
-        pictures: Pictures by address.
-        metrics: Numbers.
-        ready: Whether the model is loaded.
-    """
-
-    config: ServerConfig
-    admission: Admission
-    images: ImageService
-    runs: RunService
-    pictures: PictureStore
-    metrics: Metrics
-    ready: bool = False
-
-    @classmethod
-    def of(cls, config: ServerConfig) -> Services:
-        """The services of a new server."""
-        metrics, limits = Metrics(), config.limits
-        admission = Admission(limits.waiting_images)
-        keys = Idempotency(config.folder / "answers")
-        pictures = PictureStore(config.folder / "files")
-        images = ImageService(
-            config.parts.generator,
-            admission=admission,
-            limits=limits,
-            pictures=pictures,
-            keys=keys,
-            metrics=metrics,
-        )
-        store = RunStore(config.folder / "runs")
-        runs = RunService(
-            store, config.parts, admission=admission, limits=limits, keys=keys, metrics=metrics
-        )
-        services = cls(config, admission, images, runs, pictures, metrics)
-        services._watch()
-        return services
-
-    def drain(self) -> None:
-        """Take no new work; whoever follows a run is let go, and can come back elsewhere."""
-        self.admission.draining = True
-        self.runs.wake()
-
-    def _watch(self) -> None:
-        metrics, generator = self.metrics, self.config.parts.generator
-        metrics.watch(
-            "lens_images_admitted", "Pictures drawn or waiting", lambda: self.admission.images
-        )
-        metrics.watch("lens_runs_active", "Runs under way", lambda: self.runs.running)
-        if isinstance(generator, BatchingLensGenerator):
-            scheduler = generator.scheduler
-            metrics.watch("lens_batch_images", "Pictures in the batch", lambda: scheduler.in_work)
-            metrics.watch("lens_batch_waiting", "Pictures not in it yet", lambda: scheduler.waiting)
-            metrics.watch("lens_batch_steps", "Batched steps done", lambda: scheduler.steps)
 
 
 def create_app(config: ServerConfig) -> FastAPI:
@@ -209,6 +143,22 @@ def _add_images(app: FastAPI, services: Services) -> None:
         """Draw pictures from a prompt as it is."""
         work = services.images.begin(
             body,
+            caller=caller_of(request.state),
+            key=idempotency_key,
+            base_url=str(request.base_url),
+        )
+        if body.stream:
+            return EventStream(frames(work))
+        with work.joined():
+            return await unless_left(request, work.result())
+
+    @app.post("/v1/images/edits", response_model=None, openapi_extra=FORM)
+    async def edits(request: Request, idempotency_key: Key = None) -> Response | dict[str, Any]:
+        """Change a picture as a prompt says, everywhere or where a mask is transparent."""
+        body, source = await read_form(request, services.config.limits)
+        work = await services.images.begin_edit(
+            body,
+            source,
             caller=caller_of(request.state),
             key=idempotency_key,
             base_url=str(request.base_url),

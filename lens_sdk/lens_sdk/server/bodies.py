@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 from pydantic_core import PydanticSerializationError
 
 from lens_reasoner import ImageRequest, LoopLimits, Rubric
@@ -88,6 +88,26 @@ class ImagesBody(Body):
             return None, None
         width, _, height = self.size.partition("x")
         return int(width), int(height)
+
+    @property
+    def extra(self) -> dict[str, JsonValue]:
+        """Settings that only some generators know."""
+        return {}
+
+
+class EditsBody(ImagesBody):
+    """`POST /v1/images/edits`: the fields of the form beside the picture and the mask."""
+
+    strength: float | None = Field(default=None, gt=0, le=1)
+    """How far from the picture; the model's own by default."""
+    mask_feather: int | None = Field(default=None, ge=0, le=256)
+    """Pixels outside the mask over which new and old mix; the model's own by default."""
+
+    @property
+    def extra(self) -> dict[str, JsonValue]:
+        """See `ImagesBody.extra`."""
+        told = {"strength": self.strength, "mask_feather": self.mask_feather}
+        return {name: value for name, value in told.items() if value is not None}
 
 
 class RunBody(Body):

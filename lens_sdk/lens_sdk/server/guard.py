@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -31,7 +32,9 @@ OPEN_PATHS = ("/", "/healthz", "/readyz")
 OPEN_FOLDER = "/files/"
 """Pictures under names nobody can guess."""
 
-UPLOADS = "/v1/judgements"
+UPLOADS = frozenset({"/v1/judgements", "/v1/images/edits"})
+"""Where pictures are sent."""
+
 _LOCAL_NAMES = {"localhost", ""}
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -125,7 +128,7 @@ class Guard:
             self._metrics.answered(scope, status)
 
     def _most_bytes(self, path: str) -> int:
-        return self._limits.upload_bytes if path == UPLOADS else self._limits.body_bytes
+        return self._limits.upload_bytes if path in UPLOADS else self._limits.body_bytes
 
     def _admit(self, scope: Scope) -> None:
         headers, path = Headers(scope=scope), scope["path"]
@@ -136,6 +139,9 @@ class Guard:
             if not is_local(_host_name(headers.get("host", ""))):
                 # A page elsewhere can point its own name at this machine; its Host gives it away.
                 raise ApiError(403, "This server only answers to this machine.", code="wrong_host")
+            if not is_local(_origin(headers.get("origin", ""))):
+                # Browsers let any page send forms here, and say in whose name.
+                raise ApiError(403, "Pages of other sites may not ask this.", code="wrong_origin")
             scope["state"]["caller"] = "local"
             return
         if path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
@@ -192,6 +198,11 @@ def _host_name(header: str) -> str:
     if header.startswith("["):
         return header[1:].partition("]")[0]
     return header.rpartition(":")[0] if ":" in header else header
+
+
+def _origin(header: str) -> str:
+    """The host of an Origin header; empty without one."""
+    return urlsplit(header).hostname or header
 
 
 def _too_large(most: int) -> ApiError:

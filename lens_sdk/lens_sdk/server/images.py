@@ -1,4 +1,4 @@
-"""`/v1/images/generations`: pictures from prompts, as OpenAI's clients ask for them."""
+"""`/v1/images/...`: pictures from prompts and pictures, as OpenAI's clients ask for them."""
 
 from __future__ import annotations
 
@@ -7,30 +7,33 @@ import base64
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lens_reasoner import GeneratedImage, GenerationSettings, Generator, Usage
+from lens_reasoner import GeneratedImage, GenerationSettings, Generator
 from lens_reasoner.settings import check_settings
 from lens_reasoner.types import MAX_SEED
+from lens_sdk.generators import editing_generator
 from lens_sdk.server.admission import Admission
-from lens_sdk.server.bodies import ImagesBody
+from lens_sdk.server.answers import completed, replayed, size_of
+from lens_sdk.server.bodies import EditsBody, ImagesBody
 from lens_sdk.server.drawing import PreviewingGenerator
-from lens_sdk.server.errors import ApiError, api_error
+from lens_sdk.server.edits import Source
+from lens_sdk.server.errors import ApiError
 from lens_sdk.server.idempotency import Answer, Idempotency
 from lens_sdk.server.limits import ServerLimits
 from lens_sdk.server.metrics import Metrics
 from lens_sdk.server.pictures import PictureStore, encode, encode_pil
 from lens_sdk.server.shared import EventLog, SharedWork
-from lens_sdk.server.sse import frame
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ENDPOINT = "/v1/images/generations"
-PARTIAL = "image_generation.partial_image"
-COMPLETED = "image_generation.completed"
+GENERATIONS = "/v1/images/generations"
+EDITS = "/v1/images/edits"
+_EVENTS = {GENERATIONS: "image_generation", EDITS: "image_edit"}
 
 
 @dataclass(frozen=True)
@@ -39,20 +42,29 @@ class Job:
 
     Attributes:
         body: As it was sent.
+        generator: Who draws.
         settings: How to draw.
         seeds: One for each picture.
         base_url: Where the server was asked, for addresses of pictures.
+        endpoint: Which one was asked.
     """
 
     body: ImagesBody
+    generator: Generator
     settings: GenerationSettings
     seeds: tuple[int, ...]
     base_url: str
+    endpoint: str
 
     @property
     def kind(self) -> str:
         """Kind of picture file."""
         return self.body.output_format or "png"
+
+    @property
+    def events(self) -> str:
+        """What the names of its events begin with."""
+        return _EVENTS[self.endpoint]
 
 
 class ImageService:
@@ -74,6 +86,32 @@ class ImageService:
         self._pictures = pictures
         self._keys = keys
         self._metrics = metrics
+        self._edits: asyncio.Semaphore | None = None
+
+    async def begin_edit(
+        self, body: EditsBody, source: Source, *, caller: str, key: str | None, base_url: str
+    ) -> SharedWork[Answer]:
+        """Begin to change a picture, or join what the same key began; see `begin`.
+
+        Args:
+            body: What was asked for.
+            source: The picture, checked.
+            caller: Who asks.
+            key: The idempotency key.
+            base_url: Where the server was asked.
+
+        Raises:
+            ApiError: The request is refused.
+            UnsupportedSettingError: The generator starts from no picture, or cannot honour it.
+            ImageFileError: The mask does not fit the picture.
+        """
+        self._admission.check(body.n or 1)
+        generator = await asyncio.to_thread(
+            editing_generator, self._generator, source.image, source.mask
+        )
+        fingerprint = f"{body.fingerprint} {source.fingerprint}"
+        job = partial(self._job, body, base_url, generator, EDITS)
+        return self._begin(job, fingerprint, (caller, EDITS, key))
 
     def begin(
         self, body: ImagesBody, *, caller: str, key: str | None, base_url: str
@@ -84,24 +122,30 @@ class ImageService:
             ApiError: The request is refused.
             UnsupportedSettingError: The generator cannot honour it.
         """
-        fingerprint, place = body.fingerprint, (caller, ENDPOINT, key)
+        job = partial(self._job, body, base_url, self._generator, GENERATIONS)
+        return self._begin(job, body.fingerprint, (caller, GENERATIONS, key))
 
+    def _begin(
+        self, checked: Callable[[], Job], fingerprint: str, place: tuple[str, str, str | None]
+    ) -> SharedWork[Answer]:
         def start() -> SharedWork[Answer]:
-            job = self._job(body, base_url)
-            room = self._admission.take(len(job.seeds), len(job.seeds) * self._work(job.settings))
+            job = checked()
+            room = self._admission.take(len(job.seeds), len(job.seeds) * _work(job))
 
             async def work(log: EventLog) -> Answer:
                 answer = await self._draw(job, log)
                 self._keys.keep(place, fingerprint, answer)
                 return answer
 
-            patience = self._limits.retry_seconds if key is not None else 0.0
+            patience = self._limits.retry_seconds if place[2] is not None else 0.0
             shared = SharedWork(work, patience=patience, on_abandoned=self._metrics.abandoned.inc)
             shared.on_done(lambda finished: room.leave(finished=finished))
             return shared
 
         try:
-            shared, again = self._keys.once(place, fingerprint, start, _replayed)
+            shared, again = self._keys.once(
+                place, fingerprint, start, partial(replayed, events=_EVENTS[place[1]])
+            )
         except ApiError as error:
             if error.status == 429:
                 self._metrics.refused.inc()
@@ -110,8 +154,8 @@ class ImageService:
             self._metrics.replayed.inc()
         return shared
 
-    def _job(self, body: ImagesBody, base_url: str) -> Job:
-        generator, number = self._generator, body.n or 1
+    def _job(self, body: ImagesBody, base_url: str, generator: Generator, endpoint: str) -> Job:
+        number = body.n or 1
         if body.model not in {None, generator.name}:
             raise ApiError(
                 404,
@@ -122,8 +166,12 @@ class ImageService:
         width, height = body.width_and_height
         self._limits.check_text("prompt", body.prompt)
         self._limits.check_text("negative_prompt", body.negative_prompt)
+        drawn = (width, height)
+        if width is None and endpoint == EDITS:
+            # The size of an edit is the picture's own, which the caller chose.
+            drawn = generator.capabilities.native_size or drawn
         self._limits.check_drawing(
-            images=number, width=width, height=height, steps=body.num_inference_steps
+            images=number, width=drawn[0], height=drawn[1], steps=body.num_inference_steps
         )
         settings = GenerationSettings(
             width=width,
@@ -131,22 +179,28 @@ class ImageService:
             num_inference_steps=body.num_inference_steps,
             guidance_scale=body.guidance_scale,
             negative_prompt=body.negative_prompt,
+            extra=body.extra,
         )
         settings = check_settings(settings, generator.capabilities, backend=generator.name)
         if body.seed is not None and not generator.capabilities.seed:
             raise ApiError.bad_request(f"{generator.name!r} takes no seed.", param="seed")
         first = secrets.randbelow(2**31) if body.seed is None else body.seed
         seeds = tuple((first + index) % (MAX_SEED + 1) for index in range(number))
-        return Job(body, settings, seeds, base_url)
+        return Job(body, generator, settings, seeds, base_url, endpoint)
 
-    def _work(self, settings: GenerationSettings) -> float:
-        own = self._generator.capabilities.native_size or (1024, 1024)
-        pixels = (settings.width or own[0]) * (settings.height or own[1])
-        return pixels * float(settings.num_inference_steps or 20)
+    def _slots(self, job: Job) -> asyncio.Semaphore:
+        """How many calls may be under way: of a job by itself, of edits all together."""
+        allowed = job.generator.capabilities.max_concurrency
+        if job.endpoint == GENERATIONS:
+            return asyncio.Semaphore(allowed)
+        if self._edits is None:
+            # Editors have no queue in common, and waiting threads would be all there are.
+            self._edits = asyncio.Semaphore(allowed)
+        return self._edits
 
     async def _draw(self, job: Job, log: EventLog) -> Answer:
-        started, capabilities = time.monotonic(), self._generator.capabilities
-        slots = asyncio.Semaphore(capabilities.max_concurrency)
+        started, capabilities = time.monotonic(), job.generator.capabilities
+        slots = self._slots(job)
         parts: list[asyncio.Task[list[dict[str, Any]]]] = []
 
         async def draw(first: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
@@ -158,8 +212,8 @@ class ImageService:
             for index, image in enumerate(images, start=first):
                 datum = await asyncio.to_thread(self._datum, job, image)
                 told.append(datum)
-                event = _completed(datum, index, job.kind, time.time())
-                log.keep(COMPLETED, json.dumps(event))
+                event = completed(datum, index, job.kind, time.time(), job.events)
+                log.keep(event["type"], json.dumps(event))
             return told
 
         try:
@@ -174,14 +228,14 @@ class ImageService:
             "created": int(time.time()),
             "model": self._generator.name,
             "output_format": job.kind,
-            "size": _size(data[0]),
+            "size": size_of(data[0]),
             "data": data,
         }
 
     async def _generate(
         self, job: Job, first: int, seeds: Sequence[int], log: EventLog
     ) -> list[GeneratedImage]:
-        generator, previews = self._generator, job.body.partial_images or 0
+        generator, previews = job.generator, job.body.partial_images or 0
         if not (job.body.stream and previews and isinstance(generator, PreviewingGenerator)):
             return await generator.generate(job.body.prompt, seeds=seeds, settings=job.settings)
         loop = asyncio.get_running_loop()
@@ -190,12 +244,12 @@ class ImageService:
         def tell(index: int, data: bytes) -> None:
             shown[index] = shown.get(index, -1) + 1
             event = {
-                "type": PARTIAL,
+                "type": f"{job.events}.partial_image",
                 "partial_image_index": shown[index],
                 "index": first + index,
                 **_picture_fields(job, data, time.time()),
             }
-            log.keep(PARTIAL, json.dumps(event))
+            log.keep(str(event["type"]), json.dumps(event))
 
         def on_preview(picture: Image, index: int) -> None:
             data = encode_pil(picture, job.kind)
@@ -220,41 +274,11 @@ class ImageService:
         return {"b64_json": base64.b64encode(data).decode(), **made}
 
 
-async def frames(work: SharedWork[Answer]) -> AsyncIterator[str]:
-    """The events of a streamed answer; leaving them counts as leaving the work."""
-    with work.joined():
-        async for entry in work.log.follow():
-            yield frame(entry)
-        try:
-            await work.result()
-        except Exception as error:
-            yield f"event: error\ndata: {json.dumps(api_error(error).body)}\n\n"
-
-
-def _replayed(answer: Answer) -> SharedWork[Answer]:
-    """Work that is done already: an answer that was kept."""
-
-    async def work(log: EventLog) -> Answer:
-        for index, datum in enumerate(answer["data"]):
-            kind, created = answer["output_format"], answer["created"]
-            log.keep(COMPLETED, json.dumps(_completed(datum, index, kind, created)))
-        return answer
-
-    return SharedWork(work)
-
-
-def _completed(datum: dict[str, Any], index: int, kind: str, created: float) -> dict[str, Any]:
-    return {
-        **datum,
-        "type": COMPLETED,
-        "index": index,
-        "created_at": int(created),
-        "output_format": kind,
-        "size": _size(datum),
-        "quality": "auto",
-        "background": "opaque",
-        "usage": _usage(Usage.model_validate(datum["usage"])),
-    }
+def _work(job: Job) -> float:
+    settings = job.settings
+    own = job.generator.capabilities.native_size or (1024, 1024)
+    pixels = (settings.width or own[0]) * (settings.height or own[1])
+    return pixels * float(settings.num_inference_steps or 20)
 
 
 def _picture_fields(job: Job, data: bytes, now: float) -> dict[str, Any]:
@@ -265,22 +289,4 @@ def _picture_fields(job: Job, data: bytes, now: float) -> dict[str, Any]:
         "size": job.body.size or "auto",
         "quality": "auto",
         "background": "opaque",
-    }
-
-
-def _size(datum: dict[str, Any]) -> str:
-    settings = datum["settings"]
-    return f"{settings['width']}x{settings['height']}" if settings["width"] else "auto"
-
-
-def _usage(usage: Usage) -> dict[str, Any] | None:
-    """Tokens in OpenAI's shape; None where they are not known."""
-    read, written = usage.input_tokens, usage.output_tokens
-    if read is None or written is None:
-        return None
-    return {
-        "input_tokens": read,
-        "output_tokens": written,
-        "total_tokens": read + written,
-        "input_tokens_details": {"image_tokens": 0, "text_tokens": read},
     }

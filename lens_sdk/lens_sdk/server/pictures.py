@@ -7,17 +7,17 @@ import binascii
 import io
 import secrets
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lens_reasoner import GeneratedImage, GenerationSettings
 from lens_reasoner.media import sniff
 from lens_sdk.server.errors import ApiError
 from lens_sdk.server.idempotency import remove_older
 from lens_sdk.server.limits import ServerLimits
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 KEPT_SECONDS = 3600.0
 """How long the address of a picture works."""
@@ -68,7 +68,7 @@ def encode_pil(picture: Image.Image, kind: str, quality: int = 90) -> bytes:
 
 
 def uploaded(text: str, limits: ServerLimits) -> GeneratedImage:
-    """A picture that a caller sent, checked before it is decoded and without its EXIF.
+    """A picture that a caller sent in base64; see `checked_picture`.
 
     Raises:
         ApiError: It is no picture, too large, animated or damaged.
@@ -77,10 +77,8 @@ def uploaded(text: str, limits: ServerLimits) -> GeneratedImage:
         data = base64.b64decode(text.removeprefix("data:").partition("base64,")[2] or text)
     except (binascii.Error, ValueError):
         raise _bad("it is not base64") from None
-    if sniff(data) not in {"image/png", "image/jpeg", "image/webp"}:
-        raise _bad("it is not a PNG, JPEG or WebP file")
     return GeneratedImage(
-        data=_clean(data, limits.upload_pixels),
+        data=checked_picture(data, limits),
         seed=None,
         prompt="",
         settings=GenerationSettings(),
@@ -88,33 +86,61 @@ def uploaded(text: str, limits: ServerLimits) -> GeneratedImage:
     )
 
 
-def _clean(data: bytes, most: int) -> bytes:
-    from PIL import Image, ImageOps
+def checked_picture(data: bytes, limits: ServerLimits) -> bytes:
+    """A picture file that a caller sent, checked before it is decoded and without its EXIF.
 
+    What it is, is told by its content; a turned one is put upright.
+
+    Raises:
+        ApiError: It is no picture, too large, animated or damaged.
+    """
+    if sniff(data) not in {"image/png", "image/jpeg", "image/webp"}:
+        raise _bad("it is not a PNG, JPEG or WebP file")
+    with _opened(data, limits.upload_pixels, "image") as picture:
+        exif = picture.getexif()
+        if not exif:
+            return data
+        turned = exif.get(_EXIF_ORIENTATION, 1) != 1
+        upright = ImageOps.exif_transpose(picture) if turned else picture
+        return encode_pil(upright.convert("RGB"), "png")
+
+
+def checked_mask(data: bytes, limits: ServerLimits) -> bytes:
+    """A mask that a caller sent, checked before it is decoded, as PNG with nothing but pixels.
+
+    Raises:
+        ApiError: It is no PNG file, too large, animated, damaged or without transparency.
+    """
+    if sniff(data) != "image/png":
+        raise _bad("it is not a PNG file", "mask")
+    with _opened(data, limits.upload_pixels, "mask") as mask:
+        if not mask.has_transparency_data:
+            raise _bad("it has no transparency, which says what may change", "mask")
+        return encode_pil(mask.convert("RGBA"), "png")
+
+
+@contextmanager
+def _opened(data: bytes, most: int, param: str) -> Iterator[Image.Image]:
+    """The decoded picture; its size is looked at before."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
         if picture.width * picture.height > most:
             size = f"{picture.width}x{picture.height}"
-            raise _bad(f"{size} is more than {most} pixels")
+            raise _bad(f"{size} is more than {most} pixels", param)
         if getattr(picture, "n_frames", 1) > 1:
-            raise _bad("it is animated")
+            raise _bad("it is animated", param)
         picture.load()
-        exif = picture.getexif()
-        if not exif:
-            return data
-        turned = (
-            picture if exif.get(_EXIF_ORIENTATION, 1) == 1 else ImageOps.exif_transpose(picture)
-        )
-        return encode_pil(turned.convert("RGB"), "png")
-    except ApiError:
-        raise
+        yield picture
+    except UnidentifiedImageError as error:
+        raise _bad("it cannot be decoded", param) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _bad(f"it cannot be decoded: {error}") from error
+        raise _bad(f"it cannot be decoded: {error}", param) from error
 
 
-def _bad(why: str) -> ApiError:
+def _bad(why: str, param: str = "image") -> ApiError:
+    what = "mask" if param == "mask" else "picture"
     return ApiError.bad_request(
-        f"The picture cannot be used: {why}.", param="image", code="invalid_image"
+        f"The {what} cannot be used: {why}.", param=param, code="invalid_image"
     )

@@ -6,8 +6,9 @@ from types import FrameType
 
 import uvicorn
 
-from lens_sdk.server.app import Services, create_app
+from lens_sdk.server.app import create_app
 from lens_sdk.server.config import ServerConfig, check_address
+from lens_sdk.server.services import Services
 
 GRACE = 30
 """Seconds that requests under way have to finish when the server is told to stop."""
