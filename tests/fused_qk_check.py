@@ -31,7 +31,18 @@ def check(heads: int, head_dim: int, axes: tuple[int, ...], dtype: torch.dtype) 
             assert error <= allowed, (name, dtype, error, yardstick)
 
 
+@torch.no_grad()
+def check_compiled() -> None:
+    """The kernel is one opaque operation to the compiler."""
+    attention = LensAttention(64, 2, 32)
+    image, table = torch.randn(1, 6, 64), rotary_table(image_positions(2, 3), (8, 12, 12))
+    plain = project_fused(attention, image, None, table, None)
+    whole = torch.compile(project_fused, backend="aot_eager", fullgraph=True)
+    assert all(map(torch.equal, whole(attention, image, None, table, None), plain))
+
+
 if __name__ == "__main__":
     check(3, 64, (8, 28, 28), torch.float32)
     check(4, 24, (8, 8, 8), torch.float32)
     check(3, 64, (8, 28, 28), torch.bfloat16)
+    check_compiled()

@@ -185,6 +185,10 @@ def test_what_cannot_run_is_refused() -> None:
     if find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1":
         with pytest.raises(ComponentError, match="fused_qk cannot be used"):
             accelerate(tiny_pipeline(), SpeedPlan(fused_qk=True))
+    streamed = tiny_pipeline()
+    streamed.transformer.transformer_blocks[0].register_forward_pre_hook(lambda *_: None)
+    with pytest.raises(ComponentError, match="one by one"):
+        accelerate(streamed, FAST)
     with pytest.raises(ParameterError, match="flash_hub"):
         SpeedPlan(attention="flash_hub")
     with pytest.raises(ParameterError, match="reduce-overhead"):

@@ -7,6 +7,7 @@ from diffusers import AutoencoderKLFlux2
 from torch import nn
 
 from lens_core.blocks import LensAttention, project_jointly
+from lens_core.errors import ComponentError
 from lens_core.speed.fused_qk import project_fused, require_fused_qk
 from lens_core.speed.plan import SpeedPlan, named_plan
 from lens_core.transformer import LensTransformer2DModel
@@ -35,7 +36,8 @@ def accelerate(pipeline: "P", plan: SpeedPlan | str) -> "P":
 
     Raises:
         ParameterError: A plan of another name.
-        ComponentError: The plan asks for the Triton kernel where it cannot run.
+        ComponentError: The plan asks for the Triton kernel where it cannot run, or to compile
+            blocks whose weights come and go.
     """
     chosen = named_plan(plan) if isinstance(plan, str) else plan
     accelerate_transformer(pipeline.transformer, chosen)
@@ -47,6 +49,8 @@ def accelerate_transformer(transformer: LensTransformer2DModel, plan: SpeedPlan)
     """The denoiser's share of `accelerate`."""
     if plan.fused_qk:
         require_fused_qk(transformer.device)
+    if plan.compile_blocks is not None:
+        _refuse_visiting_blocks(transformer)
     transformer.reuses_branches = plan.reuse_branches
     if plan.modulation_table is not None:
         transformer.keeps_modulation_table = plan.modulation_table
@@ -73,6 +77,16 @@ def accelerate_vae(vae: AutoencoderKLFlux2, plan: SpeedPlan) -> None:
     if plan.compile_vae:
         _allow_compilations()
         vae.decoder.compile(fullgraph=True, dynamic=plan.dynamic_shapes)
+
+
+def _refuse_visiting_blocks(transformer: LensTransformer2DModel) -> None:
+    """Compiled code cannot stop to fetch weights."""
+    for block in transformer.transformer_blocks:
+        if block._forward_pre_hooks or hasattr(block, "_hf_hook"):
+            raise ComponentError(
+                "compile_blocks cannot be used: a memory plan or hook brings the blocks' weights "
+                "one by one. Choose a plan that keeps the denoiser on the device, or leave it out"
+            )
 
 
 def _uncompile(module: nn.Module) -> None:

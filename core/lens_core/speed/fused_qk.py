@@ -44,7 +44,7 @@ def qk_norm_rotary(
     tables: list[Tensor],
     head_dim: int,
     eps: float,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Joint queries and keys, RMS-normalised per head and rotated.
 
     Rounded where the plain path rounds: after the norm and after the rotation.
@@ -58,15 +58,15 @@ def qk_norm_rotary(
         eps: Of the norms.
 
     Returns:
-        Queries and keys, `[B, N + S, heads, head_dim]`, the image's tokens first.
+        Queries and keys `[2, B, N + S, heads, head_dim]`, the image's tokens first.
     """
     from lens_core.speed.triton_kernels import launch_qk_norm_rotary
 
-    query, key = _empty(qkv, added, head_dim)
-    launch_qk_norm_rotary(qkv, weights[:2], tables[:2], query, key, 0, eps)
+    out = _empty(qkv, added, head_dim)
+    launch_qk_norm_rotary(qkv, weights[:2], tables[:2], out, 0, eps)
     if added is not None:
-        launch_qk_norm_rotary(added, weights[2:], tables[2:], query, key, qkv.shape[1], eps)
-    return query, key
+        launch_qk_norm_rotary(added, weights[2:], tables[2:], out, qkv.shape[1], eps)
+    return out
 
 
 @qk_norm_rotary.register_fake
@@ -77,15 +77,14 @@ def _(
     tables: list[Tensor],
     head_dim: int,
     eps: float,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     return _empty(qkv, added, head_dim)
 
 
-def _empty(qkv: Tensor, added: Tensor | None, head_dim: int) -> tuple[Tensor, Tensor]:
+def _empty(qkv: Tensor, added: Tensor | None, head_dim: int) -> Tensor:
     batch, image_tokens, channels = qkv.shape
     tokens = image_tokens + (0 if added is None else added.shape[1])
-    shape = (batch, tokens, channels // 3 // head_dim, head_dim)
-    return qkv.new_empty(shape), qkv.new_empty(shape)
+    return qkv.new_empty((2, batch, tokens, channels // 3 // head_dim, head_dim))
 
 
 def project_fused(
@@ -107,7 +106,7 @@ def project_fused(
         value = torch.cat((value, _values(added, attention.heads)), dim=1)
     head_dim, eps = value.shape[-1], _eps(attention.norm_q)
     weights = [norm.weight for norm in norms]
-    query, key = qk_norm_rotary(qkv, added, weights, tables, head_dim, eps)
+    query, key = qk_norm_rotary(qkv, added, weights, tables, head_dim, eps).unbind(0)
     return query, key, value
 
 

@@ -17,8 +17,8 @@ def _qk_norm_rotary(
     key_weight: Any,
     cosines: Any,
     sines: Any,
-    query: Any,
-    key: Any,
+    out: Any,
+    rows: Any,
     tokens: Any,
     joint_tokens: Any,
     offset: Any,
@@ -30,18 +30,19 @@ def _qk_norm_rotary(
 ) -> None:
     """One token's queries (second program index 0) or keys (1), all heads at once."""
     row = tl.program_id(0).to(tl.int64)
-    is_key = tl.program_id(1)
+    which = tl.program_id(1).to(tl.int64)
     batch, token = row // tokens, row % tokens
     head = tl.arange(0, padded_heads)[:, None]
     channel = tl.arange(0, padded_dim)[None, :]
     place = head * head_dim + channel
     inside = (head < heads) & (channel < head_dim)
     width = heads * head_dim
-    x = tl.load(qkv + (row * 3 + is_key) * width + place, mask=inside, other=0.0).to(tl.float32)
-    weight = query_weight if is_key == 0 else key_weight
-    scale = tl.load(weight + channel, mask=channel < head_dim, other=0.0).to(tl.float32)
+    x = tl.load(qkv + (row * 3 + which) * width + place, mask=inside, other=0.0).to(tl.float32)
+    of_query = tl.load(query_weight + channel, mask=channel < head_dim, other=0.0)
+    of_key = tl.load(key_weight + channel, mask=channel < head_dim, other=0.0)
+    scale = tl.where(which == 0, of_query, of_key).to(tl.float32)
     mean_square = tl.sum(x * x, axis=1)[:, None] / head_dim
-    normed = (x * (1.0 / tl.sqrt(mean_square + eps)) * scale).to(query.dtype.element_ty)
+    normed = (x * (1.0 / tl.sqrt(mean_square + eps)) * scale).to(out.dtype.element_ty)
     pairs = tl.reshape(normed.to(tl.float32), (padded_heads, padded_dim // 2, 2))
     even, odd = tl.split(pairs)
     pair = tl.arange(0, padded_dim // 2)[None, :]
@@ -49,34 +50,32 @@ def _qk_norm_rotary(
     cos = tl.load(cosines + token * half + pair, mask=pair < half, other=0.0)
     sin = tl.load(sines + token * half + pair, mask=pair < half, other=0.0)
     rotated = tl.join(even * cos - odd * sin, even * sin + odd * cos)
-    rotated = tl.reshape(rotated, (padded_heads, padded_dim)).to(query.dtype.element_ty)
-    out = query if is_key == 0 else key
-    tl.store(out + (batch * joint_tokens + offset + token) * width + place, rotated, mask=inside)
+    rotated = tl.reshape(rotated, (padded_heads, padded_dim)).to(out.dtype.element_ty)
+    target = which * rows + batch * joint_tokens + offset + token
+    tl.store(out + target * width + place, rotated, mask=inside)
 
 
 def launch_qk_norm_rotary(
     qkv: Tensor,
     weights: Sequence[Tensor],
     tables: Sequence[Tensor],
-    query: Tensor,
-    key: Tensor,
+    out: Tensor,
     offset: int,
     eps: float,
 ) -> None:
-    """Normalise and rotate one stream's queries and keys into the joint tensors.
+    """Normalise and rotate one stream's queries and keys into the joint tensor.
 
     Args:
         qkv: The stream's projection `[B, T, 3 * heads * head_dim]`.
         weights: Of the norms of queries and keys.
         tables: Cosines and sines, float32 `[T, head_dim / 2]`.
-        query: Joint queries `[B, tokens, heads, head_dim]`, written from `offset` on.
-        key: Joint keys, likewise.
+        out: Joint queries and keys `[2, B, tokens, heads, head_dim]`, written from `offset` on.
         offset: The stream's first token.
         eps: Of the norms.
     """
     qkv = qkv.contiguous()
     batch, tokens, _ = qkv.shape
-    heads, head_dim = query.shape[2:]
+    joint_tokens, heads, head_dim = out.shape[2:]
     cosines, sines = (table.contiguous() for table in tables)
     where = torch.cuda.device(qkv.device) if qkv.is_cuda else nullcontext()
     with where:
@@ -85,10 +84,10 @@ def launch_qk_norm_rotary(
             *weights,
             cosines,
             sines,
-            query,
-            key,
+            out,
+            batch * joint_tokens,
             tokens,
-            query.shape[1],
+            joint_tokens,
             offset,
             eps,
             heads=heads,
