@@ -243,7 +243,22 @@ def test_calls_that_contradict_a_plan_are_refused(tiny: Path, tmp_path: Path) ->
     with pytest.raises(CheckpointError, match="text encoder is not in memory"):
         planned.save_pretrained(tmp_path)
     planned.release_memory()
+    assert planned.text_encoder is not None
     assert planned.to("cpu") is planned
+
+
+def test_plans_follow_each_other_on_one_pipeline(tiny: Path) -> None:
+    pipeline = LensPipeline.from_pretrained(tiny, memory="8gb", device="cpu")
+    pipeline.set_progress_bar_config(disable=True)
+    expected = draw(pipeline)
+    for name in ("16gb", "4gb", "12gb", "resident"):
+        pipeline.apply_memory(name, "cpu", transfer=Cloning())
+        assert torch.allclose(draw(pipeline), expected, atol=1e-6), name
+        assert pipeline.memory_plan is PLANS[name]
+    without = LensPipeline.from_pretrained(tiny, text_encoder=None, memory="12gb", device="cpu")
+    assert without.feature_source is None
+    with pytest.raises(ComponentError, match="no text encoder"):
+        without("a cup")
 
 
 def test_tiles_change_a_picture_only_a_little(mid: LensPipeline) -> None:

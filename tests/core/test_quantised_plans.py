@@ -87,6 +87,9 @@ def test_the_6gb_plan_draws_nearly_what_the_published_code_does(
     images = torch.from_numpy(pipeline(**arguments, output_type="np").images)
     difference = (images - recorded["images"]).abs()
     assert 0 < float(difference.mean()) < 0.02
+    pipeline.apply_memory("6gb", "cpu")  # Weights are not rounded twice.
+    with pytest.raises(ParameterError, match="in 8 bits already"):
+        pipeline.apply_memory(MemoryPlan(transformer_weights="int8"), "cpu")
     with pytest.raises(CheckpointError, match="rounded the denoiser"):
         pipeline.save_pretrained(tmp_path / "saved")  # type: ignore[operator]
 

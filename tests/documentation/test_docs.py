@@ -65,9 +65,16 @@ def _study(request: pytest.FixtureRequest) -> dict[str, Any]:
     }
 
 
+def _checkpoint(_: pytest.FixtureRequest) -> dict[str, Any]:
+    import lens_core
+
+    return {"source": Path(lens_core.__file__).parent / "weights" / "lens-nano"}
+
+
 PAGES: dict[str, Prepare] = {
     "errors.md": _nothing,
     "loop.md": _nothing,
+    "memory.md": _checkpoint,
     "prompt_opt.md": _study,
     "server.md": _server,
     "tutorial.md": _nothing,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,7 +103,12 @@ def _identity(config: GptOssConfig, dtype: torch.dtype, contents: list[str]) -> 
 
 
 def _digest(file: Path, remembered: Path | None) -> str:
-    """SHA-256 of a file, computed once as long as it does not change."""
+    """SHA-256 of a file, computed once as long as it does not change.
+
+    Files in the hub's cache are called by theirs.
+    """
+    if re.fullmatch("[0-9a-f]{64}", blob := file.resolve().name):
+        return blob
     status = file.stat()
     key = json.dumps([str(file.resolve()), status.st_size, status.st_mtime_ns])
     known = _read(remembered)

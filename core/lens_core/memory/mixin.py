@@ -23,7 +23,7 @@ from lens_core.memory.choose import MemoryChoice, default_device, resolve_plan
 from lens_core.memory.encoder_file import EncoderFile, module_identity
 from lens_core.memory.keeper import EncoderKeeper
 from lens_core.memory.placements import Placements
-from lens_core.memory.plan import RESIDENT, MemoryPlan
+from lens_core.memory.plan import RESIDENT, MemoryPlan, WeightForm
 from lens_core.memory.predict import Model
 from lens_core.memory.quantise import is_quantised, quantise
 from lens_core.memory.rehearsal import tile_pictures
@@ -48,6 +48,8 @@ class MemoryMixin:
     _placements: Placements | None = None
     _keeper: EncoderKeeper | None = None
     _features: FeatureSource | None = None
+    _encoder_file: EncoderFile | None = None
+    _weight_form: WeightForm = "full"
 
     @property
     def feature_source(self) -> FeatureSource | None:
@@ -66,15 +68,15 @@ class MemoryMixin:
     ) -> Self:
         """Run under a memory plan from now on, on a device, with or without a cache of features.
 
-        Called again it replaces the plan before. Weights that a plan rounded stay rounded. LoRAs
-        may be loaded before or after.
+        Called again it replaces the plan and the cache before. Weights that a plan rounded stay
+        rounded. LoRAs may be loaded before or after.
 
         Args:
             memory: `auto`, the name of a plan, or a plan.
             device: Where to compute; the accelerator if there is one.
             feature_cache: A cache of text features, or its folder.
             encoder_file: Where the text encoder can be loaded from, for plans that free it and for
-                pipelines that have not loaded it.
+                pipelines that have not loaded it; what was given once is remembered.
             transfer: How weights reach the device; by default the best way.
 
         Raises:
@@ -83,15 +85,17 @@ class MemoryMixin:
             ComponentError: torchao is needed and not installed.
         """
         where = default_device() if device is None else torch.device(device)
-        encoder = self.text_encoder
-        plan = resolve_plan(memory, partial(self._counted, encoder_file), where)
-        if plan.free_text_encoder and encoder is not None and encoder_file is None:
+        encoder, file = self.text_encoder, encoder_file or self._encoder_file
+        plan = resolve_plan(memory, partial(self._counted, file), where)
+        if plan.free_text_encoder and encoder is not None and file is None:
             raise ParameterError(
                 f"memory plan {plan.name!r} frees the text encoder, and this one was given as a "
                 "module that cannot be loaded again; give its path"
             )
-        self.release_memory()
-        quantise(self.transformer, plan.transformer_weights)
+        self._end_plan()
+        if plan.transformer_weights not in {"full", self._weight_form}:
+            quantise(self.transformer, plan.transformer_weights)
+            self._weight_form = plan.transformer_weights
         tile_pictures(self.vae, plan.vae_tile)
         if plan.modulation_table:
             # Sets the modulations aside before anything goes to the device. The table itself is
@@ -102,14 +106,22 @@ class MemoryMixin:
         self._placements.place(
             {"transformer": (self.transformer, plan.transformer), "vae": (self.vae, plan.vae)}
         )
-        self.memory_plan = plan
-        if encoder is not None or encoder_file is not None:
-            self._keep_encoder(plan, encoder_file)
-            self._features = self._source(feature_cache, encoder_file)
+        self.memory_plan, self._encoder_file = plan, file
+        if encoder is not None or file is not None:
+            self._keep_encoder(plan, file)
+            self._features = self._source(feature_cache, file)
         return self
 
     def release_memory(self) -> None:
-        """End the plan: weights stay where they are kept, and nothing moves by itself any more."""
+        """End the plan: weights stay where they are kept, and nothing moves by itself any more.
+
+        A text encoder that the plan had freed is loaded again.
+        """
+        self._end_plan()
+        if self.text_encoder is None and self._encoder_file is not None:
+            self.text_encoder = self._encoder_file.load()
+
+    def _end_plan(self) -> None:
         if self._placements is not None:
             self._placements.clear()
             self.transformer.keeps_modulation_table = False
@@ -214,7 +226,9 @@ def plan_pipeline(
     pipeline = pipeline_class(**{**parts, "text_encoder": None if file else encoder})
     if file is not None:
         check_components(pipeline.transformer, file, pipeline.vae, pipeline.tokenizer)
-    return pipeline.apply_memory(memory or RESIDENT, device, feature_cache, file)
+    if memory is None:
+        return pipeline.apply_memory(RESIDENT, device or "cpu", feature_cache, file)
+    return pipeline.apply_memory(memory, device, feature_cache, file)
 
 
 def encoder_loader(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lens_core.memory.tensors import parts_of
 from lens_core.memory.transfer import Transfer
 from lens_core.modulation import TabulatedModulation
 
@@ -68,9 +69,12 @@ class WeightGroup:
         self._ready = None
 
     def pin(self) -> None:
-        """Lock the originals' pages, so that copying them need not wait for the host."""
+        """Lock the originals' pages, so that copying them need not wait for the host.
+
+        Those of rounded weights stay as they are: torchao has no such thing.
+        """
         for table, name, tensor in self._entries():
-            if not tensor.is_pinned():
+            if len(list(parts_of(tensor))) == 1 and not tensor.is_pinned():
                 table[name] = _like(tensor, tensor.pin_memory())
 
     def _entries(self) -> Iterator[tuple[Table, str, Tensor]]:
