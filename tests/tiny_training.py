@@ -149,9 +149,13 @@ def launch(jobs: dict[str, dict[str, Any]], folder: Path, count: int = 2) -> Non
         )
         for rank in range(count)
     ]
-    for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors[-3000:]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=600)
+            assert process.returncode == 0, errors[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def _free_port() -> int:
