@@ -25,6 +25,7 @@ from lens_reasoner import (
     Reviser,
     RubricJudge,
     RubricWriter,
+    SystemPrompt,
 )
 from lens_reasoner.judging.mode import DEFAULT_JUDGE_MODEL
 from lens_reasoner.openai_connection import ConnectionOptions
@@ -72,6 +73,7 @@ def build_loop(
     cache: Cache | str | Path | None = None,
     on_unsupported: OnUnsupported | None = None,
     provider: ConnectionOptions | None = None,
+    system_prompt: SystemPrompt | str | Path | None = None,
 ) -> AgentLoop:
     """Put a loop together from names, or from parts of your own.
 
@@ -99,6 +101,7 @@ def build_loop(
             a note in the picture's record; None leaves it to the generator.
         provider: Server, key and prices of the language models chosen by name; see
             `OpenAIChat`. None takes what the environment says.
+        system_prompt: What the reasoner follows, or its file; None means its own.
 
     Raises:
         UnknownModelError: There is no such model.
@@ -113,6 +116,10 @@ def build_loop(
     )
     runtime = generator.runtime if isinstance(generator, LocalLensGenerator) else None
     chosen_reasoner = choose_reasoner(reasoner, runtime, provider)
+    if system_prompt is not None:
+        from lens_sdk.system_prompts import prompted
+
+        chosen_reasoner = prompted(chosen_reasoner, system_prompt)
     chosen_judge, writer = choose_judge(judge, runtime, provider)
     return AgentLoop(
         generator=generator,

@@ -93,6 +93,12 @@ def generate(
         Path | None, typer.Option("--cache", help="Folder of results to use again, and to keep in.")
     ] = None,
     reasoner: ReasonerOption = None,
+    system_prompt: Annotated[
+        Path | None,
+        typer.Option(
+            "--system-prompt", help="What the reasoner follows: prompt.json of lens optimize, .md."
+        ),
+    ] = None,
     no_reason: Annotated[
         bool, typer.Option("--no-reason", help="Draw the request as it is.")
     ] = False,
@@ -164,6 +170,7 @@ def generate(
         cache=settings.cache,
         on_unsupported=lenient,
         provider=settings.provider,
+        system_prompt=system_prompt,
     )
     with (
         RunDisplay(err, rewrites=settings.reasoner != "none") as display,
