@@ -112,7 +112,8 @@ class LensRuntime:
                 self.model.source,
                 dtype=torch.float32 if self.model.nano else torch.bfloat16,
                 hub=Hub(local_only=True),
-                memory=self._memory,
+                # The large models belong on the accelerator, in whatever way they fit there.
+                memory=self._memory or (None if self.model.nano else AUTO),
                 feature_cache=self._feature_cache,
             )
         except LensCoreError as error:
