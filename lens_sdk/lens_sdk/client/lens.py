@@ -26,6 +26,7 @@ from lens_sdk.client.types import Edit, Judgement, RunInfo, Timeouts
 from lens_sdk.errors import LimitReachedError
 from lens_sdk.session import PartChoice
 from lens_sdk.settings import FROM_SETTINGS, FromSettings, Settings
+from lens_sdk.tracing import call_span
 
 LIMITS = frozenset({"max_rounds", "max_images", "max_cost", "cost_unknown", "deadline"})
 """The reasons to stop that are limits."""
@@ -161,7 +162,11 @@ class AsyncLens:
 
     async def rewrite(self, request: ImageRequest | str, **options: Any) -> Rewrite | Refused:
         """Turn a request into a prompt, or learn why it is refused."""
-        return await self._backend.rewrite(as_request(request, options))
+        asked = as_request(request, options)
+        with call_span("rewrite") as span:
+            outcome = await self._backend.rewrite(asked)
+            span.tell(outcome)
+        return outcome
 
     async def judge(
         self, image: Picture, request: ImageRequest | str, *, rubric: Rubric | None = None
@@ -174,7 +179,10 @@ class AsyncLens:
             rubric: The criteria; by default they are written from the request.
         """
         picture, asked = as_picture(image), as_request(request, {})
-        return await self._backend.judge(picture, asked, rubric=rubric)
+        with call_span("judge") as span:
+            judgement = await self._backend.judge(picture, asked, rubric=rubric)
+            span.tell(judgement.verdict)
+        return judgement
 
     async def close(self) -> None:
         """Give up connections."""
@@ -215,7 +223,7 @@ class AsyncImages:
             ReasonerError: With what was wrong and what to do about it.
             ValidationError: An option that is no field of `ImageRequest`, or out of range.
         """
-        return await self._backend.images(as_request(prompt, {"num_images": n, **options}))
+        return await self._draw(as_request(prompt, {"num_images": n, **options}), None)
 
     async def edit(
         self,
@@ -250,7 +258,13 @@ class AsyncImages:
             Path(mask).read_bytes() if isinstance(mask, str | Path) else mask,
             {name: value for name, value in told.items() if value is not None},
         )
-        return await self._backend.images(as_request(prompt, {"num_images": n, **options}), edit)
+        return await self._draw(as_request(prompt, {"num_images": n, **options}), edit)
+
+    async def _draw(self, asked: ImageRequest, edit: Edit | None) -> list[GeneratedImage]:
+        with call_span("image_generation") as span:
+            images = await self._backend.images(asked, edit)
+            span.tell(images)
+        return images
 
 
 class AsyncRuns:

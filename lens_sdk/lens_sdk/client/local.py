@@ -30,6 +30,7 @@ from lens_sdk.client.backend import RunStream
 from lens_sdk.client.parts import loop_of
 from lens_sdk.client.types import Edit, Judgement, RunInfo
 from lens_sdk.generators import editing_generator, load_generator
+from lens_sdk.tracing import traced
 
 
 class LocalBackend:
@@ -108,19 +109,23 @@ class LocalBackend:
 
     def resume(self, name: str) -> RunStream:
         """See `Backend.resume`."""
-        folder = self._known().open(name).folder
+        record = self._known().open(name)
         run, loop = RunStream(), loop_of(self._parts, cache=self._cache)
         run.id = name
-        return run.begin(self._play(loop.stream_resumed(folder)))
+        return run.begin(
+            self._play(loop.stream_resumed(record.folder), known=len(record.lines) - 1)
+        )
 
     async def close(self) -> None:
         """Nothing is held open."""
 
-    async def _play(self, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+    async def _play(
+        self, events: AsyncGenerator[Event], *, known: int = 0
+    ) -> AsyncGenerator[Event]:
         # Loading blocks; done here, the event loop stays free meanwhile.
         await asyncio.to_thread(load_generator, self._parts.generator)
-        async with aclosing(events):
-            async for event in events:
+        async with aclosing(traced(events, known=known)) as told:
+            async for event in told:
                 yield event
 
     def _known(self) -> RunStore:

@@ -27,6 +27,7 @@ from lens_sdk.server.page import page
 from lens_sdk.server.pictures import MEDIA_TYPES, uploaded
 from lens_sdk.server.services import Services
 from lens_sdk.server.sse import ClientLeftError, EventStream, unless_left
+from lens_sdk.tracing import call_span
 
 Key = Annotated[str | None, Header(alias="Idempotency-Key")]
 _log = logging.getLogger(__name__)
@@ -238,7 +239,9 @@ def _add_parts(app: FastAPI, services: Services) -> None:
         services.admission.check(0)
         if parts.reasoner is None:
             raise ApiError.bad_request("This server has no reasoner.", code="not_configured")
-        outcome = await unless_left(request, parts.reasoner.rewrite(asked))
+        with call_span("rewrite") as span:
+            outcome = await unless_left(request, parts.reasoner.rewrite(asked))
+            span.tell(outcome)
         return outcome.model_dump(mode="json")
 
     @app.post("/v1/judgements")
@@ -253,7 +256,9 @@ def _add_parts(app: FastAPI, services: Services) -> None:
         rubric = body.rubric
         if rubric is None:
             rubric = await unless_left(request, parts.rubric_writer.write(asked))
-        verdict = await unless_left(request, parts.judge.judge(image, rubric))
+        with call_span("judge") as span:
+            verdict = await unless_left(request, parts.judge.judge(image, rubric))
+            span.tell(verdict)
         return {
             "rubric": rubric.model_dump(mode="json"),
             "verdict": verdict.model_dump(mode="json"),

@@ -27,6 +27,7 @@ from lens_sdk.server.limits import ServerLimits
 from lens_sdk.server.metrics import Metrics
 from lens_sdk.server.pictures import PictureStore, encode, encode_pil
 from lens_sdk.server.shared import EventLog, SharedWork
+from lens_sdk.tracing import call_span
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -205,7 +206,9 @@ class ImageService:
 
         async def draw(first: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
             async with slots:
-                images = await self._generate(job, first, seeds, log)
+                with call_span("image_generation") as span:
+                    images = await self._generate(job, first, seeds, log)
+                    span.tell(images)
             self._metrics.images.inc(len(images))
             self._metrics.image_seconds.observe(time.monotonic() - started)
             told = []

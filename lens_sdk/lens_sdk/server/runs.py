@@ -25,6 +25,7 @@ from lens_sdk.server.limits import ServerLimits
 from lens_sdk.server.metrics import Metrics
 from lens_sdk.server.shared import EventLog, SharedWork
 from lens_sdk.server.sse import frame
+from lens_sdk.tracing import traced
 
 ENDPOINT = "/v1/runs"
 OUTCOME = "outcome.json"
@@ -105,7 +106,7 @@ class RunService:
             )
 
             async def work(_: EventLog) -> Answer:
-                await self._begin(name, events)
+                await self._begin(name, traced(events))
                 answer = {"id": name}
                 self._keys.keep(place, fingerprint, answer)
                 return answer
@@ -134,7 +135,8 @@ class RunService:
         if name in self._live or record.finished:
             return
         self._check_room(record.header.request.num_images)
-        events = loop_of(self._parts).stream_resumed(record.folder)
+        resumed = loop_of(self._parts).stream_resumed(record.folder)
+        events = traced(resumed, known=len(record.lines) - 1)
         (record.folder / OUTCOME).unlink(missing_ok=True)
         await self._begin(name, events)
 
