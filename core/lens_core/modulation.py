@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lens_core.errors import ParameterError
+from lens_core.memory.tensors import parts_of
 
 STREAMS = ("img_mod", "txt_mod")
 
@@ -203,7 +204,8 @@ def _run(module: nn.Module, x: Tensor, *args: Any) -> Tensor:
 
 def _state(module: nn.Module) -> tuple[Any, ...]:
     """Tensors of a layer and, if it carries LoRAs, which work and how strongly."""
-    tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    whole = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    tensors = [part for tensor in whole for part in parts_of(tensor)]
     scaling = getattr(module, "scaling", None) or {}
     return (
         *((tensor.data_ptr(), _version(tensor)) for tensor in tensors),
