@@ -120,7 +120,7 @@ def test_two_processes_with_different_buckets_train_as_one(trained: Path, tmp_pa
         for rank in range(2)
     ]
     for process in processes:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors[-2000:]
     losses = [
         [json.loads(line) for line in (out / "mixed" / "log.jsonl").read_text().splitlines()]

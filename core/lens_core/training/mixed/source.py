@@ -1,5 +1,6 @@
 """The bucket loader as the training engine's data."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from lens_core.training.seeds import seeded
 from lens_core.training.workers import Workers
 
 _DROPOUT = 51
+_LOG = logging.getLogger(__name__)
 
 
 class BucketBatches:
@@ -31,6 +33,7 @@ class BucketBatches:
         self, config: BucketConfig, data: ShardFolder, encoder: BatchEncoder, workers: Workers
     ) -> None:
         self._config, self._encoder, self._workers = config, encoder, workers
+        self._told: set[str] = set()
         self._loader = BucketLoader(
             data, config.loader(), workers.rank, workers.count, encoder.has_latents
         )
@@ -43,6 +46,9 @@ class BucketBatches:
     def __next__(self) -> Batch:
         """See `BatchSource.__next__`."""
         loaded = next(self._loader)
+        for kind in loaded.skipped.keys() - self._told:
+            self._told.add(kind)
+            _LOG.warning("data is skipped (%s); saved states count how often", kind)
         encoded = self._encoder.encode(loaded)
         return as_batch(encoded, self._config.caption_dropout, self._config.seed, loaded.waited)
 
