@@ -6,8 +6,8 @@ from pathlib import Path
 
 from lens_prompt_opt import PromptedReasoner, load_system_prompt
 from lens_reasoner import Reasoner, SystemPrompt
+from lens_reasoner.parts import fingerprint
 from lens_sdk.errors import UnknownPartError
-from lens_sdk.nano_reasoner import NanoReasoner
 
 
 def prompted(reasoner: Reasoner | None, prompt: SystemPrompt | str | Path) -> Reasoner:
@@ -25,7 +25,8 @@ def prompted(reasoner: Reasoner | None, prompt: SystemPrompt | str | Path) -> Re
         PromptFileError: If the file holds none.
     """
     found = prompt if isinstance(prompt, SystemPrompt) else load_system_prompt(prompt)
-    if isinstance(reasoner, NanoReasoner):
+    # Told by its fingerprint, as importing its class would need the packages to run it.
+    if (fingerprint(reasoner) or "").startswith("nano-reasoner "):
         from lens_sdk.nano_rule_reasoner import NanoRuleReasoner
 
         return NanoRuleReasoner(found)

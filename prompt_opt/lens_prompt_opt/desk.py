@@ -35,6 +35,7 @@ from lens_reasoner.revision import Statement
 from lens_reasoner.types import Usage
 
 _ENOUGH_FAILURES = 4
+_LOOKED_UP = 48
 
 
 class Desk:
@@ -284,8 +285,9 @@ class Desk:
     ) -> list[GuardFinding]:
         """See `Arena.guard`."""
         findings = self._outcome_guard.check(challenger, incumbent)
-        mine = await self._evaluator.statements(challenger)
-        theirs = await self._evaluator.statements(incumbent)
+        # A block's worth of look-ups, which may be paid for, says enough.
+        mine = await self._evaluator.statements(challenger[:_LOOKED_UP])
+        theirs = await self._evaluator.statements(incumbent[:_LOOKED_UP])
         return findings + self._outcome_guard.check_intent(mine, theirs)
 
     async def challenge(

@@ -1,0 +1,209 @@
+"""`lens optimize` on a tiny nano checkpoint: run, killed, interrupted, resumed, refused."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from lens_prompt_opt import PromptCard, load_system_prompt
+from lens_reasoner import LLMReasoner
+from lens_sdk.cli import app
+from lens_sdk.nano_proposals import POOR_PROMPT
+from scripted_chat import ScriptedChat
+
+REQUESTS = [f"{n} {c} {k}" for n in ("two", "three") for c in ("red", "blue") for k in
+            ("cups", "apples", "trees", "cats")]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def requests_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("requests") / "requests.jsonl"
+    path.write_text("\n".join(map(json.dumps, REQUESTS)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def order(requests_file: Path, nano_folder: Path) -> list[str]:
+    """The command without its folder."""
+    return [
+        *("optimize", "--requests", str(requests_file), "--generator", str(nano_folder)),
+        *("--budget-images", "60", "--steps", "1", "--size", "32x32", "--test-pictures", "1"),
+    ]
+
+
+def _lens(*arguments: str, code: int = 0) -> tuple[str, str]:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == code, (result.output, result.exception)
+    assert "Traceback" not in result.output
+    return result.stdout, result.stderr
+
+
+def _untimed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _untimed(v) for k, v in value.items() if k not in {"seconds", "run_dir"}}
+    return [_untimed(v) for v in value] if isinstance(value, list) else value
+
+
+def _result(folder: Path) -> Any:
+    return _untimed(json.loads((folder / "result.json").read_text()))
+
+
+def _kept(folder: Path) -> list[str]:
+    path = folder / "calls.jsonl"
+    return path.read_bytes().decode().splitlines() if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def whole(order: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    stdout, stderr = _lens(*order, "--out", str(folder))
+    assert "60 pictures (limited by images)" in stderr
+    for stage in ("rewrite", "generate", "judge", "total"):
+        assert stage in stdout
+    assert str(folder / "prompt.json") in stdout.replace("\n", "")
+    return folder
+
+
+def test_a_run_leaves_a_prompt_and_all_it_takes_to_look_again(whole: Path) -> None:
+    card = PromptCard.load(whole / "prompt.json")
+    assert card.lineage[0].prompt == POOR_PROMPT
+    again = json.loads(_lens("optimize", "--resume", str(whole), "--json")[0])
+    assert _untimed(again) == _result(whole)
+    kinds = Counter(json.loads(line)["key"].partition(":")[0] for line in _kept(whole))
+    assert kinds["generate"] == len(list((whole / "pictures").iterdir()))
+
+
+def _wait_for(folder: Path, calls: int) -> None:
+    end = time.monotonic() + 300
+    while len(_kept(folder)) < calls and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def _goes_on_to_the_same_end(folder: Path, whole: Path) -> None:
+    before = _kept(folder)
+    assert len(before) < len(_kept(whole))
+    _lens("optimize", "--resume", str(folder))
+    assert _result(folder) == _result(whole)
+    keys = [json.loads(line)["key"] for line in _kept(folder)]
+    # What was kept is not asked for again: it stands where it stood, and every key is there once.
+    assert keys[: len(before)] == [json.loads(line)["key"] for line in before]
+    assert sorted(keys) == sorted(json.loads(line)["key"] for line in _kept(whole))
+    assert len(set(keys)) == len(keys)
+
+
+def test_killed_it_goes_on_as_if_nothing_had_happened(
+    order: list[str], whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lens_sdk", *order, "--out", str(folder)],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    _wait_for(folder, len(_kept(whole)) // 3)
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    _goes_on_to_the_same_end(folder, whole)
+
+
+def test_interrupted_it_finishes_what_is_under_way_and_says_how_to_go_on(
+    order: list[str], whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+
+    def interrupt() -> None:
+        _wait_for(folder, len(_kept(whole)) // 2)
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    _, stderr = _lens(*order, "--out", str(folder), code=130)
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) == before
+    assert f"lens optimize --resume {folder}" in stderr.replace("\n", "")
+    assert not (folder / "result.json").exists()
+    _goes_on_to_the_same_end(folder, whole)
+
+
+def test_an_estimate_pays_for_nothing(order: list[str], tmp_path: Path) -> None:
+    _, stderr = _lens(*order, "--out", str(tmp_path / "run"), "--estimate")
+    assert "for the search" in stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (("--strategy", "luck"), "factorial, rewrite"),
+        (("--reasoner", "none"), "no system prompt"),
+        (("--judge", "none"), "needs a judge"),
+        (("--proposer", "friend"), "library, openai"),
+        (("--alpha", "2"), "alpha"),
+    ],
+)
+def test_orders_that_make_no_sense_are_refused_before_anything_is_drawn(
+    order: list[str], tmp_path: Path, changed: tuple[str, ...], said: str
+) -> None:
+    _, stderr = _lens(*order, "--out", str(tmp_path / "run"), *changed, code=1)
+    assert said in " ".join(stderr.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_commands_that_are_not_complete_say_what_is_missing(
+    order: list[str], whole: Path, tmp_path: Path
+) -> None:
+    assert "--budget-images 1000" in _lens(*order[:5], "--out", "x", code=2)[1]
+    assert "--resume" in _lens("optimize", "--budget-images", "9", code=2)[1]
+    assert "holds a run" in _lens(*order, "--out", str(whole), code=1)[1]
+    assert "no run to go on with" in " ".join(
+        _lens("optimize", "--resume", str(tmp_path), code=1)[1].split()
+    )
+
+
+def test_dollars_need_prices_before_the_first_call(
+    requests_file: Path, nano_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    arguments = (
+        *("optimize", "--requests", str(requests_file), "--generator", str(nano_folder)),
+        *("--reasoner", "openai:some-model", "--budget-usd", "5", "--out", str(tmp_path / "run")),
+    )
+    stderr = " ".join(_lens(*arguments, code=1)[1].split())
+    assert "'some-model' has no known price" in stderr
+    prices = tmp_path / "prices.json"
+    price = {"input": 1, "cached_input": 0.1, "output": 4}
+    prices.write_text(json.dumps({"date": "2026-11-22", "prices": {"some-model": price}}))
+    monkeypatch.setenv("LENS_PRICES", str(prices))
+    monkeypatch.delenv("OPENAI_BASE_URL")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-nobody")
+    # 1500 tokens read at 1 dollar and 500 written at 4 are 0.0035 dollars a rewrite.
+    assert "1428 pictures (limited by usd)" in _lens(*arguments, "--estimate")[1]
+
+
+def test_the_prompt_that_was_found_is_what_pictures_are_then_made_with(
+    whole: Path, nano_folder: Path, tmp_path: Path
+) -> None:
+    arguments = (
+        *("generate", "two red apples", "--model", str(nano_folder), "--size", "32x32"),
+        *("--steps", "1", "--seed", "1", "--out", str(tmp_path / "a.png"), "--json"),
+    )
+    found = _lens(*arguments, "--system-prompt", str(whole / "prompt.json"))[0]
+    assert json.loads(found)["rewrite"]["model"] == "nano-rule-reasoner"
+    refused = _lens(
+        *arguments, "--no-reason", "--system-prompt", str(whole / "prompt.json"), code=1
+    )
+    assert "has no system prompt" in " ".join(refused[1].split())
+    loaded = LLMReasoner(ScriptedChat(lambda asked: {}), load_system_prompt(whole / "prompt.json"))
+    assert loaded.system_prompt == PromptCard.load(whole / "prompt.json").system_prompt
