@@ -47,6 +47,8 @@ TINY = {
         "log_every": "1",
         "save_every": "2",
         "sample_every": "4",
+        "validate_every": "4",
+        "validation_scenes": "10",
         "warmup_steps": "1",
         "decay_steps": "0",
         "compile": "false",
@@ -90,6 +92,8 @@ def test_log_holds_the_loss_of_every_step_by_timestep(trained: Path) -> None:
     records = [json.loads(line) for line in lines]
     assert [record["step"] for record in records] == [1, 2, 3, 4]
     assert all(len(record["bins"]) == 4 and record["loss"] > 0 for record in records)
+    assert ["validation" in record for record in records] == [False, False, False, True]
+    assert records[-1]["validation"]["loss"] > 0
 
 
 def test_killed_run_ends_with_the_same_bits(trained: Path, tmp_path: Path) -> None:
