@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from lens_reasoner import (
     Cache,
-    GeneratedImage,
-    GenerationSettings,
     Generator,
     ImageRequest,
     Judge,
+    LoopConfigError,
     LoopLimits,
     LoopResult,
     Reasoner,
@@ -20,19 +20,21 @@ from lens_reasoner import (
     Rewrite,
     Rubric,
     RubricWriter,
+    SystemPrompt,
 )
 from lens_sdk.client.backend import Backend, RunStream
-from lens_sdk.client.types import Edit, Judgement, RunInfo, Timeouts
+from lens_sdk.client.resources import AsyncImages, AsyncRuns, Picture, as_picture, as_request
+from lens_sdk.client.types import Judgement, Timeouts
 from lens_sdk.errors import LimitReachedError
 from lens_sdk.session import PartChoice
 from lens_sdk.settings import FROM_SETTINGS, FromSettings, Settings
 from lens_sdk.tracing import call_span
 
+if TYPE_CHECKING:
+    from lens_prompt_opt import Budget, ProgressCallback, PromptSet, StudyResult
+
 LIMITS = frozenset({"max_rounds", "max_images", "max_cost", "cost_unknown", "deadline"})
 """The reasons to stop that are limits."""
-
-Picture = GeneratedImage | bytes | str | Path
-"""A picture, a picture file's bytes, or its path."""
 
 
 class AsyncLens:
@@ -116,6 +118,12 @@ class AsyncLens:
             self._backend = LocalBackend(
                 parts, folder=None if where is None else Path(where), cache=kept
             )
+        self._settings, self._remote = known, bool(url)
+        self._choices: dict[str, Any] = {
+            "model": known.model if model is None else model,
+            "reasoner": known.reasoner if isinstance(reasoner, FromSettings) else reasoner,
+            "judge": known.judge if isinstance(judge, FromSettings) else judge,
+        }
         self.images = AsyncImages(self._backend)
         self.runs = AsyncRuns(self._backend)
 
@@ -184,6 +192,54 @@ class AsyncLens:
             span.tell(judgement.verdict)
         return judgement
 
+    async def optimize(
+        self,
+        requests: PromptSet | Sequence[str] | str | Path,
+        *,
+        budget: Budget | Mapping[str, float],
+        folder: str | Path,
+        seed_prompt: SystemPrompt | str | Path | None = None,
+        on_progress: ProgressCallback | None = None,
+        defaults: Mapping[str, object] | None = None,
+        **order: Any,
+    ) -> StudyResult:
+        """Improve the reasoner's system prompt over many requests, with a claim that holds.
+
+        Everything is written into a folder; the study that is found there goes on.
+
+        Args:
+            requests: What to draw, or a JSONL file of it.
+            budget: Limits over everything, such as `{"images": 600}`.
+            folder: The study's own.
+            seed_prompt: The system prompt to start from, or its file; the built-in one by default.
+            on_progress: Told how far it is.
+            defaults: Settings for requests that have none of their own, such as `width`.
+            **order: Fields of `lens_sdk.optimize_run.StudyOrder`, such as `strategy` and `alpha`.
+
+        Raises:
+            LensError: With what was wrong and what to do about it; `StudyInterruptedError` where
+                the same call goes on later.
+            ValidationError: A field that `StudyOrder` or `Budget` does not have, or out of range.
+        """
+        if self._remote:
+            raise LoopConfigError(
+                "Studies run in this process, and this client uses a server.",
+                hint='Use Lens(base_url="") with model="server:URL/v1#MODEL" to draw there.',
+            )
+        from lens_sdk.client.optimizing import optimize
+
+        return await optimize(
+            self._settings,
+            self._choices,
+            requests,
+            budget=budget,
+            folder=folder,
+            seed_prompt=seed_prompt,
+            on_progress=on_progress,
+            defaults=defaults,
+            order=order,
+        )
+
     async def close(self) -> None:
         """Give up connections."""
         await self._backend.close()
@@ -200,119 +256,3 @@ class AsyncLens:
     ) -> None:
         """Close it."""
         await self.close()
-
-
-class AsyncImages:
-    """Pictures from prompts as they are: nothing is rewritten or judged."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    async def generate(
-        self, prompt: ImageRequest | str, *, n: int = 1, **options: Any
-    ) -> list[GeneratedImage]:
-        """Draw.
-
-        Args:
-            prompt: What to draw.
-            n: Number of pictures.
-            **options: Fields of `ImageRequest`: `width` and `height`, `seed`,
-                `num_inference_steps`, `guidance_scale`, `negative_prompt`.
-
-        Raises:
-            ReasonerError: With what was wrong and what to do about it.
-            ValidationError: An option that is no field of `ImageRequest`, or out of range.
-        """
-        return await self._draw(as_request(prompt, {"num_images": n, **options}), None)
-
-    async def edit(
-        self,
-        image: Picture,
-        prompt: ImageRequest | str,
-        *,
-        mask: bytes | str | Path | None = None,
-        n: int = 1,
-        strength: float | None = None,
-        mask_feather: int | None = None,
-        **options: Any,
-    ) -> list[GeneratedImage]:
-        """Change a picture.
-
-        Args:
-            image: The picture.
-            prompt: What it should show.
-            mask: A PNG file of the same size, transparent where the picture may change.
-            n: Number of pictures.
-            strength: How far from the picture, above 0 to 1; the model's own by default.
-            mask_feather: Pixels outside the mask over which new and old mix.
-            **options: Fields of `ImageRequest`, as for `generate`.
-
-        Raises:
-            LensError: With what was wrong and what to do about it; `UnsupportedSettingError` if the
-                model starts from no picture.
-            ValidationError: An option that is no field of `ImageRequest`, or out of range.
-        """
-        told = {"strength": strength, "mask_feather": mask_feather}
-        edit = Edit(
-            as_picture(image).data,
-            Path(mask).read_bytes() if isinstance(mask, str | Path) else mask,
-            {name: value for name, value in told.items() if value is not None},
-        )
-        return await self._draw(as_request(prompt, {"num_images": n, **options}), edit)
-
-    async def _draw(self, asked: ImageRequest, edit: Edit | None) -> list[GeneratedImage]:
-        with call_span("image_generation") as span:
-            images = await self._backend.images(asked, edit)
-            span.tell(images)
-        return images
-
-
-class AsyncRuns:
-    """Runs that were recorded, on the server or in the client's folder."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    async def list(self, limit: int = 20) -> list[RunInfo]:
-        """The latest runs, newest first."""
-        return await self._backend.runs(limit)
-
-    async def get(self, run_id: str) -> RunInfo:
-        """One run in a few words."""
-        return await self._backend.run(run_id)
-
-    async def result(self, run_id: str) -> LoopResult:
-        """What a run produced, or has so far."""
-        return await self._backend.result(run_id)
-
-    def stream(self, run_id: str) -> RunStream:
-        """Go on with a run, event by event; what it recorded comes first."""
-        return self._backend.resume(run_id)
-
-    async def resume(self, run_id: str) -> LoopResult:
-        """Go on with a run to its end; one that is finished is only read."""
-        return await self._backend.resume(run_id).result()
-
-
-def as_request(request: ImageRequest | str, options: dict[str, Any]) -> ImageRequest:
-    """A request with options in place of its own values.
-
-    Raises:
-        ValidationError: An option that is no field of `ImageRequest`, or out of range.
-    """
-    if isinstance(request, str):
-        return ImageRequest(text=request, **options)
-    return ImageRequest(**{**request.model_dump(), **options}) if options else request
-
-
-def as_picture(image: Picture) -> GeneratedImage:
-    """A picture in memory.
-
-    Raises:
-        ImageFileError: The bytes are no picture.
-    """
-    if isinstance(image, GeneratedImage):
-        return image
-    data = image if isinstance(image, bytes) else Path(image).read_bytes()
-    settings = GenerationSettings()
-    return GeneratedImage(data=data, seed=None, prompt="", settings=settings, generator="upload")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from lens_reasoner import (
     Event,
@@ -18,11 +18,16 @@ from lens_reasoner import (
     Refused,
     Rewrite,
     Rubric,
+    SystemPrompt,
     run_sync,
 )
 from lens_sdk.client.backend import RunStream
-from lens_sdk.client.lens import AsyncImages, AsyncLens, AsyncRuns, Picture
+from lens_sdk.client.lens import AsyncLens
+from lens_sdk.client.resources import AsyncImages, AsyncRuns, Picture
 from lens_sdk.client.types import Judgement, RunInfo
+
+if TYPE_CHECKING:
+    from lens_prompt_opt import Budget, ProgressCallback, PromptSet, StudyResult
 
 LONGEST_FAREWELL = 6.0
 """Seconds that ending what is under way may take after Ctrl-C."""
@@ -87,6 +92,30 @@ class Lens:
     ) -> Judgement:
         """See `AsyncLens.judge`."""
         return _wait(self._lens.judge(image, request, rubric=rubric))
+
+    def optimize(
+        self,
+        requests: PromptSet | Sequence[str] | str | Path,
+        *,
+        budget: Budget | Mapping[str, float],
+        folder: str | Path,
+        seed_prompt: SystemPrompt | str | Path | None = None,
+        on_progress: ProgressCallback | None = None,
+        defaults: Mapping[str, object] | None = None,
+        **order: Any,
+    ) -> StudyResult:
+        """See `AsyncLens.optimize`."""
+        return _wait(
+            self._lens.optimize(
+                requests,
+                budget=budget,
+                folder=folder,
+                seed_prompt=seed_prompt,
+                on_progress=on_progress,
+                defaults=defaults,
+                **order,
+            )
+        )
 
     def close(self) -> None:
         """Give up connections."""
