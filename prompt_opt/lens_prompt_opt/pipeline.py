@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from lens_prompt_opt import call_records
-from lens_prompt_opt.budget import Stage
 from lens_prompt_opt.cells import Cell, Outcome
 from lens_prompt_opt.edits import prompt_id
 from lens_prompt_opt.errors import StudyInterruptedError
@@ -18,6 +16,7 @@ from lens_prompt_opt.fingerprints import fingerprint
 from lens_prompt_opt.journal import JsonRecord, call_key
 from lens_prompt_opt.outages import is_outage
 from lens_prompt_opt.reasoners import ReasonerSource, bind
+from lens_prompt_opt.shared_calls import Account, SharedCalls
 from lens_reasoner.errors import GeneratorError, ReasonerError
 from lens_reasoner.generator import Generator
 from lens_reasoner.image import GeneratedImage
@@ -27,7 +26,7 @@ from lens_reasoner.reasoner import Reasoner
 from lens_reasoner.revision import FidelityChecker, FidelityReport, Statement
 from lens_reasoner.rubric import RubricWriter
 from lens_reasoner.settings import settings_for
-from lens_reasoner.types import Refused, Rewrite, Rubric, Usage
+from lens_reasoner.types import Refused, Rewrite, Rubric
 from lens_reasoner.verdict import Verdict
 
 
@@ -54,13 +53,6 @@ class Parts:
     concurrency: int = 8
 
 
-@dataclass
-class _Account:
-    """The calls one cell used, in order; entered in the ledger after its block."""
-
-    calls: list[tuple[Stage, str, JsonRecord]] = field(default_factory=list)
-
-
 def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
     """The names, with a number where one comes again."""
     counts = Counter(names)
@@ -76,14 +68,12 @@ class PipelineEvaluator:
     def __init__(self, parts: Parts, context: EvaluationContext) -> None:
         self._parts = parts
         self._context = context
-        self._flights: dict[str, asyncio.Future[JsonRecord]] = {}
-        self._entered: set[str] = set()
+        self._calls = SharedCalls(context, parts.concurrency)
         self._rubrics: dict[str, Rubric] = {
             name: request.rubric
             for name, request in context.requests.items()
             if request.rubric is not None
         }
-        self._gates: dict[str, asyncio.Semaphore] = {}
 
     @property
     def names(self) -> Mapping[str, str]:
@@ -108,7 +98,7 @@ class PipelineEvaluator:
     async def evaluate(self, tasks: Sequence[Task]) -> list[Outcome]:
         """See `Evaluator.evaluate`."""
         bound: dict[str, Reasoner] = {}
-        accounts = [_Account() for _ in tasks]
+        accounts = [Account() for _ in tasks]
         work = []
         for (prompt, cell), account in zip(tasks, accounts, strict=True):
             name = prompt_id(prompt)
@@ -116,33 +106,20 @@ class PipelineEvaluator:
                 bound[name] = bind(self._parts.reasoner, prompt)
             work.append(self._cell(bound[name], name, cell, account))
         outcomes = await call_records.all_of(work)
-        self._enter(accounts)
-        self._context.listener.settled()
+        self._calls.enter(accounts)
         return outcomes
 
     async def statements(self, outcomes: Sequence[Outcome]) -> list[Mapping[str, Statement]]:
         """See `Evaluator.statements`."""
-        accounts = [_Account() for _ in outcomes]
+        accounts = [Account() for _ in outcomes]
         found = await call_records.all_of(
             self._statement(outcome, account)
             for outcome, account in zip(outcomes, accounts, strict=True)
         )
-        self._enter(accounts)
-        self._context.listener.settled()
+        self._calls.enter(accounts)
         return found
 
-    def _enter(self, accounts: Sequence[_Account]) -> None:
-        for account in accounts:
-            for stage, key, record in account.calls:
-                if key not in self._entered:
-                    self._entered.add(key)
-                    usage = Usage.model_validate(record["usage"])
-                    images = int("picture" in record)
-                    self._context.ledger.add(stage, usage, record["seconds"], images=images)
-
-    async def _cell(
-        self, reasoner: Reasoner, prompt: str, cell: Cell, account: _Account
-    ) -> Outcome:
+    async def _cell(self, reasoner: Reasoner, prompt: str, cell: Cell, account: Account) -> Outcome:
         rubric = await self._rubric(cell.request, account)
         if isinstance(rubric, str):
             return Outcome(cell, None, failure=rubric)
@@ -166,7 +143,7 @@ class PipelineEvaluator:
             disputed=frozenset(name for name, answer in answers.items() if answer["disputed"]),
         )
 
-    async def _rubric(self, request: str, account: _Account) -> Rubric | str:
+    async def _rubric(self, request: str, account: Account) -> Rubric | str:
         """The criteria of a request, or why there are none."""
         if (known := self._rubrics.get(request)) is not None:
             return known
@@ -190,14 +167,14 @@ class PipelineEvaluator:
             )
 
         key = call_key("rubric", self._parts.names["rubric"], wanted.text)
-        record = await self._once("rubric", key, call, account)
+        record = await self._calls.once("rubric", key, call, account)
         if "rubric" not in record:
             return str(record["failure"])
         rubric = Rubric.model_validate(record["rubric"])
         return self._rubrics.setdefault(request, rubric)
 
     async def _rewrite(
-        self, reasoner: Reasoner, prompt: str, cell: Cell, account: _Account
+        self, reasoner: Reasoner, prompt: str, cell: Cell, account: Account
     ) -> JsonRecord:
         wanted = self._context.requests[cell.request].request
         # Reasoners that sample may take the seed; for all others it only tells the draws apart.
@@ -219,10 +196,10 @@ class PipelineEvaluator:
 
         name = fingerprint_of(reasoner) or self._parts.names["rewrite"]
         key = call_key("rewrite", name, prompt, wanted.model_dump(mode="json"))
-        return await self._once("rewrite", key, call, account)
+        return await self._calls.once("rewrite", key, call, account)
 
     async def _draw(
-        self, prompt: str, cell: Cell, account: _Account
+        self, prompt: str, cell: Cell, account: Account
     ) -> tuple[JsonRecord, GeneratedImage | None]:
         generator = self._parts.generators[cell.generator]
         wanted = self._context.requests[cell.request].request
@@ -248,14 +225,14 @@ class PipelineEvaluator:
         key = call_key("generate", generator.name, prompt, cell.seed, asked)
         most = generator.capabilities.max_concurrency
         gate = f"generate {cell.generator}"
-        record = await self._once("generate", key, call, account, gate=gate, most=most)
+        record = await self._calls.once("generate", key, call, account, gate=gate, most=most)
         if "picture" not in record:
             return record, None
         data = self._context.journal.picture(record["picture"])
         return record, GeneratedImage.model_validate({**record["image"], "data": data})
 
     async def _judge(
-        self, image: GeneratedImage, rubric: Rubric, cell: Cell, account: _Account
+        self, image: GeneratedImage, rubric: Rubric, cell: Cell, account: Account
     ) -> JsonRecord:
         async def call() -> JsonRecord:
             started = time.perf_counter()
@@ -273,9 +250,9 @@ class PipelineEvaluator:
         questions = [c.model_dump(mode="json") for c in rubric.criteria]
         name = self._parts.names["judge"]
         key = call_key("judge", name, image.sha256, questions, cell.vote)
-        return await self._once("judge", key, call, account)
+        return await self._calls.once("judge", key, call, account)
 
-    async def _statement(self, outcome: Outcome, account: _Account) -> Mapping[str, Statement]:
+    async def _statement(self, outcome: Outcome, account: Account) -> Mapping[str, Statement]:
         checker, rubric = self._parts.fidelity, self._rubrics.get(outcome.cell.request)
         if checker is None or rubric is None or not outcome.rewrite:
             return {}
@@ -294,52 +271,8 @@ class PipelineEvaluator:
 
         name = self._parts.names["fidelity"]
         key = call_key("fidelity", name, wanted.text, outcome.rewrite)
-        record = await self._once("fidelity", key, call, account)
+        record = await self._calls.once("fidelity", key, call, account)
         if "report" not in record:
             return {}
         findings = FidelityReport.model_validate(record["report"]).findings
         return {finding.criterion: finding.status for finding in findings}
-
-    async def _once(
-        self,
-        stage: Stage,
-        key: str,
-        call: Callable[[], Awaitable[JsonRecord]],
-        account: _Account,
-        *,
-        gate: str = "",
-        most: int | None = None,
-    ) -> JsonRecord:
-        """The result under `key`: from the journal, from a call under way, or from a new one."""
-        record = self._context.journal.get(key)
-        if record is None:
-            if key not in self._flights:
-                slots = self._slots(gate or stage, most)
-                self._flights[key] = asyncio.ensure_future(self._pay(slots, key, call))
-            try:
-                record = await asyncio.shield(self._flights[key])
-            finally:
-                self._flights.pop(key, None)
-        account.calls.append((stage, key, record))
-        if key not in self._entered:
-            usd = record["usage"].get("usd")
-            self._context.listener.called(key, usd, int("picture" in record))
-        return record
-
-    def _slots(self, gate: str, most: int | None) -> asyncio.Semaphore:
-        limit = min(self._parts.concurrency, most or self._parts.concurrency)
-        return self._gates.setdefault(gate, asyncio.Semaphore(limit))
-
-    async def _pay(
-        self, slots: asyncio.Semaphore, key: str, call: Callable[[], Awaitable[JsonRecord]]
-    ) -> JsonRecord:
-        stop = self._context.stop
-        async with slots:
-            stop.check()
-            try:
-                record = await call()
-            except ReasonerError as error:
-                stop.press(call_records.interruption(error))
-                raise
-        self._context.journal.put(key, record)
-        return record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,8 @@ from lens_prompt_opt import (
     PairedSequentialGate,
     PromptCard,
     PromptSet,
+    ProposalBrief,
+    Proposals,
     StopSwitch,
     StudyInterruptedError,
     StudyProgress,
@@ -198,6 +201,31 @@ def test_what_could_not_be_established_is_shown_with_its_interval(tmp_path: Path
     assert guess.system_prompt != SEED == result.best.system_prompt
     assert PromptCard.load(tmp_path / "unproven.json") == guess
     assert result.cost[-1].images <= 170
+
+
+class _Looking(SimulatedProposer):
+    """Keeps what it is shown."""
+
+    async def propose(self, brief: ProposalBrief, pictures: Mapping[str, bytes]) -> Proposals:
+        _SHOWN.append((brief, dict(pictures)))
+        return await super().propose(brief, pictures)
+
+
+_SHOWN: list[tuple[ProposalBrief, dict[str, bytes]]] = []
+
+
+def test_the_proposer_may_see_the_failed_pictures_of_its_examples() -> None:
+    _SHOWN.clear()
+    budget = Budget(images=120)
+    study(proposer=_Looking(), show_pictures=True).optimize_sync(seed=SEED, budget=budget)
+    assert _SHOWN
+    for brief, pictures in _SHOWN:
+        named = {f.image for mode in brief.failures.modes for f in mode.examples if f.image}
+        assert pictures.keys() == named
+        assert all(data.startswith(b"\x89PNG") for data in pictures.values())
+    _SHOWN.clear()
+    study(proposer=_Looking()).optimize_sync(seed=SEED, budget=budget)
+    assert not any(pictures for _, pictures in _SHOWN)
 
 
 def test_the_time_of_proposals_counts() -> None:

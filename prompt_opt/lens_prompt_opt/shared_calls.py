@@ -1,0 +1,105 @@
+"""Calls made once however many cells need them: from the journal, from one under way, or new."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from lens_prompt_opt import call_records
+from lens_prompt_opt.budget import Stage
+from lens_prompt_opt.evaluation import EvaluationContext
+from lens_prompt_opt.journal import JsonRecord
+from lens_reasoner.errors import ReasonerError
+from lens_reasoner.types import Usage
+
+Call = Callable[[], Awaitable[JsonRecord]]
+
+
+@dataclass
+class Account:
+    """The calls one cell used, in order; entered in the ledger after its block."""
+
+    calls: list[tuple[Stage, str, JsonRecord]] = field(default_factory=list)
+
+
+class SharedCalls:
+    """Makes calls concurrently and keeps their results."""
+
+    def __init__(self, context: EvaluationContext, concurrency: int) -> None:
+        """Begin with none.
+
+        Args:
+            context: The study.
+            concurrency: Most calls at a time of one stage, or of one generator.
+        """
+        self._context = context
+        self._concurrency = concurrency
+        self._flights: dict[str, asyncio.Future[JsonRecord]] = {}
+        self._entered: set[str] = set()
+        self._gates: dict[str, asyncio.Semaphore] = {}
+
+    async def once(
+        self,
+        stage: Stage,
+        key: str,
+        call: Call,
+        account: Account,
+        *,
+        gate: str = "",
+        most: int | None = None,
+    ) -> JsonRecord:
+        """The result under `key`.
+
+        Args:
+            stage: Where it is accounted.
+            key: Everything the result depends on.
+            call: Makes it.
+            account: Where its use is noted.
+            gate: Name of what limits concurrency; empty means the stage.
+            most: Most calls at a time through that gate, if fewer than for all.
+
+        Raises:
+            StudyInterruptedError: If the study was asked to stop before the call began.
+        """
+        record = self._context.journal.get(key)
+        if record is None:
+            if key not in self._flights:
+                slots = self._slots(gate or stage, most)
+                self._flights[key] = asyncio.ensure_future(self._pay(slots, key, call))
+            try:
+                record = await asyncio.shield(self._flights[key])
+            finally:
+                self._flights.pop(key, None)
+        account.calls.append((stage, key, record))
+        if key not in self._entered:
+            usd = record["usage"].get("usd")
+            self._context.listener.called(key, usd, int("picture" in record))
+        return record
+
+    def enter(self, accounts: Sequence[Account]) -> None:
+        """Put a block on the ledger, in the order of its cells; each call counts once."""
+        for account in accounts:
+            for stage, key, record in account.calls:
+                if key not in self._entered:
+                    self._entered.add(key)
+                    usage = Usage.model_validate(record["usage"])
+                    images = int("picture" in record)
+                    self._context.ledger.add(stage, usage, record["seconds"], images=images)
+        self._context.listener.settled()
+
+    def _slots(self, gate: str, most: int | None) -> asyncio.Semaphore:
+        limit = min(self._concurrency, most or self._concurrency)
+        return self._gates.setdefault(gate, asyncio.Semaphore(limit))
+
+    async def _pay(self, slots: asyncio.Semaphore, key: str, call: Call) -> JsonRecord:
+        stop = self._context.stop
+        async with slots:
+            stop.check()
+            try:
+                record = await call()
+            except ReasonerError as error:
+                stop.press(call_records.interruption(error))
+                raise
+        self._context.journal.put(key, record)
+        return record
