@@ -120,7 +120,7 @@ def test_lens_nano_draws_the_same_under_every_lossless_plan() -> None:
         assert torch.equal(draw(pipeline, num_inference_steps=2, **told), expected), name
 
 
-@pytest.mark.parametrize("name", ["24gb", "16gb", "12gb", "4gb"])
+@pytest.mark.parametrize("name", ["16gb", "12gb", "4gb"])
 def test_weights_come_and_go_without_a_trace(mid: LensPipeline, plain: Tensor, name: str) -> None:
     plan = replace(PLANS[name], free_text_encoder=False, vae_tile=None)
     transfer = Cloning()
@@ -152,7 +152,7 @@ def _tensors(part: Any) -> list[tuple[str, Tensor]]:
     return [(key, tensor) for key, tensor in part.state_dict().items() if "rows" not in key]
 
 
-@pytest.mark.parametrize("name", ["16gb", "8gb", "4gb"])
+@pytest.mark.parametrize("name", ["16gb", "4gb"])
 def test_predictions_are_what_the_allocator_counts(mid: LensPipeline, name: str) -> None:
     plan = replace(PLANS[name], free_text_encoder=False)
     tokens = len(encode_prompts(mid.tokenizer, [PROMPT]).input_ids[0])
