@@ -233,21 +233,20 @@ def _row(node: Node, material: Material) -> Markup:
         f"{wording.VERDICTS[d.verdict][0]}, {wording.evidence(d, betting=material.betting)}"
         for d in material.decisions.get(candidate.id, [])
     ]
+    why = "; ".join(reasons) if len(reasons) <= 2 else f"{len(reasons)} reasons, see its edits"
     cells = (
-        join(
-            [
-                el("code", candidate.id),
-                el("br"),
-                el("span", said, class_=f"chip {colour}"),
-            ]
-        ),
-        join([_SIGNS[edit.kind] + edit.section for edit in candidate.edits] or ["—"], ", "),
-        "; ".join(reasons) if len(reasons) <= 2 else f"{len(reasons)} reasons, see its edits",
-        screened or "—",
-        "; ".join(gate) or "—",
+        ", ".join(_SIGNS[edit.kind] + edit.section for edit in candidate.edits),
+        why,
+        screened,
+        "; ".join(gate),
     )
+    name = el("th", el("code", candidate.id), el("br"), _chip(said, colour), scope="row")
     columns = [
-        el("td", cell, data_head=head, class_="empty" if cell == "—" else None)
-        for head, cell in zip(_HEADS, cells, strict=True)
+        el("td", cell or "—", data_head=head, class_=None if cell else "empty")
+        for head, cell in zip(_HEADS[1:], cells, strict=True)
     ]
-    return el("tr", *columns, id=f"c-{candidate.id}", tabindex="-1")
+    return el("tr", name, *columns, id=f"c-{candidate.id}", tabindex="-1")
+
+
+def _chip(said: str, colour: str) -> Markup:
+    return el("span", said, class_=f"chip {colour}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lens_prompt_opt.card import GainClaim
 from lens_prompt_opt.edits import SectionEdit
 from lens_prompt_opt.report import wording
 from lens_prompt_opt.report.markup import Markup, el, join
@@ -108,10 +109,15 @@ def _own(found: GeneratorPrompt) -> Markup:
     return el(
         "article",
         el("h3", found.generator, " ", el("span", word, class_=f"chip {colour}")),
-        el("p", f"Against the seed prompt: {claim}") if claim is not None else None,
+        el("p", _claimed(claim)) if claim is not None else None,
         el("ul", *(el("li", _edit(edit)) for edit in edits)) if edits else None,
         class_="card",
     )
+
+
+def _claimed(claim: GainClaim) -> str:
+    gain, bounds = wording.points(claim.gain), wording.interval(claim.interval)
+    return f"{gain} points against the seed prompt ({bounds})"
 
 
 def _edit(edit: SectionEdit) -> str:
