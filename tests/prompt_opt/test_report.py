@@ -158,6 +158,7 @@ def test_no_gain_is_told_as_such(tmp_path: Path) -> None:
     assert result.claim is None
     text = Page(result.report(tmp_path / "a.html").read_text(encoding="utf-8")).text
     assert "No better prompt was established" in text
+    assert ("looked best" in text) == (result.unproven is not None)
     assert "There are no pictures of the test split" in text
 
 

@@ -56,9 +56,22 @@ def _unchanged(material: Material) -> Markup:
         "p",
         f"{wording.number(len(material.candidates) - 1, 'other candidate')} made, ",
         f"{wording.number(tried, 'challenge')} held. Nothing is claimed.",
+        _unproven(material),
         class_="lead",
     )
     return el("div", el("p", said, class_="plain-gain"), lead, class_="claim none")
+
+
+def _unproven(material: Material) -> str | None:
+    """The challenger that looked best, where nothing was established."""
+    card = material.result.unproven
+    if card is None or card.claim is None:
+        return None
+    gain, bounds = wording.points(card.claim.gain), wording.interval(card.claim.interval)
+    return (
+        f" The challenger that looked best, {card.lineage[-1].id}, gained {gain} points on the "
+        f"test split ({bounds}), but the study's error rate does not speak for it."
+    )
 
 
 def _bar(claim: GainClaim) -> Markup:
