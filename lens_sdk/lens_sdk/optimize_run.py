@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +48,7 @@ class StudyOrder(Value):
         random_seed: Everything drawn at random follows from it.
         alpha: Chance that a prompt is accepted that is no better.
         min_gain: Gain in mean score, in [0, 1), that must be exceeded.
+        gate_pictures: Pictures per request and prompt where challengers are tested.
         test_pictures: Pictures per test request, prompt and generator.
         show_pictures: Whether the proposer sees failed pictures.
         image_usd: Price of a picture by a generator that does not say what it costs.
@@ -64,6 +64,7 @@ class StudyOrder(Value):
     random_seed: int = Field(default=0, ge=0)
     alpha: float = Field(default=0.05, gt=0, lt=1)
     min_gain: float = Field(default=0.0, ge=0, lt=1)
+    gate_pictures: int = Field(default=1, ge=1)
     test_pictures: int = Field(default=2, ge=1)
     show_pictures: bool = False
     image_usd: float | None = Field(default=None, ge=0)
@@ -235,7 +236,9 @@ def _study(order: StudyOrder, prompts: PromptSet, parts: StudyParts) -> PromptSt
         proposer=parts.proposer,
         clusterer=parts.clusterer,
         strategy=choose_strategy(order.strategy),
-        gate=replace(PairedSequentialGate(), alpha=order.alpha, min_gain=order.min_gain),
+        gate=PairedSequentialGate(
+            alpha=order.alpha, min_gain=order.min_gain, pictures=order.gate_pictures
+        ),
         test_pictures=order.test_pictures,
         show_pictures=order.show_pictures,
         concurrency=order.concurrency,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -13,12 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
-from lens_prompt_opt import PromptCard, load_system_prompt
+from lens_prompt_opt import (
+    Budget,
+    GeneratorMatrix,
+    MatrixEntry,
+    PromptCard,
+    StudyProgress,
+    TransferLoss,
+    load_system_prompt,
+)
+from lens_prompt_opt.simulation.world import seed_prompt
 from lens_reasoner import LLMReasoner
 from lens_sdk.cli import app
+from lens_sdk.cli.optimize_display import StudyDisplay, show_result
 from lens_sdk.nano_proposals import POOR_PROMPT
+from prompt_opt.simulated_study import study
 from scripted_chat import ScriptedChat
 
 REQUESTS = [f"{n} {c} {k}" for n in ("two", "three") for c in ("red", "blue") for k in
@@ -207,3 +220,58 @@ def test_the_prompt_that_was_found_is_what_pictures_are_then_made_with(
     assert "has no system prompt" in " ".join(refused[1].split())
     loaded = LLMReasoner(ScriptedChat(lambda asked: {}), load_system_prompt(whole / "prompt.json"))
     assert loaded.system_prompt == PromptCard.load(whole / "prompt.json").system_prompt
+
+
+def test_progress_shows_cost_time_and_what_was_accepted() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    display = StudyDisplay(console, Budget(usd=20, images=400))
+    state = StudyProgress(
+        phase="specialising",
+        generator="sdxl",
+        images=120,
+        calls=400,
+        usd=3.5,
+        seconds=75,
+        candidates=17,
+        rounds=4,
+        challenges=1,
+        accepted=("replace 'counting' (against count: left out)",),
+        expected_gain=0.081,
+        note="the budget ended the search",
+    )
+    with display.shown():
+        display.update(state)
+        display.notice = "Finishing the calls under way"
+        display.update(state)
+    drawn = console.file.getvalue()  # type: ignore[attr-defined]
+    for piece in (
+        *("searching for sdxl", "120 of 400", "3.50 of 20.00", "1:15 of work", "round 4"),
+        *("17 prompts", "+8.1 points", "replace 'counting'", "Finishing", "ended the search"),
+    ):
+        assert piece in drawn, piece
+    assert drawn.count("accepted after 120 pictures") == 1
+
+
+def test_the_end_is_told_with_prompts_against_generators(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    entries = [
+        MatrixEntry(prompt=p, generator=g, score=0.5, gain=None if p == "seed" else 0.1)
+        for p in ("seed", "shared", "a", "b")
+        for g in ("a", "b")
+    ]
+    lost = TransferLoss(prompt="a", generator="b", loss=0.06, interval=(0.01, 0.1), requests=9)
+    matrix = GeneratorMatrix(
+        prompts=("seed", "shared", "a", "b"),
+        generators=("a", "b"),
+        entries=tuple(entries),
+        losses=(lost,),
+        confidence=0.95,
+    )
+    result = study().optimize_sync(seed=seed_prompt(), budget=Budget(images=170))
+    show_result(Console(width=120), result.model_copy(update={"matrix": matrix}))
+    told = " ".join(capsys.readouterr().out.split())
+    assert "shared 50.0 (+10.0) 50.0 (+10.0)" in told
+    assert "a on b loses 6.0 (+1.0 to +10.0)" in told
+    assert str(result.claim) in told
+    assert "confirmed" in told or "unclear" in told

@@ -96,6 +96,10 @@ def optimize(
     ] = None,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
+    gate_pictures: Annotated[
+        int,
+        typer.Option("--gate-pictures", min=1, help="Pictures per request where edits are tested."),
+    ] = 1,
     test_pictures: Annotated[
         int, typer.Option("--test-pictures", min=1, help="Pictures per test request and prompt.")
     ] = 2,
@@ -146,6 +150,7 @@ def optimize(
             random_seed=seed,
             alpha=alpha,
             min_gain=min_gain,
+            gate_pictures=gate_pictures,
             test_pictures=test_pictures,
             show_pictures=show_pictures,
             image_usd=image_usd,
