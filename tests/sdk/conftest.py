@@ -12,14 +12,15 @@ from lens_core.nano.chat import CHAT_WORDS, train_tokenizer
 from lens_core.pipeline import LensPipeline
 from lens_sdk.models import LensModel, resolve_model
 from lens_sdk.runtime import LensRuntime
+from lens_sdk.settings_sources import VARIABLES
 from tiny_components import tiny_pipeline, tiny_text_encoder
 
-KEYS = ("OPENAI_API_KEY", "OPENAI_BASE_URL")
+KEYS = ("OPENAI_API_KEY", "LENS_API_KEY")
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in KEYS:
+    for name in (*KEYS, *VARIABLES.values()):
         monkeypatch.delenv(name, raising=False)
     torch.set_num_threads(1)
 
