@@ -38,7 +38,7 @@ def machine(model: LensModel | None) -> Iterator[Check]:
             "memory",
             "error" if needed > total else "warning",
             f"{detail}; {name} takes about {needed / 1e9:.1f} GB",
-            "Close other programs, or choose a smaller or quantised model.",
+            "Close other programs, or choose a smaller plan or model: lens memory",
         )
     else:
         yield Check("memory", "ok", detail)
@@ -79,7 +79,7 @@ def _gpu(model: LensModel | None, needed: float) -> tuple[bool, Check]:
     free, total = torch.cuda.mem_get_info()
     detail = f"{torch.cuda.get_device_name()}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
     if needed > free:
-        hint = "Parts of the model have to stay in main memory."
+        hint = "Parts of it have to stay in main memory; the plans: lens memory"
         return False, Check("gpu", "warning", f"{detail}; {needed / 1e9:.1f} GB wanted", hint)
     return True, Check("gpu", "ok", detail)
 
