@@ -4,8 +4,7 @@ import asyncio
 import gc
 import threading
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 import torch
@@ -269,14 +268,12 @@ async def test_pictures_are_refused(chat: LocalChat) -> None:
         await chat.complete([Message.user("What is it?", ImagePart(b"png"))])
 
 
-async def test_models_that_cannot_write_are_one_typed_error(
-    taught: LensPipeline, tmp_path: Path
-) -> None:
+async def test_models_that_cannot_write_are_one_typed_error(tmp_path: Path) -> None:
     model = LensModel(name="mute", folder=tmp_path / "absent", nano=False)
-    mute: Any = SimpleNamespace(
-        text_encoder=tiny_text_encoder(has_lm_head=False), tokenizer=taught.tokenizer
-    )
-    nothing: Any = SimpleNamespace(text_encoder=None, tokenizer=None)
+    tiny, headless = tiny_pipeline(), tiny_text_encoder(has_lm_head=False)
+    rest = (tiny.vae, tiny.tokenizer, tiny.scheduler)
+    mute = LensPipeline(tiny.transformer, headless, *rest)
+    nothing = LensPipeline(tiny.transformer, None, tiny.vae, None, tiny.scheduler)
     runtimes = [LensRuntime.of_pipeline(model, pipeline) for pipeline in (mute, nothing)]
     for runtime in [*runtimes, LensRuntime(model)]:
         with pytest.raises(ChatError, match="mute") as caught:
