@@ -213,7 +213,7 @@ def test_the_prompt_that_was_found_is_what_pictures_are_then_made_with(
         *("--steps", "1", "--seed", "1", "--out", str(tmp_path / "a.png"), "--json"),
     )
     found = _lens(*arguments, "--system-prompt", str(whole / "prompt.json"))[0]
-    assert json.loads(found)["rewrite"]["model"] == "nano-rule-reasoner"
+    assert json.loads(found)["rewritten_by"] == "nano-rule-reasoner"
     refused = _lens(
         *arguments, "--no-reason", "--system-prompt", str(whole / "prompt.json"), code=1
     )
