@@ -315,7 +315,12 @@ NOTES = {
         "returns, which for the default is the seed prompt where nothing was established; *with",
         "best guesses* takes `unproven` then. *Default is ahead by* compares the same worlds.",
     ),
-    "sensitivity": ("What changes if the budget or the world is another.",),
+    "sensitivity": (
+        "What changes if the budget or the world is another. Where gains are small against the",
+        "noise, the default often cannot establish them and returns the seed prompt; on average",
+        "methods without a gate are then level with it or ahead, without knowing of any one prompt",
+        "whether it is better.",
+    ),
 }
 
 
