@@ -71,20 +71,28 @@ def _checkpoint(_: pytest.FixtureRequest) -> dict[str, Any]:
     return {"source": Path(lens_core.__file__).parent / "weights" / "lens-nano"}
 
 
+def _checkpoint_and_device(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return {**_checkpoint(request), "device": "cpu"}
+
+
 PAGES: dict[str, Prepare] = {
     "errors.md": _nothing,
     "loop.md": _nothing,
     "memory.md": _checkpoint,
     "prompt_opt.md": _study,
     "server.md": _server,
+    "speed.md": _checkpoint_and_device,
     "tutorial.md": _nothing,
 }
 """What a page's code needs: values by name, and replacements of addresses."""
 
+ELSEWHERE = {"pipeline.md"}
+"""Pages whose code has a test of its own."""
+
 
 def _pages_with_code() -> list[str]:
     found = (path for path in DOCS.rglob("*.md") if _BLOCK.search(path.read_text("utf-8")))
-    return sorted(path.relative_to(DOCS).as_posix() for path in found)
+    return sorted({path.relative_to(DOCS).as_posix() for path in found} - ELSEWHERE)
 
 
 @pytest.mark.parametrize("page", _pages_with_code())

@@ -34,7 +34,8 @@ __all__ = ["app"]
 EPILOG = (
     'Begin with: lens doctor, then lens create "two red apples left of a blue cup". '
     "Exit codes: 0 done, 1 an error, 2 a wrong command line, 3 the request was refused, 4 below "
-    "--min-score or a reproduction that differs, 5 a server or provider is busy or away, 130 interrupted."
+    "--min-score or a reproduction that differs, 5 a server or provider is busy or away, "
+    "130 interrupted."
 )
 
 PICTURES, MODELS, SETUP = "Pictures", "Models and training", "Setting up and serving"
