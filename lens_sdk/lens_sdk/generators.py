@@ -18,7 +18,13 @@ from lens_reasoner.generators.image_server import DIALECTS
 from lens_reasoner.generators.openai_images import DEFAULT_IMAGE_MODEL
 from lens_sdk.errors import UnknownModelError, UnknownPartError
 from lens_sdk.local import LocalLensGenerator
-from lens_sdk.models import DEFAULT_MODEL, MODEL_CHOICES, LensModel, resolve_model
+from lens_sdk.models import (
+    DEFAULT_MODEL,
+    HUB_PIPELINES,
+    MODEL_CHOICES,
+    LensModel,
+    resolve_model,
+)
 from lens_sdk.runtime import LensRuntime
 
 _SERVERS = {"server": "plain", **{name: name for name in DIALECTS if name != "plain"}}
@@ -39,6 +45,8 @@ def choose_generator(
         MissingPackagesError: The packages to run a diffusers pipeline here are not installed.
         MissingKeyError: OpenAI is chosen and there is no key for it.
     """
+    if model in HUB_PIPELINES:
+        return DiffusersGenerator(HUB_PIPELINES[model], on_unsupported=on_unsupported)
     kind, _, rest = model.partition(":")
     if kind == "openai":
         return OpenAIImages(rest or DEFAULT_IMAGE_MODEL, on_unsupported=on_unsupported)

@@ -22,9 +22,16 @@ DEFAULT_MODEL = "lens-nano"
 PUBLISHED_MODELS = ("lens", "lens-turbo", "lens-base")
 """The published models; `lens pull` fetches their weights. Steps and guidance come with each."""
 
+HUB_PIPELINES = {
+    "qwen-image": "Qwen/Qwen-Image",
+    "z-image-turbo": "Tongyi-MAI/Z-Image-Turbo",
+    "hunyuan-image": "hunyuanvideo-community/HunyuanImage-2.1-Diffusers",
+}
+"""Short names of diffusers pipelines on the hub."""
+
 MODEL_CHOICES = (
     f"{', '.join((DEFAULT_MODEL, *PUBLISHED_MODELS))}, the folder of a Lens model, "
-    "diffusers:ID_OR_FOLDER, openai, openai:MODEL, "
+    f"{', '.join(HUB_PIPELINES)}, diffusers:ID_OR_FOLDER, openai, openai:MODEL, "
     "or a server: vllm-omni:URL#MODEL, sglang:URL#MODEL or server:URL#MODEL"
 )
 """What can draw, in words; see `choose_generator`."""

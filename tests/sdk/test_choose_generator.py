@@ -77,6 +77,7 @@ def test_words_mean_generators(
         "vllm-omni:http://gpu:8000/v1#Qwen/Qwen-Image": (ImageServer, "Qwen/Qwen-Image"),
         "server:https://host/v1#flux": (ImageServer, "flux"),
         "diffusers:Qwen/Qwen-Image": (DiffusersGenerator, "Qwen/Qwen-Image"),
+        "qwen-image": (DiffusersGenerator, "Qwen/Qwen-Image"),
         f"diffusers:{qwen_folder}": (DiffusersGenerator, "tiny-qwen"),
         str(qwen_folder): (DiffusersGenerator, "tiny-qwen"),
         str(tiny_folder): (LocalLensGenerator, "tiny"),
