@@ -107,6 +107,27 @@ def plan_memory(
     generator.runtime.plan_memory(memory, feature_cache)
 
 
+def plan_speed(generator: Generator, speed: str | None = None) -> None:
+    """Say which of the faster paths a Lens model is to take, before it is loaded.
+
+    Args:
+        generator: As chosen.
+        speed: The name of a plan; see `lens_core.speed.plan`. None plans nothing.
+
+    Raises:
+        UnknownPartError: The generator is not a Lens model on this machine.
+        ParameterError: There is no such plan.
+    """
+    if speed is None:
+        return
+    if not isinstance(generator, LocalLensGenerator):
+        raise UnknownPartError(
+            f"{generator.name!r} has no faster paths to choose from.",
+            hint="Leave out --speed, or choose a Lens model.",
+        )
+    generator.runtime.plan_speed(speed)
+
+
 def load_generator(generator: Generator) -> None:
     """Load what runs on this machine, which blocks; other generators have nothing to load.
 

@@ -33,6 +33,7 @@ class LensRuntime:
         self._lock = threading.RLock()
         self._memory: str | None = None
         self._feature_cache: Path | None = None
+        self._speed: str | None = None
 
     @classmethod
     def of_pipeline(cls, model: LensModel, pipeline: LensPipeline) -> LensRuntime:
@@ -71,6 +72,21 @@ class LensRuntime:
             find_plan(str(memory))
         self._memory, self._feature_cache = memory, feature_cache
 
+    def plan_speed(self, speed: str | None = None) -> None:
+        """Say, before the weights are loaded, which of the faster paths to take.
+
+        Args:
+            speed: The name of a plan; see `lens_core.speed.plan`. None leaves everything as it is.
+
+        Raises:
+            ParameterError: There is no such plan.
+        """
+        if speed is not None:
+            from lens_core.speed import named_plan
+
+            named_plan(speed)
+        self._speed = speed
+
     @property
     def loaded(self) -> bool:
         """Whether the weights are in memory."""
@@ -104,6 +120,7 @@ class LensRuntime:
 
         from lens_core.checkpoints.hub import Hub
         from lens_core.pipeline import LensPipeline
+        from lens_core.speed import accelerate
 
         bars = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()
@@ -116,6 +133,8 @@ class LensRuntime:
                 memory=self._memory or (None if self.model.nano else AUTO),
                 feature_cache=self._feature_cache,
             )
+            if self._speed is not None:
+                accelerate(pipeline, self._speed)
         except LensCoreError as error:
             raise GeneratorError(
                 f"The model {self.model.name!r} from {self.model.source} cannot be loaded: {error}",

@@ -49,6 +49,21 @@ def test_a_picture_under_a_plan_is_the_same_and_its_features_are_kept(
     assert {path.name for path in features.glob("*.safetensors")} == kept
 
 
+def test_a_picture_on_a_faster_path(tiny_folder: Path, tmp_path: Path) -> None:
+    told = ("--no-reason", "--no-judge", "--seed", "3", "--steps", "2", "--model", str(tiny_folder))
+    pictures = []
+    for name in ("plain", "exact"):
+        target = tmp_path / f"{name}.png"
+        lens("generate", "two red apples", *told, "--speed", name, "--out", str(target))
+        pictures.append(np.asarray(Image.open(target)))
+    assert np.array_equal(*pictures)
+    refused = " ".join(lens("generate", "x", *told, "--speed", "warp", code=1).split())
+    assert "speed 'warp' must be one of plain, exact, fast" in refused
+    runtime = local_generator(str(tiny_folder)).runtime
+    runtime.plan_speed("exact")
+    assert runtime.load().transformer.keeps_modulation_table
+
+
 def test_plans_are_refused_before_anything_is_loaded(tiny_folder: Path) -> None:
     options = ("--model", str(tiny_folder), "--no-reason", "--no-judge", "--memory", "10gb")
     assert "memory '10gb' is no plan" in " ".join(lens("generate", "x", *options, code=1).split())

@@ -108,6 +108,10 @@ def generate(
     ] = False,
     memory: MemoryOption = None,
     feature_cache: FeatureCacheOption = None,
+    speed: Annotated[
+        str | None,
+        typer.Option("--speed", help="Faster paths of a Lens model: plain, exact or fast."),
+    ] = None,
     drop_unsupported: Annotated[
         bool,
         typer.Option(
@@ -124,7 +128,13 @@ def generate(
 ) -> None:
     """Make a picture of a request: rewrite it, draw it, judge the pictures, save the best."""
     from lens_sdk.editing import start_from
-    from lens_sdk.generators import choose_generator, lens_model, load_generator, plan_memory
+    from lens_sdk.generators import (
+        choose_generator,
+        lens_model,
+        load_generator,
+        plan_memory,
+        plan_speed,
+    )
     from lens_sdk.session import build_loop
     from lens_sdk.settings import Settings
 
@@ -159,6 +169,7 @@ def generate(
     lenient: OnUnsupported = "warn" if drop_unsupported else "raise"
     generator = choose_generator(settings.model, on_unsupported=lenient)
     plan_memory(generator, memory, feature_cache)
+    plan_speed(generator, speed)
     if image is not None:
         generator = start_from(generator, image, mask, strength)
     loop = build_loop(
