@@ -115,7 +115,17 @@ def save_components(
             continue
         shards = {"max_shard_size": max_shard_size} if isinstance(component, nn.Module) else {}
         component.save_pretrained(folder / name, **shards)
+        _forget_origin(folder / name / "config.json")
     _write_index(folder, components, defaults)
+
+
+def _forget_origin(config: Path) -> None:
+    """Leave out where a component was read from: that path means nothing elsewhere."""
+    if not config.is_file():
+        return
+    fields = json.loads(config.read_text(encoding="utf-8"))
+    if fields.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
 def load_transformer(folder: Path, dtype: torch.dtype = torch.float32) -> LensTransformer2DModel:

@@ -76,6 +76,12 @@ def test_a_saved_pipeline_reloads_bit_for_bit(folder: Path) -> None:
     assert not list(folder.rglob("*.bin"))
 
 
+def test_a_saved_copy_does_not_tell_where_it_came_from(folder: Path, tmp_path: Path) -> None:
+    LensPipeline.from_pretrained(folder).save_pretrained(tmp_path / "copy")
+    for part in WEIGHTS:
+        assert str(tmp_path) not in (tmp_path / "copy" / part / "config.json").read_text()
+
+
 def test_bfloat16_survives_saving(folder: Path, tmp_path: Path) -> None:
     half = LensPipeline.from_pretrained(folder, dtype=torch.bfloat16)
     half.save_pretrained(tmp_path / "half")
