@@ -181,7 +181,7 @@ class _Look:
         for said_number, sentence in said:
             if said_number == number:
                 return _Found("stated", sentence)
-        if len(single) == number:
+        if single and len(single) == number:
             return _Found("stated", single[0])
         return _Found("contradicted", said[0][1]) if said else _Found("missing")
 
