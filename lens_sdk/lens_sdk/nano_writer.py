@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, Final
 
+from lens_core.nano.captions import DETAILS
 from lens_core.nano.facts import NUMBERS, Include, article
 from lens_core.nano.geometry import OPPOSITE
 from lens_core.nano.requests import parse_request
@@ -31,18 +32,6 @@ _BESIDE: Final = {
     "right of": "to the right of",
     "above": "above",
     "below": "below",
-}
-_PARTS: Final = {
-    "apple": "with a stem and a leaf",
-    "cup": "with a round handle",
-    "car": "with two wheels and windows",
-    "house": "with a roof, a door and a window",
-    "tree": "with a trunk and a round crown",
-    "fish": "with a tail, a fin and an eye",
-    "flower": "with six round petals",
-    "star": "with five points",
-    "umbrella": "with a curved handle",
-    "heart": "with a smooth round shape",
 }
 _MOODS: Final = (
     "A tender hush lies over everything, luminous and full of longing.",
@@ -104,7 +93,7 @@ class RuleWriter:
         if "detail" in self._rules:
             item = self._include[0]
             verb = "is" if item["count"] == 1 else "are"
-            yield f"The {_noun(item)} {verb} drawn {_PARTS[item['class']]}."
+            yield f"The {_noun(item)} {verb} drawn {DETAILS[item['class']]}."
         if "mood" in self._rules:
             yield self._mood()
 

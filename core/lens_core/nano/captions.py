@@ -44,7 +44,7 @@ _RELATIONS: Final[dict[str, tuple[str, ...]]] = {
     "above": ("above", "above", "higher than"),
     "below": ("below", "below", "lower than"),
 }
-_DETAILS: Final[dict[str, str]] = {
+DETAILS: Final[dict[str, str]] = {
     "apple": "with a stem and a leaf",
     "cup": "with a round handle",
     "car": "with two wheels and windows",
@@ -56,6 +56,8 @@ _DETAILS: Final[dict[str, str]] = {
     "umbrella": "with a curved handle",
     "heart": "with a smooth round shape",
 }
+"""What an object of each class is drawn with."""
+
 _KINDS: Final[tuple[str, ...]] = ("picture", "image", "illustration", "drawing")
 _STYLE: Final[tuple[str, ...]] = (
     "The style is flat and clean, with thin outlines and soft colours.",
@@ -188,7 +190,7 @@ class _Writer:
         out = [
             self.pick(_STYLE),
             self.pick(_EMPTY),
-            f"The {whose} {verb} drawn {_DETAILS[detail.cls]}.",
+            f"The {whose} {verb} drawn {DETAILS[detail.cls]}.",
         ]
         return [out[int(i)] for i in self.rng.permutation(len(out))]
 

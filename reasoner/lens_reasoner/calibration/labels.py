@@ -1,4 +1,4 @@
-"""People's answers to criteria, from a table or from the report page."""
+"""People's answers to criteria, from a table."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def load_labels(path: str | Path) -> tuple[HumanLabel, ...]:
 
     The columns, or members, are `image` (or `sha256`, `image_sha256`), `criterion`, `label` (or
     `answer`: yes/no/cannot_tell, true/false, 1/0) and optionally `annotator`; others are ignored.
-    JSON holds a list of such objects, or an object whose `labels` is that list, as the report page
-    writes it. Rows with an empty label have not been labelled and are left out.
+    JSON holds a list of such objects, or an object whose `labels` is that list. Rows with an empty
+    label have not been labelled and are left out.
 
     Raises:
         CalibrationError: Naming the row and what is wrong with it.
