@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
@@ -19,11 +20,14 @@ from lens_reasoner import (
     StepProgress,
     UnsupportedSettingError,
 )
+from lens_reasoner.blocking import Finish
 from lens_reasoner.generators.source_picture import SourcePicture
 from lens_sdk.recipe import SourceFile, make_recipe
 from lens_sdk.runtime import LensRuntime
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from lens_core.pipeline import LensPipeline
 
 PIXELS_AT_ONCE = 1024 * 1024
@@ -74,8 +78,8 @@ class LocalLensGenerator(BlockingGenerator):
         seeds: Sequence[int],
         settings: GenerationSettings,
         on_step: StepCallback,
-    ) -> list[GeneratedImage]:
-        """Draw one picture per seed in one batch.
+    ) -> Finish:
+        """Draw one picture per seed in one batch; encoding them is left to do.
 
         Raises:
             UnsupportedSettingError: A size Lens cannot make.
@@ -98,6 +102,16 @@ class LocalLensGenerator(BlockingGenerator):
             except LensCoreError as error:
                 raise GeneratorError(f"{self.name!r} cannot draw this: {error}.") from error
             seconds = time.perf_counter() - started
+        return partial(self._encoded, pictures, prompt, seeds, used, seconds / len(seeds))
+
+    def _encoded(
+        self,
+        pictures: Sequence[Image],
+        prompt: str,
+        seeds: Sequence[int],
+        used: GenerationSettings,
+        seconds: float,
+    ) -> list[GeneratedImage]:
         return [
             GeneratedImage.from_pil(
                 picture,
@@ -105,7 +119,7 @@ class LocalLensGenerator(BlockingGenerator):
                 seed=seed,
                 settings=used,
                 generator=self.name,
-                timings={"generate": seconds / len(seeds)},
+                timings={"generate": seconds},
                 recipe=self.recipe(used, batch=seeds, index=index),
             )
             for index, (picture, seed) in enumerate(zip(pictures, seeds, strict=True))

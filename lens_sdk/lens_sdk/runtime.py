@@ -98,6 +98,9 @@ class LensRuntime:
         Raises:
             GeneratorError: The checkpoint cannot be loaded.
         """
+        # Who only asks something of it need not wait for a picture that is being drawn.
+        if self._pipeline is not None:
+            return self._pipeline
         with self._lock:
             if self._pipeline is None:
                 self._pipeline = self._read()

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+Finish = Callable[[], list[GeneratedImage]]
+"""Makes picture files of what was drawn."""
+
+
 class GenerationCancelled(Exception):  # noqa: N818 - ends a thread; no error is reported
     """Raised inside a drawing thread, through its step callback, when nobody waits any more."""
 
@@ -27,7 +31,8 @@ class BlockingGenerator(ABC):
     """A generator whose drawing code blocks, such as a model in this process.
 
     Subclasses give `name`, `capabilities` and `draw`. Drawing happens in a worker thread, one call
-    at a time; cancelling the waiting task ends the drawing at its next step.
+    at a time; cancelling the waiting task ends the drawing at its next step. What `draw` returns as
+    a function is called when the next call may draw already.
     """
 
     def __init__(self) -> None:
@@ -51,8 +56,12 @@ class BlockingGenerator(ABC):
         seeds: Sequence[int],
         settings: GenerationSettings,
         on_step: StepCallback,
-    ) -> list[GeneratedImage]:
-        """Draw one picture per seed; settings are already checked. Runs in a worker thread."""
+    ) -> list[GeneratedImage] | Finish:
+        """Draw one picture per seed; settings are already checked. Runs in a worker thread.
+
+        Returns:
+            The pictures; or what is left to do without the model, such as encoding them.
+        """
 
     async def generate(
         self,
@@ -77,7 +86,8 @@ class BlockingGenerator(ABC):
             with self._one_at_a_time:
                 if abandoned.is_set():
                     raise GenerationCancelled
-                return self.draw(prompt, seeds=seeds, settings=settings, on_step=report)
+                drawn = self.draw(prompt, seeds=seeds, settings=settings, on_step=report)
+            return drawn if isinstance(drawn, list) else drawn()
 
         try:
             return await asyncio.to_thread(work)

@@ -206,6 +206,36 @@ async def test_misuse_of_a_generator_is_told() -> None:
         )
 
 
+class Developer(BlockingGenerator):
+    """Draws at once; what it drew can only be encoded while the next call draws."""
+
+    name = "developer"
+    capabilities = Capabilities(seed=True)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawing = threading.Barrier(2)
+
+    def draw(self, prompt, *, seeds, settings, on_step):
+        if prompt == "second":
+            self.drawing.wait(10)
+            return []
+
+        def encode():
+            self.drawing.wait(10)
+            return []
+
+        return encode
+
+
+async def test_the_next_call_draws_while_pictures_are_encoded() -> None:
+    generator = Developer()
+    calls = [
+        generator.generate(p, seeds=[0], settings=GenerationSettings()) for p in ("a", "second")
+    ]
+    assert await asyncio.gather(*calls) == [[], []]
+
+
 class Stepper(BlockingGenerator):
     """Takes many short steps and tells how many it came to."""
 

@@ -1,15 +1,19 @@
 """Pictures drawn in a batch that others join and leave are those drawn alone."""
 
 import asyncio
+import io
 import threading
 import time
+from collections.abc import Coroutine
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lens_core.errors import NonFiniteError
 from lens_reasoner import GeneratedImage, GenerationSettings, GeneratorError, StepProgress
 from lens_sdk.local import LocalLensGenerator
+from lens_sdk.models import resolve_model
 from lens_sdk.runtime import LensRuntime
 from lens_sdk.server.drawing import BatchingLensGenerator
 
@@ -57,6 +61,73 @@ async def test_pictures_that_join_between_steps_are_those_drawn_alone(runtime: L
     generator.close()
 
 
+@pytest.fixture(scope="module")
+def tabulated() -> LensRuntime:
+    """The packaged model under a plan that keeps a modulation table."""
+    runtime = LensRuntime(resolve_model())
+    runtime.plan_memory("12gb")
+    assert runtime.load().transformer.keeps_modulation_table
+    return runtime
+
+
+async def test_a_modulation_table_serves_pictures_at_different_steps(
+    runtime: LensRuntime, tabulated: LensRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps, numbers of steps and sizes differ; the table has the times of all of them."""
+    singles = [await draw(LocalLensGenerator(runtime), case) for case in CASES]
+    generator = BatchingLensGenerator(tabulated)
+    joined = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_step(progress: StepProgress) -> None:
+        loop.call_soon_threadsafe(joined.set)
+
+    first = asyncio.create_task(draw(generator, CASES[0], on_step=on_step))
+    await joined.wait()
+    batched = await asyncio.gather(first, *(draw(generator, case) for case in CASES[1:]))
+    assert generator.scheduler.largest_batch >= 2
+    for single, image in zip(singles, batched, strict=True):
+        assert np.abs(pixels(single) - pixels(image)).max() <= 1
+    table = tabulated.load().transformer.modulation_table
+    assert table is not None
+    assert len(table.timesteps) > 7
+    # A call of the pipeline itself replaces the table, which must not go unnoticed.
+    short = QUICK.model_copy(update={"num_inference_steps": 2})
+    await draw(LocalLensGenerator(tabulated), ("a cup", 1, short))
+    monkeypatch.setattr("lens_sdk.server.batching.MOST_TABULATED", 1)
+    again = await draw(generator, CASES[2])
+    assert len(tabulated.load().transformer.modulation_table.timesteps) == 7
+    assert np.abs(pixels(singles[2]) - pixels(again)).max() <= 1
+    generator.close()
+
+
+async def test_changed_pictures_share_steps_with_others(runtime: LensRuntime) -> None:
+    before = Image.new("RGB", (64, 64), (250, 240, 230))
+    before.paste((200, 30, 30), (40, 0, 64, 64))
+    mask = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
+    mask.paste((0, 0, 0, 0), (0, 0, 24, 64))
+    files = [io.BytesIO(), io.BytesIO()]
+    before.save(files[0], "PNG")
+    mask.save(files[1], "PNG")
+    picture, cover = (file.getvalue() for file in files)
+    alone, together = LocalLensGenerator(runtime), BatchingLensGenerator(runtime)
+
+    def work(generator: LocalLensGenerator) -> list[Coroutine[None, None, GeneratedImage]]:
+        whole, part = generator.editing(picture), generator.editing(picture, mask=cover)
+        return [draw(part, CASES[0]), draw(whole, CASES[2]), draw(generator, CASES[1])]
+
+    singles = [await one for one in work(alone)]
+    batched = await asyncio.gather(*work(together))
+    assert together.scheduler.largest_batch == 3
+    for single, image in zip(singles, batched, strict=True):
+        assert image.settings == single.settings
+        assert np.abs(pixels(single) - pixels(image)).max() <= 1
+    kept = np.asarray(before)[:, 40:]
+    assert np.array_equal(pixels(batched[0])[:, 40:], kept)
+    assert not np.array_equal(pixels(batched[1])[:, 40:], kept)
+    together.close()
+
+
 async def test_a_cancelled_picture_leaves_between_steps(runtime: LensRuntime) -> None:
     generator = BatchingLensGenerator(runtime)
     seen: list[int] = []
@@ -95,7 +166,7 @@ async def test_previews_come_before_the_picture(runtime: LensRuntime) -> None:
         "a red ball",
         seeds=[1, 2],
         settings=QUICK,
-        on_preview=lambda picture, index: sizes.append((index, picture.width)),
+        on_preview=lambda preview, index: sizes.append((index, preview.enlarged().width)),
         previews=2,
     )
     assert sorted(sizes) == [(0, 64), (0, 64), (1, 64), (1, 64)]
@@ -106,14 +177,15 @@ async def test_previews_come_before_the_picture(runtime: LensRuntime) -> None:
 async def test_what_fails_in_one_picture_spares_the_others(
     runtime: LensRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lens_sdk.server.batching import Row, RowSampler
+    from lens_sdk.server.batching import RowSampler
+    from lens_sdk.server.rows import Row
 
     real = RowSampler.picture
 
-    def picture(self: RowSampler, row: Row, *, estimated: bool = False) -> object:
+    def picture(self: RowSampler, row: Row) -> object:
         if row.schedule.guidance_scale == 1:
             raise NonFiniteError("broken")
-        return real(self, row, estimated=estimated)
+        return real(self, row)
 
     monkeypatch.setattr(RowSampler, "picture", picture)
     generator = BatchingLensGenerator(runtime)

@@ -1,5 +1,6 @@
 """OpenAI's own client changing pictures on `lens serve`."""
 
+import asyncio
 import base64
 import copy
 import io
@@ -302,6 +303,39 @@ def test_a_model_that_only_draws_says_so(tmp_path: Path) -> None:
         server.stop()
     assert (caught.value.code, caught.value.param) == ("unsupported_value", "image")
     assert "'painter' draws from a prompt alone" in str(caught.value)
+
+
+STREAMED = {
+    "prompt": "a blue cup",
+    "size": "64x64",
+    "n": 2,
+    "stream": True,
+    "partial_images": 1,
+    "extra_body": {"seed": 3, "num_inference_steps": 4, "strength": 1},
+}
+
+
+def check_streamed(events: list[Any]) -> None:
+    """Each of two pictures: one unfinished, then the finished one."""
+    for index in range(2):
+        partial, done = [e for e in events if e.model_extra["index"] == index]
+        assert (partial.type, partial.partial_image_index) == ("image_edit.partial_image", 0)
+        assert done.type == "image_edit.completed"
+        assert done.model_extra["seed"] == 3 + index
+        sizes = [decoded(event.b64_json).size for event in (partial, done)]
+        assert sizes == [(64, 64), (64, 64)]
+        assert partial.b64_json != done.b64_json
+
+
+async def test_unfinished_edits_are_streamed(running: Running) -> None:
+    picture = file(Image.new("RGB", (64, 64), (250, 240, 230)))
+    with OpenAI(base_url=running.v1, api_key="none", max_retries=0) as client:
+        check_streamed(
+            await asyncio.to_thread(lambda: list(client.images.edit(image=picture, **STREAMED)))
+        )
+    async with AsyncOpenAI(base_url=running.v1, api_key="none", max_retries=0) as client:
+        stream = await client.images.edit(image=picture, **STREAMED)
+        check_streamed([event async for event in stream])
 
 
 async def test_our_client_edits_here_and_there_alike(running: Running) -> None:

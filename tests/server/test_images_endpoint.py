@@ -21,6 +21,7 @@ from lens_sdk.local import LocalLensGenerator
 from lens_sdk.runtime import LensRuntime
 from lens_sdk.server.guard import ApiKeys
 from lens_sdk.server.limits import ServerLimits
+from lens_sdk.server.pictures import encode_pil
 from loopback_lens import QUICK, Running, Start, until
 
 PROMPT = "two red apples left of a blue cup"
@@ -70,6 +71,24 @@ async def test_the_async_client_streams_unfinished_pictures_first(running: Runni
     assert shapes == {(64, 64, 3)}
     assert events[-1].usage.total_tokens == 0
     assert events[-1].size == "64x64"
+
+
+async def test_the_model_goes_on_while_unfinished_pictures_are_encoded(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = running.generator.scheduler
+    before = scheduler.steps
+
+    def encode(picture: Image.Image, kind: str) -> bytes:
+        until(lambda: scheduler.steps == before + 3, 20)
+        return encode_pil(picture, kind)
+
+    monkeypatch.setattr("lens_sdk.server.jobs.encode_pil", encode)
+    async with AsyncOpenAI(base_url=running.v1, api_key="none", max_retries=0) as client:
+        stream = await client.images.generate(prompt=PROMPT, stream=True, partial_images=1, **QUICK)
+        events = [event async for event in stream]
+    assert [event.type.rpartition(".")[2] for event in events] == ["partial_image", "completed"]
+    assert decoded(events[0].b64_json).shape == (64, 64, 3)
 
 
 def test_the_sync_client_streams_several_pictures(client: OpenAI) -> None:

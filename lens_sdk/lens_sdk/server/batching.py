@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -14,66 +12,30 @@ from torch import Tensor
 from lens_core.chat import DEFAULT_DATE
 from lens_core.conditioning import TextConditioner, TextRequest
 from lens_core.errors import NonFiniteError, ParameterError
+from lens_core.modulation import ModulationTable
 from lens_core.pipeline_inputs import SamplingSettings, initial_latents
+from lens_core.pipeline_output import finished
 from lens_core.sampling import compute_mu, guide, linear_sigmas
 from lens_core.sizes import validate_size
+from lens_core.starting_points import (
+    Canvas,
+    KeptRegion,
+    StartingPictures,
+    first_step,
+    with_noise,
+)
 from lens_core.text_features import TextFeatures
 from lens_reasoner import GenerationSettings
+from lens_sdk.server.rows import Row, Schedule, Source
+from lens_sdk.server.scheduler import Preview
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from lens_core.pipeline import LensPipeline
 
-
-@dataclass(frozen=True)
-class Schedule:
-    """What all pictures of one call share.
-
-    Attributes:
-        cond: Features of the prompt, one row.
-        uncond: Features of the negative prompt, one row; None runs that branch without text.
-        guidance_scale: 1 runs only the branch with the prompt.
-        grid: (height, width) in tokens.
-        sigmas: Noise levels, float32 `[steps + 1]` from 1 to 0.
-        times: What the model is told, float32 `[steps]` in [0, 1].
-    """
-
-    cond: TextFeatures
-    uncond: TextFeatures | None
-    guidance_scale: float
-    grid: tuple[int, int]
-    sigmas: Tensor
-    times: Tensor
-
-    @property
-    def steps(self) -> int:
-        """Euler steps."""
-        return len(self.times)
-
-
-@dataclass
-class Row:
-    """One picture under way.
-
-    Attributes:
-        schedule: What it shares with the other pictures of its call.
-        latents: Its tokens, float32 `[tokens, channels]`.
-        step: Steps done.
-        estimate: What the picture would be if sampling ended at the latest step, as tokens.
-        began: When it was made, by `time.perf_counter`.
-    """
-
-    schedule: Schedule
-    latents: Tensor
-    step: int = 0
-    estimate: Tensor | None = None
-    began: float = field(default_factory=time.perf_counter)
-
-    @property
-    def done(self) -> bool:
-        """Whether all steps are done."""
-        return self.step == self.schedule.steps
+MOST_TABULATED = 256
+"""Steps of schedules met before that stay in a modulation table: 0.45 GB of Lens in bfloat16."""
 
 
 class RowSampler:
@@ -81,20 +43,26 @@ class RowSampler:
 
     The rows of a batch may be at different steps, with prompts, guidance and numbers of steps of
     their own; only their size must be the same. Prompts of different lengths run together under a
-    mask, where the pipeline runs each length by itself, so results agree up to rounding.
+    mask, where the pipeline runs each length by itself, so results agree up to rounding. A
+    transformer that keeps a modulation table gets one of the timesteps of all that is drawn.
     """
 
     def __init__(self, pipeline: LensPipeline) -> None:
         self._pipeline = pipeline
         self._device: torch.device = pipeline._execution_device
+        self._recent: dict[tuple[float, ...], Tensor] = {}
+        self._table: ModulationTable | None = None
 
     @torch.no_grad()
-    def schedule(self, prompt: str, settings: GenerationSettings) -> Schedule:
+    def schedule(
+        self, prompt: str, settings: GenerationSettings, start: StartingPictures | None = None
+    ) -> Schedule:
         """Encode the prompts of a call and lay out its steps.
 
         Args:
             prompt: The prompt.
             settings: With size, steps and guidance filled in.
+            start: The picture to start from; None starts from noise.
 
         Raises:
             LensCoreError: A setting that Lens cannot honour.
@@ -113,13 +81,15 @@ class RowSampler:
             mu=compute_mu(checked.tokens, checked.steps),
             device=self._device,
         )
+        begin = 0 if start is None else first_step(checked.steps, start.strength)
         return Schedule(
             cond=conditioner.positive(request),
             uncond=conditioner.negative(request, 1, blank_as_text=False) if guided else None,
             guidance_scale=checked.guidance_scale,
             grid=checked.grid,
-            sigmas=scheduler.sigmas,
-            times=scheduler.timesteps / 1000,
+            sigmas=scheduler.sigmas[begin:],
+            times=scheduler.timesteps[begin:] / 1000,
+            source=None if start is None else self._source(start, checked.grid),
         )
 
     def row(self, schedule: Schedule, seed: int) -> Row:
@@ -127,7 +97,13 @@ class RowSampler:
         height, width = schedule.grid
         shape = (1, height * width, int(self._pipeline.transformer.config.in_channels))
         noise = torch.Generator().manual_seed(seed)
-        return Row(schedule, initial_latents(shape, None, [noise], self._device, torch.float32)[0])
+        latents = initial_latents(shape, None, [noise], self._device, torch.float32)
+        source, kept = schedule.source, None
+        if source is not None:
+            if source.free is not None:
+                kept = KeptRegion(source.tokens, latents, source.free)
+            latents = with_noise(source.tokens, latents, float(schedule.sigmas[0]))
+        return Row(schedule, latents[0], kept=kept)
 
     @torch.no_grad()
     def advance(self, rows: Sequence[Row]) -> None:
@@ -136,6 +112,7 @@ class RowSampler:
         Args:
             rows: At least one, all of one size, none of them done.
         """
+        self._tabulate(rows)
         latents = torch.stack([row.latents for row in rows])
         times = torch.stack([row.schedule.times[row.step] for row in rows])
         grid = rows[0].schedule.grid
@@ -149,26 +126,70 @@ class RowSampler:
                 cond[i] = guide(cond[i], uncond[place], scale)
         for row, velocity in zip(rows, cond, strict=True):
             now, following = row.schedule.sigmas[row.step : row.step + 2]
-            row.estimate = row.latents - now * velocity
-            row.latents = row.latents + (following - now) * velocity
+            row.estimate = row.held(row.latents - now * velocity, 0.0)
+            row.latents = row.held(row.latents + (following - now) * velocity, following)
             row.step += 1
 
-    def picture(self, row: Row, *, estimated: bool = False) -> Image:
-        """The picture of a row, or what it would be if it ended now.
+    @torch.no_grad()
+    def picture(self, row: Row) -> Image:
+        """The picture of a row, decoded; what its mask protects is as it was.
 
         Raises:
             NonFiniteError: Its latents are not numbers any more.
         """
-        from PIL import Image
-
-        latents = row.estimate if estimated and row.estimate is not None else row.latents
-        if not bool(torch.isfinite(latents).all()):
+        if not bool(torch.isfinite(row.latents).all()):
             raise NonFiniteError(
                 "the latents of a picture became NaN or infinite; check the weights and any LoRA"
             )
-        height, width = (side * self._pipeline.size_multiple for side in row.schedule.grid)
-        pixels = self._pipeline.decode(latents[None], height, width)[0].permute(1, 2, 0)
-        return Image.fromarray((pixels.float() * 255).round().to(torch.uint8).cpu().numpy())
+        source = row.schedule.source
+        pixels = self._pipeline.decode(row.latents[None], *self._size(row))
+        canvas = None if source is None else source.canvas
+        pictures: Any = finished(pixels, "pil", canvas, _to_bytes)
+        return cast("Image", pictures[0])
+
+    @torch.no_grad()
+    def preview(self, row: Row) -> Preview:
+        """What a row would be if it ended now, small and at next to no cost."""
+        height, width = self._size(row)
+        tokens = row.latents if row.estimate is None else row.estimate
+        picture = self._pipeline.preview(tokens[None], height, width)[0]
+        return Preview(picture, (width, height))
+
+    def rest(self) -> None:
+        """Let go of what a memory plan brings to the device only for work."""
+        self._pipeline.maybe_free_model_hooks()
+
+    def _size(self, row: Row) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = row.schedule.grid
+        return height * self._pipeline.size_multiple, width * self._pipeline.size_multiple
+
+    def _source(self, start: StartingPictures, grid: tuple[int, int]) -> Source:
+        multiple = self._pipeline.size_multiple
+        canvas = Canvas.of(start, [0], grid[0] * multiple, grid[1] * multiple)
+        tokens = canvas.tokens(self._pipeline.vae, self._device).to(self._device, torch.float32)
+        free = canvas.free_tokens(multiple)
+        return Source(canvas, tokens, None if free is None else free.to(self._device))
+
+    def _tabulate(self, rows: Sequence[Row]) -> None:
+        """Have all timesteps of these rows in the modulation table, if one is kept.
+
+        Schedules met before stay in it as long as there is room, since sizes take turns.
+        """
+        transformer = self._pipeline.transformer
+        if not transformer.keeps_modulation_table:
+            return
+        needed = {row.schedule.key: row.schedule.times for row in rows}
+        known = needed.keys() <= self._recent.keys()
+        if known and self._table is not None and transformer.modulation_table is self._table:
+            return
+        self._recent |= needed
+        for key in [key for key in self._recent if key not in needed]:
+            if sum(map(len, self._recent)) <= MOST_TABULATED:
+                break
+            del self._recent[key]
+        transformer.follow_schedule(torch.cat([*self._recent.values()]))
+        self._table = transformer.modulation_table
 
     def _velocity(
         self,
@@ -206,6 +227,10 @@ class RowSampler:
             return_dict=False,
         )[0]
         return result.float()
+
+
+def _to_bytes(pixels: Tensor) -> Tensor:
+    return (pixels.float() * 255).round().to(torch.uint8)
 
 
 def _together(texts: Sequence[TextFeatures]) -> tuple[list[Tensor], Tensor | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from lens_core.errors import InvalidSizeError, LensCoreError
 from lens_reasoner import (
@@ -16,10 +16,15 @@ from lens_reasoner import (
     StepCallback,
     UnsupportedSettingError,
 )
+from lens_reasoner.generators.source_picture import SourcePicture
 from lens_reasoner.settings import check_seeds, check_settings
+from lens_sdk.editing import EditingLensGenerator
 from lens_sdk.local import MOST_AT_ONCE, PIXELS_AT_ONCE, LocalLensGenerator
 from lens_sdk.runtime import LensRuntime
 from lens_sdk.server.scheduler import Drawn, Order, PreviewCallback, StepScheduler
+
+if TYPE_CHECKING:
+    from lens_core.starting_points import StartingPictures
 
 
 @runtime_checkable
@@ -40,29 +45,23 @@ class PreviewingGenerator(Protocol):
         ...
 
 
-class BatchingLensGenerator(LocalLensGenerator):
-    """Draws like `LocalLensGenerator`, but the calls of all callers share their steps.
+class SharingSteps(LocalLensGenerator):
+    """A local Lens whose calls share their steps with those of other callers.
 
-    Pictures are those of `LocalLensGenerator` up to rounding: each has noise of its own seed.
+    Pictures are those drawn alone up to rounding: each has noise of its own seed.
+
+    Attributes:
+        scheduler: Draws for all of them.
     """
 
-    def __init__(
-        self,
-        runtime: LensRuntime,
-        *,
-        most_pixels: int = PIXELS_AT_ONCE,
-        most_pictures: int = MOST_AT_ONCE,
-    ) -> None:
-        super().__init__(runtime)
-        self.scheduler = StepScheduler(
-            runtime, most_pixels=most_pixels, most_pictures=most_pictures
-        )
-        self._most_pictures = most_pictures
+    scheduler: StepScheduler
 
     @property
     def capabilities(self) -> Capabilities:
         """The checkpoint's; calls may run side by side."""
-        return super().capabilities.model_copy(update={"max_concurrency": self._most_pictures})
+        return super().capabilities.model_copy(
+            update={"max_concurrency": self.scheduler.most_pictures}
+        )
 
     async def generate(
         self,
@@ -88,16 +87,13 @@ class BatchingLensGenerator(LocalLensGenerator):
         """See `PreviewingGenerator`."""
         return await self._draw(Order(prompt, settings, on_step, on_preview, previews), seeds)
 
-    def close(self) -> None:
-        """Stop drawing."""
-        self.scheduler.close()
-
     async def _draw(self, order: Order, seeds: Sequence[int]) -> list[GeneratedImage]:
         capabilities = self.capabilities
         order.settings = check_settings(order.settings, capabilities, backend=self.name)
         check_seeds(seeds, capabilities, backend=self.name)
         order.settings = self._filled(order.settings)
         try:
+            order.start = await asyncio.to_thread(self._start, order.settings)
             drawn = await self.scheduler.draw(order, seeds)
         except InvalidSizeError as error:
             size = f"{order.settings.width}x{order.settings.height}"
@@ -111,6 +107,14 @@ class BatchingLensGenerator(LocalLensGenerator):
         except LensCoreError as error:
             raise GeneratorError(f"{self.name!r} cannot draw this: {error}.") from error
         return await asyncio.to_thread(self._images, order, seeds, drawn)
+
+    def _start(self, settings: GenerationSettings) -> StartingPictures | None:
+        """What to start from, decoded."""
+        from lens_core.starting_points import StartingPictures
+
+        names = ("image", "mask_image", "strength", "mask_feather")
+        told = self._arguments(settings)
+        return StartingPictures.read(*(told.get(name) for name in names))
 
     def _images(
         self, order: Order, seeds: Sequence[int], drawn: Sequence[Drawn]
@@ -127,6 +131,62 @@ class BatchingLensGenerator(LocalLensGenerator):
             )
             for seed, one in zip(seeds, drawn, strict=True)
         ]
+
+
+class BatchingLensGenerator(SharingSteps):
+    """A local Lens that draws for all callers in one batch, from prompts and from pictures."""
+
+    def __init__(
+        self,
+        runtime: LensRuntime,
+        *,
+        most_pixels: int = PIXELS_AT_ONCE,
+        most_pictures: int = MOST_AT_ONCE,
+    ) -> None:
+        super().__init__(runtime)
+        self.scheduler = StepScheduler(
+            runtime, most_pixels=most_pixels, most_pictures=most_pictures
+        )
+
+    def editing(
+        self,
+        image: bytes,
+        *,
+        mask: bytes | None = None,
+        strength: float | None = None,
+        mask_feather: int | None = None,
+    ) -> BatchingEditor:
+        """See `LocalLensGenerator.editing`; its pictures join the same batch."""
+        takes = Capabilities(image_input=True, mask=True)
+        source = SourcePicture.of(image, mask, takes, backend=self.name)
+        return BatchingEditor(self.runtime, source, strength, mask_feather, self.scheduler)
+
+    def close(self) -> None:
+        """Stop drawing."""
+        self.scheduler.close()
+
+
+class BatchingEditor(SharingSteps, EditingLensGenerator):
+    """Starts from a picture, in the batch of the generator it came from.
+
+    Args:
+        runtime: The model.
+        source: What to start from.
+        strength: See `EditingLensGenerator`.
+        mask_feather: See `EditingLensGenerator`.
+        scheduler: Draws.
+    """
+
+    def __init__(
+        self,
+        runtime: LensRuntime,
+        source: SourcePicture,
+        strength: float | None,
+        mask_feather: int | None,
+        scheduler: StepScheduler,
+    ) -> None:
+        super().__init__(runtime, source, strength, mask_feather)
+        self.scheduler = scheduler
 
 
 def batching(generator: Generator) -> Generator:

@@ -8,9 +8,8 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lens_reasoner import GeneratedImage, GenerationSettings, Generator
 from lens_reasoner.settings import check_settings
@@ -23,49 +22,12 @@ from lens_sdk.server.drawing import PreviewingGenerator
 from lens_sdk.server.edits import Source
 from lens_sdk.server.errors import ApiError
 from lens_sdk.server.idempotency import Answer, Idempotency
+from lens_sdk.server.jobs import EDITS, EVENTS, GENERATIONS, Job, Partials
 from lens_sdk.server.limits import ServerLimits
 from lens_sdk.server.metrics import Metrics
-from lens_sdk.server.pictures import PictureStore, encode, encode_pil
+from lens_sdk.server.pictures import PictureStore, encode
 from lens_sdk.server.shared import EventLog, SharedWork
 from lens_sdk.tracing import call_span
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-GENERATIONS = "/v1/images/generations"
-EDITS = "/v1/images/edits"
-_EVENTS = {GENERATIONS: "image_generation", EDITS: "image_edit"}
-
-
-@dataclass(frozen=True)
-class Job:
-    """One request, checked.
-
-    Attributes:
-        body: As it was sent.
-        generator: Who draws.
-        settings: How to draw.
-        seeds: One for each picture.
-        base_url: Where the server was asked, for addresses of pictures.
-        endpoint: Which one was asked.
-    """
-
-    body: ImagesBody
-    generator: Generator
-    settings: GenerationSettings
-    seeds: tuple[int, ...]
-    base_url: str
-    endpoint: str
-
-    @property
-    def kind(self) -> str:
-        """Kind of picture file."""
-        return self.body.output_format or "png"
-
-    @property
-    def events(self) -> str:
-        """What the names of its events begin with."""
-        return _EVENTS[self.endpoint]
 
 
 class ImageService:
@@ -131,7 +93,7 @@ class ImageService:
     ) -> SharedWork[Answer]:
         def start() -> SharedWork[Answer]:
             job = checked()
-            room = self._admission.take(len(job.seeds), len(job.seeds) * _work(job))
+            room = self._admission.take(len(job.seeds), len(job.seeds) * job.work)
 
             async def work(log: EventLog) -> Answer:
                 answer = await self._draw(job, log)
@@ -145,7 +107,7 @@ class ImageService:
 
         try:
             shared, again = self._keys.once(
-                place, fingerprint, start, partial(replayed, events=_EVENTS[place[1]])
+                place, fingerprint, start, partial(replayed, events=EVENTS[place[1]])
             )
         except ApiError as error:
             if error.status == 429:
@@ -241,30 +203,14 @@ class ImageService:
         generator, previews = job.generator, job.body.partial_images or 0
         if not (job.body.stream and previews and isinstance(generator, PreviewingGenerator)):
             return await generator.generate(job.body.prompt, seeds=seeds, settings=job.settings)
-        loop = asyncio.get_running_loop()
-        shown: dict[int, int] = {}
-
-        def tell(index: int, data: bytes) -> None:
-            shown[index] = shown.get(index, -1) + 1
-            event = {
-                "type": f"{job.events}.partial_image",
-                "partial_image_index": shown[index],
-                "index": first + index,
-                **_picture_fields(job, data, time.time()),
-            }
-            log.keep(str(event["type"]), json.dumps(event))
-
-        def on_preview(picture: Image, index: int) -> None:
-            data = encode_pil(picture, job.kind)
-            loop.call_soon_threadsafe(tell, index, data)
-
-        return await generator.generate_with_previews(
-            job.body.prompt,
-            seeds=seeds,
-            settings=job.settings,
-            on_preview=on_preview,
-            previews=previews,
-        )
+        async with Partials(job, first, log) as partials:
+            return await generator.generate_with_previews(
+                job.body.prompt,
+                seeds=seeds,
+                settings=job.settings,
+                on_preview=partials.show,
+                previews=previews,
+            )
 
     def _datum(self, job: Job, image: GeneratedImage) -> dict[str, Any]:
         """One picture of the answer; beside OpenAI's fields it has all that made it."""
@@ -275,21 +221,3 @@ class ImageService:
             name = self._pictures.put(image, data, job.kind)
             return {"url": f"{job.base_url}files/{name}", **made}
         return {"b64_json": base64.b64encode(data).decode(), **made}
-
-
-def _work(job: Job) -> float:
-    settings = job.settings
-    own = job.generator.capabilities.native_size or (1024, 1024)
-    pixels = (settings.width or own[0]) * (settings.height or own[1])
-    return pixels * float(settings.num_inference_steps or 20)
-
-
-def _picture_fields(job: Job, data: bytes, now: float) -> dict[str, Any]:
-    return {
-        "b64_json": base64.b64encode(data).decode(),
-        "created_at": int(now),
-        "output_format": job.kind,
-        "size": job.body.size or "auto",
-        "quality": "auto",
-        "background": "opaque",
-    }

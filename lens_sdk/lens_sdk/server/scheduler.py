@@ -18,10 +18,30 @@ from lens_sdk.runtime import LensRuntime
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from lens_sdk.server.batching import Row, RowSampler, Schedule
+    from lens_core.starting_points import StartingPictures
+    from lens_sdk.server.batching import RowSampler
+    from lens_sdk.server.rows import Row, Schedule
 
-PreviewCallback = Callable[["Image", int], None]
-"""Told about an unfinished picture and the steps it has done, from the drawing thread."""
+
+@dataclass(frozen=True)
+class Preview:
+    """An unfinished picture.
+
+    Attributes:
+        picture: As it came, usually small.
+        size: Width and height of the finished one.
+    """
+
+    picture: Image
+    size: tuple[int, int]
+
+    def enlarged(self) -> Image:
+        """The picture in the size of the finished one."""
+        return self.picture.resize(self.size)
+
+
+PreviewCallback = Callable[[Preview, int], None]
+"""Told about an unfinished picture and its place in the call, from the drawing thread."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +67,7 @@ class Order:
         on_step: Told about each step; an exception ends the call.
         on_preview: Told about unfinished pictures.
         previews: How many of those, evenly over the steps.
+        start: A picture to start from; None starts from noise.
         abandoned: Set when nobody waits any more.
         schedule: Made in the drawing thread.
     """
@@ -56,6 +77,7 @@ class Order:
     on_step: StepCallback | None = None
     on_preview: PreviewCallback | None = None
     previews: int = 0
+    start: StartingPictures | None = None
     abandoned: bool = False
     schedule: Schedule | None = None
 
@@ -99,12 +121,17 @@ class StepScheduler:
         runtime: The model.
         most_pixels: Most pixels in work at once; one picture is always drawn.
         most_pictures: Most pictures in work at once.
+
+    Attributes:
+        most_pictures: The same.
+        largest_batch: Most pictures that were stepped together.
+        steps: Steps done for a batch.
     """
 
     def __init__(self, runtime: LensRuntime, *, most_pixels: int, most_pictures: int) -> None:
         self._runtime = runtime
         self._most_pixels = most_pixels
-        self._most_pictures = most_pictures
+        self.most_pictures = most_pictures
         self._waiting: deque[Ticket] = deque()
         self._active: list[Ticket] = []
         self._changed = threading.Condition()
@@ -191,7 +218,7 @@ class StepScheduler:
 
     def _fits(self, ticket: Ticket) -> bool:
         pixels = sum(t.order.pixels for t in self._active) + ticket.order.pixels
-        room = len(self._active) < self._most_pictures and pixels <= self._most_pixels
+        room = len(self._active) < self.most_pictures and pixels <= self._most_pixels
         return room or not self._active
 
     def _turn(self, sampler: RowSampler) -> None:
@@ -200,7 +227,7 @@ class StepScheduler:
             try:
                 order = ticket.order
                 if order.schedule is None:
-                    order.schedule = sampler.schedule(order.prompt, order.settings)
+                    order.schedule = sampler.schedule(order.prompt, order.settings, order.start)
                 ticket.row = sampler.row(order.schedule, ticket.seed)
             except Exception as error:
                 self._fail([ticket], error)
@@ -220,6 +247,9 @@ class StepScheduler:
         behind = {id(ticket) for ticket in batch}
         with self._changed:
             self._active.sort(key=lambda ticket: id(ticket) in behind)
+            idle = not (self._active or self._waiting)
+        if idle:
+            sampler.rest()
 
     def _report(self, sampler: RowSampler, ticket: Ticket) -> None:
         order, row = ticket.order, _row(ticket)
@@ -229,7 +259,7 @@ class StepScheduler:
         if order.on_step is not None:
             order.on_step(StepProgress(step=row.step, total=total, index=ticket.index))
         if order.on_preview is not None and order.wants_preview(row.step, total):
-            order.on_preview(sampler.picture(row, estimated=True), ticket.index)
+            order.on_preview(sampler.preview(row), ticket.index)
         if row.done:
             drawn = Drawn(sampler.picture(row), time.perf_counter() - row.began)
             self._settle(ticket, lambda: ticket.result.set_result(drawn))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lens_reasoner.blocking import BlockingGenerator
+from lens_reasoner.blocking import BlockingGenerator, Finish
 from lens_reasoner.errors import (
     GeneratorError,
     UnsupportedSettingError,
@@ -146,8 +146,8 @@ class DiffusersGenerator(BlockingGenerator):
         seeds: Sequence[int],
         settings: GenerationSettings,
         on_step: StepCallback,
-    ) -> list[GeneratedImage]:
-        """Draw one picture per seed in one batch.
+    ) -> Finish:
+        """Draw one picture per seed in one batch; encoding them is left to do.
 
         Raises:
             UnsupportedSettingError: A negative prompt without the guidance it needs.
@@ -168,17 +168,21 @@ class DiffusersGenerator(BlockingGenerator):
             ) from error
         pictures = to_pictures(output, expected=len(seeds), name=self._name)
         seconds = time.perf_counter() - started
-        return [
-            GeneratedImage.from_pil(
-                picture,
-                prompt=prompt,
-                seed=seed if "generator" in interface.defaults else None,
-                settings=used,
-                generator=self._name,
-                timings={"generate": seconds / len(seeds)},
-            )
-            for picture, seed in zip(pictures, seeds, strict=True)
-        ]
+
+        def finish() -> list[GeneratedImage]:
+            return [
+                GeneratedImage.from_pil(
+                    picture,
+                    prompt=prompt,
+                    seed=seed if "generator" in interface.defaults else None,
+                    settings=used,
+                    generator=self._name,
+                    timings={"generate": seconds / len(seeds)},
+                )
+                for picture, seed in zip(pictures, seeds, strict=True)
+            ]
+
+        return finish
 
     def _call(
         self,
