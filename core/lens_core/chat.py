@@ -5,7 +5,7 @@ What a user typed is kept apart as literal text: control tokens inside it stay p
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date as Date
 from typing import Literal
@@ -53,6 +53,19 @@ class RenderedChat:
     def text(self) -> str:
         """The whole conversation as one string."""
         return self.prefix + self.user + self.suffix
+
+
+@dataclass(frozen=True)
+class EncodedChat:
+    """Token ids of a `RenderedChat`, part by part."""
+
+    prefix: list[int]
+    user: list[int]
+    suffix: list[int]
+
+
+Fit = Callable[[EncodedChat, int], tuple[list[int], int]]
+"""Makes a row of at most so many tokens; tells how many of the user's are in it."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +131,8 @@ def render_image_prompt(prompt: str, date: str = DEFAULT_DATE) -> RenderedChat:
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: RenderedChat) -> list[int]:
     """Token ids of a conversation; control tokens in the user's words become plain text."""
-    prefix, user, suffix = _encode_parts(tokenizer, chat)
-    return prefix + user + suffix
+    parts = _encode_parts(tokenizer, chat)
+    return parts.prefix + parts.user + parts.suffix
 
 
 def encode_prompts(
@@ -128,10 +141,9 @@ def encode_prompts(
     date: str = DEFAULT_DATE,
     max_length: int = MAX_SEQUENCE_LENGTH,
     pad_token_id: int | None = None,
+    fit: Fit | None = None,
 ) -> EncodedPrompts:
     """Token ids of prompts for the text encoder.
-
-    A prompt that does not fit loses its own last words, with a warning, never the suffix.
 
     Args:
         tokenizer: One with the harmony control tokens.
@@ -139,6 +151,7 @@ def encode_prompts(
         date: The day the model believes it is, `YYYY-MM-DD`.
         max_length: Most tokens of one row, prefix and suffix included.
         pad_token_id: Fills shorter rows; the tokenizer's own by default. It is never attended to.
+        fit: What becomes of prompts that are too long; `cut_words` by default.
 
     Raises:
         ParameterError: `max_length` leaves no room for a prompt, or the date is malformed.
@@ -147,17 +160,11 @@ def encode_prompts(
     rows, prefix_length = [], 0
     for prompt in prompts:
         parts = _encode_parts(tokenizer, render_image_prompt(prompt, date))
-        prefix, user, suffix = parts
-        room = max_length - len(prefix) - len(suffix)
-        if room < 1:
-            raise ParameterError(
-                f"max_sequence_length {max_length} leaves no room for a prompt: the format itself "
-                f"takes {len(prefix) + len(suffix)} tokens"
-            )
-        if len(user) > room:
-            _warn_cut(tokenizer, user, room)
-        rows.append(prefix + user[:room] + suffix)
-        prefix_length = len(prefix)
+        row, words = (fit or cut_words)(parts, max_length)
+        if words < len(parts.user):
+            _warn_cut(tokenizer, parts.user, words)
+        rows.append(row)
+        prefix_length = len(parts.prefix)
     pad = tokenizer.pad_token_id if pad_token_id is None else pad_token_id
     longest = max(len(row) for row in rows)
     return EncodedPrompts(
@@ -165,6 +172,43 @@ def encode_prompts(
         attention_mask=[[1] * len(row) + [0] * (longest - len(row)) for row in rows],
         prefix_length=prefix_length,
     )
+
+
+def cut_words(parts: EncodedChat, max_length: int) -> tuple[list[int], int]:
+    """A row in which a prompt that does not fit loses its own last words, never the suffix.
+
+    Returns:
+        The row, and how many of the user's tokens are in it.
+
+    Raises:
+        ParameterError: `max_length` leaves no room for a prompt.
+    """
+    format_length = len(parts.prefix) + len(parts.suffix)
+    room = _room(max_length, format_length)
+    return parts.prefix + parts.user[:room] + parts.suffix, min(room, len(parts.user))
+
+
+def cut_end(parts: EncodedChat, max_length: int) -> tuple[list[int], int]:
+    """A row that loses what stands beyond its length, the suffix first: the published code's way.
+
+    Returns:
+        The row, and how many of the user's tokens are in it.
+
+    Raises:
+        ParameterError: `max_length` leaves no room for a prompt.
+    """
+    room = _room(max_length, len(parts.prefix))
+    whole = parts.prefix + parts.user + parts.suffix
+    return whole[:max_length], min(room, len(parts.user))
+
+
+def _room(max_length: int, format_length: int) -> int:
+    if max_length <= format_length:
+        raise ParameterError(
+            f"max_sequence_length {max_length} leaves no room for a prompt: the format itself "
+            f"takes {format_length} tokens"
+        )
+    return max_length - format_length
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, final_prefilled: bool = False) -> list[int]:
@@ -206,15 +250,13 @@ def encode_literally(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]
     return ids
 
 
-def _encode_parts(
-    tokenizer: PreTrainedTokenizerBase, chat: RenderedChat
-) -> tuple[list[int], list[int], list[int]]:
+def _encode_parts(tokenizer: PreTrainedTokenizerBase, chat: RenderedChat) -> EncodedChat:
     """Ids of prefix, user's words and suffix.
 
     Control tokens stand on both sides of the user's words and are split off before anything else,
     so the three parts tokenise exactly as the whole would.
     """
-    return (
+    return EncodedChat(
         encode_control(tokenizer, chat.prefix),
         encode_literally(tokenizer, chat.user),
         encode_control(tokenizer, chat.suffix),

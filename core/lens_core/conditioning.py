@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, encode_prompts
+from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, Fit, cut_words, encode_prompts
 from lens_core.checkpoint_files import refuse_float16
 from lens_core.errors import ComponentError, NonFiniteError, ParameterError, PromptError
 from lens_core.feature_source import FeatureSource, features_of
@@ -63,12 +63,14 @@ class TextConditioner:
         text_encoder: GPT-OSS, if the pipeline has one, or what has its features.
         tokenizer: Its tokenizer.
         device: Where to compute.
+        fit: What becomes of prompts that are too long.
     """
 
     transformer: LensTransformer2DModel
     text_encoder: LensTextEncoder | FeatureSource | None
     tokenizer: PreTrainedTokenizerBase | None
     device: torch.device
+    fit: Fit = cut_words
 
     def encode(self, prompts: Sequence[str], date: str, max_length: int) -> TextFeatures:
         """Features of prompts, in one padded batch, without the positions before the prompt.
@@ -82,7 +84,8 @@ class TextConditioner:
                 "with them"
             )
         source = features_of(self.text_encoder)
-        encoded = encode_prompts(self.tokenizer, prompts, date, max_length, source.pad_token_id)
+        padding = source.pad_token_id
+        encoded = encode_prompts(self.tokenizer, prompts, date, max_length, padding, self.fit)
         return source.read(encoded, self.transformer.config.selected_layer_index, self.device)
 
     def positive(self, request: TextRequest) -> TextFeatures:

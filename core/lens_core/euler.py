@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from lens_core.denoising import Denoiser
 from lens_core.pipeline_inputs import check_finite
-from lens_core.sampling import compute_mu, linear_sigmas
+from lens_core.sampling import compute_mu
 from lens_core.starting_points import KeptRegion
 
 
@@ -46,18 +47,21 @@ AfterStep = Callable[[EulerState], tuple[Tensor, bool]]
 
 
 def set_schedule(
-    scheduler: FlowMatchEulerDiscreteScheduler, tokens: int, steps: int, device: torch.device
+    scheduler: FlowMatchEulerDiscreteScheduler,
+    tokens: int,
+    levels: np.ndarray,
+    device: torch.device,
 ) -> None:
     """Lay out the shifted noise levels of all steps in the scheduler.
 
     Args:
         scheduler: Its `sigmas` become `[steps + 1]`, its `timesteps` `[steps]`.
         tokens: Image tokens of each picture.
-        steps: Of the full schedule, also where sampling enters it later.
+        levels: Before the shift, one per step of the full schedule, also where sampling enters it
+            later.
         device: Where sampling runs.
     """
-    mu = compute_mu(tokens, steps)
-    scheduler.set_timesteps(sigmas=linear_sigmas(steps), mu=mu, device=device)
+    scheduler.set_timesteps(sigmas=levels, mu=compute_mu(tokens, len(levels)), device=device)
 
 
 def integrate(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,7 +36,7 @@ class PictureCall:
 
     Attributes:
         sizes: One for all prompts, or one per prompt.
-        steps: Of the full schedule.
+        levels: Noise levels before the time shift, one per step of the full schedule.
         guidance_scale: 1 is no guidance.
         images_per_prompt: Pictures for each prompt.
         output_type: Form of the result.
@@ -50,7 +51,7 @@ class PictureCall:
     """
 
     sizes: Sequence[Size]
-    steps: int
+    levels: np.ndarray
     guidance_scale: float
     images_per_prompt: int
     output_type: inputs.OutputType
@@ -62,6 +63,11 @@ class PictureCall:
     callback: StepCallback | None
     on_step: StepListener | None
     cancel: Cancel | None
+
+    @property
+    def steps(self) -> int:
+        """Of the full schedule."""
+        return len(self.levels)
 
     @property
     def begin(self) -> int:
@@ -126,7 +132,7 @@ class PictureRun:
         grid = (group.height // multiple, group.width // multiple)
         denoiser = self._denoiser(group, grid)
         noise = self._noise(group, grid, denoiser.latents_dtype)
-        set_schedule(pipeline.scheduler, grid[0] * grid[1], call.steps, noise.device)
+        set_schedule(pipeline.scheduler, grid[0] * grid[1], call.levels, noise.device)
         canvas, kept, latents = None, None, noise
         if self._start is not None:
             canvas = Canvas.of(self._start, group.prompts, group.height, group.width)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler
 from PIL import Image
@@ -10,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lens_core import pipeline_inputs as inputs
-from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH
+from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, Fit, cut_end, cut_words
 from lens_core.conditioning import TextConditioner, TextRequest
 from lens_core.errors import ParameterError
 from lens_core.latents import decode_tokens
@@ -20,7 +21,7 @@ from lens_core.picture_run import PictureCall, PictureRun
 from lens_core.pipeline_loading import LoadablePipeline
 from lens_core.pipeline_output import LensPipelineOutput
 from lens_core.previews import PreviewMap, fit_preview_map
-from lens_core.sampling import check_scheduler
+from lens_core.sampling import check_scheduler, given_sigmas, linear_sigmas
 from lens_core.sizes import MAX_AREA, nearest_size
 from lens_core.source_pictures import PictureInput
 from lens_core.starting_points import StartingPictures
@@ -176,6 +177,7 @@ class LensPipeline(LoadablePipeline):
         max_sequence_length: int = MAX_SEQUENCE_LENGTH,
         reference: bool = False,
         *,
+        sigmas: Sequence[float] | None = None,
         size: str | Sequence[str] | None = None,
         seed: int | Sequence[int] | None = None,
         image: PictureInput | Sequence[PictureInput] | None = None,
@@ -210,8 +212,11 @@ class LensPipeline(LoadablePipeline):
             callback_on_step_end_tensor_inputs: What it is given; only `latents` is on offer.
             date: The day the text encoder believes it is, `YYYY-MM-DD`. It changes the picture.
             max_sequence_length: Most tokens of a prompt with the text around it, up to 512.
-            reference: Repeat the published code's roundings (noise and latents in the
-                transformer's dtype, time rounded to it, one masked batch, truncated pixels).
+            reference: Repeat the published code's choices (noise and latents in the transformer's
+                dtype, time rounded to it, one masked batch, truncated pixels, blank negative
+                prompts read beside others, the format's end cut off where a prompt is too long).
+            sigmas: Noise levels before the time shift, one per step, falling from 1; even ones by
+                default. Instead of `num_inference_steps`.
             size: Instead of height and width, a name such as `16:9`, `16:9@1440` or `1376x768`
                 (width first); one for all prompts or one each.
             seed: Instead of generator: one per picture, or the first of numbers in a row.
@@ -238,7 +243,7 @@ class LensPipeline(LoadablePipeline):
         start = StartingPictures.read(image, mask_image, strength, mask_feather)
         call = self._call(
             sizes=self._sizes(height, width, size, start),
-            steps=num_inference_steps,
+            levels=self._levels(num_inference_steps, sigmas),
             guidance_scale=guidance_scale,
             images_per_prompt=num_images_per_prompt,
             output_type=output_type,
@@ -310,13 +315,17 @@ class LensPipeline(LoadablePipeline):
         own = (self.defaults.height, self.defaults.width)
         return requested_sizes(height, width, size, own, self.size_multiple)
 
+    def _levels(self, steps: int | None, sigmas: Sequence[float] | None) -> np.ndarray:
+        if sigmas is not None:
+            return given_sigmas(sigmas, steps)
+        count = self.defaults.num_inference_steps if steps is None else steps
+        inputs.check_count("num_inference_steps", count)
+        return linear_sigmas(count)
+
     def _call(self, **asked: Any) -> PictureCall:
         """The call with the checkpoint's own values where none are given, checked."""
-        for name, own in (
-            ("steps", self.defaults.num_inference_steps),
-            ("guidance_scale", self.defaults.guidance_scale),
-        ):
-            asked[name] = own if asked[name] is None else asked[name]
+        if asked["guidance_scale"] is None:
+            asked["guidance_scale"] = self.defaults.guidance_scale
         call = PictureCall(**asked)
         inputs.SamplingSettings(
             (1, 1), call.steps, call.guidance_scale, call.images_per_prompt, call.output_type
@@ -325,13 +334,15 @@ class LensPipeline(LoadablePipeline):
             raise ParameterError("give seed or generator, not both")
         return call
 
-    def _conditioner(self, device: torch.device | None = None) -> TextConditioner:
+    def _conditioner(
+        self, device: torch.device | None = None, fit: Fit = cut_words
+    ) -> TextConditioner:
         where = self._execution_device if device is None else device
-        return TextConditioner(self.transformer, self.feature_source, self.tokenizer, where)
+        return TextConditioner(self.transformer, self.feature_source, self.tokenizer, where, fit)
 
     def _run(self, request: TextRequest, call: PictureCall) -> PictureRun:
         """Read the text; what remains is drawing."""
-        conditioner = self._conditioner()
+        conditioner = self._conditioner(fit=cut_end if call.reference else cut_words)
         cond, uncond = conditioner.positive(request), None
         inputs.warn_unused_negative(request.has_negative_prompt, call.guidance_scale)
         if call.reference or call.guidance_scale > 1:

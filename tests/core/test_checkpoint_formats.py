@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import packed_references as reference
-from golden_components import GOLDEN, case, max_error, read_json, write_checkpoint
+from golden_components import GOLDEN, case, max_error, read_json
 from lens_core import CheckpointError, LensPipeline, LensTransformer2DModel, ParameterError
 from lens_core.checkpoints import names
 from lens_core.checkpoints.convert import Target, convert, layouts
@@ -25,9 +25,9 @@ from tiny_components import tiny_tokenizer, tiny_vae
 FP32 = torch.float32
 
 
-@pytest.fixture(scope="module")
-def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("golden") / "lens")
+@pytest.fixture
+def golden(golden_checkpoint: Path) -> Path:
+    return golden_checkpoint
 
 
 def written(golden: Path, part: str, target: Path, layout: str, **settings: object) -> Path:

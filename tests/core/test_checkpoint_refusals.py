@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from golden_components import GOLDEN, write_checkpoint
+from golden_components import GOLDEN, write_diffusers
 from lens_core import CheckpointError, LensTransformer2DModel, PrecisionError
 from lens_core.checkpoints.convert import Target, convert
 from lens_core.checkpoints.denoiser import load_denoiser
@@ -34,8 +34,10 @@ EXPERTS = "layers.3.mlp.experts.down_proj"
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
-    golden = write_checkpoint(tmp_path_factory.mktemp("golden") / "lens")
+def files(
+    golden_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, str], Path]:
+    golden = golden_checkpoint
     folder = tmp_path_factory.mktemp("layouts")
     target = {key: folder / "-".join(key) for key in LAYOUTS}
     return {
@@ -218,7 +220,8 @@ class TestTheModelsOwnLoader:
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
-        return write_checkpoint(tmp_path / "lens") / "transformer"
+        write_diffusers(tmp_path / "lens" / "transformer", "transformer")
+        return tmp_path / "lens" / "transformer"
 
     def test_it_loads_with_the_librarys_arguments(self, folder: Path) -> None:
         loaded = LensTransformer2DModel.from_pretrained(

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import GptOssConfig
 
 import packed_references as reference
-from golden_components import GOLDEN, cases, max_error, write_text_encoder
+from golden_components import GOLDEN, cases, max_error
 from lens_core import CheckpointError, ComponentError, LensPipeline, LensTextEncoder, ParameterError
 from lens_core.checkpoints.convert import Target, convert
 from lens_core.checkpoints.encoder import load_text_encoder
@@ -25,10 +25,8 @@ FP32 = torch.float32
 
 
 @pytest.fixture(scope="module")
-def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("golden") / "text_encoder"
-    write_text_encoder(folder)
-    return folder
+def golden(golden_checkpoint: Path) -> Path:
+    return golden_checkpoint / "text_encoder"
 
 
 @pytest.fixture(scope="module")

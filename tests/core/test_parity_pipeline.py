@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from golden_components import case, max_error, read_json, write_checkpoint
+from golden_components import case, max_error, read_json
 from lens_core import LensPipeline
 
 ARGUMENTS = read_json("cases.json")["pipeline"]
@@ -15,13 +15,9 @@ LATENTS_TOLERANCE = 1e-4
 IMAGE_TOLERANCE = 2e-4
 
 
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> LensPipeline:
-    """Loaded from the published folder layout, whose index names classes no library has."""
-    folder = write_checkpoint(tmp_path_factory.mktemp("golden") / "lens")
-    loaded = LensPipeline.from_pretrained(folder)
-    loaded.set_progress_bar_config(disable=True)
-    return loaded
+@pytest.fixture
+def pipeline(golden_pipeline: LensPipeline) -> LensPipeline:
+    return golden_pipeline
 
 
 def run(pipeline: LensPipeline, name: str, **changes: Any) -> tuple[Tensor, list[Tensor]]:
@@ -91,9 +87,8 @@ def test_the_date_and_the_negative_prompt_change_the_picture(pipeline: LensPipel
     assert max_error(blank, golden) > 2 * IMAGE_TOLERANCE
 
 
-def test_bfloat16_stays_near_float32(pipeline: LensPipeline, tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "lens")
-    half = LensPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16)
+def test_bfloat16_stays_near_float32(pipeline: LensPipeline, golden_checkpoint: Path) -> None:
+    half = LensPipeline.from_pretrained(golden_checkpoint, torch_dtype=torch.bfloat16)
     half.set_progress_bar_config(disable=True)
     exact, _ = run(pipeline, "lens")
     default, steps = run(half, "lens")

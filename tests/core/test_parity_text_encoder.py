@@ -7,16 +7,14 @@ import pytest
 import torch
 from transformers import GptOssConfig
 
-from golden_components import cases, max_error, read_json, write_text_encoder
+from golden_components import cases, max_error, read_json
 from lens_core import CheckpointError, ComponentError, LensTextEncoder, PrecisionError
 from tiny_components import tiny_text_encoder
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> LensTextEncoder:
-    folder = tmp_path_factory.mktemp("golden") / "text_encoder"
-    write_text_encoder(folder)
-    return LensTextEncoder.from_pretrained(folder)
+def encoder(golden_checkpoint: Path) -> LensTextEncoder:
+    return LensTextEncoder.from_pretrained(golden_checkpoint / "text_encoder")
 
 
 @torch.no_grad()

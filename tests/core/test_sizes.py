@@ -139,6 +139,7 @@ def test_sigmas_of_lens_turbo() -> None:
         {"time_shift_type": "linear"},
         {"shift_terminal": 0.02},
         {"use_karras_sigmas": True},
+        {"num_train_timesteps": 500},
     ],
 )
 def test_a_scheduler_with_other_sigmas_is_refused(changes: dict[str, object]) -> None:
