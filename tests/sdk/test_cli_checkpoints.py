@@ -60,7 +60,7 @@ def test_convert_writes_other_layouts(tmp_path: Path, wide: None) -> None:
     assert "denoiser, GGUF" in text
     assert "Q5_1" in text
     back = tmp_path / "back"
-    run("convert", target, back, "--to", "diffusers", "--dtype", "fp32")
+    run("convert", target, back, "--to", "diffusers", "--dtype", "float32")
     assert load_file(back / "diffusion_pytorch_model.safetensors")["img_in.bias"].dtype == (
         torch.float32
     )

@@ -48,8 +48,8 @@ def test_a_folder_becomes_shards_that_can_be_checked(pictures: Path, tmp_path: P
 def test_what_cannot_be_used_may_be_refused(pictures: Path, tmp_path: Path) -> None:
     arguments = ("shard", str(pictures), "--out", str(tmp_path / "a"))
     assert "100x100" in lens(*arguments, "--refuse", "unfit_image", code=1)
-    assert "--refuse 'size' is not known" in lens(*arguments, "--refuse", "size", code=1)
-    assert "--crop 'left' is not known" in lens(*arguments, "--crop", "left", code=1)
+    assert "'size' is not one of" in lens(*arguments, "--refuse", "size", code=2)
+    assert "'left' is not one of" in lens(*arguments, "--crop", "left", code=2)
     assert "choose one of lens" in lens(*arguments, "--buckets", "big", code=1)
     assert "not a folder" in lens("shard", "nothing", "--out", "a", code=1)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lens_sdk.cli.console import err, out, reports_errors
+from lens_sdk.cli.console import JsonOption, err, out, print_json, reports_errors
+from lens_sdk.cli.options import ConfigOption, SetOption
 
 if TYPE_CHECKING:
     from lens_core.training.ablation.scoring import CellScore
@@ -15,24 +16,28 @@ if TYPE_CHECKING:
 
 @reports_errors
 def ablation(
-    study: Annotated[str, typer.Argument(help="captions, encoder-layers, vae or rl-subsets.")],
-    config: Annotated[
-        str, typer.Option("--config", "-c", help="A preset such as nano, or a JSON file.")
-    ] = "nano",
+    study: Annotated[
+        str, typer.Argument(help="What is changed: captions, encoder-layers, vae or rl-subsets.")
+    ],
+    config: ConfigOption = "nano",
     output: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder with what the training needs; cells go there."),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
         typer.Option(
-            "--set",
-            help="A setting of the ablation as KEY=VALUE, such as seeds=[0,1] or "
-            'settings={"steps": 500}; may be repeated.',
+            "--out",
+            "-o",
+            help="Folder with what the training needs, runs/CONFIG by default; the "
+            "variants are trained there.",
         ),
     ] = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Train every variant with every seed at equal steps; cells that are finished are kept."""
+    """Train the same with one thing changed, several seeds each, and compare the scores.
+
+    What is finished already is kept.
+
+    Example: lens train ablation captions --set steps=500
+    """
     from lens_sdk.cli.train import overrides_of
     from lens_sdk.models import require_packages
 
@@ -45,8 +50,12 @@ def ablation(
     overrides = {name: setting_value(text) for name, text in texts.items()}
     folder = output or Path("runs") / Path(config).stem
     report = run_ablation(study, load_ablation(config, overrides), folder, _tell)
+    path = folder / study / "report.json"
+    if as_json:
+        print_json({**report.as_json(), "path": str(path)})
+        return
     out.print(report.to_markdown(), markup=False, soft_wrap=True)
-    out.print(str(folder / study / "report.json"), markup=False, soft_wrap=True)
+    out.print(str(path), markup=False, soft_wrap=True)
 
 
 def _tell(variant: str, seed: int, score: CellScore) -> None:

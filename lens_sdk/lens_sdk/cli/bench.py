@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from lens_sdk.cli.console import err, out, reports_errors
+from lens_sdk.cli.choices import Device, Dtype
+from lens_sdk.cli.console import JsonOption, err, out, print_json, reports_errors
+from lens_sdk.cli.options import DeviceOption
+from lens_sdk.models import require_packages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,30 +23,46 @@ DEFAULT_FOLDER = Path("lens-bench")
 @reports_errors
 def bench(
     config: Annotated[
-        str, typer.Option("--config", help="Models of random weights: nano, mid or lens.")
+        str,
+        typer.Option(
+            "--config", "-c", help="Size of the model, of random weights: nano, mid, lens."
+        ),
     ] = "lens",
     folder: Annotated[
-        Path, typer.Option("--out", help="Where results go; a run that was stopped goes on there.")
+        Path,
+        typer.Option("--out", "-o", help="Where results go; a run that was stopped goes on there."),
     ] = DEFAULT_FOLDER,
-    device: Annotated[str, typer.Option("--device", help="auto, cuda or cpu.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, bfloat16 or float32.")] = "auto",
+    device: DeviceOption = Device.AUTO,
+    dtype: Annotated[
+        Dtype, typer.Option("--dtype", help="Number format; auto is bfloat16 on a GPU.")
+    ] = Dtype.AUTO,
     speed: Annotated[
         list[str] | None,
-        typer.Option("--speed", help="Speed plan to measure: plain, exact or fast. Repeatable."),
+        typer.Option(
+            "--speed", help="Speed plan to measure, such as plain, exact or fast; repeatable."
+        ),
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", help="Kind of case, such as denoise or generate. Repeatable."),
+        typer.Option(
+            "--only", help="Only this kind of case, such as denoise or generate; repeatable."
+        ),
     ] = None,
     paired: Annotated[
         list[str] | None,
-        typer.Option("--paired", help="Also compare this plan with plain, in turns. Repeatable."),
+        typer.Option("--paired", help="Also compare this plan with plain, in turns; repeatable."),
     ] = None,
     warmup: Annotated[int, typer.Option("--warmup", min=1, help="Calls that do not count.")] = 3,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Calls that do.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Calls that count.")] = 20,
+    as_json: JsonOption = False,
 ) -> None:
-    """Measure every stage and whole pictures; full size with random weights by default."""
+    """Measure how fast this machine draws: every part of the model, and whole pictures.
+
+    By default with the published model's size and random weights, which are as fast.
+
+    Example: lens bench --config nano --only generate
+    """
+    require_packages()
     from lens_core.bench.run import BenchSettings, run_bench
 
     settings = BenchSettings(
@@ -59,7 +78,7 @@ def bench(
     log = run_bench(settings, folder, lambda row: err.print(_line(row), markup=False))
     report = json.loads(log.write_report().read_text(encoding="utf-8"))
     if as_json:
-        out.print_json(json.dumps(report))
+        print_json(report)
     else:
         show(report)
 

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from lens_sdk.cli.console import JsonOption, out, reports_errors
+from lens_sdk.cli.console import JsonOption, out, print_json, reports_errors
 
 if TYPE_CHECKING:
     from lens_sdk.settings_sources import LoadedSettings
@@ -26,7 +26,12 @@ def config(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the settings that hold in this folder, and where each value comes from."""
+    """Show the settings that hold in this folder, and where each value comes from.
+
+    Example: lens config --template
+    """
+    if template and as_json:
+        raise typer.BadParameter("--template prints a TOML file; leave --json out")
     if template:
         out.file.write(template_text())
         return
@@ -34,7 +39,7 @@ def config(
 
     loaded = load_settings()
     if as_json:
-        out.print_json(json.dumps(described(loaded)))
+        print_json(described(loaded))
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("Setting", "Value", "From"):

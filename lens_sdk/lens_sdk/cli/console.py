@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, NoReturn, ParamSpec
+from typing import Annotated, Any, NoReturn, ParamSpec
 
 import typer
 from pydantic import ValidationError
@@ -18,7 +19,8 @@ from lens_core.errors import LensCoreError
 from lens_core.sizes import read_size
 from lens_reasoner import ReasonerError
 from lens_sdk.error_kinds import may_work_later
-from lens_sdk.models import DEFAULT_MODEL, MODEL_CHOICES
+from lens_sdk.errors import MissingExtraError
+from lens_sdk.models import DEFAULT_MODEL, LOCAL_PACKAGES, MODEL_CHOICES
 
 P = ParamSpec("P")
 
@@ -47,36 +49,61 @@ SETTING = "from the settings"
 """Default of options that a setting stands behind."""
 
 ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help=f"{DEFAULT_MODEL}, or the folder of a Lens model.")
+    str,
+    typer.Option("--model", "-m", help=f"What draws: {DEFAULT_MODEL}, or a Lens model's folder."),
 ]
 GeneratorOption = Annotated[
     str | None,
     typer.Option("--model", "-m", help=f"What draws: {MODEL_CHOICES}.", show_default=SETTING),
 ]
+REASONER_HELP = "Who rewrites the request into a detailed prompt: "
+JUDGE_HELP = "Who checks the pictures: "
 ReasonerOption = Annotated[
     str | None,
     typer.Option(
         "--reasoner",
-        help="Who rewrites: auto, nano, local, gguf, openai:MODEL or none.",
+        help=f"{REASONER_HELP}auto, nano, local, gguf, openai:MODEL or none.",
         show_default=SETTING,
     ),
 ]
 JudgeOption = Annotated[
     str | None,
     typer.Option(
-        "--judge", help="Who judges: auto, nano, openai:MODEL or none.", show_default=SETTING
+        "--judge", help=f"{JUDGE_HELP}auto, nano, openai:MODEL or none.", show_default=SETTING
     ),
 ]
 SeedOption = Annotated[
-    int | None, typer.Option("--seed", "-s", help="Seed of the first picture; random if left out.")
+    int | None,
+    typer.Option(
+        "--seed",
+        "-s",
+        min=0,
+        help="Seed of the first picture, the others follow; the same seed draws the same picture. "
+        "Random if left out.",
+    ),
 ]
 StepsOption = Annotated[
-    int | None, typer.Option("--steps", help="Sampler steps; the model's own if left out.")
+    int | None,
+    typer.Option("--steps", min=1, help="Steps to draw a picture in; the model's own if left out."),
 ]
 GuidanceOption = Annotated[
-    float | None, typer.Option("--guidance", help="Guidance scale; 1 is none.")
+    float | None,
+    typer.Option(
+        "--guidance",
+        min=0,
+        help="How closely to follow the prompt, such as 4; 1 follows it least. The model's own if "
+        "left out.",
+    ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="Print the result as JSON, and nothing else on standard output."),
+]
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one JSON document; in colour on a terminal."""
+    out.print_json(json.dumps(value, ensure_ascii=False))
 
 
 def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
@@ -101,6 +128,14 @@ def reported() -> Iterator[None]:
         _fail(str(error))
     except ValidationError as error:
         _fail("; ".join(_problem(dict(detail)) for detail in error.errors()))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in LOCAL_PACKAGES:
+            raise
+        missing = MissingExtraError("local", (package,))
+        _fail(missing.message, missing.hint)
+    except BrokenPipeError:
+        raise  # whoever reads has enough
     except OSError as error:
         _fail(f"{error.filename or 'A file'}: {error.strerror or error}")
     except KeyboardInterrupt:
@@ -112,17 +147,21 @@ def parse_size(size: str | None) -> tuple[int | None, int | None]:
     """Width and height of `WxH`, or of a Lens bucket such as `16:9@1440`.
 
     Raises:
-        typer.BadParameter: It is not written like that.
-        InvalidSizeError: A bucket that does not exist.
+        typer.BadParameter: It is not written like that, or there is no such bucket.
     """
     if size is None:
         return None, None
     if "@" in size:
-        height, width = read_size(size)
+        try:
+            height, width = read_size(size)
+        except LensCoreError as error:
+            raise typer.BadParameter(str(error), param_hint="--size") from error
         return width, height
     found = re.fullmatch(r"\s*(\d{1,5})\s*[xX×]\s*(\d{1,5})\s*", size)
     if found is None:
-        raise typer.BadParameter(f"{size!r} is not WIDTHxHEIGHT, such as 128x128, or 16:9@1440")
+        raise typer.BadParameter(
+            f"{size!r} is not WIDTHxHEIGHT, such as 128x128, or 16:9@1440", param_hint="--size"
+        )
     return int(found[1]), int(found[2])
 
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lens_sdk.cli.console import err, reports_errors
-
-
-class Precision(StrEnum):
-    """Number format of what is not packed."""
-
-    BF16 = "bf16"
-    FP32 = "fp32"
+from lens_sdk.cli.choices import Dtype
+from lens_sdk.cli.console import JsonOption, err, print_json, reports_errors
+from lens_sdk.models import require_packages
 
 
 @reports_errors
@@ -26,33 +20,47 @@ def convert(
         str,
         typer.Option(
             "--to",
-            help="Denoiser: diffusers, single, mxfp8, gguf. Text encoder: plain, mxfp4, nvfp4, "
-            "gguf. Autoencoder: diffusers, single, bfl.",
+            help="The layout. Denoiser: diffusers, single, mxfp8, gguf. Text encoder: plain, "
+            "mxfp4, nvfp4, gguf. Autoencoder: diffusers, single, bfl.",
         ),
     ],
     dtype: Annotated[
-        Precision, typer.Option("--dtype", help="Of what is not packed.")
-    ] = Precision.BF16,
+        Dtype, typer.Option("--dtype", help="Of what is not packed; auto is bfloat16.")
+    ] = Dtype.AUTO,
     gguf_type: Annotated[
         str | None,
         typer.Option(
             "--gguf-type",
-            help="Of large matrices in GGUF; Q8_0, for a text encoder's experts MXFP4.",
+            help="Number format of large matrices in GGUF: by default Q8_0, for a text encoder's "
+            "experts MXFP4.",
         ),
     ] = None,
     config: Annotated[
-        Path | None,
-        typer.Option("--config", help="config.json, for files of other sizes than the published."),
+        str | None,
+        typer.Option(
+            "--config", "-c", help="A config.json, for files of other sizes than the published."
+        ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Write a denoiser, text encoder or autoencoder in another file layout."""
+    """Write one part of a model in another file layout, such as GGUF or 8-bit numbers.
+
+    Parts are the denoiser (transformer/), the text encoder and the autoencoder (vae/).
+
+    Example: lens convert model/transformer denoiser.gguf --to gguf
+    """
+    require_packages()
     import torch
 
     from lens_core.checkpoints.convert import Target
     from lens_core.checkpoints.convert import convert as run
-    from lens_sdk.cli.inspect import show
+    from lens_sdk.cli.inspect import describe, show
 
-    precision = torch.bfloat16 if dtype is Precision.BF16 else torch.float32
+    precision = torch.float32 if dtype is Dtype.FLOAT32 else torch.bfloat16
+    own = None if config is None else Path(config)
     with err.status(f"Writing {target}"):
-        info = run(source, Target(target, precision, gguf_type), layout, config)
-    show(info)
+        info = run(source, Target(target, precision, gguf_type), layout, own)
+    if as_json:
+        print_json(describe(info))
+    else:
+        show(info)

@@ -20,7 +20,6 @@ from lens_sdk.cli.console import (
     StepsOption,
     err,
     out,
-    parse_size,
     reports_errors,
 )
 from lens_sdk.cli.following import Followed, follow, tell
@@ -33,9 +32,12 @@ from lens_sdk.cli.options import (
     NegativeOption,
     OutOption,
     RatioOption,
+    RoundsHelp,
     RunsOption,
     ServerOption,
     SizeOption,
+    image_request,
+    loop_limits,
 )
 from lens_sdk.settings import Settings
 
@@ -50,10 +52,8 @@ def create(
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
     negative_prompt: NegativeOption = "",
-    number: Annotated[int, typer.Option("--n", "-n", help="Pictures in each round.")] = 2,
-    rounds: Annotated[
-        int, typer.Option("--rounds", help="Most rounds; it ends early when all criteria hold.")
-    ] = 3,
+    number: Annotated[int, typer.Option("--n", "-n", min=1, help="Pictures in each round.")] = 2,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help=RoundsHelp)] = 3,
     max_images: MaxImagesOption = None,
     max_cost: MaxCostOption = None,
     deadline: DeadlineOption = None,
@@ -68,22 +68,20 @@ def create(
     """Work on a request until it is met: rewrite, draw, judge, revise, draw again.
 
     Every run is recorded: lens runs list shows them, lens runs resume goes on with one.
+
+    Example: lens create "two red apples left of a blue cup" --rounds 3
     """
-    width, height = parse_size(size)
-    asked = ImageRequest(
-        text=request,
-        negative_prompt=negative_prompt,
-        width=width,
-        height=height,
+    asked = image_request(
+        request,
+        size=size,
         aspect_ratio=aspect_ratio,
+        negative_prompt=negative_prompt,
         seed=seed,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        num_images=number,
+        steps=steps,
+        guidance=guidance,
+        number=number,
     )
-    limits = LoopLimits(
-        max_rounds=rounds, max_images=max_images, max_usd=max_cost, deadline=deadline
-    )
+    limits = loop_limits(rounds, max_images, max_cost, deadline)
     settings = command_settings(
         model=model, reasoner=reasoner, judge=judge, base_url=base_url, runs=runs
     )

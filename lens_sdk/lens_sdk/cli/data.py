@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lens_sdk.cli.console import err, out, reports_errors
+from lens_sdk.cli.choices import Crop, Device, Dtype, Format, Problem
+from lens_sdk.cli.console import JsonOption, err, out, print_json, reports_errors
+from lens_sdk.cli.options import DeviceOption
 from lens_sdk.cli.progress import progress_bars
-from lens_sdk.errors import UnknownPartError
+from lens_sdk.models import require_packages
 
 if TYPE_CHECKING:
     from lens_core.data.buckets import Bucket
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
     from lens_core.data.writing import ShardSettings
 
 data = typer.Typer(
-    name="data", help="Training data: shards by bucket.", no_args_is_help=True, add_completion=False
+    name="data",
+    help="Prepare training data: pictures sorted by size, checked, encoded.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 Shards = Annotated[Path, typer.Argument(help="Folder of shards.")]
@@ -30,39 +35,51 @@ Shards = Annotated[Path, typer.Argument(help="Folder of shards.")]
 def shard(
     source: Annotated[
         str,
-        typer.Argument(help="Folder of pictures; .jsonl, .csv or .parquet table; or nano."),
+        typer.Argument(
+            help="Folder of pictures with captions in .txt files; a .jsonl, .csv or .parquet table "
+            "of them; or nano, for drawn scenes."
+        ),
     ],
     output: Annotated[Path, typer.Option("--out", "-o", help="Folder of the shards.")],
     buckets: Annotated[
         str,
         typer.Option(
-            "--buckets", help="lens, lens-512, lens-1024, nano, nano-128 or nano-held-out."
+            "--buckets",
+            help="Table of sizes that pictures are sorted into: lens, lens-512, lens-1024, nano, "
+            "nano-128 or nano-held-out; by the source if left out.",
         ),
     ] = "",
     per_shard: Annotated[int, typer.Option("--per-shard", min=1, help="Pictures of a shard.")] = (
         1000
     ),
     image_format: Annotated[
-        str, typer.Option("--format", help="png, webp (both lossless) or jpg.")
-    ] = "png",
-    crop: Annotated[str, typer.Option("--crop", help="centre, top or random.")] = "centre",
+        Format, typer.Option("--format", help="Of the pictures; png and webp lose nothing.")
+    ] = Format.PNG,
+    crop: Annotated[
+        Crop, typer.Option("--crop", help="What is kept of a picture of another shape.")
+    ] = Crop.CENTRE,
     most_cut: Annotated[
         float, typer.Option("--most-cut", min=0, max=1, help="Share of a picture cut off at most.")
     ] = 0.3,
     every_base: Annotated[
-        bool, typer.Option("--every-base", help="Once for every base area that a picture fills.")
+        bool,
+        typer.Option(
+            "--every-base", help="Keep a picture at every resolution that it is large enough for."
+        ),
     ] = False,
     refuse: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--refuse",
-            help="Stop at unreadable_image, missing_caption or unfit_image instead of skipping.",
-        ),
+        list[Problem] | None,
+        typer.Option("--refuse", help="Stop at such a picture instead of skipping it; repeatable."),
     ] = None,
     scenes: Annotated[int, typer.Option("--scenes", min=1, help="Scenes that nano draws.")] = 10000,
     seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of nano's scenes.")] = 0,
+    as_json: JsonOption = False,
 ) -> None:
-    """Write pictures and captions as WebDataset shards, every shard of one bucket."""
+    """Write pictures and captions as shards: tar files (WebDataset) of pictures of one size.
+
+    Example: lens data shard pictures --out shards --buckets lens-512
+    """
+    require_packages()
     from lens_core.data.buckets import bucket_table
     from lens_core.data.writing import write_shards
 
@@ -79,14 +96,22 @@ def shard(
                 bars.advance(task)
 
         manifest = write_shards(counted(), output, settings, made)
+    path = output / "manifest.json"
+    if as_json:
+        print_json({**described(manifest), "path": str(path)})
+        return
     _describe(manifest)
-    out.print(str(output / "manifest.json"), markup=False, soft_wrap=True)
+    out.print(str(path), markup=False, soft_wrap=True)
 
 
 @data.command()
 @reports_errors
-def check(folder: Shards) -> None:
-    """Compare every shard with its hash in the manifest."""
+def check(folder: Shards, as_json: JsonOption = False) -> None:
+    """Compare every shard with the hash that was written down when it was made.
+
+    Example: lens data check shards
+    """
+    require_packages()
     from lens_core.data.errors import DamagedShardError
     from lens_core.data.reading import ShardFolder
 
@@ -95,6 +120,9 @@ def check(folder: Shards) -> None:
         problems = opened.verify()
     if problems:
         raise DamagedShardError("; ".join(problems))
+    if as_json:
+        print_json(described(opened.manifest))
+        return
     _describe(opened.manifest)
     out.print(f"All {len(opened.manifest.shards)} shards are as they were written.")
 
@@ -104,19 +132,23 @@ def check(folder: Shards) -> None:
 def encode(
     folder: Shards,
     model: Annotated[
-        Path, typer.Option("--model", "-m", help="Folder with vae/, text_encoder/, tokenizer/.")
+        str, typer.Option("--model", "-m", help="Folder with vae/, text_encoder/, tokenizer/.")
     ],
-    cache: Annotated[Path, typer.Option("--cache", help="Folder of the caches.")],
+    cache: Annotated[Path, typer.Option("--cache", help="Folder to keep what was encoded in.")],
     layers: Annotated[
         str,
         typer.Option("--layers", help="Text encoder layers; those of transformer/ if left out."),
     ] = "",
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
-    precision: Annotated[str, typer.Option("--precision", help="float32 or bfloat16.")] = "float32",
+    device: DeviceOption = Device.AUTO,
+    dtype: Annotated[
+        Dtype, typer.Option("--dtype", help="Number format; auto is bfloat16 on a GPU.")
+    ] = Dtype.AUTO,
+    as_json: JsonOption = False,
 ) -> None:
-    """Fill the caches of latents and text features, so that training need not encode."""
-    from lens_sdk.models import require_packages
+    """Encode pictures and captions once, so that training need not do it again and again.
 
+    Example: lens data encode shards --model lens --cache encoded
+    """
     require_packages()
     from lens_core.data.encoding import fill_caches
     from lens_core.data.frozen import FrozenParts
@@ -124,41 +156,46 @@ def encode(
 
     opened = ShardFolder.open(folder)
     with err.status("Loading the encoders"):
-        parts = FrozenParts.load(model, device, precision)
+        parts = FrozenParts.load(Path(model), *_where(device, dtype))
         chosen = parts.layers(tuple(int(part) for part in layers.split(",") if part.strip()))
         encoder = parts.encoder(chosen, cache, cache)
     with progress_bars(err) as bars:
         task = bars.add_task("Encoding", total=opened.manifest.samples)
         computed = fill_caches(opened, encoder, lambda done: bars.update(task, completed=done))
-    out.print(f"Computed {computed} latents and features into {cache}", markup=False)
+    if as_json:
+        print_json({"computed": computed, "cache": str(cache)})
+    else:
+        out.print(f"Computed {computed} latents and features into {cache}", markup=False)
+
+
+def _where(device: Device, dtype: Dtype) -> tuple[str, str]:
+    """Names of the device and the number format, auto decided."""
+    import torch
+
+    gpu = torch.cuda.is_available() if device is Device.AUTO else device is Device.CUDA
+    found = Dtype.BFLOAT16 if gpu else Dtype.FLOAT32
+    return "cuda" if gpu else "cpu", (found if dtype is Dtype.AUTO else dtype).value
 
 
 def _settings(
     table: tuple[Bucket, ...],
     per_shard: int,
-    image_format: str,
-    crop: str,
+    image_format: Format,
+    crop: Crop,
     most_cut: float,
     every_base: bool,
-    refused: list[str],
+    refused: list[Problem],
 ) -> ShardSettings:
-    from lens_core.data.fitting import Crop, CropPolicy
+    from lens_core.data.fitting import CropPolicy
     from lens_core.data.policy import DataPolicy
-    from lens_core.data.writing import Format, ShardSettings
+    from lens_core.data.writing import ShardSettings
 
-    for given, known, name in (
-        (image_format, get_args(Format), "format"),
-        (crop, get_args(Crop), "crop"),
-    ):
-        _check_choice(name, given, known)
-    for kind in refused:
-        _check_choice("refuse", kind, tuple(DataPolicy.model_fields))
     return ShardSettings(
         table,
         per_shard,
-        CropPolicy(cast(Crop, crop), most_cut),
-        DataPolicy.model_validate(dict.fromkeys(refused, "refuse")),
-        cast(Format, image_format),
+        CropPolicy(crop.value, most_cut),
+        DataPolicy.model_validate(dict.fromkeys((kind.value for kind in refused), "refuse")),
+        image_format.value,
         every_base,
     )
 
@@ -174,19 +211,28 @@ def _images(
     return table_images(path) if path.is_file() else folder_images(path)
 
 
-def _check_choice(option: str, given: str, known: tuple[str, ...]) -> None:
-    if given not in known:
-        raise UnknownPartError(
-            f"--{option} {given!r} is not known.", hint=f"Choices: {', '.join(known)}."
-        )
+def described(manifest: Manifest) -> dict[str, Any]:
+    """What a folder of shards holds, for JSON."""
+    return {
+        "pictures": manifest.samples,
+        "shards": len(manifest.shards),
+        "buckets": _counts(manifest),
+        "captions": manifest.captions,
+        "skipped": manifest.skipped,
+    }
 
 
-def _describe(manifest: Manifest) -> None:
-    """Pictures by bucket, and what was left out."""
+def _counts(manifest: Manifest) -> dict[str, int]:
+    """Pictures by bucket."""
     counts = {bucket.name: 0 for bucket in manifest.bucket_list()}
     for entry in manifest.shards:
         counts[entry.bucket] += entry.samples
+    return counts
+
+
+def _describe(manifest: Manifest) -> None:
+    """Tell pictures by bucket, and what was left out."""
     lines = [f"{manifest.samples} pictures in {len(manifest.shards)} shards"]
-    lines += [f"  {name}: {count}" for name, count in counts.items()]
+    lines += [f"  {name}: {count}" for name, count in _counts(manifest).items()]
     lines += [f"  skipped, {kind}: {count}" for kind, count in manifest.skipped.items()]
     out.print("\n".join(lines), markup=False, soft_wrap=True)

@@ -8,25 +8,30 @@ import shlex
 import sys
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from lens_reasoner import Event, ImageRequest, Step
+from lens_reasoner import Event, RunStore, Step
 from lens_sdk.cli.console import (
+    JUDGE_HELP,
+    REASONER_HELP,
     GuidanceOption,
+    JsonOption,
     ModelOption,
     StepsOption,
     err,
     out,
+    print_json,
     reports_errors,
 )
+from lens_sdk.cli.options import OpenOption, image_request
 from lens_sdk.cli.progress import progress_bars
 from lens_sdk.models import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from lens_reasoner import AgentLoop
+    from lens_reasoner import AgentLoop, ImageRequest
     from lens_sdk.demo.cases import DemoCase
 
 DEFAULT_FOLDER = Path("lens-demo")
@@ -35,65 +40,80 @@ DEFAULT_FOLDER = Path("lens-demo")
 @reports_errors
 def demo(
     output: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for index.html.")
+        Path, typer.Option("--out", "-o", help="Folder for index.html and runs/.")
     ] = DEFAULT_FOLDER,
     model: ModelOption = DEFAULT_MODEL,
     number: Annotated[
         int, typer.Option("--n", "-n", min=1, help="Pictures for each request and way.")
     ] = 4,
-    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the first one.")] = 1,
+    seed: Annotated[
+        int, typer.Option("--seed", "-s", min=0, help="Seed of the first picture.")
+    ] = 1,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
     reasoner: Annotated[
-        str, typer.Option("--reasoner", help="auto, nano or openai:MODEL.")
+        str, typer.Option("--reasoner", help=f"{REASONER_HELP}auto, nano or openai:MODEL.")
     ] = "auto",
     judge: Annotated[
-        str, typer.Option("--judge", help="auto, nano, openai:MODEL or none.")
+        str, typer.Option("--judge", help=f"{JUDGE_HELP}auto, nano, openai:MODEL or none.")
     ] = "auto",
     requests: Annotated[
         list[str] | None, typer.Option("--request", "-r", help="A request of your own; repeatable.")
     ] = None,
-    open_page: Annotated[
-        bool, typer.Option("--open", help="Open the page in a browser, if there is a screen.")
-    ] = False,
+    open_page: OpenOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Draw a handful of requests with and without reasoning and write one page about it."""
+    """Draw a handful of requests with and without rewriting, and write one page about it.
+
+    Example: lens demo --request "four purple fish" --n 2
+    """
     from lens_sdk.demo.cases import REQUESTS
     from lens_sdk.demo.page import render_page
     from lens_sdk.generators import local_generator
     from lens_sdk.session import build_loop
 
-    texts = tuple(requests or REQUESTS)
     asked = [
-        ImageRequest(
-            text=text,
-            seed=seed,
-            num_images=number,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-        )
-        for text in texts
+        image_request(text, seed=seed, number=number, steps=steps, guidance=guidance)
+        for text in requests or REQUESTS
     ]
     generator = local_generator(model)
     plain = build_loop(generator, reasoner="none", judge=judge)
     reasoned = build_loop(generator, reasoner=reasoner, judge=judge)
     with err.status(f"Loading {generator.name}"):
         generator.runtime.load()
-    cases = asyncio.run(_collect(plain, reasoned, asked))
-    page = output / "index.html"
+    runs, page = output / "runs", output / "index.html"
     output.mkdir(parents=True, exist_ok=True)
+    cases = asyncio.run(_collect(plain, reasoned, asked, RunStore(runs)))
     command = shlex.join(
         ["lens", "demo", "--model", model, "--n", str(number), "--seed", str(seed)]
     )
-    page.write_text(render_page(cases, model=generator.name, command=command), encoding="utf-8")
-    out.print(str(page), markup=False, soft_wrap=True)
-    out.print(page.resolve().as_uri(), markup=False, soft_wrap=True)
-    if open_page and _has_screen():
+    told = render_page(cases, model=generator.name, command=command, runs=shlex.quote(str(runs)))
+    page.write_text(told, encoding="utf-8")
+    if as_json:
+        print_json({"page": str(page), "requests": [described(case) for case in cases]})
+    else:
+        out.print(str(page), markup=False, soft_wrap=True)
+        out.print(page.resolve().as_uri(), markup=False, soft_wrap=True)
+    if open_page:
+        show_page(page)
+
+
+def described(case: DemoCase) -> dict[str, Any]:
+    """The scores of a request, without and with rewriting, for JSON."""
+    best = {"before": case.before.best, "after": case.after.best}
+    scores = {way: None if found is None else found.score for way, found in best.items()}
+    prompt = None if best["after"] is None else best["after"].image.prompt
+    return {"request": case.text, "prompt": prompt, "scores": scores}
+
+
+def show_page(page: Path) -> None:
+    """Open a page in a browser, if there is a screen to show it on."""
+    if _has_screen():
         webbrowser.open(page.resolve().as_uri())
 
 
 async def _collect(
-    plain: AgentLoop, reasoned: AgentLoop, requests: list[ImageRequest]
+    plain: AgentLoop, reasoned: AgentLoop, requests: list[ImageRequest], store: RunStore
 ) -> list[DemoCase]:
     from lens_sdk.demo.cases import run_cases
 
@@ -106,7 +126,7 @@ async def _collect(
                 done = event.step + (event.total if way == "after" else 0)
                 bars.update(tasks[number], total=2 * event.total, completed=done)
 
-        async for case in run_cases(plain, reasoned, requests, watch):
+        async for case in run_cases(plain, reasoned, requests, watch, store=store):
             cases.append(case)
     return cases
 

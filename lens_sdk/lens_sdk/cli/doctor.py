@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +17,7 @@ from lens_sdk.cli.console import (
     ReasonerOption,
     err,
     out,
+    print_json,
     reports_errors,
 )
 from lens_sdk.cli.options import ServerOption
@@ -48,6 +48,8 @@ def doctor(
     """Check versions, settings, keys, models, GPU, memory and disk; nothing is paid for.
 
     Ends with exit code 1 if anything is an error.
+
+    Example: lens doctor --model lens-turbo
     """
     from lens_reasoner import ReasonerError
     from lens_sdk.doctor import examine
@@ -61,21 +63,9 @@ def doctor(
         checks = examine(settings, online=online)
     failed = any(check.status == "error" for check in checks)
     if as_json:
-        out.print_json(json.dumps({"ok": not failed, "checks": [asdict(c) for c in checks]}))
+        print_json({"ok": not failed, "checks": [asdict(c) for c in checks]})
     else:
-        table = Table.grid(padding=(0, 2))
-        table.add_column()
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
-        for check in checks:
-            mark, colour = _MARKS[check.status]
-            style = "dim" if check.status == "note" else ""
-            table.add_row(
-                Text(mark, style=colour), Text(check.name), Text(check.detail, style=style)
-            )
-            if check.hint:
-                table.add_row("", "", Text(check.hint, style="italic dim"))
-        out.print(table)
+        out.print(_table(checks))
     if failed:
         raise typer.Exit(FAILED)
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from lens_reasoner import LoopResult
-from lens_sdk.cli.console import REFUSED, err
+from lens_sdk.cli.console import REFUSED, err, print_json
 from lens_sdk.cli.progress import RunDisplay
 from lens_sdk.cli.report import print_json_report, print_report
 from lens_sdk.cli.saving import save_pictures
@@ -61,6 +61,8 @@ def tell(
     """
     result = followed.result
     if result.refused is not None:
+        if as_json:
+            print_json({"refused": True, **result.refused.model_dump(mode="json")})
         err.print(f"Refused ({result.refused.category}): {result.refused.reason}", markup=False)
         raise typer.Exit(REFUSED)
     saved = save_pictures(result, output, followed.model, keep_all=keep_all)

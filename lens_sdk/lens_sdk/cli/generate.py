@@ -11,16 +11,8 @@ from typing import Annotated
 
 import typer
 
-from lens_reasoner import (
-    AgentLoop,
-    ImageRequest,
-    LoopLimits,
-    LoopResult,
-    OnUnsupported,
-    RunState,
-)
+from lens_reasoner import AgentLoop, ImageRequest, LoopResult, OnUnsupported, RunState
 from lens_sdk.cli.console import (
-    REFUSED,
     GeneratorOption,
     GuidanceOption,
     JsonOption,
@@ -30,13 +22,26 @@ from lens_sdk.cli.console import (
     StepsOption,
     err,
     out,
-    parse_size,
     reports_errors,
 )
-from lens_sdk.cli.memory import FeatureCacheOption, MemoryOption
+from lens_sdk.cli.following import Followed, tell
+from lens_sdk.cli.options import (
+    AllOption,
+    DeadlineOption,
+    FeatureCacheOption,
+    MaxCostOption,
+    MaxImagesOption,
+    MemoryOption,
+    NegativeOption,
+    OutOption,
+    RatioOption,
+    RoundsHelp,
+    SizeOption,
+    SpeedOption,
+    image_request,
+    loop_limits,
+)
 from lens_sdk.cli.progress import RunDisplay
-from lens_sdk.cli.report import print_json_report, print_report
-from lens_sdk.cli.saving import save_pictures
 
 DEFAULT_FOLDER = Path("lens-out")
 
@@ -47,12 +52,8 @@ def generate(
         str | None, typer.Argument(help="What the picture should show; not with --resume.")
     ] = None,
     model: GeneratorOption = None,
-    size: Annotated[
-        str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels, such as 128x128.")
-    ] = None,
-    aspect_ratio: Annotated[
-        str | None, typer.Option("--aspect-ratio", help="Width to height, such as 3:4.")
-    ] = None,
+    size: SizeOption = None,
+    aspect_ratio: RatioOption = None,
     seed: SeedOption = None,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
@@ -65,29 +66,19 @@ def generate(
         float | None,
         typer.Option("--strength", help="How much of --image is drawn anew, above 0 to 1."),
     ] = None,
-    negative_prompt: Annotated[
-        str, typer.Option("--negative-prompt", help="What should not be in the picture.")
-    ] = "",
+    negative_prompt: NegativeOption = "",
     number: Annotated[
-        int, typer.Option("--n", "-n", help="Pictures to draw and choose the best from.")
+        int, typer.Option("--n", "-n", min=1, help="Pictures to draw and choose the best from.")
     ] = 1,
-    rounds: Annotated[
-        int, typer.Option("--rounds", help="Draw again, up to so often, while criteria fail.")
-    ] = 1,
-    max_images: Annotated[
-        int | None, typer.Option("--max-images", help="Most pictures in all rounds together.")
-    ] = None,
-    max_cost: Annotated[
-        float | None, typer.Option("--max-cost", help="Most US dollars to spend.")
-    ] = None,
-    deadline: Annotated[
-        float | None, typer.Option("--deadline", help="Most seconds; then the best so far counts.")
-    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help=RoundsHelp)] = 1,
+    max_images: MaxImagesOption = None,
+    max_cost: MaxCostOption = None,
+    deadline: DeadlineOption = None,
     run_dir: Annotated[
         Path | None, typer.Option("--run-dir", help="Folder to record the run in as it happens.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", help="Go on with the run recorded in this folder.")
+        Path | None, typer.Option("--resume", help="Go on with what is recorded in this folder.")
     ] = None,
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Folder of results to use again, and to keep in.")
@@ -96,7 +87,8 @@ def generate(
     system_prompt: Annotated[
         Path | None,
         typer.Option(
-            "--system-prompt", help="What the reasoner follows: prompt.json of lens optimize, .md."
+            "--system-prompt",
+            help="Instructions for who rewrites: prompt.json of lens optimize, or a .md file.",
         ),
     ] = None,
     no_reason: Annotated[
@@ -108,25 +100,21 @@ def generate(
     ] = False,
     memory: MemoryOption = None,
     feature_cache: FeatureCacheOption = None,
-    speed: Annotated[
-        str | None,
-        typer.Option("--speed", help="Faster paths of a Lens model: plain, exact or fast."),
-    ] = None,
+    speed: SpeedOption = None,
     drop_unsupported: Annotated[
         bool,
         typer.Option(
             "--drop-unsupported", help="Leave out settings the model cannot honour, with a warning."
         ),
     ] = False,
-    output: Annotated[
-        Path, typer.Option("--out", "-o", help="A folder, or a file ending in .png.")
-    ] = DEFAULT_FOLDER,
-    keep_all: Annotated[
-        bool, typer.Option("--all", help="Save every picture, not only the best.")
-    ] = False,
+    output: OutOption = DEFAULT_FOLDER,
+    keep_all: AllOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a picture of a request: rewrite it, draw it, judge the pictures, save the best."""
+    """Make a picture of a request: rewrite it, draw it, judge the pictures, save the best.
+
+    Example: lens generate "two red apples left of a blue cup" --n 4
+    """
     from lens_sdk.editing import start_from
     from lens_sdk.generators import (
         choose_generator,
@@ -139,27 +127,25 @@ def generate(
     from lens_sdk.settings import Settings
 
     started = time.perf_counter()
-    width, height = parse_size(size)
-    asked = None
     if (request is None) == (resume is None):
         raise typer.BadParameter("give either a request or --resume with the folder of a run")
     if image is None and (mask is not None or strength is not None):
         raise typer.BadParameter("--mask and --strength are for --image")
-    if request is not None:
-        asked = ImageRequest(
-            text=request,
-            negative_prompt=negative_prompt,
-            width=width,
-            height=height,
+    asked = (
+        None
+        if request is None
+        else image_request(
+            request,
+            size=size,
             aspect_ratio=aspect_ratio,
+            negative_prompt=negative_prompt,
             seed=seed,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            num_images=number,
+            steps=steps,
+            guidance=guidance,
+            number=number,
         )
-    limits = LoopLimits(
-        max_rounds=rounds, max_images=max_images, max_usd=max_cost, deadline=deadline
     )
+    limits = loop_limits(rounds, max_images, max_cost, deadline)
     settings = Settings.load(
         model=model,
         reasoner="none" if no_reason else reasoner,
@@ -192,12 +178,9 @@ def generate(
         display.end(loading)
         loaded = time.perf_counter() - started
         result = asyncio.run(_run(loop, asked, resume or run_dir, display))
-    if result.refused is not None:
-        err.print(f"Refused ({result.refused.category}): {result.refused.reason}", markup=False)
-        raise typer.Exit(REFUSED)
-    saved = save_pictures(result, output, lens_model(generator), keep_all=keep_all)
-    report = print_json_report if as_json else print_report
-    report(out, result, saved, {"load": loaded, **result.timings})
+    loaded_first = {"load": loaded, **result.timings}
+    followed = Followed(result, lens_model(generator), loaded_first, run_id=None)
+    tell(out, followed, output, keep_all=keep_all, as_json=as_json)
 
 
 async def _run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from lens_sdk.cli.console import FAILED, out, reports_errors
+from lens_sdk.cli.console import FAILED, JsonOption, out, print_json, reports_errors
+from lens_sdk.models import require_packages
 
 if TYPE_CHECKING:
     from lens_core.checkpoints.inspect import CheckpointInfo
@@ -21,14 +21,20 @@ _SHOWN = 10
 @reports_errors
 def inspect(
     path: Annotated[Path, typer.Argument(help="A safetensors or GGUF file, or a folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Tell what a weight file is from its header: part, layout, precision, what is missing."""
+    """Tell what a weight file is, without loading it: part, layout, precision, what is missing.
+
+    Ends with exit code 1 if something is missing.
+
+    Example: lens inspect model/transformer
+    """
+    require_packages()
     from lens_core.checkpoints.inspect import inspect_checkpoint
 
     found = inspect_checkpoint(path)
     if as_json:
-        out.print_json(json.dumps([describe(info) for info in found]))
+        print_json([describe(info) for info in found])
     else:
         for info in found:
             show(info)

@@ -36,9 +36,12 @@ def mcp(
         Path, typer.Option("--out", "-o", help="Folder for pictures.")
     ] = DEFAULT_FOLDER,
 ) -> None:
-    """Offer generate_image, create_image and judge_image as MCP tools, over standard input.
+    """Offer pictures as tools to language-model applications, over standard input and output.
 
-    Register it in an application as the command "lens mcp".
+    The tools are generate_image, create_image and judge_image, in the Model Context Protocol.
+    Register this in an application as a command.
+
+    Example: lens mcp --out pictures
     """
     from lens_reasoner.errors import MissingPackagesError
 

@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from lens_sdk.cli.console import out, parse_size, reports_errors
+from lens_sdk.cli.console import JsonOption, out, parse_size, print_json, reports_errors
+from lens_sdk.cli.options import BatchOption
 
 if TYPE_CHECKING:
     from lens_core.memory.predict import Prediction
-
-MemoryOption = Annotated[
-    str | None,
-    typer.Option(
-        "--memory", help="Memory plan: auto, resident, 24gb, 16gb, 12gb, 8gb, 6gb or 4gb."
-    ),
-]
-FeatureCacheOption = Annotated[
-    Path | None,
-    typer.Option("--feature-cache", help="Folder of text features to use again, and to keep in."),
-]
 
 
 @reports_errors
 def memory(
     size: Annotated[
         list[str] | None,
-        typer.Option("--size", help="WIDTHxHEIGHT in pixels; several are allowed."),
+        typer.Option("--size", help="WIDTHxHEIGHT in pixels, such as 1024x1024; repeatable."),
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures drawn at once.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in bytes.")] = False,
+    batch: BatchOption = 1,
+    as_json: JsonOption = False,
     write: Annotated[
         Path | None, typer.Option("--write", help="Markdown file whose table to replace.")
     ] = None,
 ) -> None:
-    """Tell how much memory the published Lens needs under each plan, and which fits here."""
+    """Tell how much memory the published Lens needs under each plan, and which fits here.
+
+    JSON gives bytes, the table GiB.
+
+    Example: lens memory --size 1024x1024
+    """
     from lens_sdk.models import require_packages
 
     require_packages()
@@ -52,7 +46,7 @@ def memory(
     if write is not None:
         write_table(write, found)
     if as_json:
-        out.print_json(json.dumps([_described(one) for one in found]))
+        print_json([_described(one) for one in found])
         return
     for work in works:
         _show([one for one in found if one.work == work])

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
-from lens_sdk.cli.console import SETTING
+from lens_reasoner import ImageRequest, LoopLimits
+from lens_sdk.cli.choices import Device, Memory
+from lens_sdk.cli.console import SETTING, parse_size
 
 SizeOption = Annotated[
-    str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels, such as 128x128.")
+    str | None,
+    typer.Option(
+        "--size", help="WIDTHxHEIGHT in pixels, such as 128x128; the model's own if left out."
+    ),
 ]
 RatioOption = Annotated[
-    str | None, typer.Option("--aspect-ratio", help="Width to height, such as 3:4.")
+    str | None,
+    typer.Option("--aspect-ratio", help="Width to height, such as 3:4, in place of --size."),
 ]
 NegativeOption = Annotated[
     str, typer.Option("--negative-prompt", help="What should not be in the picture.")
 ]
+RoundsHelp = "Most rounds of drawing and judging; it ends early when all criteria hold."
 MaxImagesOption = Annotated[
-    int | None, typer.Option("--max-images", help="Most pictures in all rounds together.")
+    int | None, typer.Option("--max-images", min=1, help="Most pictures in all rounds together.")
 ]
 MaxCostOption = Annotated[
-    float | None, typer.Option("--max-cost", help="Most US dollars to spend.")
+    float | None, typer.Option("--max-cost", min=0, help="Most US dollars to spend.")
 ]
 DeadlineOption = Annotated[
-    float | None, typer.Option("--deadline", help="Most seconds; then the best so far counts.")
+    float | None,
+    typer.Option("--deadline", min=0, help="Most seconds; then the best so far counts."),
 ]
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="A folder, or a file ending in .png.")]
+OutOption = Annotated[
+    Path, typer.Option("--out", "-o", help="Where to save: a folder, or a file ending in .png.")
+]
 AllOption = Annotated[bool, typer.Option("--all", help="Save every picture, not only the best.")]
 ServerOption = Annotated[
     str | None,
@@ -41,3 +54,116 @@ RunsOption = Annotated[
     Path | None,
     typer.Option("--runs", help="Folder of recorded runs.", show_default=SETTING),
 ]
+MemoryOption = Annotated[
+    Memory | None,
+    typer.Option(
+        "--memory",
+        metavar="PLAN",
+        help=f"How a Lens model shares this machine's memory: {', '.join(Memory)}; see lens "
+        "memory.",
+    ),
+]
+FeatureCacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--feature-cache", help="Folder where what the text encoder computed is kept for next time."
+    ),
+]
+SpeedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--speed",
+        help="Faster paths of a Lens model: exact changes no pixel, fast may; others in "
+        "docs/speed.md.",
+    ),
+]
+DeviceOption = Annotated[
+    Device, typer.Option("--device", help="Where to compute; auto is the GPU if there is one.")
+]
+BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Pictures drawn at once.")]
+OpenOption = Annotated[
+    bool, typer.Option("--open", help="Open the page in a browser, if there is a screen.")
+]
+ConfigOption = Annotated[
+    str, typer.Option("--config", "-c", help="A preset such as nano or lens-512, or a JSON file.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Another value for a setting, as KEY=VALUE such as steps=500; repeatable."
+    ),
+]
+
+_OPTIONS = {
+    "text": "REQUEST",
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance",
+    "num_images": "--n",
+    "aspect_ratio": "--aspect-ratio",
+    "width": "--size",
+    "height": "--size",
+    "seed": "--seed",
+    "max_rounds": "--rounds",
+    "max_images": "--max-images",
+    "max_usd": "--max-cost",
+    "deadline": "--deadline",
+}
+"""Where a value that a request or a limit refuses was given."""
+
+
+def image_request(
+    text: str,
+    *,
+    size: str | None = None,
+    aspect_ratio: str | None = None,
+    negative_prompt: str = "",
+    seed: int | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    number: int = 1,
+) -> ImageRequest:
+    """The request that a command line means.
+
+    Raises:
+        typer.BadParameter: A value that no request can have, with its option.
+    """
+    width, height = parse_size(size)
+    with checked_options():
+        return ImageRequest(
+            text=text,
+            negative_prompt=negative_prompt,
+            width=width,
+            height=height,
+            aspect_ratio=aspect_ratio,
+            seed=seed,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            num_images=number,
+        )
+
+
+def loop_limits(
+    rounds: int, max_images: int | None, max_cost: float | None, deadline: float | None
+) -> LoopLimits:
+    """The limits that a command line means.
+
+    Raises:
+        typer.BadParameter: A value that no limit can have, with its option.
+    """
+    with checked_options():
+        return LoopLimits(
+            max_rounds=rounds, max_images=max_images, max_usd=max_cost, deadline=deadline
+        )
+
+
+@contextmanager
+def checked_options() -> Iterator[None]:
+    """Tell a value that cannot be used as what it is on a command line: a wrong option."""
+    try:
+        yield
+    except ValidationError as error:
+        detail = error.errors()[0]
+        message = str(detail["msg"]).removeprefix("Value error, ")
+        field = str(detail["loc"][0]) if detail["loc"] else ""
+        told = message if "empty" in message or not field else f"{detail['input']!r}: {message}"
+        raise typer.BadParameter(told, param_hint=_OPTIONS.get(field, field or None)) from error

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from lens_sdk.cli.console import out, reports_errors
+from lens_sdk.cli.choices import Gpu
+from lens_sdk.cli.console import JsonOption, out, print_json, reports_errors
+from lens_sdk.cli.options import ConfigOption, SetOption
 
 if TYPE_CHECKING:
     from lens_core.training.plan import TrainingPlan
@@ -15,13 +18,12 @@ if TYPE_CHECKING:
 
 @reports_errors
 def plan(
-    config: Annotated[
-        str, typer.Option("--config", "-c", help="A preset such as lens-512, or a JSON file.")
-    ] = "lens-512",
-    gpus: Annotated[int, typer.Option("--gpus", "-n", help="How many GPUs share the work.")] = 128,
-    gpu: Annotated[str, typer.Option("--gpu", help="a100, h100 or h200.")] = "a100",
+    config: ConfigOption = "lens-512",
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="How many GPUs share the work.")] = 128,
+    gpu: Annotated[Gpu, typer.Option("--gpu", help="Which GPUs.")] = Gpu.A100,
     mfu: Annotated[
-        float, typer.Option("--mfu", help="Share of the peak that is assumed to be reached.")
+        float,
+        typer.Option("--mfu", min=0, max=1, help="Share of the GPU's peak speed to reckon with."),
     ] = 0.4,
     stage: Annotated[
         str | None,
@@ -34,12 +36,13 @@ def plan(
     text_tokens: Annotated[
         int, typer.Option("--text-tokens", help="Text tokens of a picture's caption.")
     ] = 150,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A setting of the stage as KEY=VALUE; may be repeated."),
-    ] = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Say what a stage would take: operations, memory of each GPU, days. Nothing is trained."""
+    """Say what a training would take: operations, memory of each GPU, days. Nothing is trained.
+
+    Example: lens train plan --config lens-512 --gpus 8 --gpu h100
+    """
     from lens_sdk.cli.train import overrides_of
     from lens_sdk.models import require_packages
 
@@ -48,10 +51,47 @@ def plan(
     from lens_core.training.plan import plan_training, planned_config
 
     found, chosen = planned_config(config, stage, values)
-    made = plan_training(chosen, found, gpus, gpu, mfu, step_batches, text_tokens)
+    made = plan_training(chosen, found, gpus, gpu.value, mfu, step_batches, text_tokens)
+    if as_json:
+        print_json(described(made))
+        return
     out.print(_batches(made))
     out.print(_memory(made))
     out.print(_time(made))
+
+
+def described(plan: TrainingPlan) -> dict[str, Any]:
+    """The plan for JSON; memory in GB of a GPU."""
+    memory = asdict(plan.memory)
+    memory["total"] = {kind: plan.memory.total(kind) for kind in plan.memory.activations}
+    return {
+        "stage": plan.stage,
+        "gpus": plan.gpus,
+        "gpu": plan.gpu,
+        "mfu": plan.mfu,
+        "parameters": plan.kinds[0].run.parameters,
+        "steps": plan.config.steps,
+        "accumulate": plan.accumulate,
+        "pictures": plan.pictures,
+        "operations": plan.total_flops,
+        "step_seconds": plan.step_seconds,
+        "days": plan.days,
+        "gpu_hours": plan.gpu_hours,
+        "activation_checkpointing": plan.config.activation_checkpointing,
+        "memory_gb": memory,
+        "fits": {kind: plan.fits(kind) for kind in plan.memory.activations},
+        "batches": [
+            {
+                "width": kind.size[1],
+                "height": kind.size[0],
+                "pictures": kind.pictures,
+                "image_tokens": kind.tokens,
+                "operations": kind.batch_flops,
+                "frozen_operations_per_picture": kind.frozen_flops,
+            }
+            for kind in plan.kinds
+        ],
+    }
 
 
 def _table(title: str, *columns: str) -> Table:

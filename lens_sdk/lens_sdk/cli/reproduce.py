@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lens_sdk.cli.console import JsonOption, err, out, reports_errors
+from lens_sdk.cli.console import JsonOption, err, out, print_json, reports_errors
 from lens_sdk.models import MODEL_CHOICES
 
 DIFFERENT = 4
@@ -35,7 +34,10 @@ def reproduce(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw a saved picture again and say whether every pixel is the same; exit code 4 if not."""
+    """Draw a saved picture again and say whether every pixel is the same; exit code 4 if not.
+
+    Example: lens reproduce lens-out/apples-1.png
+    """
     from lens_sdk.reproduce import reproduce as draw_again
 
     found = draw_again(picture, model=model, image=image, mask=mask)
@@ -47,7 +49,7 @@ def reproduce(
             "changes": list(found.changes),
             "saved": None if saved is None else str(saved),
         }
-        out.print(json.dumps(values), markup=False, soft_wrap=True)
+        print_json(values)
     else:
         for change in found.changes:
             err.print(f"Changed since: {change}", markup=False, soft_wrap=True)

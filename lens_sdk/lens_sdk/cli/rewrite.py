@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Annotated
 
 import typer
@@ -18,9 +17,10 @@ from lens_sdk.cli.console import (
     ReasonerOption,
     err,
     out,
+    print_json,
     reports_errors,
 )
-from lens_sdk.cli.options import NegativeOption, RatioOption, ServerOption
+from lens_sdk.cli.options import NegativeOption, RatioOption, ServerOption, image_request
 from lens_sdk.settings import Settings
 
 
@@ -34,13 +34,15 @@ def rewrite(
     base_url: ServerOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn a request into a detailed prompt and print it; nothing is drawn."""
-    asked = ImageRequest(text=request, aspect_ratio=aspect_ratio, negative_prompt=negative_prompt)
+    """Turn a request into a detailed prompt and print it; nothing is drawn.
+
+    Example: lens rewrite "four purple fish"
+    """
+    asked = image_request(request, aspect_ratio=aspect_ratio, negative_prompt=negative_prompt)
     settings = command_settings(model=model, reasoner=reasoner, base_url=base_url, judge="none")
     outcome = asyncio.run(_rewrite(settings, asked))
     if as_json:
-        told = {"refused": isinstance(outcome, Refused), **outcome.model_dump(mode="json")}
-        out.print_json(json.dumps(told))
+        print_json({"refused": isinstance(outcome, Refused), **outcome.model_dump(mode="json")})
     elif isinstance(outcome, Rewrite):
         out.print(Text(outcome.prompt), soft_wrap=True)
         for issue in outcome.issues:

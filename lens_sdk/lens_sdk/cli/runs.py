@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +20,7 @@ from lens_sdk.cli.console import (
     ReasonerOption,
     err,
     out,
+    print_json,
     reports_errors,
 )
 from lens_sdk.cli.following import Followed, follow, tell
@@ -68,10 +68,13 @@ def list_runs(
     folder: RunsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the latest runs, newest first."""
+    """Show the latest runs, newest first.
+
+    Example: lens runs list --limit 5
+    """
     found = asyncio.run(_list(command_settings(base_url=base_url, runs=folder), limit))
     if as_json:
-        out.print_json(json.dumps([info.model_dump(mode="json") for info in found]))
+        print_json([info.model_dump(mode="json") for info in found])
         return
     if not found:
         err.print('There are no runs yet. Begin one: lens create "a red apple"', markup=False)
@@ -97,12 +100,15 @@ def show_run(
     folder: RunsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a run asked for, drew and found."""
+    """Show what a run asked for, drew and found; the latest one if none is named.
+
+    Example: lens runs show latest
+    """
     settings = command_settings(base_url=base_url, runs=folder)
     info, result = asyncio.run(_show(settings, name))
     where = None if settings.base_url else runs_folder(settings) / info.id
     if as_json:
-        out.print_json(json.dumps(run_values(info, result, where)))
+        print_json(run_values(info, result, where))
     else:
         print_run(out, info, result, where)
 
@@ -120,7 +126,10 @@ def resume_run(
     keep_all: AllOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a run that was interrupted; nothing that is recorded is done again."""
+    """Go on with a run that was interrupted; nothing that is recorded is done again.
+
+    Example: lens runs resume latest
+    """
     settings = command_settings(
         model=model, reasoner=reasoner, judge=judge, base_url=base_url, runs=folder
     )

@@ -9,7 +9,8 @@ import typer
 from typer.core import TyperGroup
 
 from lens_sdk.cli.ablation import ablation
-from lens_sdk.cli.console import out, reports_errors
+from lens_sdk.cli.console import JsonOption, out, print_json, reports_errors
+from lens_sdk.cli.options import ConfigOption, SetOption
 from lens_sdk.cli.plan import plan
 
 
@@ -25,7 +26,7 @@ class _Stages(TyperGroup):
 
 app = typer.Typer(
     cls=_Stages,
-    help="Train a stage of a model: `lens train STAGE --config CONFIG`; or plan one.",
+    help="Train a model stage by stage, as in lens train lora --images pictures, or plan it.",
     no_args_is_help=True,
 )
 app.command("plan")(plan)
@@ -38,26 +39,32 @@ def train(
     stage: Annotated[
         str,
         typer.Argument(
-            help="autoencoder, language, shards, pretrain, lowres, mixed, rl, distill or lora."
+            help="What to train: autoencoder, language, shards, pretrain, lowres, mixed, rl, "
+            "distill or lora."
         ),
     ],
-    config: Annotated[
-        str, typer.Option("--config", "-c", help="A preset such as nano, or a JSON file.")
-    ] = "nano",
+    config: ConfigOption = "nano",
     output: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder of the training; a run found there goes on."),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder of the training, runs/CONFIG by default; a run found there goes on.",
+        ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A setting of the stage as KEY=VALUE; may be repeated."),
-    ] = None,
+    settings: SetOption = None,
     images: Annotated[
         Path | None,
         typer.Option("--images", help="For lora: folder or table of pictures and captions."),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Train one stage of a model, or go on with a run; `stage` itself may be left out."""
+    """Train one stage of a model, or go on with a run that was stopped.
+
+    The word stage may be left out.
+
+    Example: lens train lora --config nano --images pictures
+    """
     from lens_sdk.models import require_packages
 
     overrides = overrides_of(settings)
@@ -70,7 +77,10 @@ def train(
     folder = output or Path("runs") / Path(config).stem
     finished = run_stage(stage, config, folder, overrides)
     Workers().leave()
-    out.print(f"Finished: {finished}", markup=False, soft_wrap=True)
+    if as_json:
+        print_json({"stage": stage, "folder": str(finished)})
+    else:
+        out.print(f"Finished: {finished}", markup=False, soft_wrap=True)
 
 
 def overrides_of(settings: list[str] | None) -> dict[str, str]:
@@ -81,5 +91,7 @@ def overrides_of(settings: list[str] | None) -> dict[str, str]:
 def _pair(setting: str) -> tuple[str, str]:
     key, separator, value = setting.partition("=")
     if not separator or not key.strip():
-        raise typer.BadParameter(f"{setting!r} is not KEY=VALUE, such as steps=1000")
+        raise typer.BadParameter(
+            f"{setting!r} is not KEY=VALUE, such as steps=1000", param_hint="--set"
+        )
     return key.strip(), value.strip()
