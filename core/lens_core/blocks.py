@@ -23,6 +23,10 @@ JointProjection = Callable[
 """Makes the joint queries, keys and values of both streams; `project_jointly` or faster."""
 
 
+GateUp = Callable[["SwiGLU", Tensor], tuple[Tensor, Tensor]]
+"""Makes `w1 x` and `w3 x` of an MLP; `project_apart` or faster."""
+
+
 class SwiGLU(nn.Module):
     """`w2(silu(w1 x) * w3 x)` without biases, hidden size `int(dim / 3 * 8)`."""
 
@@ -33,10 +37,18 @@ class SwiGLU(nn.Module):
         self.w2 = nn.Linear(hidden, dim, bias=False)
         self.w3 = nn.Linear(dim, hidden, bias=False)
 
+        self.project: GateUp = project_apart
+
     def forward(self, x: Tensor) -> Tensor:
         """Map `[..., dim]` to `[..., dim]`."""
-        out: Tensor = self.w2(F.silu(self.w1(x)) * self.w3(x))
+        gate, up = self.project(self, x)
+        out: Tensor = self.w2(F.silu(gate) * up)
         return out
+
+
+def project_apart(mlp: SwiGLU, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Two matrix products, `[..., hidden]` each."""
+    return mlp.w1(x), mlp.w3(x)
 
 
 class LensAttention(nn.Module):

@@ -143,6 +143,7 @@ class ReferenceDenoiser:
     def prepare(self, timesteps: Tensor) -> None:
         """Undo a modulation table, whose rows are not rounded as a batch's are."""
         self._transformer.restore_modulations()
+        self._transformer.refresh_prepared()
 
     def velocity(self, latents: Tensor, timestep: Tensor) -> Tensor:
         """Guided velocity in the transformer's dtype; see `Denoiser`."""

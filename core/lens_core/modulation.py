@@ -7,7 +7,7 @@ with it, those weights need not be on the device.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,14 @@ from lens_core.errors import ParameterError
 from lens_core.memory.tensors import parts_of
 
 STREAMS = ("img_mod", "txt_mod")
+
+
+class Preparation(Protocol):
+    """Something that was made from a denoiser's weights, to compute faster."""
+
+    def refresh(self) -> None:
+        """Make it again if weights, LoRAs or their places changed."""
+        ...
 
 
 class ModulationTable(nn.Module):
@@ -37,8 +45,8 @@ class ModulationTable(nn.Module):
         unknown = torch.full_like(rows[:1], torch.nan)
         self.register_buffer("rows", torch.cat((rows, unknown)), persistent=False)
 
-    def forward(self, timestep: Tensor) -> tuple[Tensor, ...]:
-        """What each block reads: `[B, 2, 6 * dim]` for timesteps `[B]`.
+    def forward(self, timestep: Tensor) -> Tensor:
+        """What the blocks read: `[B, layers, 2, 6 * dim]` for timesteps `[B]`.
 
         Timesteps are compared exactly. On a GPU, asking whether all were found would make the host
         wait; there, one that is not in the table gives NaN, which the pipeline reports.
@@ -57,7 +65,7 @@ class ModulationTable(nn.Module):
                 f"{list(self.timesteps)}: make it for these timesteps, or restore the modulations"
             )
         index = torch.where(found, same.int().argmax(1), len(self.timesteps))
-        return self.rows.index_select(0, index).unbind(1)
+        return self.rows.index_select(0, index)
 
 
 class TabulatedModulation(nn.Sequential):
@@ -98,6 +106,9 @@ class ModulationTableMixin:
 
     keeps_modulation_table = False
     """Whether `follow_schedule` makes tables."""
+
+    preparations: Sequence["Preparation"] = ()
+    """What faster paths keep of the weights; looked after before every generation."""
 
     _modulation_key: tuple[Any, ...] = ()
 
@@ -169,12 +180,18 @@ class ModulationTableMixin:
         Args:
             timesteps: `[T]` in [0, 1].
         """
+        self.refresh_prepared()
         if not self.keeps_modulation_table:
             return
         table = self.modulation_table
         wanted = set(timesteps.float().tolist())
         if table is None or not wanted <= {*table.timesteps} or self._modulation_key != self._key():
             self.precompute_modulations(timesteps, timesteps.device)
+
+    def refresh_prepared(self) -> None:
+        """Bring what faster paths keep of the weights up to date with them."""
+        for preparation in self.preparations:
+            preparation.refresh()
 
     def _key(self) -> tuple[Any, ...]:
         """Changes when what the table was computed from does."""
@@ -184,7 +201,7 @@ class ModulationTableMixin:
             for stream in STREAMS
             for module in getattr(block, stream).modules()
         ]
-        return (self.dtype, *(_state(module) for module in modules))
+        return (self.dtype, *(layer_state(module) for module in modules))
 
 
 def _outputs(modulation: nn.Module, embedded: Sequence[Tensor]) -> Tensor:
@@ -202,8 +219,12 @@ def _run(module: nn.Module, x: Tensor, *args: Any) -> Tensor:
     return out
 
 
-def _state(module: nn.Module) -> tuple[Any, ...]:
-    """Tensors of a layer and, if it carries LoRAs, which work and how strongly."""
+def layer_state(module: nn.Module) -> tuple[Any, ...]:
+    """Tells when a layer computes something else than before.
+
+    Its own tensors, not those of layers inside it, and, if it carries LoRAs, which work and how
+    strongly.
+    """
     whole = (*module.parameters(recurse=False), *module.buffers(recurse=False))
     tensors = [part for tensor in whole for part in parts_of(tensor)]
     scaling = getattr(module, "scaling", None) or {}

@@ -22,6 +22,7 @@ from lens_core.branch import Branch, BranchCache
 from lens_core.checkpoint_files import check_shapes, read_config, read_shapes, refuse_float16
 from lens_core.errors import CheckpointError, ComponentError, ParameterError, PrecisionError
 from lens_core.modulation import ModulationTable, ModulationTableMixin
+from lens_core.prediction import Prediction, predict_plainly
 from lens_core.rotary import image_positions, rotary_table, text_positions
 
 __all__ = ["LensTransformer2DModel", "LensTransformerBlock"]
@@ -96,6 +97,7 @@ class LensTransformer2DModel(
         self.gradient_checkpointing = False
         self.modulation_table: ModulationTable | None = None
         self.reuses_branches = True
+        self.predict: Prediction = predict_plainly
 
     def forward(
         self,
@@ -118,7 +120,8 @@ class LensTransformer2DModel(
             timestep: `[B]` in [0, 1]; 1 is noise.
             img_shapes: `[(1, h, w)]` in tokens, shared by the batch.
             return_dict: Return an object with `.sample` rather than a tuple.
-            attention_kwargs: Accepted for the ecosystem's sake; `scale` is the LoRA scale.
+            attention_kwargs: There for the ecosystem's sake; must be empty. How strongly LoRAs work
+                is set where they are loaded.
             branch_cache: Given at every step of a generation, keeps what the text and the size
                 alone decide: the projected text, the rotary tables and the mask.
 
@@ -126,11 +129,17 @@ class LensTransformer2DModel(
             Velocity `[B, h * w, in_channels]`.
 
         Raises:
-            ParameterError: Shapes that do not fit each other.
+            ParameterError: Shapes that do not fit each other, or `attention_kwargs`.
             PrecisionError: float16 input; Lens overflows it.
         """
+        if attention_kwargs:
+            raise ParameterError(
+                f"attention_kwargs {attention_kwargs!r} would have no effect; set_adapters() "
+                "of the pipeline sets how strongly LoRAs work"
+            )
         frames, height, width = img_shapes[0]
-        self._check_inputs(hidden_states, encoder_hidden_states, frames * height * width)
+        self._check_image(hidden_states, frames * height * width)
+        self._check_text(encoder_hidden_states, encoder_hidden_states_mask, len(hidden_states))
         branch = self._branch(
             encoder_hidden_states,
             encoder_hidden_states_mask,
@@ -138,19 +147,9 @@ class LensTransformer2DModel(
             hidden_states.device,
             branch_cache,
         )
-        image, text = self.img_in(hidden_states), branch.text
-        temb = self.time_text_embed(timestep, hidden_states.dtype)
         table = self.modulation_table
-        times = [temb] * len(self.transformer_blocks) if table is None else table(timestep)
-        last = len(self.transformer_blocks) - 1
-        for index, block in enumerate(self.transformer_blocks):
-            rotaries = branch.image_rotary, branch.text_rotary
-            arguments = (image, text, times[index], *rotaries, branch.mask, index < last)
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                image, text = self._gradient_checkpointing_func(block, *arguments)
-            else:
-                image, text = block(*arguments)
-        sample = self.proj_out(self.norm_out(image, temb))
+        modulations = None if table is None else table(timestep)
+        sample = self.predict(self, hidden_states, timestep, modulations, branch)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
     @classmethod
@@ -191,7 +190,7 @@ class LensTransformer2DModel(
             raise CheckpointError(f"{folder}: not every tensor was loaded: {report}")
         return (model, report) if wants_report else model
 
-    def _check_inputs(self, image: Tensor, features: Sequence[Tensor] | None, tokens: int) -> None:
+    def _check_image(self, image: Tensor, tokens: int) -> None:
         if image.dtype == torch.float16:
             raise PrecisionError(
                 "float16 overflows in Lens (values reach 139,000, the format ends at 65,504): "
@@ -202,10 +201,28 @@ class LensTransformer2DModel(
                 f"hidden_states has shape {tuple(image.shape)}, but img_shapes asks for "
                 f"[batch, {tokens}, {self.config.in_channels}]"
             )
-        if features is not None and len(features) != len(self.txt_norm):
+
+    def _check_text(
+        self, features: Sequence[Tensor] | None, mask: Tensor | None, batch: int
+    ) -> None:
+        if features is None:
+            return
+        if len(features) != len(self.txt_norm):
             raise ParameterError(
                 f"encoder_hidden_states has {len(features)} tensors; this model reads "
                 f"{len(self.txt_norm)} encoder layers {tuple(self.config.selected_layer_index)}"
+            )
+        shapes = {tuple(part.shape) for part in features}
+        tokens = features[0].shape[1]
+        if shapes != {(batch, tokens, self.config.enc_hidden_dim)}:
+            raise ParameterError(
+                f"encoder_hidden_states has shapes {sorted(shapes)}; this call needs one of "
+                f"[{batch}, tokens, {self.config.enc_hidden_dim}]"
+            )
+        if mask is not None and tuple(mask.shape) != (batch, tokens):
+            raise ParameterError(
+                f"encoder_hidden_states_mask has shape {tuple(mask.shape)}; the text has "
+                f"[{batch}, {tokens}]"
             )
 
     def _branch(

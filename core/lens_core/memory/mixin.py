@@ -87,6 +87,11 @@ class MemoryMixin:
         where = default_device() if device is None else torch.device(device)
         encoder, file = self.text_encoder, encoder_file or self._encoder_file
         plan = resolve_plan(memory, partial(self._counted, file), where)
+        if plan.transformer != "resident" and self.transformer.preparations:
+            raise ParameterError(
+                f"memory plan {plan.name!r} moves the denoiser's weights, of which a speed plan "
+                "keeps other forms: accelerate(pipeline, 'plain') first, and again afterwards"
+            )
         if plan.free_text_encoder and encoder is not None and file is None:
             raise ParameterError(
                 f"memory plan {plan.name!r} frees the text encoder, and this one was given as a "

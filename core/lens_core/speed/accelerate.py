@@ -1,5 +1,7 @@
 """Carrying out a speed plan on a pipeline's components."""
 
+import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -8,14 +10,22 @@ from torch import nn
 
 from lens_core.blocks import LensAttention, project_jointly
 from lens_core.errors import ComponentError
+from lens_core.memory.quantise import is_quantised
+from lens_core.modulation import Preparation
+from lens_core.prediction import predict_plainly
+from lens_core.speed.fp8 import require_fp8
 from lens_core.speed.fused_qk import project_fused, require_fused_qk
+from lens_core.speed.graphs import StepGraphs
 from lens_core.speed.plan import SpeedPlan, named_plan
+from lens_core.speed.prepared import PreparedWeights
 from lens_core.transformer import LensTransformer2DModel
 
 if TYPE_CHECKING:
     from lens_core.pipeline import LensPipeline
 
     P = TypeVar("P", bound=LensPipeline)
+
+_log = logging.getLogger(__name__)
 
 MOST_COMPILATIONS = 64
 """Variants of a block that may be compiled (with text, without, the last block, times sizes) before
@@ -29,18 +39,20 @@ def accelerate(pipeline: "P", plan: SpeedPlan | str) -> "P":
 
     Args:
         pipeline: Changed in place.
-        plan: A plan, or `plain`, `exact` or `fast`.
+        plan: A plan, or the name of one: `plain`, `exact`, `fast`, `fp8` and so on.
 
     Returns:
         The pipeline.
 
     Raises:
         ParameterError: A plan of another name.
-        ComponentError: The plan asks for the Triton kernel where it cannot run, or to compile
-            blocks whose weights come and go.
+        ComponentError: The plan asks for the Triton kernel or for fp8 where they cannot run, to
+            compile blocks whose weights come and go, or for fp8 of weights that come and go or are
+            rounded already.
     """
     chosen = named_plan(plan) if isinstance(plan, str) else plan
-    accelerate_transformer(pipeline.transformer, chosen)
+    stays = pipeline.memory_plan.transformer == "resident"
+    accelerate_transformer(pipeline.transformer, chosen if stays else _for_moving(chosen))
     accelerate_vae(pipeline.vae, chosen)
     return pipeline
 
@@ -51,6 +63,8 @@ def accelerate_transformer(transformer: LensTransformer2DModel, plan: SpeedPlan)
         require_fused_qk(transformer.device)
     if plan.compile_blocks is not None:
         _refuse_visiting_blocks(transformer)
+    if plan.fp8 is not None:
+        _check_fp8(transformer)
     transformer.reuses_branches = plan.reuse_branches
     if plan.modulation_table is not None:
         transformer.keeps_modulation_table = plan.modulation_table
@@ -62,10 +76,51 @@ def accelerate_transformer(transformer: LensTransformer2DModel, plan: SpeedPlan)
         if isinstance(attention, LensAttention):
             attention.project = project_fused if plan.fused_qk else project_jointly
             attention.backend = plan.attention
+    _prepare(transformer, plan)
     if plan.compile_blocks is not None:
         _allow_compilations()
         transformer.compile_repeated_blocks(
             fullgraph=True, mode=plan.compile_blocks, dynamic=plan.dynamic_shapes
+        )
+
+
+def _prepare(transformer: LensTransformer2DModel, plan: SpeedPlan) -> None:
+    """Replace what the plan before kept of the weights."""
+    for preparation in transformer.preparations:
+        if isinstance(preparation, PreparedWeights):
+            preparation.remove()
+    transformer.preparations, transformer.predict = (), predict_plainly
+    made: list[Preparation] = []
+    if plan.fused_mlp or plan.fp8 is not None:
+        made.append(PreparedWeights(transformer, plan.fused_mlp, plan.fp8))
+    if plan.cuda_graphs and transformer.device.type == "cuda":
+        graphs = StepGraphs(transformer)
+        transformer.predict = graphs
+        made.append(graphs)
+    elif plan.cuda_graphs:
+        _log.warning("cuda_graphs left out: the denoiser is on %s", transformer.device)
+    transformer.preparations = tuple(made)
+
+
+def _for_moving(plan: SpeedPlan) -> SpeedPlan:
+    """What of a plan goes together with weights that are not always on the device."""
+    if plan.fp8 is not None:
+        raise ComponentError(
+            "fp8 cannot be used: the memory plan moves the denoiser's weights, and the 8-bit form "
+            "would stay behind. Choose a memory plan that keeps the denoiser on the device, or "
+            "leave fp8 out"
+        )
+    if plan.cuda_graphs:
+        _log.warning("cuda_graphs left out: the memory plan moves the denoiser's weights")
+    return replace(plan, fused_mlp=False, cuda_graphs=False)
+
+
+def _check_fp8(transformer: LensTransformer2DModel) -> None:
+    require_fp8(transformer.device, transformer.dtype)
+    if is_quantised(transformer):
+        raise ComponentError(
+            "fp8 cannot be used: the memory plan rounded the weights already; load the denoiser "
+            "without it"
         )
 
 
