@@ -33,11 +33,15 @@ from lens_reasoner.openai_connection import ConnectionOptions
 from lens_reasoner.prompts import GENERAL_PROMPT
 from lens_reasoner.reasoner import DEFAULT_REASONER_MODEL
 from lens_sdk.errors import UnknownPartError
-from lens_sdk.generators import choose_generator, load_generator
+from lens_sdk.generators import choose_generator
 from lens_sdk.local import LocalLensGenerator
-from lens_sdk.optimize_prices import PricedGenerator
 from lens_sdk.runtime import LensRuntime
-from lens_sdk.session import choose_fidelity_checker, choose_judge, choose_reasoner
+from lens_sdk.session import (
+    choose_fidelity_checker,
+    choose_judge,
+    choose_reasoner,
+    choose_rubric_writer,
+)
 
 STRATEGIES: dict[str, Strategy] = {
     "factorial": FactorialSearch(),
@@ -101,11 +105,11 @@ def choose_parts(
     *,
     reasoner: str = "auto",
     judge: str = "auto",
+    rubric: str = "auto",
     proposer: str = "auto",
-    image_usd: float | None = None,
     provider: ConnectionOptions | None = None,
 ) -> StudyParts:
-    """The parts that names mean; what runs on this machine is loaded.
+    """The parts that names mean; nothing is loaded yet.
 
     Where every generator is lens-nano and nothing else is asked for, all parts are offline: a
     reasoner that follows its prompt by rules, the nano world's judge, and proposals from a library.
@@ -115,19 +119,16 @@ def choose_parts(
         reasoner: `auto`, `rules` (the offline rule follower of the nano world), `openai`,
             `openai:MODEL`, `local`, `gguf` or `gguf:FILE`.
         judge: `auto`, `nano`, `openai` or `openai:MODEL`.
+        rubric: Who writes criteria: `auto`, for whoever goes with the judge, or as `judge`.
         proposer: `auto`, `library` (sections for the nano world), `openai` or `openai:MODEL`.
-        image_usd: Price of a picture by a generator that does not say what it costs.
         provider: Server, key and prices of the language models chosen by name.
 
     Raises:
         UnknownModelError: There is no such generator.
         UnknownPartError: A part that is not on offer, or cannot be given a system prompt.
         MissingKeyError: A language model is needed and there is no key for it.
-        GeneratorError: A generator cannot be loaded.
     """
     drawing = tuple(choose_generator(name) for name in generators)
-    for generator in drawing:
-        load_generator(generator)
     runtimes = [g.runtime if isinstance(g, LocalLensGenerator) else None for g in drawing]
     nano = all(runtime is not None and runtime.model.nano for runtime in runtimes)
     runtime = runtimes[0]
@@ -135,18 +136,16 @@ def choose_parts(
     chosen_judge, writer = choose_judge(judge, runtime if nano else None, provider)
     if chosen_judge is None:
         raise UnknownPartError(
-            "A study needs a judge, and the judge is 'none'.", hint="Choose nano or openai:MODEL."
+            "A study needs a judge, and the judge is 'none'.",
+            hint="Choose nano or openai:MODEL with --judge or the setting judge.",
         )
     rules = reasoner == "rules" or (nano and reasoner in {"auto", "nano"})
     offline = judge == "nano"
     return StudyParts(
         reasoner=_reasoner("rules" if rules else reasoner, runtime, provider),
-        generators=tuple(
-            generator if image_usd is None else PricedGenerator(generator, image_usd)
-            for generator in drawing
-        ),
+        generators=drawing,
         judge=chosen_judge,
-        rubric_writer=writer,
+        rubric_writer=choose_rubric_writer(rubric, provider) or writer,
         fidelity=choose_fidelity_checker("auto", judge, runtime, provider) if offline else None,
         proposer=_proposer("library" if rules and proposer == "auto" else proposer, provider),
         clusterer=ByKind()

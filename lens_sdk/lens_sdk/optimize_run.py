@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from lens_prompt_opt import (
     Budget,
+    BudgetError,
     PairedSequentialGate,
     ProgressCallback,
     PromptSet,
@@ -25,8 +28,9 @@ from lens_prompt_opt.journal import write_synced
 from lens_reasoner import SystemPrompt
 from lens_reasoner.openai_connection import ConnectionOptions
 from lens_reasoner.types import Value
+from lens_sdk.generators import load_generator
 from lens_sdk.optimize_parts import StudyParts, choose_parts, choose_strategy
-from lens_sdk.optimize_prices import unit_prices
+from lens_sdk.optimize_prices import PricedGenerator, unit_prices
 
 ORDER_FILE = "order.json"
 """What was asked for: the order of a run that `lens optimize --resume` goes on with."""
@@ -42,6 +46,7 @@ class StudyOrder(Value):
         generators: One or several.
         reasoner: Who rewrites.
         judge: Who judges.
+        rubric: Who writes the criteria.
         proposer: Who suggests edits.
         strategy: How to search.
         budget: Limits over everything.
@@ -58,6 +63,7 @@ class StudyOrder(Value):
     generators: tuple[str, ...] = Field(min_length=1)
     reasoner: str = "auto"
     judge: str = "auto"
+    rubric: str = "auto"
     proposer: str = "auto"
     strategy: str = "factorial"
     budget: Budget
@@ -94,7 +100,6 @@ class OptimizeRun:
         self.order = order
         self.folder = folder
         self.seed = seed
-        self.study = _study(order, prompts, parts)
         self._prompts = prompts
         self._parts = parts
         self._provider = provider
@@ -109,7 +114,7 @@ class OptimizeRun:
         seed: SystemPrompt | str | Path | None = None,
         provider: ConnectionOptions | None = None,
     ) -> OptimizeRun:
-        """Put a study together; nothing is paid for and nothing written yet.
+        """Put a study together; nothing is loaded, paid for or written yet.
 
         Args:
             order: What to do.
@@ -120,6 +125,7 @@ class OptimizeRun:
 
         Raises:
             RunDirectoryError: If `folder` holds a run already.
+            PromptSetError: If there are too few requests.
             UnknownPartError: If a name means nothing, and others of `choose_parts`.
         """
         folder = Path(folder)
@@ -129,8 +135,9 @@ class OptimizeRun:
                 hint=f"Go on with: lens optimize --resume {folder}, or choose another folder.",
             )
         choose_strategy(order.strategy)
-        parts = _parts(order, provider)
+        prompts.split(order.random_seed)
         chosen = load_system_prompt(seed) if isinstance(seed, str | Path) else seed
+        parts = _parts(order, provider)
         return cls(order, folder, prompts, chosen or parts.seed_prompt, parts, provider)
 
     @classmethod
@@ -167,6 +174,31 @@ class OptimizeRun:
             order = order.model_copy(update={"budget": limits})
         return cls(order, folder, prompts, seed, _parts(order, provider), provider)
 
+    @cached_property
+    def study(self) -> PromptStudy:
+        """The study; some generators are loaded to learn which they are.
+
+        Raises:
+            GeneratorError: If one cannot be loaded.
+        """
+        return _study(self.order, self._prompts, self._parts)
+
+    def load(self) -> None:
+        """Load what draws on this machine, which blocks; looks at the budget first.
+
+        Raises:
+            BudgetError: If it does not even pay for the final claim.
+            GeneratorError: If a generator cannot be loaded.
+        """
+        images, needed = self.order.budget.images, self.estimate().plan.test
+        if images is not None and images <= needed:
+            raise BudgetError(
+                f"The budget is {images} pictures, and the final claim alone takes {needed}.",
+                hint=f"Allow about {4 * needed}, or use fewer --test-pictures.",
+            )
+        for generator in self._parts.generators:
+            load_generator(generator)
+
     def estimate(self) -> StudyEstimate:
         """What the budget will buy, before anything is paid for.
 
@@ -192,8 +224,12 @@ class OptimizeRun:
         """Run the study to its end, over what the folder holds already.
 
         Raises:
+            BudgetError: As `load` does.
+            GeneratorError: As `load` does.
             StudyInterruptedError: If a service is out or `stop` was pressed; it can be resumed.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(self.load)
         self._record()
         return await self.study.optimize(
             seed=self.seed,
@@ -205,7 +241,6 @@ class OptimizeRun:
         )
 
     def _record(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         for name, value in (
             (REQUESTS_FILE, self._prompts),
             (SEED_FILE, self.seed),
@@ -219,16 +254,20 @@ def _parts(order: StudyOrder, provider: ConnectionOptions | None) -> StudyParts:
         order.generators,
         reasoner=order.reasoner,
         judge=order.judge,
+        rubric=order.rubric,
         proposer=order.proposer,
-        image_usd=order.image_usd,
         provider=provider,
     )
 
 
 def _study(order: StudyOrder, prompts: PromptSet, parts: StudyParts) -> PromptStudy:
+    usd = order.image_usd
     return PromptStudy(
         reasoner=parts.reasoner,
-        generator=parts.generators,
+        generator=tuple(
+            generator if usd is None else PricedGenerator(generator, usd)
+            for generator in parts.generators
+        ),
         judge=parts.judge,
         prompts=prompts,
         rubric_writer=parts.rubric_writer,

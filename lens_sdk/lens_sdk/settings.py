@@ -77,6 +77,10 @@ class Settings(Value):
         description="Who writes the criteria: auto (whoever goes with the judge), nano, openai, "
         "openai:MODEL, none.",
     )
+    proposer: str = Field(
+        default="auto",
+        description="Who suggests edits in a prompt study: auto, library, openai, openai:MODEL.",
+    )
     base_url: str | None = Field(
         default=None, description="A Lens server to use instead of this machine."
     )

@@ -157,21 +157,56 @@ def test_an_estimate_pays_for_nothing(order: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "code", "said"),
     [
-        (("--strategy", "luck"), "factorial, rewrite"),
-        (("--reasoner", "none"), "no system prompt"),
-        (("--judge", "none"), "needs a judge"),
-        (("--proposer", "friend"), "library, openai"),
-        (("--alpha", "2"), "alpha"),
+        (("--strategy", "luck"), 2, "'factorial', 'rewrite'"),
+        (("--reasoner", "none"), 1, "no system prompt"),
+        (("--judge", "none"), 1, "needs a judge"),
+        (("--proposer", "friend"), 1, "library, openai"),
+        (("--proposer", "openai"), 1, "OPENAI_API_KEY"),
+        (("--alpha", "2"), 2, "'--alpha'"),
+        (("--model", "lens-giant"), 1, "'lens-giant' is not known"),
+        (("--requests", "missing.jsonl"), 1, "missing.jsonl"),
+        (("--requests", "few.jsonl"), 1, "each needs at least 4"),
+        (("--seed-prompt", "missing.md"), 1, "missing.md"),
+        (("--budget-images", "8"), 1, "the final claim alone takes 8"),
     ],
 )
-def test_orders_that_make_no_sense_are_refused_before_anything_is_drawn(
-    order: list[str], tmp_path: Path, changed: tuple[str, ...], said: str
+def test_orders_that_make_no_sense_are_refused_before_anything_is_loaded(
+    order: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: tuple[str, ...],
+    code: int,
+    said: str,
 ) -> None:
-    _, stderr = _lens(*order, "--out", str(tmp_path / "run"), *changed, code=1)
+    def load(_: object) -> None:
+        raise AssertionError("it was loaded")
+
+    monkeypatch.setattr("lens_sdk.runtime.LensRuntime.load", load)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    Path("few.jsonl").write_text("\n".join(map(json.dumps, REQUESTS[:12])), encoding="utf-8")
+    _, stderr = _lens(*order, "--out", "run", *changed, code=code)
     assert said in " ".join(stderr.split())
-    assert not (tmp_path / "run").exists()
+    assert not Path("run").exists()
+
+
+def test_settings_choose_the_parts_where_options_do_not(
+    requests_file: Path, nano_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lens.toml").write_text(
+        f'model = "{nano_folder}"\nreasoner = "openai:rewriter"\njudge = "openai:judge"\n'
+        'proposer = "openai:proposer"\n'
+    )
+    arguments = ("optimize", "--requests", str(requests_file), "--out", "run", "--estimate")
+    limit = ("--budget-images", "60", "--json")
+    assert "OPENAI_API_KEY" in _lens(*arguments, *limit, code=1)[1]
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    assert json.loads(_lens(*arguments, *limit)[0])["images"] == 60
+    known = _lens(*arguments, "--budget-usd", "5", "--reasoner", "rules", code=1)[1]
+    assert "'judge' has no known price" in known
 
 
 def test_commands_that_are_not_complete_say_what_is_missing(

@@ -10,18 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
+from lens_sdk.cli.choices import Strategy
 from lens_sdk.cli.console import (
     INTERRUPTED,
+    JUDGE_HELP,
+    REASONER_HELP,
+    SETTING,
+    UNAVAILABLE,
     GuidanceOption,
     JsonOption,
     StepsOption,
     err,
     out,
     parse_size,
+    print_json,
     reports_errors,
 )
 from lens_sdk.cli.optimize_display import StudyDisplay, show_result
+from lens_sdk.cli.options import checked_options
 
 if TYPE_CHECKING:
     from lens_prompt_opt import PromptSet, StopSwitch, StudyResult
@@ -36,63 +44,86 @@ def optimize(
         Path | None,
         typer.Option("--requests", help="JSONL file: a request per line, as text or an object."),
     ] = None,
-    generator: Annotated[
+    models: Annotated[
         list[str] | None,
         typer.Option(
+            "--model",
+            "-m",
             "--generator",
             "-g",
-            help="What draws, as --model of lens generate; several "
-            "find one prompt for all and one for each.",
+            help="What draws, as in lens generate; repeat it to find one prompt for several and "
+            "one for each.",
+            show_default=SETTING,
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run.")] = None,
+    output: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the study.")] = None,
     resume: Annotated[
         Path | None, typer.Option("--resume", help="Go on with the run in this folder.")
     ] = None,
-    budget_usd: Annotated[
-        float | None, typer.Option("--budget-usd", help=f"Most US dollars. {_LIMIT}")
-    ] = None,
     budget_images: Annotated[
-        int | None, typer.Option("--budget-images", help="Most pictures.")
+        int | None,
+        typer.Option("--budget-images", "--max-images", min=1, help=f"Most pictures. {_LIMIT}"),
+    ] = None,
+    budget_usd: Annotated[
+        float | None,
+        typer.Option("--budget-usd", "--max-cost", min=0, help="Most US dollars to spend."),
     ] = None,
     budget_seconds: Annotated[
-        float | None, typer.Option("--budget-seconds", help="Most seconds of work.")
+        float | None, typer.Option("--budget-seconds", min=0, help="Most seconds of work.")
     ] = None,
     budget_calls: Annotated[
-        int | None, typer.Option("--budget-calls", help="Most calls to any part.")
+        int | None, typer.Option("--budget-calls", min=1, help="Most calls to any part.")
     ] = None,
     seed_prompt: Annotated[
         Path | None,
-        typer.Option("--seed-prompt", help="System prompt to start from, .md or .json."),
+        typer.Option(
+            "--seed-prompt",
+            help="System prompt to start from, .md or .json; the built-in one if left out.",
+        ),
     ] = None,
     reasoner: Annotated[
-        str, typer.Option("--reasoner", help="Who rewrites: auto, rules, local or openai:MODEL.")
-    ] = "auto",
-    judge: Annotated[
-        str, typer.Option("--judge", help="Who judges: auto, nano or openai:MODEL.")
-    ] = "auto",
-    proposer: Annotated[
-        str,
-        typer.Option("--proposer", help="Who suggests edits: auto, library or openai:MODEL."),
-    ] = "auto",
-    strategy: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--strategy",
-            help="factorial, rewrite (the published method), pareto, examples, random, beam, gepa.",
+            "--reasoner",
+            help=f"{REASONER_HELP}auto, rules (offline, of the nano world), local, gguf or "
+            "openai:MODEL.",
+            show_default=SETTING,
         ),
-    ] = "factorial",
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            "--judge", help=f"{JUDGE_HELP}auto, nano or openai:MODEL.", show_default=SETTING
+        ),
+    ] = None,
+    proposer: Annotated[
+        str | None,
+        typer.Option(
+            "--proposer",
+            help="Who suggests edits: auto, library (offline, of the nano world) or openai:MODEL.",
+            show_default=SETTING,
+        ),
+    ] = None,
+    strategy: Annotated[
+        Strategy,
+        typer.Option("--strategy", help="How to search; rewrite is the published method."),
+    ] = Strategy.FACTORIAL,
     alpha: Annotated[
-        float, typer.Option("--alpha", help="Chance to accept a prompt that is no better.")
+        float,
+        typer.Option("--alpha", min=0, max=1, help="Chance to accept a prompt that is no better."),
     ] = 0.05,
     min_gain: Annotated[
-        float, typer.Option("--min-gain", help="Gain in mean score that must be exceeded, 0 to 1.")
+        float,
+        typer.Option(
+            "--min-gain", min=0, max=1, help="Gain in mean score, 0 to 1, that must be exceeded."
+        ),
     ] = 0.0,
     seed: Annotated[
-        int, typer.Option("--seed", "-s", min=0, help="Everything random follows from it.")
+        int, typer.Option("--seed", "-s", min=0, help="Seed that everything random follows from.")
     ] = 0,
     size: Annotated[
-        str | None, typer.Option("--size", help="WIDTHxHEIGHT of requests that name none.")
+        str | None,
+        typer.Option("--size", help="WIDTHxHEIGHT in pixels of requests that name none."),
     ] = None,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
@@ -108,7 +139,9 @@ def optimize(
     ] = False,
     image_usd: Annotated[
         float | None,
-        typer.Option("--image-usd", help="Price of a picture where the generator states none."),
+        typer.Option(
+            "--image-usd", min=0, help="Price of a picture where the generator states none."
+        ),
     ] = None,
     concurrency: Annotated[
         int, typer.Option("--concurrency", min=1, help="Most calls of one part at a time.")
@@ -118,12 +151,17 @@ def optimize(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Improve a reasoner's system prompt over many requests, with a claim that holds."""
+    """Find better instructions (a system prompt) for who rewrites requests, by drawing many.
+
+    Edits are suggested, tried on part of the requests and accepted only if pictures get better; the
+    gain is then measured on requests that nothing has seen. Needs 16 requests or more.
+
+    Example: lens optimize --requests r.jsonl --out a --budget-images 900
+    """
     from lens_prompt_opt import Budget
     from lens_sdk.optimize_run import OptimizeRun, StudyOrder
     from lens_sdk.settings import Settings
 
-    provider = Settings.load().provider
     limits = {
         "usd": budget_usd,
         "images": budget_images,
@@ -131,39 +169,46 @@ def optimize(
         "calls": budget_calls,
     }
     if resume is not None:
-        if requests or generator or output or seed_prompt:
+        if any((requests, models, output, seed_prompt, reasoner, judge, proposer)):
             raise typer.BadParameter("--resume takes only limits; the rest stands in the folder")
-        with err.status("Loading"):
-            run = OptimizeRun.resume(resume, budget=limits, provider=provider)
+        run = OptimizeRun.resume(resume, budget=limits, provider=Settings.load().provider)
     else:
-        if requests is None or not generator or output is None:
-            raise typer.BadParameter("give --requests, --generator and --out, or --resume")
+        if requests is None or output is None:
+            raise typer.BadParameter("give --requests and --out, or --resume with a folder")
         if not any(limits.values()):
             raise typer.BadParameter("give a limit, such as --budget-images 1000")
-        order = StudyOrder(
-            generators=tuple(generator),
-            reasoner=reasoner,
-            judge=judge,
-            proposer=proposer,
-            strategy=strategy,
-            budget=Budget.model_validate(limits),
-            random_seed=seed,
-            alpha=alpha,
-            min_gain=min_gain,
-            gate_pictures=gate_pictures,
-            test_pictures=test_pictures,
-            show_pictures=show_pictures,
-            image_usd=image_usd,
-            concurrency=concurrency,
-        )
         prompts = _requests(requests, size, steps, guidance)
-        with err.status("Loading"):
-            run = OptimizeRun.begin(
-                order, output, prompts=prompts, seed=seed_prompt, provider=provider
+        settings = Settings.load(reasoner=reasoner, judge=judge, proposer=proposer)
+        with checked_options():
+            order = StudyOrder(
+                generators=tuple(models or [settings.model]),
+                reasoner=settings.reasoner,
+                judge=settings.judge,
+                rubric=settings.rubric,
+                proposer=settings.proposer,
+                strategy=strategy.value,
+                budget=Budget.model_validate(limits),
+                random_seed=seed,
+                alpha=alpha,
+                min_gain=min_gain,
+                gate_pictures=gate_pictures,
+                test_pictures=test_pictures,
+                show_pictures=show_pictures,
+                image_usd=image_usd,
+                concurrency=concurrency,
             )
-    err.print(str(run.estimate()), markup=False, soft_wrap=True)
+        run = OptimizeRun.begin(
+            order, output, prompts=prompts, seed=seed_prompt, provider=settings.provider
+        )
+    with err.status("Looking at the parts"):
+        estimate = run.estimate()
+    err.print(str(estimate), markup=False, soft_wrap=True)
     if only_estimate:
+        if as_json:
+            print_json(estimate.model_dump(mode="json"))
         return
+    with err.status("Loading"):
+        run.load()
     _report(run, _followed(run), as_json=as_json)
 
 
@@ -181,7 +226,8 @@ def _requests(path: Path, size: str | None, steps: int | None, guidance: float |
         "num_inference_steps": steps,
         "guidance_scale": guidance,
     }
-    return prompts.with_defaults({name: v for name, v in wanted.items() if v is not None})
+    with checked_options():
+        return prompts.with_defaults({name: v for name, v in wanted.items() if v is not None})
 
 
 def _followed(run: OptimizeRun) -> StudyResult:
@@ -202,8 +248,9 @@ def _followed(run: OptimizeRun) -> StudyResult:
         if display.notice:
             err.print(f"Stopped. {go_on}", markup=False, soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
-        error.hint = go_on
-        raise
+        err.print(f"[bold red]Error:[/] {escape(error.message)}", soft_wrap=True)
+        err.print(go_on, markup=False, soft_wrap=True)
+        raise typer.Exit(UNAVAILABLE) from None
     except KeyboardInterrupt:
         err.print(go_on, markup=False, soft_wrap=True)
         raise
@@ -228,7 +275,7 @@ def _first_interrupt_stops(stop: StopSwitch, display: StudyDisplay) -> Iterator[
 
 def _report(run: OptimizeRun, result: StudyResult, *, as_json: bool) -> None:
     if as_json:
-        out.print_json(result.model_dump_json(exclude={"run_dir"}))
+        print_json(result.model_dump(mode="json", exclude={"run_dir"}))
         return
     show_result(out, result)
     out.print(str(run.folder / "prompt.json"), markup=False, soft_wrap=True)

@@ -47,6 +47,8 @@ async def optimize(
             "generators": (names["model"],),
             "reasoner": names["reasoner"],
             "judge": names["judge"],
+            "rubric": settings.rubric,
+            "proposer": settings.proposer,
             "budget": limits,
             **order,
         }
