@@ -23,6 +23,7 @@ from lens_core.checkpoints.sources import PRESETS, Preset, find_preset
 from lens_core.checkpoints.vae import load_vae_weights
 from lens_core.errors import CheckpointError, ParameterError
 from lens_core.loading import LensDefaults, load_components, load_tokenizer
+from lens_core.packaged import PACKAGED_MODELS, packaged_folder
 from lens_core.sampling import default_scheduler
 from lens_core.tokenizer import load_packaged_tokenizer, tokenizer_from_json
 
@@ -43,12 +44,12 @@ def load_source(
     hub: Hub | None = None,
     load_encoder: EncoderLoader | None = None,
 ) -> dict[str, Any]:
-    """Components of a local folder, a published model by its name, or a hub repository.
+    """Components of a local folder, a packaged or published model by its name, or a repository.
 
     A local folder comes before a repository of the same name.
 
     Args:
-        source: A folder, a name of `PRESETS`, or `owner/name`.
+        source: A folder, a name of `PACKAGED_MODELS` or `PRESETS`, or `owner/name`.
         dtype: float32 by default, bfloat16 for published models.
         given: Components used instead of the source's.
         revision: Of a hub repository.
@@ -67,7 +68,9 @@ def load_source(
         return _load_preset(
             PRESETS[name], dtype or torch.bfloat16, given, hub or Hub(), load_encoder
         )
-    if asks_hub and is_repository(name) and not local.suffix:
+    if asks_hub and name in PACKAGED_MODELS:
+        local = packaged_folder(name)
+    elif asks_hub and is_repository(name) and not local.suffix:
         local = (hub or Hub()).repository(name, revision)
     precision = dtype or torch.float32
     if load_encoder is None:

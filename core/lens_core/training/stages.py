@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lens_core.errors import ComponentError, ParameterError
+from lens_core.packaged import model_folder
 
 if TYPE_CHECKING:
     from lens_core.training.config import StageConfig
@@ -153,7 +154,8 @@ def _check_components(stage: str, out: Path) -> None:
 
 def _start(stage: str, given: str | None, out: Path, earlier: tuple[str, ...]) -> Path:
     """The pipeline folder a stage starts from: the given one, or an earlier stage's."""
-    folders = [Path(given)] if given is not None else [out / name / "pipeline" for name in earlier]
+    usual = [out / name / "pipeline" for name in earlier]
+    folders = usual if given is None else [model_folder(given)]
     for folder in folders:
         if (folder / "transformer").is_dir():
             return folder

@@ -16,7 +16,7 @@ class LoraTrainingConfig(BucketConfig):
     """Fine-tuning of a finished model on a folder of pictures and captions."""
 
     start: str
-    """Pipeline folder to start from, or `lens-nano` for the packaged model."""
+    """Pipeline folder to start from, or the name of a packaged model."""
     images: str = "images"
     """Folder of pictures with captions, or a table that lists them; see `lens data shard`."""
     model: dict[str, Any] = Field(default_factory=dict)

@@ -6,7 +6,6 @@ two never share the memory.
 
 import gc
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -46,7 +45,7 @@ def train_lora(config: LoraTrainingConfig, folder: Path) -> None:
     """
     torch.set_num_threads(config.threads)
     workers = Workers.join()
-    start = pipeline_folder("lora", str(_model(config.start)), _model(config.start))
+    start = pipeline_folder("lora", config.start, Path(config.start))
     config = config.model_copy(update={"model": model_arguments(start)})
     data = _shards(config, folder / "data", workers)
     encoder = _encoded(config, start, data, folder / "cache", workers)
@@ -57,12 +56,6 @@ def train_lora(config: LoraTrainingConfig, folder: Path) -> None:
     finally:
         source.close()
     _save(training, start, folder / "weights", workers)
-
-
-def _model(name: str) -> Path:
-    """The folder of a packaged model, or the one that is named."""
-    packaged = Path(str(resources.files("lens_core"))) / "weights" / name
-    return packaged if packaged.is_dir() else Path(name)
 
 
 def _shards(config: LoraTrainingConfig, folder: Path, workers: Workers) -> ShardFolder:

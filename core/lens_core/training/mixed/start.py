@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from lens_core.checkpoint_files import read_config
 from lens_core.errors import ComponentError
 from lens_core.loading import load_transformer
+from lens_core.packaged import model_folder
 from lens_core.training.denoiser import DenoiserTraining
 
 
@@ -20,7 +21,7 @@ def pipeline_folder(stage: str, given: str | None, usual: Path) -> Path:
     Raises:
         ComponentError: It holds no pipeline.
     """
-    folder = usual if given is None else Path(given)
+    folder = usual if given is None else model_folder(given)
     if not (folder / "transformer").is_dir():
         raise ComponentError(
             f"{folder} holds no pipeline for {stage} to start from: run the stage before it with "
@@ -35,7 +36,7 @@ def parts_folder(stage: str, given: str | None, usual: Path) -> Path:
     Raises:
         ComponentError: It lacks the autoencoder or the text encoder.
     """
-    folder = usual if given is None else Path(given)
+    folder = usual if given is None else model_folder(given)
     for part in ("vae", "text_encoder"):
         if not (folder / part).is_dir():
             raise ComponentError(
