@@ -79,10 +79,7 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     """
     index = folder / f"{stem}.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-        if any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
-            raise CheckpointError(f"{index} names files outside its folder or no safetensors")
-        files = [folder / name for name in names]
+        files = [folder / name for name in _indexed_files(index)]
     else:
         files = [folder / f"{stem}.safetensors"]
     absent = [file.name for file in files if not file.is_file()]
@@ -95,6 +92,16 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
             "opened, so convert it to safetensors first"
         )
     raise CheckpointError(f"{folder} lacks {absent or 'every file its index should name'}")
+
+
+def _indexed_files(index: Path) -> list[str]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise CheckpointError(f"{index} has no weight_map from tensors to files")
+    names = sorted(set(places.values()))
+    if any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
+        raise CheckpointError(f"{index} names files outside its folder or no safetensors")
+    return names
 
 
 def read_shapes(folder: Path, stem: str) -> TensorShapes:

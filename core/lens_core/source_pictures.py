@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
@@ -105,28 +105,41 @@ def _listed(given: Any, name: str) -> list[tuple[Any, str]]:
 
 
 def _read(given: Any, name: str, mode: str) -> Image.Image:
-    if isinstance(given, (str, Path)):
-        try:
-            with Image.open(given) as opened:
-                given = ImageOps.exif_transpose(opened)
-        except (OSError, UnidentifiedImageError) as error:
-            raise ParameterError(f"{name} {str(given)!r} cannot be read: {error}") from error
     if isinstance(given, Tensor):
-        given = given.detach().cpu().float().numpy() if given.is_floating_point() else given.numpy()
-        given = np.moveaxis(given, 0, -1) if given.ndim == 3 else given
+        values = given.detach().cpu()
+        array = (values.float() if values.is_floating_point() else values).numpy()
+        given = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
     if isinstance(given, np.ndarray):
         given = Image.fromarray(_as_bytes(given, name, mode))
-    if not isinstance(given, Image.Image):
+    if not isinstance(given, (str, Path, Image.Image)):
         raise ParameterError(
             f"{name} is {type(given).__name__}; it must be a PIL picture, a file, an array "
             "[height, width, 3] or a tensor [3, height, width]"
         )
+    try:
+        if isinstance(given, Image.Image):
+            return _upright(given, mode)
+        with Image.open(given) as opened:
+            return _upright(opened, mode)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        what = "" if isinstance(given, Image.Image) else f" {str(given)!r}"
+        raise ParameterError(f"{name}{what} cannot be read: {error}") from error
+
+
+def _upright(picture: Image.Image, mode: str) -> Image.Image:
+    """Turned as its EXIF says, in another mode."""
+    turned = ImageOps.exif_transpose(picture)
+    if turned.mode.startswith("I;16"):
+        # Pillow would clip the 16 bits rather than scale them.
+        turned = Image.fromarray((np.asarray(turned) >> 8).astype(np.uint8))
     # Transparent areas have colours of their own, which nobody has seen.
-    return given.convert(mode)
+    return turned.convert(mode)
 
 
 def _as_bytes(array: np.ndarray, name: str, mode: str) -> np.ndarray:
     shape = array.shape
+    if not array.size:
+        raise ParameterError(f"{name} has shape {shape}, which holds no pixels")
     if array.ndim == 3 and shape[-1] == 1:
         array = array[..., 0]
     fits = array.ndim == 3 and array.shape[-1] == 3

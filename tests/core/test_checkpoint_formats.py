@@ -1,6 +1,7 @@
 """Packed number formats and every file layout, written from the golden models and read back."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
@@ -329,3 +330,11 @@ def test_large_components_are_written_in_shards(golden: Path, tmp_path: Path) ->
     assert len(list(folder.glob("*.safetensors"))) > 3
     loaded = LensTransformer2DModel.from_pretrained(folder).state_dict()
     assert all(torch.equal(loaded[name], original[name]) for name in original)
+
+    def broken() -> Iterator[tuple[str, Tensor]]:
+        yield from list(original.items())[:3]
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        write_folder(tmp_path / "broken", "diffusion_pytorch_model", broken(), config, shard=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["shards"]

@@ -164,6 +164,10 @@ def test_an_index_may_not_reach_outside_its_folder(folder: Path) -> None:
     index.write_text(json.dumps({"weight_map": {"a": "../vae/model.safetensors"}}))
     with pytest.raises(CheckpointError, match="outside its folder"):
         LensPipeline.from_pretrained(folder)
+    for places in (None, [1], {"a": 3}):
+        index.write_text(json.dumps({"weight_map": places}))
+        with pytest.raises(CheckpointError, match="no weight_map"):
+            LensPipeline.from_pretrained(folder)
 
 
 def test_foreign_class_names_and_absent_parts(folder: Path) -> None:

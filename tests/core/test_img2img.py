@@ -16,7 +16,7 @@ from lens_core import LensPipeline, ParameterError
 from lens_core.latents import encode_pixels
 from lens_core.nano import sample_scene
 from lens_core.nano.drawing import render
-from lens_core.source_pictures import cover, feathered, to_pixels
+from lens_core.source_pictures import cover, feathered, read_pictures, to_pixels
 from lens_core.starting_points import first_step
 from tiny_components import tiny_pipeline
 
@@ -172,6 +172,31 @@ def test_pictures_may_come_as_files_arrays_and_tensors(
     assert sized.size == (48, 96)
     assert pipeline.fitting_size(1000, 1000) == (64, 64)
     assert pipeline("a cup", image=source, width=32, height=32, seed=0).images[0].size == (32, 32)
+
+
+def test_pictures_are_turned_upright_and_deep_ones_scaled(tmp_path: Path) -> None:
+    source, turned = scene(48, 64), Image.Exif()
+    turned[0x0112] = 6
+    source.save(tmp_path / "photo.png", exif=turned)
+    upright = np.rot90(np.asarray(source), -1)
+    for given in (tmp_path / "photo.png", Image.open(tmp_path / "photo.png")):
+        assert np.array_equal(np.asarray(read_pictures(given, "image")[0]), upright)
+    deep = np.asarray(source).astype(np.uint16)[..., 0] * 257
+    read = read_pictures(Image.fromarray(deep), "image")[0]
+    assert np.array_equal(np.asarray(read)[..., 0], np.asarray(source)[..., 0])
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene(48, 64).save(tmp_path / "a.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:-40])
+    for given in (tmp_path / "cut.png", Image.open(tmp_path / "cut.png")):
+        with pytest.raises(ParameterError, match="truncated"):
+            read_pictures(given, "image")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ParameterError, match="decompression bomb"):
+        read_pictures(tmp_path / "a.png", "image")
+    with pytest.raises(ParameterError, match="holds no pixels"):
+        read_pictures(np.zeros((0, 4, 3)), "image")
 
 
 WHITE = Image.new("L", (48, 64), 255)

@@ -3,8 +3,17 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from lens_core.checkpoints.hub import Hub, HubSource
-from lens_core.checkpoints.lora_adapters import attach_lora, save_lora, set_strengths, swap_lora
+from lens_core.checkpoints.lora_adapters import (
+    attach_lora,
+    copy_weights,
+    restore_weights,
+    save_lora,
+    set_strengths,
+    swap_lora,
+)
 from lens_core.checkpoints.lora_files import linear_shapes, read_lora
 from lens_core.errors import CheckpointError, ParameterError
 from lens_core.transformer import LensTransformer2DModel
@@ -16,6 +25,7 @@ class LoraMixin:
     transformer: LensTransformer2DModel
     _loras: Mapping[str, float] = {}
     _are_fused = False
+    _unfused: Mapping[str, Tensor] = {}
 
     @property
     def loras(self) -> Mapping[str, float]:
@@ -129,21 +139,19 @@ class LoraMixin:
     def fuse_lora(self) -> None:
         """Add the working LoRAs to the weights, so that they cost no time.
 
-        Taking them out again leaves rounding errors: none worth mention in float32, of the last
-        bit in bfloat16.
+        The weights they change are kept on the CPU until `unfuse_lora`, up to 5.5 GB for Lens in
+        bfloat16; `bake_lora` keeps nothing.
 
         Raises:
             ParameterError: No LoRA works, or they are fused already.
         """
-        self._refuse_fused()
-        working = [name for name, weight in self._loras.items() if weight]
-        if not working:
-            raise ParameterError("there is no LoRA to fuse; load one or give it a weight")
+        working = self._working()
+        self._unfused = copy_weights(self.transformer, working)
         self.transformer.fuse_lora(adapter_names=working)
         self._are_fused = True
 
     def unfuse_lora(self) -> None:
-        """Undo `fuse_lora`.
+        """Undo `fuse_lora`, to the bit unless weights are quantised.
 
         Raises:
             ParameterError: They are not fused.
@@ -151,7 +159,9 @@ class LoraMixin:
         if not self._are_fused:
             raise ParameterError("LoRAs are not fused")
         self.transformer.unfuse_lora()
-        self._are_fused = False
+        # Subtracting what was added would leave rounding errors, which add up over many swaps.
+        restore_weights(self.transformer, self._unfused)
+        self._are_fused, self._unfused = False, {}
 
     def bake_lora(self) -> None:
         """Add the working LoRAs to the weights for good and forget them as LoRAs.
@@ -160,9 +170,9 @@ class LoraMixin:
             ParameterError: No LoRA works.
         """
         if not self._are_fused:
-            self.fuse_lora()
+            self.transformer.fuse_lora(adapter_names=self._working())
         self.transformer.unload_lora()
-        self._loras, self._are_fused = {}, False
+        self._loras, self._are_fused, self._unfused = {}, False, {}
 
     def save_lora_weights(self, save_directory: str | Path, adapter_name: str) -> None:
         """Save a LoRA in PEFT's form: `adapter_model.safetensors` and `adapter_config.json`.
@@ -175,6 +185,14 @@ class LoraMixin:
             ParameterError: No such LoRA.
         """
         save_lora(self.transformer, Path(save_directory), adapter_name)
+
+    def _working(self) -> list[str]:
+        """Names of the LoRAs that work and can be fused."""
+        self._refuse_fused()
+        working = [name for name, weight in self._loras.items() if weight]
+        if not working:
+            raise ParameterError("there is no LoRA to fuse; load one or give it a weight")
+        return working
 
     def _activate(self, weights: Mapping[str, float]) -> None:
         set_strengths(self.transformer, {name: w for name, w in weights.items() if w})

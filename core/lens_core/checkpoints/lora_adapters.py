@@ -6,7 +6,7 @@ the scale tensors that spare a compiled model from being compiled again.
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,28 @@ def set_strengths(transformer: LensTransformer2DModel, strengths: Mapping[str, f
                 layer.scaling[name].fill_(scale)
             else:
                 layer.scaling[name] = scale
+
+
+def copy_weights(transformer: LensTransformer2DModel, names: Sequence[str]) -> dict[str, Tensor]:
+    """Copies on the CPU of the weights that some adapters change, by module.
+
+    Quantised weights are left out.
+    """
+    layers = {module: layer for name in names for module, layer in _layers(transformer, name)}
+    weights = {module: layer.get_base_layer().weight.detach() for module, layer in layers.items()}
+    return {
+        module: weight.to("cpu", copy=True)
+        for module, weight in weights.items()
+        if type(weight) is Tensor
+    }
+
+
+@torch.no_grad()
+def restore_weights(transformer: LensTransformer2DModel, copies: Mapping[str, Tensor]) -> None:
+    """Write `copy_weights` back in place."""
+    for module, weight in copies.items():
+        layer: Any = transformer.get_submodule(module)
+        layer.get_base_layer().weight.copy_(weight)
 
 
 def save_lora(transformer: LensTransformer2DModel, folder: Path, name: str) -> None:

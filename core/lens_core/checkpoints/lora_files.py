@@ -36,6 +36,17 @@ _SIDES = {
 _MATRIX = re.compile(
     r"(.+)\.(lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up)(?:\.\w+)?\.weight"
 )
+_OTHER_KINDS = {
+    "lora_magnitude_vector": "DoRA",
+    "dora_scale": "DoRA",
+    "lokr_w": "LoKr",
+    "hada_w": "LoHa",
+    "oft_blocks": "OFT",
+    "oft_R": "OFT",
+    ".diff": "full change of weights",
+}
+"""What names of tensors give other kinds of adapters away."""
+
 _METADATA = "lora_adapter_metadata"
 """Metadata of files saved by diffusers: the PEFT configuration as JSON."""
 
@@ -126,6 +137,8 @@ def _refuse(
 ) -> None:
     down, up = pairs["down"], pairs["up"]
     problems = []
+    if kinds := sorted({kind for part, kind in _OTHER_KINDS.items() if part in " ".join(unknown)}):
+        problems.append(f"it is a {' and a '.join(kinds)}, and only plain LoRAs are read")
     if unknown:
         problems.append(f"unexpected: {summarise(sorted(unknown))}")
     if halves := sorted(down.keys() ^ up.keys()):

@@ -1,9 +1,10 @@
 """Writing weight files: one safetensors file, a folder of shards, GGUF.
 
-Files are written beside their place and then moved there, so that a broken run leaves none.
+Files and folders are written beside their place and then moved there, so that a broken run leaves none.
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,19 +40,19 @@ def write_folder(
 
     Only one shard is in memory at a time.
     """
-    _refuse_existing(folder)
-    folder.mkdir(parents=True)
-    written: list[dict[str, int]] = []
-    content: dict[str, Tensor] = {}
-    for name, tensor in tensors:
-        if content and _size(content.values()) + _size([tensor]) > shard:
-            written.append(_write_shard(folder, stem, len(written), content))
-            content = {}
-        content[name] = _owned(tensor)
-    written.append(_write_shard(folder, stem, len(written), content))
-    _name_shards(folder, stem, written)
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
+    with _placed(folder) as unfinished:
+        unfinished.mkdir()
+        written: list[dict[str, int]] = []
+        content: dict[str, Tensor] = {}
+        for name, tensor in tensors:
+            if content and _size(content.values()) + _size([tensor]) > shard:
+                written.append(_write_shard(unfinished, stem, len(written), content))
+                content = {}
+            content[name] = _owned(tensor)
+        written.append(_write_shard(unfinished, stem, len(written), content))
+        _name_shards(unfinished, stem, written)
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        (unfinished / "config.json").write_text(text, encoding="utf-8")
 
 
 def write_gguf(
@@ -99,11 +100,18 @@ def _placed(path: Path) -> Iterator[Path]:
     _refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.part")
+    _discard(unfinished)
     try:
         yield unfinished
         unfinished.rename(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        _discard(unfinished)
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def _owned(tensor: Tensor) -> Tensor:
