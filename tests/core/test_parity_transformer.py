@@ -120,6 +120,20 @@ def test_bad_input_is_named(model: LensTransformer2DModel) -> None:
             data["timestep"],
             [(1, *data["hw"].tolist())],
         )
+    narrow = dict(data) | {"feat3": data["feat3"][..., 1:]}
+    with pytest.raises(ParameterError, match=r"shapes .* one of"):
+        run(model, narrow, slice(None), None)
+    with pytest.raises(ParameterError, match="mask has shape"):
+        run(model, dict(data) | {"mask": data["mask"][:, 1:]}, slice(None), None)
+    with pytest.raises(ParameterError, match="no effect"):
+        model(
+            data["hidden_states"],
+            None,
+            None,
+            data["timestep"],
+            [(1, *data["hw"].tolist())],
+            attention_kwargs={"scale": 0.5},
+        )
 
 
 @pytest.mark.parametrize(

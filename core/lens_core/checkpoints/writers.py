@@ -1,6 +1,7 @@
 """Writing weight files: one safetensors file, a folder of shards, GGUF.
 
-Files and folders are written beside their place and then moved there, so that a broken run leaves none.
+Files and folders are written beside their place and then moved there, so that a broken run leaves
+none.
 """
 
 import json
