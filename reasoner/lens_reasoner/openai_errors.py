@@ -6,6 +6,7 @@ import email.utils
 import math
 import time
 from collections.abc import Mapping
+from datetime import UTC
 from typing import Any
 
 from pydantic import SecretStr
@@ -163,9 +164,11 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
             seconds = float(value) * scale
         except ValueError:
             try:
-                seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+                date = email.utils.parsedate_to_datetime(value)
             except ValueError:
                 continue
+            # HTTP's dates are of Greenwich, its older form without saying so.
+            seconds = date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time.time()
         if math.isfinite(seconds):
             return max(0.0, seconds)
     return None

@@ -38,10 +38,11 @@ class ClientPool:
         """The client of the running event loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
-            for ended in [known for known in self._clients if known.is_closed()]:
-                del self._clients[ended]
+            # Copies, as other threads with loops of their own may be adding to both.
+            for ended in [known for known in tuple(self._clients) if known.is_closed()]:
+                self._clients.pop(ended, None)
             opened = _open(self._base_url, self._key)
-            _opened.difference_update([known for known in _opened if _finished(known)])
+            _opened.difference_update([known for known in tuple(_opened) if _finished(known)])
             _opened.add(opened)
             self._clients[loop] = (await anext(opened), opened)
             weakref.finalize(self, _close_soon, loop, opened).atexit = False

@@ -10,9 +10,16 @@ import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from lens_reasoner.chat import ImagePart, Message
 from lens_reasoner.types import Usage
@@ -125,18 +132,35 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="ignore", defer_build=True)
 
 
+def _none_if_odd(value: object, read: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return read(value)
+    except ValidationError:
+        return None
+
+
+# A reply that counts oddly is paid for all the same: what it says of its usage is then unknown.
+_Count = Annotated[int | None, Field(ge=0), WrapValidator(_none_if_odd)]
+
+
 class _Details(_Part):
-    cached_tokens: int | None = None
+    cached_tokens: _Count = None
 
 
 class _ChatUsage(_Part):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
+    prompt_tokens: _Count = None
+    completion_tokens: _Count = None
+    prompt_tokens_details: Annotated[_Details | None, WrapValidator(_none_if_odd)] = None
+
+
+class _Text(_Part):
+    type: str = "text"
+    text: str | None = None
 
 
 class _ChatMessage(_Part):
-    content: str | None = None
+    # Some compatible servers answer with a list of parts, of which thoughts are no answer.
+    content: str | list[_Text] | None = None
     refusal: str | None = None
 
 
@@ -148,7 +172,7 @@ class _Choice(_Part):
 class _ChatCompletion(_Part):
     choices: list[_Choice]
     model: str | None = None
-    usage: _ChatUsage | None = None
+    usage: Annotated[_ChatUsage | None, WrapValidator(_none_if_odd)] = None
 
 
 def read_chat(data: Json) -> WireReply:
@@ -164,7 +188,7 @@ def read_chat(data: Json) -> WireReply:
     usage = reply.usage or _ChatUsage()
     details = usage.prompt_tokens_details or _Details()
     return WireReply(
-        text=choice.message.content or "",
+        text=_unbroken(_joined(choice.message.content)),
         refusal=choice.message.refusal or "",
         finish_reason=choice.finish_reason or "stop",
         model=reply.model or "",
@@ -176,10 +200,21 @@ def read_chat(data: Json) -> WireReply:
     )
 
 
+def _joined(content: str | list[_Text] | None) -> str:
+    if isinstance(content, list):
+        return "".join(part.text or "" for part in content if part.type == "text")
+    return content or ""
+
+
+def _unbroken(text: str) -> str:
+    """The text with a mark for each half of a character, which no file or server takes."""
+    return text.encode(errors="replace").decode()
+
+
 class _Content(_Part):
     type: str
-    text: str = ""
-    refusal: str = ""
+    text: str | None = None
+    refusal: str | None = None
 
 
 class _Item(_Part):
@@ -197,9 +232,9 @@ class _Failure(_Part):
 
 
 class _ResponsesUsage(_Part):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    input_tokens_details: _Details | None = None
+    input_tokens: _Count = None
+    output_tokens: _Count = None
+    input_tokens_details: Annotated[_Details | None, WrapValidator(_none_if_odd)] = None
 
 
 class _Response(_Part):
@@ -208,7 +243,7 @@ class _Response(_Part):
     model: str | None = None
     incomplete_details: _Incomplete | None = None
     error: _Failure | None = None
-    usage: _ResponsesUsage | None = None
+    usage: Annotated[_ResponsesUsage | None, WrapValidator(_none_if_odd)] = None
 
 
 _RESPONSES_REASONS = {"max_output_tokens": "length", "content_filter": "content_filter"}
@@ -230,8 +265,10 @@ def read_responses(data: Json) -> WireReply:
     details = usage.input_tokens_details or _Details()
     failure = reply.error or _Failure()
     return WireReply(
-        text="".join(c.text for c in contents if c.type == "output_text"),
-        refusal="".join(c.refusal for c in contents if c.type == "refusal"),
+        text=_unbroken("".join(c.text or "" for c in contents if c.type == "output_text")),
+        refusal="".join(
+            c.refusal or "refused without a word" for c in contents if c.type == "refusal"
+        ),
         finish_reason=_RESPONSES_REASONS.get(reason, reason) if reason else finish,
         model=reply.model or "",
         usage=Usage(

@@ -26,6 +26,7 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     drop: bool = False
     delay: float = 0.0
+    cut: int | None = None  # hangs up after so many bytes of the body
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ class LoopbackServer:
         for name, value in reply.headers.items():
             handler.send_header(name, value)
         handler.end_headers()
-        handler.wfile.write(reply.body)
+        handler.wfile.write(reply.body[: reply.cut])
+        handler.close_connection = handler.close_connection or reply.cut is not None
 
     def close(self) -> None:
         self._http.shutdown()
