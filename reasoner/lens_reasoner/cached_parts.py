@@ -5,6 +5,7 @@ What comes from the cache costs nothing and takes no time: its usage is zero.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import JsonValue, TypeAdapter
 
 from lens_reasoner.cache import Cache, Kind
-from lens_reasoner.generator import Capabilities, Generator, StepCallback
+from lens_reasoner.generator import Capabilities, Generator, StepCallback, StepProgress
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.judge import Judge
 from lens_reasoner.parts import LoopParts, fingerprint, named_identity
@@ -32,6 +33,8 @@ from lens_reasoner.types import (
 from lens_reasoner.verdict import CriterionVerdict, Verdict
 
 T = TypeVar("T", bound=Value)
+
+_log = logging.getLogger("lens_reasoner")
 
 _NOT_IN_THE_WORDS = {"seed", "num_images", "num_inference_steps", "guidance_scale"}
 _FREE: dict[str, Any] = {"usage": Usage.zero(), "seconds": 0.0}
@@ -83,16 +86,24 @@ class CachedGenerator:
         on_step: StepCallback | None = None,
     ) -> list[GeneratedImage]:
         """See `Generator.generate`."""
+        # Told once: some generators look at all their weights to say it.
+        identity, asked = named_identity(self._inner), settings.model_dump(mode="json")
 
         def key(seed: int) -> JsonValue:
-            return [named_identity(self._inner), prompt, seed, settings.model_dump(mode="json")]
+            return [identity, prompt, seed, asked]
 
         known = {seed: self._cache.get("image", key(seed), self._SHAPE) for seed in seeds}
-        missing = [seed for seed in seeds if known[seed] is None]
+        places = [place for place, seed in enumerate(seeds) if known[seed] is None]
+        missing = [seeds[place] for place in places]
+
+        def told(done: StepProgress) -> None:
+            if on_step is not None:
+                on_step(done.model_copy(update={"index": places[done.index]}))
+
         drawn: list[GeneratedImage] = []
         if missing:
             drawn = await self._inner.generate(
-                prompt, seeds=missing, settings=settings, on_step=on_step
+                prompt, seeds=missing, settings=settings, on_step=told
             )
         images = {
             seed: image.model_copy(update={"usage": Usage.zero(), "timings": {}})
@@ -100,7 +111,7 @@ class CachedGenerator:
             if image is not None
         }
         for seed, image in zip(missing, drawn, strict=False):
-            self._cache.put("image", key(seed), image, self._SHAPE)
+            _keep(self._cache, "image", key(seed), image, self._SHAPE)
             images[seed] = image
         return [images[seed] for seed in seeds if seed in images]
 
@@ -144,7 +155,7 @@ class CachedJudge:
             for criterion in missing:
                 answer = answers.get(criterion.name)
                 if answer is not None and not answer.verdict.failed:
-                    self._cache.put("verdict", key(criterion), answer, self._SHAPE)
+                    _keep(self._cache, "verdict", key(criterion), answer, self._SHAPE)
             known |= answers
         else:
             judge = next((a.judge for a in known.values() if a is not None), self.name)
@@ -228,8 +239,16 @@ class _Kept(Generic[T]):
         if known is not None:
             return known.model_copy(update=_FREE)
         made = await make()
-        self._cache.put(self._kind, key, made, self._shape)
+        _keep(self._cache, self._kind, key, made, self._shape)
         return made
+
+
+def _keep(cache: Cache, kind: Kind, key: JsonValue, value: T, shape: TypeAdapter[T]) -> None:
+    """Keep a result for others; one that cannot be written is paid for and used all the same."""
+    try:
+        cache.put(kind, key, value, shape)
+    except OSError as error:
+        _log.warning("a %s cannot be kept in the cache %s: %s", kind, cache.folder, error)
 
 
 def _words(request: ImageRequest) -> JsonValue:

@@ -107,7 +107,11 @@ class ChatReply:
 
 @runtime_checkable
 class ChatModel(Protocol):
-    """Anything that answers a conversation."""
+    """Anything that answers a conversation.
+
+    A model with settings that shape its answers says so by a property `fingerprint` beside its
+    name; it is part of the keys under which its answers are kept.
+    """
 
     @property
     def model(self) -> str:
@@ -137,3 +141,17 @@ class ChatModel(Protocol):
             UnsupportedSettingError: If this model cannot honour a setting.
         """
         ...
+
+
+class Named(Protocol):
+    """Whatever answers under a name: a chat model, a moderator, a decider."""
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        ...
+
+
+def identity_of(model: Named) -> str:
+    """What decides a model's answers as far as it says: its fingerprint, or else its name."""
+    return str(getattr(model, "fingerprint", None) or model.model)

@@ -72,6 +72,12 @@ class GgufChat:
         """Name of the file, without its ending."""
         return self._gguf.name
 
+    @property
+    def fingerprint(self) -> str:
+        """Name and size of the file, and the seed."""
+        size = self._gguf.path.stat().st_size
+        return f"{self.model} of {size} bytes seed={self._seed}"
+
     async def complete(
         self,
         messages: Sequence[Message],

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_reasoner import png
+from lens_reasoner.atomic import write_atomically
 from lens_reasoner.errors import ImageFileError
 from lens_reasoner.media import SUFFIXES, MediaType
 
@@ -39,14 +40,15 @@ def write_picture(
         The file written.
     """
     target = _target(Path(path), media_type)
-    target.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(metadata, allow_nan=False)
     if takes_text(data, media_type):
-        _replace(target, png.write_text(data, {PARAMETERS_KEY: summary, METADATA_KEY: text}))
+        write_atomically(
+            target, png.write_text(data, {PARAMETERS_KEY: summary, METADATA_KEY: text})
+        )
         sidecar(target).unlink(missing_ok=True)
     else:
-        _replace(sidecar(target), text.encode())
-        _replace(target, data)
+        write_atomically(sidecar(target), text.encode())
+        write_atomically(target, data)
     return target
 
 
@@ -94,12 +96,6 @@ def _target(path: Path, media_type: MediaType) -> Path:
         return path.with_suffix(SUFFIXES[media_type])
     # A PNG may have any name it is given, as it always could.
     return path if media_type == "image/png" else path.with_name(path.name + SUFFIXES[media_type])
-
-
-def _replace(target: Path, data: bytes) -> None:
-    partial = target.with_name(target.name + ".part")
-    partial.write_bytes(data)
-    partial.replace(target)
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:

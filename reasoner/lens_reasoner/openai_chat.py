@@ -57,6 +57,16 @@ class OpenAIChat(OpenAIClient):
         """The protocol spoken."""
         return self._api
 
+    @property
+    def fingerprint(self) -> str:
+        """Model, server and what else shapes the answers."""
+        usual = "responses" if self._connection.official else "chat"
+        chosen = (
+            f"api={self._api}" if self._api != usual else "",
+            f"effort={self._effort}" if self._effort else "",
+        )
+        return " ".join([super().fingerprint, *filter(None, chosen)])
+
     async def complete(
         self,
         messages: Sequence[Message],

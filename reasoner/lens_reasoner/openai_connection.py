@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict, TypeVar, cast
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
@@ -178,8 +178,8 @@ class OpenAIConnection:
                 "html",
                 f"The server of {self.model!r} answered with a page instead of JSON.",
                 detail=data[:500],
-                hint=f"Check that base_url ({self.base_url}) names the API, usually ending in "
-                "/v1, and that no proxy or login page stands in between.",
+                hint=f"Check that base_url ({shown_url(self.base_url)}) names the API, usually "
+                "ending in /v1, and that no proxy or login page stands in between.",
             )
         try:
             return read(cast(Json, data))
@@ -210,8 +210,14 @@ class OpenAIClient:
 
     def __repr__(self) -> str:
         """Without the key."""
-        server = self._connection.base_url
+        server = shown_url(self._connection.base_url)
         return f"{type(self).__name__}({self.model!r}, base_url={server!r})"
+
+    @property
+    def fingerprint(self) -> str:
+        """The model's name, and the server where it is not OpenAI."""
+        known = self._connection
+        return self.model if known.official else f"{self.model} at {shown_url(known.base_url)}"
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop; the next call opens new ones."""
@@ -232,6 +238,12 @@ def is_official(base_url: str) -> bool:
     """Whether `base_url` is OpenAI's own API, regional addresses included."""
     host = (urlsplit(base_url).hostname or "").lower()
     return host == "api.openai.com" or host.endswith(".api.openai.com")
+
+
+def shown_url(base_url: str) -> str:
+    """A server's address without what may be secret in it: names, passwords and queries."""
+    parts = urlsplit(base_url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _prices(given: PriceSource | None, *, official: bool) -> PriceTable:

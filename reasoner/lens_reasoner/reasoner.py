@@ -9,7 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
-from lens_reasoner.chat import ChatModel, ChatReply
+from lens_reasoner.chat import ChatModel, ChatReply, identity_of
 from lens_reasoner.errors import ChatError
 from lens_reasoner.hints import RewriteHints, material
 from lens_reasoner.moderation import Moderator
@@ -118,10 +118,10 @@ class LLMReasoner:
     @property
     def fingerprint(self) -> str:
         """Model, system prompt and a hash of everything else that shapes the prompts."""
-        moderator = self._moderator.model if self._moderator else ""
+        moderator = identity_of(self._moderator) if self._moderator else ""
         others = f"{_CONTRACT}|{self.hints.model_dump_json()}|{moderator}|{self._max_tokens}"
         digest = hashlib.sha256(others.encode()).hexdigest()[:8]
-        return f"{self._chat.model} {self.system_prompt.label} {digest}"
+        return f"{identity_of(self._chat)} {self.system_prompt.label} {digest}"
 
     async def rewrite(self, request: ImageRequest) -> Rewrite | Refused:
         """See `Reasoner.rewrite`; a refusal of the model's own safety layer is a `Refused` too.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, JsonValue
 
-from lens_reasoner.chat import ChatModel, ChatReply
+from lens_reasoner.chat import ChatModel, ChatReply, identity_of
 from lens_reasoner.errors import ChatError
 from lens_reasoner.hints import RewriteHints, material
 from lens_reasoner.prompts import REVISION_PROMPT, SystemPrompt
@@ -79,7 +79,7 @@ class LLMReviser:
         """Model, system prompt and a hash of everything else that shapes the prompts."""
         others = f"{_CONTRACT}|{self.hints.model_dump_json()}|{self._max_tokens}"
         digest = hashlib.sha256(others.encode()).hexdigest()[:8]
-        return f"{self._chat.model} {self.system_prompt.label} {digest}"
+        return f"{identity_of(self._chat)} {self.system_prompt.label} {digest}"
 
     async def revise(
         self, request: ImageRequest, current: Rewrite, problems: Sequence[Problem]

@@ -10,7 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
-from lens_reasoner.chat import ChatModel, Message
+from lens_reasoner.chat import ChatModel, Message, identity_of
 from lens_reasoner.errors import ChatError, JudgeError
 from lens_reasoner.reasoner import default_chat
 from lens_reasoner.rewriting.quotes import quoted_texts
@@ -103,7 +103,7 @@ class LLMRubricWriter:
     def fingerprint(self) -> str:
         """Model, temperature and a hash of the instructions: what a kept rubric depends on."""
         digest = hashlib.sha256(_INSTRUCTIONS.encode()).hexdigest()[:8]
-        return f"{self._chat.model} t={self._temperature} {digest}"
+        return f"{identity_of(self._chat)} t={self._temperature} {digest}"
 
     async def write(self, request: ImageRequest) -> Rubric:
         """See `RubricWriter.write`.

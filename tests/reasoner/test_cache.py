@@ -15,7 +15,16 @@ from lens_reasoner import (
     Capabilities,
     Criterion,
     FunctionGenerator,
+    GenerationSettings,
+    LLMFidelity,
+    LLMReasoner,
+    LLMReviser,
+    LLMRubricWriter,
     LoopLimits,
+    OneCall,
+    OpenAIChat,
+    PerCriterion,
+    RubricJudge,
     Usage,
 )
 from served_world import REQUEST as SERVED_REQUEST
@@ -215,3 +224,54 @@ def test_capabilities_are_those_of_the_generator(tmp_path: Path) -> None:
 
     inner = FunctionGenerator(paint, name="painter")
     assert CachedGenerator(inner, Cache(tmp_path)).capabilities == Capabilities(seed=True)
+
+
+async def test_steps_are_those_of_the_pictures_that_are_drawn(tmp_path: Path) -> None:
+    from lens_reasoner.cached_parts import CachedGenerator
+
+    class Pair(FunctionGenerator):
+        capabilities = Capabilities(seed=True, max_images=3)
+
+    generator = CachedGenerator(Pair(paint, name="painter"), Cache(tmp_path))
+    settings, told = GenerationSettings(), []
+    await generator.generate("red", seeds=[5], settings=settings)
+    await generator.generate(
+        "red", seeds=[5, 6, 7], settings=settings, on_step=lambda step: told.append(step.index)
+    )
+    assert told == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"reasoning_effort": "high"},
+        {"base_url": "http://127.0.0.1:2/v1"},
+        {"api": "responses"},
+    ],
+)
+def test_what_shapes_answers_tells_parts_apart(other: dict[str, str]) -> None:
+    def keys(**options: str) -> list[str]:
+        chat = OpenAIChat("m", **{"base_url": "http://127.0.0.1:1/v1", "api_key": "x", **options})
+        parts = (LLMReasoner(chat), LLMReviser(chat), LLMRubricWriter(chat), LLMFidelity(chat))
+        judges = [RubricJudge(mode=mode) for mode in (OneCall(chat), PerCriterion(chat))]
+        return [part.fingerprint for part in (*parts, *judges)]
+
+    assert keys() == keys()
+    assert not set(keys()) & set(keys(**other))
+
+
+def test_models_without_settings_keep_their_plain_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    assert OpenAIChat("gpt-5.5").fingerprint == "gpt-5.5"
+    chat = OpenAIChat("m", base_url="http://me:hidden@localhost:1/v1?key=hidden", api_key="x")
+    assert chat.fingerprint == "m at http://localhost:1/v1"
+    assert "hidden" not in f"{chat!r} {LLMReasoner(chat).fingerprint}"
+
+
+async def test_a_cache_that_cannot_be_written_loses_nothing(tmp_path: Path, caplog) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    parts = Parts(tmp_path / "cache")
+    result = await parts.loop.run(REQUEST)
+    assert result.stop_reason == "target_reached"
+    assert parts.calls == (1, 1, 6, 6, 3, 2)
+    assert "cannot be kept" in caplog.text

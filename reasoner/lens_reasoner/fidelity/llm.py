@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from lens_reasoner.chat import ChatModel, Message
+from lens_reasoner.chat import ChatModel, Message, identity_of
 from lens_reasoner.errors import ChatError
 from lens_reasoner.judging.mode import DEFAULT_JUDGE_MODEL
 from lens_reasoner.reasoner import JUDGE_SETTING, default_chat
@@ -58,7 +58,7 @@ class LLMFidelity:
     def fingerprint(self) -> str:
         """Model, temperature and a hash of the instructions."""
         digest = hashlib.sha256(_INSTRUCTIONS.encode()).hexdigest()[:8]
-        return f"{self._chat.model} t={self._temperature} {digest}"
+        return f"{identity_of(self._chat)} t={self._temperature} {digest}"
 
     async def check(self, request: ImageRequest, prompt: str, rubric: Rubric) -> FidelityReport:
         """See `FidelityChecker.check`; what the model leaves out or contradicts is left out.

@@ -30,7 +30,7 @@ from lens_reasoner.generators.images_wire import (
 )
 from lens_reasoner.generators.source_picture import SourcePicture
 from lens_reasoner.image import GeneratedImage
-from lens_reasoner.openai_connection import Json, OpenAIClient
+from lens_reasoner.openai_connection import Json, OpenAIClient, shown_url
 from lens_reasoner.settings import check_seeds, check_settings
 from lens_reasoner.types import GenerationSettings, Usage
 
@@ -67,7 +67,7 @@ class ImagesApiGenerator(OpenAIClient, ABC):
     def fingerprint(self) -> str:
         """The server; a model behind it may change without notice."""
         source = "" if self._source is None else f" from {self._source.fingerprint}"
-        return self._images.base_url + source
+        return shown_url(self._images.base_url) + source
 
     def editing(self, image: bytes, *, mask: bytes | None = None) -> Self:
         """See `ImageEditor.editing`."""

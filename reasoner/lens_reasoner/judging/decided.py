@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from lens_reasoner.chat import ImagePart, Message
+from lens_reasoner.chat import ImagePart, Message, identity_of
 from lens_reasoner.decisions import MAX_QUESTIONS, Decision, DecisionModel, DecisionReply, Question
 from lens_reasoner.errors import ChatError, JudgeError
 from lens_reasoner.judging.mode import RULES, Ballot, no_verdict, one_line, shuffled
@@ -39,7 +39,7 @@ class ByDecisions:
     def identity(self) -> str:
         """Model, threshold and a hash of the rules."""
         digest = hashlib.sha256(RULES.encode()).hexdigest()[:8]
-        return f"decisions/{self.model}/{self._undecided}/{digest}"
+        return f"decisions/{identity_of(self._decider)}/{self._undecided}/{digest}"
 
     async def ask(self, picture: ImagePart, criteria: Sequence[Criterion], *, seed: str) -> Ballot:
         """See `JudgeMode.ask`."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, Field
 
-from lens_reasoner.chat import ChatModel, ImagePart, Message
+from lens_reasoner.chat import ChatModel, ImagePart, Message, identity_of
 from lens_reasoner.errors import ChatError
 from lens_reasoner.judging.mode import (
     DEFAULT_JUDGE_MODEL,
@@ -87,7 +87,7 @@ class OneCall:
     def identity(self) -> str:
         """Model, temperature and a hash of the instructions."""
         digest = hashlib.sha256(self._instructions.encode()).hexdigest()[:8]
-        return f"one-call/{self.model}/t={self._temperature}/{digest}"
+        return f"one-call/{identity_of(self._chat)}/t={self._temperature}/{digest}"
 
     async def ask(self, picture: ImagePart, criteria: Sequence[Criterion], *, seed: str) -> Ballot:
         """See `JudgeMode.ask`; criteria the model leaves out are "cannot_tell"."""

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, Field
 
-from lens_reasoner.chat import ChatModel, ImagePart, Message
-from lens_reasoner.errors import ChatError, JudgeError
+from lens_reasoner.chat import ChatModel, ImagePart, Message, identity_of
+from lens_reasoner.errors import ChatError, JudgeError, LoopConfigError
 from lens_reasoner.judging.mode import (
     DEFAULT_JUDGE_MODEL,
     RULES,
@@ -68,8 +68,13 @@ class PerCriterion:
             concurrency: Most calls at a time.
 
         Raises:
+            LoopConfigError: If `concurrency` is not positive.
             MissingKeyError: If no model is given and there is no key for the default one.
         """
+        if concurrency < 1:
+            raise LoopConfigError(
+                f"concurrency={concurrency} lets no call through.", hint="Give at least 1."
+            )
         self._chat = chat or default_chat(DEFAULT_JUDGE_MODEL, setting=JUDGE_SETTING)
         self._temperature = temperature
         self._schema: type[_Answer] = _ProbableAnswer if probability else _Answer
@@ -85,7 +90,7 @@ class PerCriterion:
     def identity(self) -> str:
         """Model, temperature and a hash of the instructions."""
         digest = hashlib.sha256(self._instructions.encode()).hexdigest()[:8]
-        return f"per-criterion/{self.model}/t={self._temperature}/{digest}"
+        return f"per-criterion/{identity_of(self._chat)}/t={self._temperature}/{digest}"
 
     async def ask(self, picture: ImagePart, criteria: Sequence[Criterion], *, seed: str) -> Ballot:
         """See `JudgeMode.ask`."""

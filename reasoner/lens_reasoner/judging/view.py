@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lens_reasoner.chat import ImageDetail, ImagePart
 from lens_reasoner.image import GeneratedImage
-from lens_reasoner.prices import OPENAI_PRICES, PriceTable
+from lens_reasoner.prices import OPENAI_PRICES, PriceTable, without_snapshot
 from lens_reasoner.types import Usage
 from lens_reasoner.verdict import View
 
 if TYPE_CHECKING:
     from PIL import Image
-
-_SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def image_tokens(model: str, view: View) -> int | None:
     pixels after fitting the picture into 2048 and its shorter side to 768. Both follow OpenAI's
     documentation; what a call really consumed stands in `Verdict.usage`.
     """
-    name = _SNAPSHOT.sub("", model)
+    name = without_snapshot(model)
     if name == "gpt-4.1-mini" and view.detail == "high":
         return round(1.62 * _patches(view.width, view.height, most=1536))
     if name == "gpt-4.1" and view.detail != "auto":
