@@ -87,10 +87,20 @@ class BlockingGenerator(ABC):
                 if abandoned.is_set():
                     raise GenerationCancelled
                 drawn = self.draw(prompt, seeds=seeds, settings=settings, on_step=report)
-            return drawn if isinstance(drawn, list) else drawn()
+            return list(drawn() if callable(drawn) else drawn)
+
+        def outcome() -> list[GeneratedImage]:
+            try:
+                return work()
+            except StopIteration as error:
+                # No future carries it from a thread: who waits would wait for ever.
+                raise GeneratorError(
+                    f"The generator {self.name!r} ran out of what it iterates over.",
+                    hint="The original error is the cause of this one.",
+                ) from error
 
         try:
-            return await asyncio.to_thread(work)
+            return await asyncio.to_thread(outcome)
         finally:
             abandoned.set()
 

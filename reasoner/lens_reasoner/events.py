@@ -9,6 +9,7 @@ from pydantic import Field, TypeAdapter
 
 from lens_reasoner.errors import ReasonerError
 from lens_reasoner.image import GeneratedImage
+from lens_reasoner.redaction import without_keys
 from lens_reasoner.revision import FidelityReport, Problem
 from lens_reasoner.types import (
     ImageRequest,
@@ -67,8 +68,9 @@ class StageFailure(Value):
         return cls(
             stage=stage,
             error=type(error).__name__,
-            message=known.message if known else str(error),
-            hint=known.hint if known else "",
+            # Whatever a part of the user's own says goes to disk and into reports.
+            message=without_keys(known.message if known else str(error)),
+            hint=without_keys(known.hint) if known else "",
             usage=getattr(error, "usage", None) or Usage(),
         )
 

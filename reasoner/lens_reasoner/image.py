@@ -41,6 +41,9 @@ ImageBytes = Annotated[
 ]
 
 
+_PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
+
+
 class GeneratedImage(Value):
     """One picture with everything needed to make it again.
 
@@ -97,9 +100,13 @@ class GeneratedImage(Value):
         timings: Mapping[str, float] | None = None,
         recipe: Mapping[str, JsonValue] | None = None,
     ) -> GeneratedImage:
-        """Encode a PIL picture as PNG; its real size replaces the size in `settings`."""
+        """Encode a PIL picture as PNG; its real size replaces the size in `settings`.
+
+        A mode that PNG has no place for, such as "CMYK", is turned into "RGB".
+        """
         buffer = io.BytesIO()
-        image.save(buffer, format="PNG")
+        kept = image if image.mode in _PNG_MODES else image.convert("RGB")
+        kept.save(buffer, format="PNG")
         return cls(
             data=buffer.getvalue(),
             seed=seed,

@@ -273,8 +273,12 @@ class RunStore:
         """The run in the folder of that name.
 
         Raises:
-            RunRecordError: If there is none.
+            RunRecordError: If there is none, or the name leads out of this folder.
         """
+        if name in {"", ".", ".."} or any(mark in name for mark in "/\\\0"):
+            raise RunRecordError(
+                f"{name!r} is no name of a run.", hint="Give the name of a folder, not a path."
+            )
         return RunRecord(self.folder / name)
 
 

@@ -1,8 +1,9 @@
-"""Keys kept out of what other libraries write to their logs."""
+"""Keys kept out of what other libraries write to their logs, and of records."""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 
 from pydantic import SecretStr
@@ -40,6 +41,19 @@ class _KeyFilter(logging.Filter):
 
 
 _filter = _KeyFilter()
+
+KEY_VARIABLES = ("OPENAI_API_KEY", "LENS_IMAGE_API_KEY")
+"""Environment variables that hold keys."""
+
+
+def without_keys(text: str) -> str:
+    """A text without any key that this process has used or finds in its environment."""
+    used = (key.get_secret_value() for key in tuple(_filter.keys))
+    found = {*used, *(os.environ.get(name, "") for name in KEY_VARIABLES)}
+    for key in sorted(found, key=len, reverse=True):
+        if len(key) >= SHORTEST_SECRET:
+            text = text.replace(key, HIDDEN)
+    return text
 
 
 def keep_out_of_logs(key: SecretStr) -> None:

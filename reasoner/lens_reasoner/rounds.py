@@ -86,7 +86,7 @@ class Rounds:
                         judge(index)
                 await self._draw(number, judge)
         except BaseExceptionGroup as failed:
-            raise failed.exceptions[0]  # noqa: B904 - its own cause says more than the group
+            raise _first(failed)  # noqa: B904 - its own cause says more than the group
 
     async def _rubric(self) -> Rubric | None:
         """The criteria; None without judging, or if none could be written."""
@@ -252,6 +252,13 @@ class Rounds:
         run.emit(
             Revised(round=following, prompt_version=version, rewrite=rewrite, problems=problems)
         )
+
+
+def _first(failed: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = failed
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _wrong_number(name: str, drawn: int, asked: int) -> GeneratorError:

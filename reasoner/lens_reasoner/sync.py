@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -47,3 +48,13 @@ def _background_loop() -> asyncio.AbstractEventLoop:
                 target=_loop.run_forever, name="lens-reasoner-loop", daemon=True
             ).start()
         return _loop
+
+
+def _forget_loop() -> None:
+    """In a forked process the loop has no thread, and somebody may seem to hold the lock."""
+    global _loop, _starting
+    _loop, _starting = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_loop)

@@ -125,6 +125,18 @@ class ImageRequest(Value):
     guidance_scale: float | None = Field(default=None, ge=0)
     num_images: int = Field(default=1, ge=1)
 
+    @field_validator("text", "negative_prompt")
+    @classmethod
+    def _is_unicode(cls, text: str) -> str:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"character {error.start + 1} is half of a surrogate pair, which no file or server "
+                "takes; decode the text anew"
+            ) from error
+        return text
+
     @field_validator("text")
     @classmethod
     def _text_says_something(cls, text: str) -> str:

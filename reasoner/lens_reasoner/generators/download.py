@@ -26,9 +26,7 @@ async def download(url: str, *, base_url: str, most_bytes: int, timeout: float) 
     """
     import httpx
 
-    address = urljoin(base_url.rstrip("/") + "/", url)
-    if urlsplit(address).scheme not in {"http", "https"}:
-        raise ImageFileError(f"The picture's address is neither http nor https: {_short(address)}.")
+    address = _address(base_url, url)
     parts: list[bytes] = []
     try:
         async with (
@@ -52,6 +50,17 @@ async def download(url: str, *, base_url: str, most_bytes: int, timeout: float) 
         reason = str(error) or type(error).__name__
         raise ImageFileError(f"{_short(address)} cannot be fetched: {reason}") from error
     return b"".join(parts)
+
+
+def _address(base_url: str, url: str) -> str:
+    try:
+        address = urljoin(base_url.rstrip("/") + "/", url)
+        scheme = urlsplit(address).scheme
+    except ValueError as error:
+        raise ImageFileError(f"The picture's address is none: {error}.") from error
+    if scheme not in {"http", "https"}:
+        raise ImageFileError(f"The picture's address is neither http nor https: {_short(address)}.")
+    return address
 
 
 def _short(address: str) -> str:

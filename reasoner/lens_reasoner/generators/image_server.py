@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from lens_reasoner.errors import GeneratorError
 from lens_reasoner.generator import Capabilities, OnUnsupported
@@ -41,6 +41,26 @@ class ServerDialect(Value):
     capabilities: Capabilities
     fields: dict[str, str] = Field(default_factory=dict)
     response_format: Literal["b64_json", "url"] | None = None
+
+    @model_validator(mode="after")
+    def _claims_have_fields(self) -> Self:
+        able = self.capabilities
+        claimed = {
+            "seed": able.seed,
+            "num_inference_steps": able.steps,
+            "guidance_scale": able.guidance,
+            "negative_prompt": able.negative_prompt,
+        }
+        if unknown := sorted(self.fields.keys() - claimed.keys()):
+            raise ValueError(f"there are no settings {unknown}; known: {sorted(claimed)}")
+        if unsent := [name for name, said in claimed.items() if said and name not in self.fields]:
+            raise ValueError(f"{unsent} are claimed and have no name in 'fields': never sent")
+        if able.seed and able.max_images > 1:
+            raise ValueError(
+                f"max_images={able.max_images}: one seed is sent per call, so only the first "
+                "picture would have its own"
+            )
+        return self
 
 
 PLAIN = ServerDialect(
