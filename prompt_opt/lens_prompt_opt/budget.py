@@ -88,13 +88,29 @@ class Ledger:
         self._images = 0
         self._calls = 0
 
-    def add(self, stage: Stage, usage: Usage, seconds: float, *, images: int = 0) -> None:
+    def add(
+        self,
+        stage: Stage,
+        usage: Usage,
+        seconds: float,
+        *,
+        images: int = 0,
+        failed: bool = False,
+    ) -> None:
         """Enter one call.
+
+        Args:
+            stage: What kind of call.
+            usage: What it consumed.
+            seconds: How long it took.
+            images: Pictures it drew.
+            failed: Whether it failed; then it may be unpriced whatever the limits are, as failures
+                seldom say what they cost.
 
         Raises:
             UnknownCostError: If dollars are limited and the call has no price.
         """
-        if usage.usd is None and self.budget.usd is not None:
+        if usage.usd is None and self.budget.usd is not None and not failed:
             raise UnknownCostError(
                 f"A call of stage {stage!r} does not say what it cost, and the budget is "
                 f"{self.budget.usd} dollars.",
@@ -156,8 +172,10 @@ class Ledger:
     def fits(self, cells: int, *, proposals: int = 0, reserve: bool = True) -> bool:
         """Whether a block of so many new cells and proposals stays within every limit.
 
-        Pictures and calls are known beforehand and never overshot. Dollars and seconds are
-        estimated from the calls so far, so they can be overshot by that error of one block.
+        Pictures are known beforehand and never overshot, nor are calls to rewriter, generator,
+        judge and proposer. Writing a rubric, looking up a rewrite or sorting failures is a call
+        more: by these of one block the calls can be overshot. Dollars and seconds are estimated
+        from the calls so far, so they can be overshot by that error of one block.
         """
         budget = self.budget
         held = self.reserved_images if reserve else 0

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from lens_prompt_opt.errors import PromptOptError, StudyInterruptedError
 from lens_prompt_opt.journal import JsonRecord
 from lens_reasoner.errors import ReasonerError
+from lens_reasoner.redaction import without_keys
 from lens_reasoner.types import Usage
 from lens_reasoner.verdict import CriterionVerdict
 
@@ -21,9 +22,10 @@ def record(usage: Usage, seconds: float, **fields: object) -> JsonRecord:
 
 
 def failed(error: ReasonerError, seconds: float) -> JsonRecord:
-    """A call that failed by itself: trying again would not help."""
-    usage = getattr(error, "usage", None) or Usage.zero()
-    return record(usage, seconds, failure=f"{type(error).__name__}: {error.message}")
+    """A call that failed by itself: trying again would not help; its cost may be unknown."""
+    usage = getattr(error, "usage", None) or Usage()
+    failure = without_keys(f"{type(error).__name__}: {error.message}")
+    return record(usage, seconds, failure=failure)
 
 
 def answer(verdict: CriterionVerdict) -> JsonRecord:
@@ -32,28 +34,28 @@ def answer(verdict: CriterionVerdict) -> JsonRecord:
     return {"answer": verdict.answer, "evidence": verdict.evidence, "disputed": disputed}
 
 
-def interruption(error: ReasonerError) -> StudyInterruptedError:
+def interruption(error: Exception) -> StudyInterruptedError:
     """What a study that cannot go on because of `error` ends with."""
     if isinstance(error, StudyInterruptedError):
         return error
-    return StudyInterruptedError(
+    stopped = StudyInterruptedError(
         f"The study stopped at {type(error).__name__}: {error}",
         hint="What was paid for is kept; run it again with the same run_dir to go on.",
     )
+    stopped.__cause__ = error
+    return stopped
 
 
 async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """All results; if any failed, an error, but only after everything under way has ended.
 
     Raises:
-        StudyInterruptedError: If a service is out.
+        StudyInterruptedError: If a service is out, or a part failed in a way it does not announce.
     """
     done = await asyncio.gather(*work, return_exceptions=True)
     failures = [result for result in done if isinstance(result, BaseException)]
     for failure in failures:
-        if not isinstance(failure, ReasonerError):
+        if isinstance(failure, PromptOptError) or not isinstance(failure, Exception):
             raise failure
-        if isinstance(failure, PromptOptError):
-            raise failure
-        raise interruption(failure) from failure
+        raise interruption(failure)
     return [result for result in done if not isinstance(result, BaseException)]

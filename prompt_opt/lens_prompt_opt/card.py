@@ -41,8 +41,8 @@ class GainClaim(Value):
         interval: Interval of the gain, over requests and pictures.
         confidence: Its confidence.
         method: How it was computed.
-        seed_score: Mean score of the seed prompt.
-        best_score: Mean score of the optimised prompt.
+        seed_score: Mean score of the seed prompt, over pictures with a score under both.
+        best_score: Mean score of the optimised prompt, over the same.
         requests: Requests of the test split with a score under both.
         pictures: Pictures per request and prompt.
         kinds: The same by kind of criterion; a description, not corrected for their number.

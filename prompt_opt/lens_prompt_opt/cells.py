@@ -41,7 +41,8 @@ class Outcome:
     Attributes:
         cell: The cell.
         score: Share of criteria met, in [0, 1]; None if there is no verdict. A request that the
-            prompt made the reasoner refuse, or whose rewrite the generator refused, scores 0.
+            prompt made the reasoner refuse or answer unusably, or whose rewrite the generator
+            refused, scores 0: leaving pictures out must not pay.
         answers: The judge's answers by criterion.
         rewrite: The prompt that was drawn; empty if refused.
         image: Name of the picture; empty if none was drawn.

@@ -54,12 +54,19 @@ class Comparison:
             interval=self._method.interval(differences, self._confidence),
             confidence=self._confidence,
             method=self._method.name,
-            seed_score=mean_score(self._before) or 0.0,
-            best_score=mean_score(self._after) or 0.0,
+            # Of the same cells as the gain, which is then the difference of the two.
+            seed_score=mean_score(old for _, old in self._scored) or 0.0,
+            best_score=mean_score(new for new, _ in self._scored) or 0.0,
             requests=len(differences),
             pictures=pictures,
             kinds=tuple(change for change in changes if change is not None),
         )
+
+    @property
+    def _scored(self) -> list[tuple[Outcome, Outcome]]:
+        """After and before, where both have a score."""
+        pairs = zip(self._after, self._before, strict=True)
+        return [(a, b) for a, b in pairs if a.score is not None and b.score is not None]
 
     def pictures(
         self, texts: Mapping[str, str], rubric: Callable[[str], Rubric | None]

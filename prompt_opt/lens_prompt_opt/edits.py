@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from lens_prompt_opt.errors import EditError
 from lens_reasoner.prompts import PromptSection, SystemPrompt
@@ -126,7 +126,7 @@ def apply_edits(
 
     Raises:
         EditError: If a section to be changed is missing, one to be added is there, a protected
-            one is touched, or nothing would be left.
+            one is touched, a new text or name makes no section, or nothing would be left.
     """
     sections = {section.name: section for section in prompt.sections}
     for edit in edits:
@@ -145,10 +145,21 @@ def apply_edits(
         if edit.kind == "remove":
             del sections[edit.section]
         else:
-            sections[edit.section] = PromptSection(name=edit.section, text=edit.text.strip())
+            sections[edit.section] = _section(edit)
     if not sections:
         raise EditError("The edits leave no section.", hint="Keep at least one.")
     return _renamed(prompt, tuple(sections.values()))
+
+
+def _section(edit: SectionEdit) -> PromptSection:
+    try:
+        return PromptSection(name=edit.section, text=edit.text.strip())
+    except ValidationError as error:
+        raise EditError(
+            f"The text for section {edit.section[:60]!r} makes no section: "
+            f"{error.errors()[0]['msg']}.",
+            hint="Give a plain name, and text without headings of sections.",
+        ) from error
 
 
 def crossover(first: Candidate, second: Candidate, ancestor: Candidate) -> list[SectionEdit] | None:

@@ -14,7 +14,12 @@ PromptOptError
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lens_reasoner.errors import ReasonerError
+
+if TYPE_CHECKING:
+    from lens_reasoner.types import Usage
 
 
 class PromptOptError(ReasonerError):
@@ -42,7 +47,15 @@ class EditError(PromptOptError, ValueError):
 
 
 class ProposalError(PromptOptError):
-    """A proposer that gave no usable edit."""
+    """A proposer that gave no usable edit.
+
+    Attributes:
+        usage: What asking it consumed; None if unknown.
+    """
+
+    def __init__(self, message: str, *, usage: Usage | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.usage = usage
 
 
 class RunDirectoryError(PromptOptError, OSError):

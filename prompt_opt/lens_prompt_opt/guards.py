@@ -21,6 +21,8 @@ from lens_reasoner.types import Value
 EXAMPLES_SECTION = "Examples"
 """The section that demonstrations go to; the only one that may quote requests."""
 
+_DENSE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+
 SAFETY_SECTION = "Refusals"
 """Protected wherever a prompt has it."""
 
@@ -174,8 +176,12 @@ def lost_share(statements: Iterable[Mapping[str, Statement]]) -> float | None:
 
 
 def token_estimate(text: str) -> int:
-    """About as many tokens as `text` has: 4 characters or 3/4 of a word each, the larger."""
-    return max(len(text) // 4, len(text.split()) * 4 // 3)
+    """About as many tokens as `text` has: 4 characters or 3/4 of a word each, the larger.
+
+    Characters of scripts without spaces are one each.
+    """
+    dense = len(_DENSE.findall(text))
+    return dense + max((len(text) - dense) // 4, len(_DENSE.sub("", text).split()) * 4 // 3)
 
 
 def _share(values: Iterable[bool]) -> float:

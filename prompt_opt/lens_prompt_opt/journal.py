@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lens_prompt_opt.errors import RunDirectoryError
+from lens_reasoner.atomic import write_atomically
 from lens_reasoner.image import GeneratedImage
 
 JsonRecord = dict[str, Any]
@@ -34,6 +34,10 @@ class Journal(Protocol):
     def picture(self, name: str) -> bytes:
         """The bytes of a picture kept before."""
         ...
+
+
+write_synced = write_atomically
+"""The name by which other files of a run directory are written."""
 
 
 def call_key(stage: str, *parts: object) -> str:
@@ -109,7 +113,7 @@ class DiskJournal:
         name = f"{image.sha256}.{image.media_type.partition('/')[2]}"
         path = self._pictures / name
         if not path.exists():
-            write_synced(path, image.data)
+            write_atomically(path, image.data)
         return name
 
     def picture(self, name: str) -> bytes:
@@ -140,20 +144,3 @@ def _read(path: Path) -> Iterator[tuple[str, JsonRecord]]:
                     f"Line {number} of {str(path)!r} is damaged: {error}.",
                     hint="Remove the line; its call is then made again.",
                 ) from error
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file so that it is there in full or not at all, whatever happens."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    with contextlib.suppress(OSError):
-        # Not every system lets a directory be opened and synced.
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -9,7 +10,8 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from lens_prompt_opt.failures import Clusters, Failure
-from lens_reasoner.chat import ChatModel, Message
+from lens_reasoner.chat import ChatModel, Message, identity_of
+from lens_reasoner.errors import ChatError
 from lens_reasoner.types import Usage
 
 _SORT = """You sort failures of a text-to-image system into a few named failure modes. Each item \
@@ -53,6 +55,12 @@ class LLMClusterer:
         self._chat = chat
         self._batch = batch
 
+    @property
+    def fingerprint(self) -> str:
+        """Model, batch and a hash of the instructions."""
+        digest = hashlib.sha256(f"{_SORT}|{_MERGE}".encode()).hexdigest()[:8]
+        return f"{identity_of(self._chat)} batch={self._batch} {digest}"
+
     async def cluster(self, failures: Sequence[Failure]) -> Clusters:
         """See `FailureClusterer.cluster`; what the model leaves out is named by its kind.
 
@@ -62,15 +70,19 @@ class LLMClusterer:
         started = time.perf_counter()
         names: list[str] = []
         spent: list[Usage] = []
-        for first in range(0, len(failures), self._batch):
-            part = failures[first : first + self._batch]
-            found, usage = await self._sort(part, sorted(set(names)))
-            names += found
-            spent.append(usage)
-        if len(failures) > self._batch and len(set(names)) > 1:
-            renamed, usage = await self._merge(sorted(set(names)))
-            names = [renamed.get(name, name) for name in names]
-            spent.append(usage)
+        try:
+            for first in range(0, len(failures), self._batch):
+                part = failures[first : first + self._batch]
+                found, usage = await self._sort(part, sorted(set(names)))
+                names += found
+                spent.append(usage)
+            if len(failures) > self._batch and len(set(names)) > 1:
+                renamed, usage = await self._merge(sorted(set(names)))
+                names = [renamed.get(name, name) for name in names]
+                spent.append(usage)
+        except ChatError as error:
+            error.usage = Usage.total([*spent, error.usage or Usage()])
+            raise
         return Clusters(
             names=tuple(names), usage=Usage.total(spent), seconds=time.perf_counter() - started
         )

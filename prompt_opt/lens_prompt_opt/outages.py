@@ -30,6 +30,7 @@ def is_outage(error: ReasonerError) -> bool:
     if isinstance(error, ImageServiceError):
         return error.status not in _REJECTS_ITEM
     if isinstance(error, JudgeError):
+        # Judges made of others raise from the one that failed, which raised from its model's.
         cause = error.__cause__
-        return isinstance(cause, ChatError) and is_outage(cause)
+        return isinstance(cause, ReasonerError) and is_outage(cause)
     return isinstance(error, GeneratorError) and not isinstance(error, GenerationRefusedError)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
+from lens_prompt_opt import call_records
 from lens_prompt_opt.budget import Ledger, Stage
 from lens_prompt_opt.errors import StudyInterruptedError
 from lens_prompt_opt.history import History
@@ -28,6 +29,7 @@ class PaidCalls:
         self._ledger = ledger
         self._history = history
         self._stop = stop
+        self._entered: set[str] = set()
 
     async def make(
         self, stage: Stage, what: str, parts: Sequence[object], call: Call
@@ -49,9 +51,13 @@ class PaidCalls:
             self._stop.check()
             kept = await _attempt(call)
             self._journal.put(key, kept)
-        self._ledger.add(stage, Usage.model_validate(kept["usage"]), kept["seconds"])
-        self._ledger.wall_seconds += kept["seconds"]
-        if "failure" in kept:
+        failed = "failure" in kept
+        if key not in self._entered:
+            self._entered.add(key)
+            usage = Usage.model_validate(kept["usage"])
+            self._ledger.add(stage, usage, kept["seconds"], failed=failed)
+            self._ledger.wall_seconds += kept["seconds"]
+        if failed:
             self._history.note(f"{what} failed: {kept['failure']}")
             return None
         result: JsonRecord = kept["value"]
@@ -68,10 +74,5 @@ async def _attempt(call: Call) -> JsonRecord:
                 f"The study stopped while improving the prompt: {error}",
                 hint="What was paid for is kept; run it again with the same run_dir to go on.",
             ) from error
-        spent = getattr(error, "usage", None) or Usage.zero()
-        return {
-            "failure": f"{type(error).__name__}: {error.message}",
-            "usage": spent.model_dump(mode="json"),
-            "seconds": time.perf_counter() - started,
-        }
+        return call_records.failed(error, time.perf_counter() - started)
     return {"value": value, "usage": usage.model_dump(mode="json"), "seconds": seconds}

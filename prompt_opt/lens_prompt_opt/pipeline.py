@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from lens_prompt_opt import call_records
 from lens_prompt_opt.cells import Cell, Outcome
@@ -26,8 +28,10 @@ from lens_reasoner.reasoner import Reasoner
 from lens_reasoner.revision import FidelityChecker, FidelityReport, Statement
 from lens_reasoner.rubric import RubricWriter
 from lens_reasoner.settings import settings_for
-from lens_reasoner.types import Refused, Rewrite, Rubric
+from lens_reasoner.types import Refused, Rewrite, Rubric, Usage
 from lens_reasoner.verdict import Verdict
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -105,19 +109,26 @@ class PipelineEvaluator:
             if name not in bound:
                 bound[name] = bind(self._parts.reasoner, prompt)
             work.append(self._cell(bound[name], name, cell, account))
-        outcomes = await call_records.all_of(work)
+        outcomes = await self._all(work)
         self._calls.enter(accounts)
         return outcomes
 
     async def statements(self, outcomes: Sequence[Outcome]) -> list[Mapping[str, Statement]]:
         """See `Evaluator.statements`."""
         accounts = [Account() for _ in outcomes]
-        found = await call_records.all_of(
+        found = await self._all(
             self._statement(outcome, account)
             for outcome, account in zip(outcomes, accounts, strict=True)
         )
         self._calls.enter(accounts)
         return found
+
+    async def _all(self, work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+        try:
+            return await call_records.all_of(work)
+        except asyncio.CancelledError:
+            await self._calls.abandon()
+            raise
 
     async def _cell(self, reasoner: Reasoner, prompt: str, cell: Cell, account: Account) -> Outcome:
         rubric = await self._rubric(cell.request, account)
@@ -222,7 +233,7 @@ class PipelineEvaluator:
             )
 
         asked = settings.model_dump(mode="json")
-        key = call_key("generate", generator.name, prompt, cell.seed, asked)
+        key = call_key("generate", self.generators[cell.generator], prompt, cell.seed, asked)
         most = generator.capabilities.max_concurrency
         gate = f"generate {cell.generator}"
         record = await self._calls.once("generate", key, call, account, gate=gate, most=most)
@@ -237,7 +248,7 @@ class PipelineEvaluator:
         async def call() -> JsonRecord:
             started = time.perf_counter()
             try:
-                verdict: Verdict = await self._parts.judge.judge(image, rubric)
+                verdict = await self._verdict(image, rubric)
             except ReasonerError as error:
                 if is_outage(error):
                     raise
@@ -251,6 +262,30 @@ class PipelineEvaluator:
         name = self._parts.names["judge"]
         key = call_key("judge", name, image.sha256, questions, cell.vote)
         return await self._calls.once("judge", key, call, account)
+
+    async def _verdict(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
+        """The judge's verdict; what asking failed for is asked once more, before it is kept."""
+        judge = self._parts.judge
+        verdict = await judge.judge(image, rubric)
+        lost = {answer.criterion for answer in verdict.verdicts if answer.failed}
+        if not lost:
+            return verdict
+        part = tuple(c for c in rubric.criteria if c.name in lost)
+        try:
+            again = await judge.judge(image, rubric.model_copy(update={"criteria": part}))
+        except ReasonerError as error:
+            if is_outage(error):
+                raise
+            spent = getattr(error, "usage", None) or Usage()
+            return verdict.model_copy(update={"usage": verdict.usage + spent})
+        answers = {answer.criterion: answer for answer in again.verdicts}
+        return verdict.model_copy(
+            update={
+                "verdicts": tuple(answers.get(v.criterion, v) for v in verdict.verdicts),
+                "usage": verdict.usage + again.usage,
+                "seconds": verdict.seconds + again.seconds,
+            }
+        )
 
     async def _statement(self, outcome: Outcome, account: Account) -> Mapping[str, Statement]:
         checker, rubric = self._parts.fidelity, self._rubrics.get(outcome.cell.request)

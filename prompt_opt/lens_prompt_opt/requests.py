@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +80,7 @@ class PromptSet(Value):
         ids = [request.id for request in requests]
         texts = [_normal(request.text) for request in requests]
         for what, values in (("ids", ids), ("texts", texts)):
-            twice = sorted({value for value in values if values.count(value) > 1})
+            twice = sorted(value for value, times in Counter(values).items() if times > 1)
             if twice:
                 raise ValueError(f"{what} of requests must differ; used more than once: {twice}")
         return requests
@@ -108,8 +111,9 @@ class PromptSet(Value):
         """
         path = Path(path)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
+            # Lines end with line feeds alone: JSON may hold other marks that end lines elsewhere.
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
             raise PromptSetError(
                 f"The requests {str(path)!r} cannot be read: {error}.",
                 hint="Give a JSONL file with one request per line.",
@@ -140,16 +144,18 @@ class PromptSet(Value):
     ) -> Splits:
         """Deal the requests out, groups kept together, in an order drawn from `seed`.
 
-        A request's place depends on the seed and its group or text alone, up to where the shares
-        fall, so that adding requests moves few others.
+        Texts that differ in nothing but case, spaces and punctuation go together too. A request's
+        place depends on the seed and its group or text alone, up to where the shares fall, so that
+        adding requests moves few others.
 
         Raises:
             PromptSetError: If a split would have fewer than `at_least` requests.
         """
         groups: dict[str, list[StudyRequest]] = {}
         for request in self.requests:
-            groups.setdefault(request.group or _normal(request.text), []).append(request)
-        order = sorted(groups, key=lambda name: _hash(f"{seed}:{name}"))
+            groups.setdefault(request.group or _words(request.text), []).append(request)
+        names = {key: group[0].group or _normal(group[0].text) for key, group in groups.items()}
+        order = sorted(groups, key=lambda key: _hash(f"{seed}:{names[key]}"))
         parts: tuple[list[StudyRequest], ...] = ([], [], [])
         total, taken = len(self), 0
         bounds = (shares[0] * total, (shares[0] + shares[1]) * total)
@@ -222,7 +228,8 @@ def _request(number: int, entry: object) -> StudyRequest:
         fields = dict(entry)
     try:
         own = {name: fields.pop(name) for name in ("id", "group", "rubric") if name in fields}
-        own["id"] = str(own.get("id", f"r{number:04d}"))
+        given = own.get("id")
+        own["id"] = f"r{number:04d}" if given is None else str(given)
         return StudyRequest.model_validate({**own, "request": fields})
     except ValidationError as error:
         first = error.errors()[0]
@@ -235,6 +242,12 @@ def _request(number: int, entry: object) -> StudyRequest:
 
 def _normal(text: str) -> str:
     return " ".join(text.casefold().split())
+
+
+def _words(text: str) -> str:
+    """The text's words alone; itself if there are none."""
+    words = re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(words) or _normal(text)
 
 
 def _hash(text: str) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lens_prompt_opt.errors import RunDirectoryError, StudyMismatchError
-from lens_prompt_opt.journal import DiskJournal, write_synced
+from lens_prompt_opt.journal import DiskJournal
+from lens_reasoner.atomic import write_atomically
 
 STUDY_FILE = "study.json"
 RESULT_FILE = "result.json"
@@ -66,9 +67,9 @@ class RunDirectory:
     def _check(self, description: Mapping[str, Any]) -> None:
         path = self.path / STUDY_FILE
         if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            names = before.keys() | description.keys()
-            differ = sorted(n for n in names if before.get(n) != description.get(n))
+            before = self.description()
+            # What an earlier version did not write down yet cannot differ.
+            differ = sorted(n for n in before if before[n] != description.get(n))
             if differ:
                 raise StudyMismatchError(
                     f"{str(self.path)!r} belongs to a study with other {', '.join(differ)}.",
@@ -80,7 +81,7 @@ class RunDirectory:
     def write(self, name: str, value: object) -> None:
         """Write JSON, in full or not at all."""
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-        write_synced(self.path / name, f"{text}\n".encode())
+        write_atomically(self.path / name, f"{text}\n".encode())
 
     def description(self) -> dict[str, Any]:
         """What the run is about.

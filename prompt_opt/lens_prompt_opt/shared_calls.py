@@ -10,7 +10,6 @@ from lens_prompt_opt import call_records
 from lens_prompt_opt.budget import Stage
 from lens_prompt_opt.evaluation import EvaluationContext
 from lens_prompt_opt.journal import JsonRecord
-from lens_reasoner.errors import ReasonerError
 from lens_reasoner.types import Usage
 
 Call = Callable[[], Awaitable[JsonRecord]]
@@ -66,11 +65,10 @@ class SharedCalls:
         if record is None:
             if key not in self._flights:
                 slots = self._slots(gate or stage, most)
-                self._flights[key] = asyncio.ensure_future(self._pay(slots, key, call))
-            try:
-                record = await asyncio.shield(self._flights[key])
-            finally:
-                self._flights.pop(key, None)
+                flight = asyncio.ensure_future(self._pay(slots, key, call))
+                flight.add_done_callback(lambda _: self._flights.pop(key, None))
+                self._flights[key] = flight
+            record = await asyncio.shield(self._flights[key])
         account.calls.append((stage, key, record))
         if key not in self._entered:
             usd = record["usage"].get("usd")
@@ -85,8 +83,18 @@ class SharedCalls:
                     self._entered.add(key)
                     usage = Usage.model_validate(record["usage"])
                     images = int("picture" in record)
-                    self._context.ledger.add(stage, usage, record["seconds"], images=images)
+                    failed = "failure" in record
+                    self._context.ledger.add(
+                        stage, usage, record["seconds"], images=images, failed=failed
+                    )
         self._context.listener.settled()
+
+    async def abandon(self) -> None:
+        """End the calls under way, because nobody waits for them any more."""
+        flights = list(self._flights.values())
+        for flight in flights:
+            flight.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
 
     def _slots(self, gate: str, most: int | None) -> asyncio.Semaphore:
         limit = min(self._concurrency, most or self._concurrency)
@@ -98,7 +106,7 @@ class SharedCalls:
             stop.check()
             try:
                 record = await call()
-            except ReasonerError as error:
+            except Exception as error:
                 stop.press(call_records.interruption(error))
                 raise
         self._context.journal.put(key, record)

@@ -16,6 +16,7 @@ from lens_prompt_opt.proposer import Proposer
 from lens_prompt_opt.requests import DEFAULT_SHARES, PromptSet, Splits
 from lens_prompt_opt.statistics.intervals import ClusterBootstrap, IntervalMethod
 from lens_prompt_opt.strategies.protocol import Strategy
+from lens_reasoner.parts import fingerprint
 from lens_reasoner.prompts import SystemPrompt
 
 
@@ -94,6 +95,11 @@ class StudyDesign:
                 "sharing": repr(gate.sharing),
             },
             "guards": self.guards.model_dump(mode="json"),
+            "proposer": fingerprint(self.proposer) or self.proposer.name,
+            "clusterer": fingerprint(self.clusterer) or type(self.clusterer).__name__,
+            "show_pictures": self.show_pictures,
+            "interval": self.interval.name,
+            "confidence": self.confidence,
             "test_pictures": self.test_pictures,
             "calibration_requests": self.calibration_requests,
             "shares": list(self.shares),

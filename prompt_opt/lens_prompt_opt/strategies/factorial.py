@@ -12,6 +12,7 @@ from lens_prompt_opt.budget import BudgetExhaustedError
 from lens_prompt_opt.cells import Cell, Outcome
 from lens_prompt_opt.desk import Desk
 from lens_prompt_opt.edits import Candidate, Hypothesis, SectionEdit
+from lens_prompt_opt.errors import EditError
 from lens_prompt_opt.proposer import ProposalBrief
 from lens_prompt_opt.statistics.screening import (
     Effect,
@@ -173,9 +174,7 @@ async def _screen(
         for signs in (row, tuple(-sign for sign in row)):
             if signs not in made:
                 on = [edit for edit, sign in zip(edits, signs, strict=True) if sign > 0]
-                made[signs] = (
-                    Candidate.edited(parent, on, origin="screen", round=number) if on else parent
-                )
+                made[signs] = _with(parent, on, number)
             work.setdefault(signs, []).append(cell)
     results = await desk.evaluate_many([(made[signs], cells) for signs, cells in work.items()])
     found = {
@@ -190,6 +189,16 @@ async def _screen(
         pairs.append(_pair(desk, row, first, second))
         seen += [(made[row], first), (made[mirror], second)]
     return pairs, seen
+
+
+def _with(parent: Candidate, edits: Sequence[SectionEdit], number: int) -> Candidate:
+    """The parent with edits that fit one by one; itself where they do not fit together."""
+    if not edits:
+        return parent
+    try:
+        return Candidate.edited(parent, edits, origin="screen", round=number)
+    except EditError:
+        return parent
 
 
 def _pair(desk: Desk, signs: tuple[int, ...], first: Outcome, second: Outcome) -> PairScore:

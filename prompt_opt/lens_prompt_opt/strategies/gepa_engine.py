@@ -200,7 +200,7 @@ class _Adapter:
 def _parsed(rendered: str) -> dict[str, str]:
     sections: dict[str, list[str]] = {}
     name = ""
-    for line in rendered.splitlines():
+    for line in rendered.split("\n"):
         if line.startswith("## "):
             name = line[3:].strip()
             sections[name] = []

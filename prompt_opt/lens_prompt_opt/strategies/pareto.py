@@ -116,7 +116,7 @@ class _Pool:
         """A member, by the number of requests on which no other is better."""
         wins = dict.fromkeys(self.members, 0.0)
         scores = {name: self._by_request(member) for name, member in self.members.items()}
-        for request in {cell.request for cell in self.cells}:
+        for request in dict.fromkeys(cell.request for cell in self.cells):
             best = max(by_request.get(request, 0.0) for by_request in scores.values())
             winners = [n for n, by_request in scores.items() if by_request.get(request) == best]
             for name in winners:
