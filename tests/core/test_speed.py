@@ -1,13 +1,10 @@
 """Every faster path against the plain one: errors, and what is no longer computed."""
 
 import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -195,16 +192,6 @@ def test_what_cannot_run_is_refused() -> None:
         SpeedPlan(compile_blocks="reduce-overhead")  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="'warp' must be one of plain, exact, fast"):
         accelerate(tiny_pipeline(), "warp")
-
-
-@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
-def test_the_triton_kernel_agrees_under_its_interpreter() -> None:
-    script = Path(__file__).parents[1] / "fused_qk_check.py"
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_operations_by_formula_are_those_that_torch_counts() -> None:
