@@ -11,6 +11,7 @@ from lens_reasoner.calibration import (
     TrustRule,
     calibrate,
     load_labels,
+    recorded_verdicts,
 )
 from lens_reasoner.chat import ChatModel, ChatReply, ImagePart, Message, TextPart
 from lens_reasoner.decisions import Decision, DecisionModel, DecisionReply, Question
@@ -289,6 +290,7 @@ __all__ = [
     "load_labels",
     "load_rubric",
     "prompt_problems",
+    "recorded_verdicts",
     "run_sync",
     "save_rubric",
     "settings_for",

@@ -77,6 +77,7 @@ def _checkpoint_and_device(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 PAGES: dict[str, Prepare] = {
     "errors.md": _nothing,
+    "labels.md": _nothing,
     "loop.md": _nothing,
     "memory.md": _checkpoint,
     "prompt_opt.md": _study,

@@ -1,6 +1,7 @@
 """The demo page: complete in one file, and safe to write anything into."""
 
 import base64
+import hashlib
 import io
 import re
 from collections.abc import Callable
@@ -35,7 +36,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
-        self.feed(re.sub(r"<style>.*</style>", "", html, flags=re.DOTALL))
+        self.feed(re.sub(r"<(style|script)>.*?</\1>", "", html, flags=re.DOTALL))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
@@ -80,9 +81,16 @@ async def _cases(texts: list[str], expand: Callable[[str], str]) -> list[DemoCas
 
 async def test_texts_are_escaped_and_nothing_is_loaded_from_elsewhere() -> None:
     cases = await _cases([HOSTILE], lambda text: f"<b>{text}</b>")
-    html = render_page(cases, model="<m>", command="lens demo '<x>'")
+    html = render_page(cases, model="<m>", command="lens demo '<x>'", runs="<r>")
     page = Page(html)
-    assert page.all("script") == []
+    # One script, of our own: the page's policy lets no other run.
+    assert html.count("<script") == 1
+    [policy] = [m["content"] for m in page.all("meta") if "http-equiv" in m]
+    script = re.search(r"<script>(.*)</script>", html, flags=re.DOTALL)
+    assert script is not None
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in (policy or "")
+    assert "default-src 'none'" in (policy or "")
     assert page.text.count(HOSTILE) == 2
     assert f"<b>{HOSTILE}</b>" in page.text
     assert "test <model>" in page.text
@@ -91,13 +99,13 @@ async def test_texts_are_escaped_and_nothing_is_loaded_from_elsewhere() -> None:
     sources = [image["src"] or "" for image in page.all("img")]
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert [link["href"] for link in page.all("a")] == ["#request-1"]
-    assert page.all("link") == []
+    assert [link["href"] for link in page.all("link")] == ["data:,"]
     assert not re.search(r"url\(|@import|https?:", html)
 
 
 async def test_pictures_verdicts_and_summary_are_there() -> None:
     cases = await _cases(["truth", "a dragon"], lambda text: f"In detail: {text}")
-    page = Page(render_page(cases, model="truth", command="lens demo"))
+    page = Page(render_page(cases, model="truth", command="c", runs="r"))
     pictures = page.all("img")
     assert len(pictures) == 8
     data = base64.b64decode((pictures[0]["src"] or "").partition(",")[2])
@@ -113,7 +121,7 @@ async def test_pictures_verdicts_and_summary_are_there() -> None:
 
 async def test_unchanged_and_refused_requests_are_told() -> None:
     cases = await _cases(["truth", "forbidden apple"], lambda text: text)
-    words = " ".join(Page(render_page(cases, model="m", command="c")).text.split())
+    words = " ".join(Page(render_page(cases, model="m", command="c", runs="r")).text.split())
     assert "Not rewritten: test <model>." in words
     assert "Refused: No <thanks>." in words
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lens_sdk.cli.bench import bench
+from lens_sdk.cli.calibrate import calibrate_judge
 from lens_sdk.cli.config import config
 from lens_sdk.cli.convert import convert
 from lens_sdk.cli.create import create
@@ -70,6 +71,7 @@ def _options(
 
 for command in (create, generate, rewrite, judge, reproduce):
     app.command(rich_help_panel=PICTURES)(command)
+app.command("calibrate", rich_help_panel=PICTURES)(calibrate_judge)
 app.add_typer(runs, name="runs", rich_help_panel=PICTURES)
 app.command(rich_help_panel=PICTURES)(demo)
 app.command(rich_help_panel=MODELS)(pull)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from lens_sdk.cli.console import (
     JudgeOption,
     err,
     out,
+    print_json,
     reports_errors,
 )
 from lens_sdk.cli.options import ServerOption
@@ -52,14 +52,17 @@ def judge(
     base_url: ServerOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a picture against a request, criterion by criterion, and print the score."""
+    """Check a picture against a request, criterion by criterion, and print the score.
+
+    Example: lens judge apple.png "a red apple" --min-score 0.8
+    """
     criteria = None if rubric is None else load_rubric(rubric)
     text = request or (criteria.request if criteria is not None else _request_of(picture))
     settings = command_settings(model=model, judge=judge, base_url=base_url, reasoner="none")
     found = asyncio.run(_judge(settings, picture, ImageRequest(text=text), criteria))
     score = found.verdict.score
     if as_json:
-        out.print_json(json.dumps({"score": score, **found.model_dump(mode="json")}))
+        print_json({"score": score, **found.model_dump(mode="json")})
     else:
         for line in verdict_lines(found.rubric, found.verdict):
             out.print(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lens_reasoner import LoopResult, ReasonerError, RunRecord, RunStore
+from lens_reasoner import LoopResult, ReasonerError, RunRecord, RunRecordError, RunStore
 from lens_reasoner.media import SUFFIXES
-from lens_reasoner.record import IMAGES
+from lens_reasoner.record import EVENTS, IMAGES
 from lens_sdk.cli.console import err
 from lens_sdk.client.local import run_info
 from lens_sdk.client.types import RunInfo
@@ -24,8 +25,39 @@ def recorded_runs(folder: Path, limit: int) -> list[RunInfo]:
         try:
             found.append(run_info(RunRecord(path)))
         except ReasonerError as error:
-            err.print(f"{path.name} is left out: {error.message}", markup=False, soft_wrap=True)
+            _leave_out(path, error)
     return sorted(found, key=lambda info: (info.created_at, info.id), reverse=True)[:limit]
+
+
+def readable_records(folder: Path) -> Iterator[RunRecord]:
+    """A run, or the runs in a folder, each read in full and then let go.
+
+    Of several, one that cannot be read is told and left out.
+
+    Raises:
+        RunRecordError: There is no run.
+    """
+    if (folder / EVENTS).is_file():
+        yield RunRecord(folder)
+        return
+    paths = RunStore(folder).folders()
+    if not paths:
+        raise RunRecordError(
+            f"There is no run in {folder}.",
+            hint="Name a folder of recorded runs, or that of one run.",
+        )
+    for path in paths:
+        try:
+            record = RunRecord(path)
+            _ = record.events  # A damaged one is found here.
+        except ReasonerError as error:
+            _leave_out(path, error)
+        else:
+            yield record
+
+
+def _leave_out(path: Path, error: ReasonerError) -> None:
+    err.print(f"{path.name} is left out: {error.message}", markup=False, soft_wrap=True)
 
 
 def recorded_run(folder: Path) -> tuple[RunInfo, LoopResult]:

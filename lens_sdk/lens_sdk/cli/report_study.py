@@ -1,29 +1,62 @@
-"""`lens report`: a prompt study as one page."""
+"""`lens report`: a prompt study or recorded runs as one page."""
 
 from __future__ import annotations
 
-import webbrowser
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lens_sdk.cli.console import out, reports_errors
+from lens_reasoner import RunStore
+from lens_reasoner.record import EVENTS
+from lens_sdk.cli.console import JsonOption, out, print_json, reports_errors
+from lens_sdk.cli.demo import show_page
+from lens_sdk.cli.options import OpenOption
+from lens_sdk.cli.recorded import readable_records
+
+REPORT_FILE = "report.html"
 
 
 @reports_errors
 def report(
-    run: Annotated[Path, typer.Argument(help="Run directory of a study, finished or not.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a prompt study, finished or not, of a recorded run, or of several runs."
+        ),
+    ],
     output: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="HTML file; report.html in the run if left out."),
+        typer.Option("--out", "-o", help=f"HTML file; {REPORT_FILE} in the folder if left out."),
     ] = None,
-    show: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    open_page: OpenOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Write the report of a prompt study: one HTML file that needs nothing else."""
-    from lens_prompt_opt.report import report_run
+    """Write a prompt study or recorded runs as a page: one HTML file that needs nothing else.
 
-    path = report_run(run, output)
-    out.print(str(path), markup=False, soft_wrap=True)
-    if show:
-        webbrowser.open(path.resolve().as_uri())
+    The verdicts on a page of runs can be labelled, for lens calibrate.
+
+    Example: lens report lens-runs --open
+    """
+    if (run / EVENTS).is_file() or RunStore(run).folders():
+        path = _runs_page(run, output or run / REPORT_FILE)
+    else:
+        from lens_prompt_opt.report import report_run
+
+        path = report_run(run, output)
+    if as_json:
+        print_json({"page": str(path)})
+    else:
+        out.print(str(path), markup=False, soft_wrap=True)
+    if open_page:
+        show_page(path)
+
+
+def _runs_page(run: Path, path: Path) -> Path:
+    from lens_sdk.pages.runs import render_runs
+
+    page = render_runs(readable_records(run), runs=shlex.quote(str(run)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from lens_reasoner import AgentLoop, Event, ImageRequest, LoopResult, RunState
+from lens_reasoner import AgentLoop, Event, ImageRequest, LoopResult, RunState, RunStore
 
 REQUESTS = (
     "two red apples left of a blue cup",
@@ -56,6 +57,8 @@ async def run_cases(
     reasoned: AgentLoop,
     requests: Sequence[ImageRequest],
     watch: Watcher,
+    *,
+    store: RunStore | None = None,
 ) -> AsyncGenerator[DemoCase]:
     """Run every request through both loops.
 
@@ -64,14 +67,20 @@ async def run_cases(
         reasoned: The loop with one.
         requests: With seeds of their own.
         watch: Told every event.
+        store: Where the runs are recorded; None records none.
     """
+
+    def folder() -> Path | None:
+        return None if store is None else store.new()
+
     for number, request in enumerate(requests):
         before = RunState()
-        async for event in plain.stream(request):
+        async for event in plain.stream(request, record=folder()):
             before.apply(event)
             watch(number, "before", event)
         after = RunState()
-        async for event in reasoned.stream(request, rubric=before.rubric):
+        stream = reasoned.stream(request, rubric=before.rubric, record=folder())
+        async for event in stream:
             after.apply(event)
             watch(number, "after", event)
         yield DemoCase(before=before.result(), after=after.result())

@@ -2,42 +2,48 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Sequence
-from html import escape
 from importlib.resources import files
-from string import Template
 
-from lens_reasoner import Candidate, LoopResult, Refused, Rubric, Verdict
+from lens_prompt_opt.report.markup import Markup, el, join
+from lens_reasoner import Candidate, LoopResult, Refused
 from lens_sdk.demo.cases import DemoCase
+from lens_sdk.pages.document import document
+from lens_sdk.pages.verdicts import picture, score_badge, verdict_list
 
-_ANSWERS = {
-    "yes": ("yes", "✓", "satisfied"),
-    "no": ("no", "✗", "not satisfied"),
-    "cannot_tell": ("unsure", "?", "cannot tell"),
-}
+TITLE = "From a request to a judged picture"
 
 
-def render_page(cases: Sequence[DemoCase], *, model: str, command: str) -> str:
+def render_page(cases: Sequence[DemoCase], *, model: str, command: str, runs: str) -> str:
     """The page as HTML, with pictures as data URIs and nothing loaded from elsewhere.
 
     Args:
         cases: What to show.
         model: Name of the model that drew.
         command: The command line that makes this page again.
+        runs: Where the runs are recorded, as `lens calibrate --runs` takes it.
     """
-    assets = files("lens_sdk.demo")
-    page = Template(assets.joinpath("page.html").read_text(encoding="utf-8"))
-    return page.substitute(
-        style=assets.joinpath("page.css").read_text(encoding="utf-8"),
-        model=escape(model),
-        command=escape(command),
-        summary=_summary(cases),
-        cases="\n".join(_case(number, case) for number, case in enumerate(cases, start=1)),
+    lead = el(
+        "p",
+        "Every request was drawn twice by ",
+        el("b", model),
+        " from the same seeds: once as it was asked, once after it was rewritten into a detailed "
+        "description. A judge then checked each picture against the request, point by point.",
+        class_="lead",
+    )
+    return document(
+        f"Lens SDK: {TITLE.lower()}",
+        header=el("header", el("p", "Lens SDK", class_="brand"), el("h1", TITLE), lead),
+        main=el(
+            "main", _summary(cases), *(_case(n, case) for n, case in enumerate(cases, start=1))
+        ),
+        footer=el("footer", "Made with ", el("code", command), class_="bottom"),
+        style=files("lens_sdk.demo").joinpath("page.css").read_text(encoding="utf-8"),
+        runs=runs,
     )
 
 
-def _summary(cases: Sequence[DemoCase]) -> str:
+def _summary(cases: Sequence[DemoCase]) -> Markup:
     before, after = _tally(case.before for case in cases), _tally(case.after for case in cases)
     pictures = [c for case in cases for c in (*case.before.candidates, *case.after.candidates)]
     drawing = sum(c.image.timings.get("generate", 0.0) for c in pictures)
@@ -48,12 +54,14 @@ def _summary(cases: Sequence[DemoCase]) -> str:
         _tile(f"{drawing / max(1, len(pictures)):.1f} s", "to draw a picture"),
         _tile(f"{sum(rewriting) / max(1, len(rewriting)):.1f} s", "to rewrite a request"),
     ]
-    bars = _bar("As asked", before) + _bar("Rewritten", after)
-    return (
-        f'<div class="bars" role="group" aria-label="Criteria satisfied by the best pictures">'
-        f"<h2>Criteria satisfied by the best picture of each request</h2>{bars}</div>"
-        f'<div class="tiles">{"".join(tiles)}</div>'
+    bars = el(
+        "div",
+        el("h2", "Criteria satisfied by the best picture of each request"),
+        _bar("As asked", before),
+        _bar("Rewritten", after),
+        class_="bars",
     )
+    return el("section", bars, el("div", *tiles, class_="tiles"), class_="summary")
 
 
 def _tally(results: Iterable[LoopResult]) -> tuple[int, int]:
@@ -63,99 +71,78 @@ def _tally(results: Iterable[LoopResult]) -> tuple[int, int]:
     return sum(line.answer == "yes" for line in lines), len(lines)
 
 
-def _bar(name: str, tally: tuple[int, int]) -> str:
+def _bar(name: str, tally: tuple[int, int]) -> Markup:
     satisfied, asked = tally
     share = 100 * satisfied / asked if asked else 0
-    return (
-        f'<div class="bar"><span class="bar-name">{name}</span>'
-        f'<span class="track"><span class="fill" style="width:{share:.1f}%"></span></span>'
-        f'<span class="bar-value">{satisfied} of {asked}</span></div>'
+    return el(
+        "div",
+        el("span", name, class_="bar-name"),
+        el("span", el("span", class_="fill", style=f"width:{share:.1f}%"), class_="track"),
+        el("span", f"{satisfied} of {asked}", class_="bar-value"),
+        class_="bar",
     )
 
 
-def _tile(value: str, label: str) -> str:
-    return f'<div class="tile"><strong>{value}</strong><span>{label}</span></div>'
+def _tile(value: str, label: str) -> Markup:
+    return el("div", el("strong", value), el("span", label), class_="tile")
 
 
-def _case(number: int, case: DemoCase) -> str:
-    variants = _variant("Drawn as it is", case.after)
+def _case(number: int, case: DemoCase) -> Markup:
+    name = f"request-{number}"
+    variants = [_variant("Drawn as it is", case.after)]
     if case.rewritten:
-        variants = _variant("As asked", case.before) + _variant("Rewritten", case.after)
-    return (
-        f'<article class="case" id="request-{number}">'
-        f'<header><a class="number" href="#request-{number}">{number}</a>'
-        f"<div><h2>{escape(case.text)}</h2>{_prompt(case)}</div></header>"
-        f'<div class="variants">{variants}</div></article>'
+        variants = [_variant("As asked", case.before), _variant("Rewritten", case.after)]
+    return el(
+        "article",
+        el(
+            "header",
+            el("a", str(number), class_="number", href=f"#{name}", aria_label=f"Request {number}"),
+            el("div", el("h2", case.text), _prompt(case)),
+        ),
+        el("div", *variants, class_="variants"),
+        class_="case",
+        id=name,
     )
 
 
-def _prompt(case: DemoCase) -> str:
+def _prompt(case: DemoCase) -> Markup:
     rewrite = case.after.rewrite
     if rewrite is None:
-        return '<p class="note">Nothing was rewritten.</p>'
+        return el("p", "Nothing was rewritten.", class_="note")
     if isinstance(rewrite, Refused):
-        return f'<p class="note">Refused: {escape(rewrite.reason)}</p>'
+        return el("p", f"Refused: {rewrite.reason}", class_="note")
     if not case.rewritten:
         why = rewrite.model.removeprefix("none: ")
-        return f'<p class="note">Not rewritten: {escape(why)}.</p>'
+        return el("p", f"Not rewritten: {why}.", class_="note")
     by = f"Rewritten by {rewrite.model} in {rewrite.seconds:.1f} s"
-    return f"<blockquote>{escape(rewrite.prompt)}<footer>{escape(by)}</footer></blockquote>"
+    return el("blockquote", rewrite.prompt, el("footer", by))
 
 
-def _variant(title: str, result: LoopResult) -> str:
+def _variant(title: str, result: LoopResult) -> Markup:
     best = result.best
-    score = _score_badge(best.score) if best is not None else ""
-    pictures = "".join(
+    judged = best.verdict if best is not None else None
+    pictures = (
         _picture(candidate, best=index == result.best_index)
         for index, candidate in enumerate(result.candidates)
     )
-    verdict = _verdict(best.verdict, result.rubric) if best is not None and best.verdict else ""
-    notes = "".join(
-        f'<p class="note">{escape(failure.message)} {escape(failure.hint)}</p>'
-        for failure in result.failures
+    notes = (
+        el("p", f"{failure.message} {failure.hint}", class_="note") for failure in result.failures
     )
-    return (
-        f'<section class="variant"><h3>{title}{score}</h3>'
-        f'<div class="pictures">{pictures}</div>{verdict}{notes}'
-        f'<p class="timings">{escape(_timings(result))}</p></section>'
-    )
-
-
-def _picture(candidate: Candidate, *, best: bool) -> str:
-    image = candidate.image
-    data = base64.b64encode(image.png).decode("ascii")
-    settings = image.settings
-    score = "" if candidate.score is None else f" · {candidate.score:.0%}"
-    kind = "picture best" if best else "picture"
-    return (
-        f'<figure class="{kind}"><img src="data:image/png;base64,{data}" '
-        f'width="{settings.width}" height="{settings.height}" alt="{escape(image.prompt)}">'
-        f"<figcaption>seed {image.seed}{score}</figcaption></figure>"
+    return el(
+        "section",
+        el("h3", title, None if best is None else score_badge(best.score)),
+        el("div", *pictures, class_="pictures"),
+        None if judged is None else verdict_list(judged, result.rubric),
+        *notes,
+        el("p", _timings(result), class_="timings"),
+        class_="variant",
     )
 
 
-def _verdict(verdict: Verdict, rubric: Rubric | None) -> str:
-    questions = {c.name: c.question for c in rubric.criteria} if rubric else {}
-    lines = "".join(
-        _line(line.answer, questions.get(line.criterion, line.criterion), line.evidence)
-        for line in verdict.verdicts
-    )
-    return f'<ul class="verdict">{lines}</ul>'
-
-
-def _line(answer: str, question: str, evidence: str) -> str:
-    kind, mark, meaning = _ANSWERS[answer]
-    return (
-        f'<li class="{kind}"><span class="mark" role="img" aria-label="{meaning}">{mark}</span>'
-        f"<span><b>{escape(question)}</b> <small>{escape(evidence)}</small></span></li>"
-    )
-
-
-def _score_badge(score: float | None) -> str:
-    if score is None:
-        return '<span class="score none">not judged</span>'
-    kind = "full" if score == 1 else "part"
-    return f'<span class="score {kind}">{score:.0%}</span>'
+def _picture(candidate: Candidate, *, best: bool) -> Markup:
+    seed, score = f"seed {candidate.image.seed}", candidate.score
+    told = None if score is None else el("span", f" · {score:.0%}", class_="judged-text")
+    return picture(candidate.image, join([seed, told]), best=best)
 
 
 def _timings(result: LoopResult) -> str:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from functools import cache
 from importlib.resources import files
 from string import Template
+
+from lens_sdk.pages.document import asset, source
 
 
 @cache
 def page() -> tuple[str, str]:
     """The page, and a content security policy that allows nothing but what is in it."""
     folder = files("lens_sdk.server").joinpath("web")
-    style = folder.joinpath("page.css").read_text(encoding="utf-8")
-    script = folder.joinpath("page.js").read_text(encoding="utf-8")
-    text = Template(folder.joinpath("page.html").read_text(encoding="utf-8"))
+    style, script, text = (
+        folder.joinpath(name).read_text(encoding="utf-8")
+        for name in ("page.css", "page.js", "page.html")
+    )
+    style = asset("palette.css") + style + asset("labels.css")
+    script = asset("labels.js") + script
     policy = (
         f"default-src 'none'; img-src 'self' data: blob:; connect-src 'self'; "
-        f"style-src {_source(style)}; script-src {_source(script)}; "
+        f"style-src {source(style)}; script-src {source(script)}; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    return text.substitute(style=style, script=script), policy
-
-
-def _source(text: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
+    return Template(text).substitute(style=style, script=script), policy

@@ -2,6 +2,7 @@
 
 from lens_reasoner.calibration.labels import HumanLabel, load_labels
 from lens_reasoner.calibration.measure import calibrate
+from lens_reasoner.calibration.recorded import recorded_verdicts
 from lens_reasoner.calibration.report import (
     Agreement,
     CalibrationReport,
@@ -19,4 +20,5 @@ __all__ = [
     "TrustRule",
     "calibrate",
     "load_labels",
+    "recorded_verdicts",
 ]

@@ -1,4 +1,3 @@
-"use strict";
 const $ = (id) => document.getElementById(id);
 const MARKS = { yes: ["✓", "satisfied"], no: ["✗", "not satisfied"], cannot_tell: ["?", "cannot tell"] };
 const REASONS = {
@@ -79,6 +78,7 @@ class RunView {
     this.stopper = new AbortController();
     $("prompts").replaceChildren();
     $("candidates").replaceChildren();
+    Labels.count();
   }
 
   async follow() {
@@ -142,7 +142,7 @@ class RunView {
       const parts = {
         card, bar, frame: make("div", { className: "frame" }, bar),
         title: make("span", { className: "quiet", textContent: `Picture ${index + 1}` }),
-        score: make("span", { className: "score" }),
+        score: make("span", { className: "score judged-text" }),
         verdict: make("ul", { className: "verdict" }),
       };
       parts.head = make("div", { className: "head" }, parts.title, parts.score);
@@ -182,13 +182,17 @@ class RunView {
     score.textContent = asked.length ? `${met.length} of ${asked.length}` : "not judged";
     list.replaceChildren(...verdict.verdicts.map((line) => {
       const [mark, meaning] = MARKS[line.answer];
-      const sign = make("span", { className: line.answer, textContent: mark });
+      const sign = make("span", { className: `mark ${line.answer} judged`, textContent: mark });
       sign.setAttribute("role", "img");
       sign.setAttribute("aria-label", meaning);
-      const text = make("span", { textContent: this.questions[line.criterion] ?? line.criterion });
-      if (line.evidence) text.append(make("small", { textContent: line.evidence }));
-      return make("li", {}, sign, text);
+      const question = this.questions[line.criterion] ?? line.criterion;
+      const text = make("span", {}, make("span", { className: "question", textContent: question }));
+      if (line.evidence) text.append(make("small", { className: "judged-text", textContent: line.evidence }));
+      const item = make("li", {}, sign, text);
+      Object.assign(item.dataset, { image: verdict.image_sha256, criterion: line.criterion });
+      return item;
     }));
+    for (const item of list.children) Labels.attach(item);
   }
 
   failed({ index, failure }) {
@@ -201,7 +205,7 @@ class RunView {
     this.over = true;
     for (const [index, parts] of this.cards) {
       parts.card.classList.toggle("best", index === best);
-      if (index === best) parts.head.append(make("span", { className: "badge", textContent: "best" }));
+      if (index === best) parts.head.append(make("span", { className: "badge judged-text", textContent: "best" }));
     }
     say(`Done in ${timings.total.toFixed(1)} s: ${REASONS[stop_reason] ?? stop_reason}.`);
   }
@@ -305,6 +309,7 @@ $("stop").addEventListener("click", () => {
   if (current) call(`/v1/runs/${current.id}/cancel`, { method: "POST" }).catch((error) => say(error.message, true));
 });
 $("key").addEventListener("change", begin);
+Labels.begin({ all: true });
 const wanted = new URLSearchParams(location.search);
 if (wanted.has("request")) $("text").value = wanted.get("request");
 begin().then(() => { if (wanted.has("run")) watch(wanted.get("run")).catch((e) => say(e.message, true)); });

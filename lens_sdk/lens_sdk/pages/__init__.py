@@ -1,0 +1,1 @@
+"""Pages of pictures and verdicts, each one file with everything inside."""

@@ -1,0 +1,59 @@
+"""A page as one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from lens_prompt_opt.report.markup import Markup
+
+_STYLES = ("palette.css", "base.css", "labels.css")
+_SCRIPTS = ("labels.js", "static.js")
+
+
+def document(
+    title: str, *, header: Markup, main: Markup, footer: Markup, style: str = "", runs: str
+) -> str:
+    """A page with pictures and verdicts inside, and nothing loaded from elsewhere.
+
+    Its verdicts can be labelled; without scripts it shows the same.
+
+    Args:
+        title: What it is called.
+        header: Its beginning.
+        main: Its pictures and verdicts.
+        footer: Its end.
+        style: Rules besides those all pages have.
+        runs: Where the runs are whose verdicts it shows, as `lens calibrate --runs` takes it.
+    """
+    style = "".join([*map(asset, _STYLES), style])
+    script = "".join(map(asset, _SCRIPTS))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {source(style)}; "
+        f"style-src-attr 'unsafe-inline'; script-src {source(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return Template(asset("page.html")).substitute(
+        policy=escape(policy),
+        title=escape(title),
+        style=style,
+        header=header,
+        main=main,
+        footer=footer,
+        then=escape(f"lens calibrate labels.json --runs {runs}"),
+        script=script,
+    )
+
+
+def asset(name: str) -> str:
+    """A file that pages are made of."""
+    return files("lens_sdk.pages").joinpath(name).read_text(encoding="utf-8")
+
+
+def source(text: str) -> str:
+    """What a content security policy calls exactly this style or script."""
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"

@@ -1,0 +1,2 @@
+Labels.begin();
+document.querySelectorAll("[data-criterion]").forEach(Labels.attach);
