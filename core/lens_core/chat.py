@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date as Date
+from threading import Lock
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -30,6 +31,9 @@ FINAL_HEADER = "<|channel|>final<|message|>"
 """Prefill that makes a chat model answer at once, without thinking first."""
 
 ReasoningEffort = Literal["low", "medium", "high"]
+
+_ONE_AT_A_TIME = Lock()
+"""Whether control tokens count is a state of the tokenizer, which threads may share."""
 
 _STOPS = ("<|return|>", "<|call|>", "<|endoftext|>")
 _CONTROL = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>")
@@ -233,7 +237,7 @@ def encode_control(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     missing = [token for token in _CONTROL if token not in tokenizer.get_added_vocab()]
     if missing:
         raise ComponentError(f"the tokenizer has no control tokens {missing}; Lens needs harmony")
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    return _encode(tokenizer, text, literally=False)
 
 
 def encode_literally(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -242,12 +246,19 @@ def encode_literally(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]
     Raises:
         ComponentError: The tokenizer cannot tell the two apart.
     """
-    ids = list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+    ids = _encode(tokenizer, text, literally=True)
     if not set(tokenizer.get_added_vocab().values()).isdisjoint(ids):
         raise ComponentError(
             "the tokenizer reads control tokens in plain text; mark its added tokens as special"
         )
     return ids
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, literally: bool) -> list[int]:
+    with _ONE_AT_A_TIME:
+        return list(
+            tokenizer.encode(text, add_special_tokens=False, split_special_tokens=literally)
+        )
 
 
 def _encode_parts(tokenizer: PreTrainedTokenizerBase, chat: RenderedChat) -> EncodedChat:

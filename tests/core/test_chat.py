@@ -1,6 +1,8 @@
 """The harmony chat format: exact prompts, literal user text, cutting and answers."""
 
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tokenizers import Tokenizer, models
@@ -12,6 +14,8 @@ from lens_core.chat import (
     DEFAULT_DATE,
     FINAL_HEADER,
     encode_chat,
+    encode_control,
+    encode_literally,
     encode_prompts,
     render_chat,
     render_image_prompt,
@@ -59,6 +63,19 @@ def test_control_tokens_typed_by_a_user_are_plain_text(load: object) -> None:
     counts = [[row.count(i) for i in ids] for row in encoded.input_ids]
     assert counts[0] == counts[1]
     assert INJECTION in tokenizer.decode(encoded.input_ids[0])
+
+
+def test_threads_that_share_a_tokenizer_do_not_disturb_each_other() -> None:
+    """Whether control tokens count is a state of the tokenizer itself."""
+    tokenizer = tiny_tokenizer()
+    text = "<|start|>user<|message|>" + "two red apples " * 20 + "<|end|>"
+    expected = {read: read(tokenizer, text) for read in (encode_control, encode_literally)}
+
+    def read_often(read: Callable[..., list[int]]) -> bool:
+        return all(read(tokenizer, text) == expected[read] for _ in range(100))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(read_often, [*expected] * 2))
 
 
 def test_a_long_prompt_loses_its_own_end_and_keeps_the_suffix() -> None:
