@@ -73,7 +73,11 @@ def start_server(
     """Start a server; one that is `alone` has a generator but nobody who rewrites or judges."""
     part = "none" if alone else "auto"
     parts = serving_parts(BatchingLensGenerator(runtime), reasoner=part, judge=part)
-    config = ServerConfig(parts, folder=folder, **options)
+    return serving(ServerConfig(parts, folder=folder, **options), port)
+
+
+def serving(config: ServerConfig, port: int = 0) -> Running:
+    """Start a server and wait until its model is loaded."""
     server = make_server(config, host="127.0.0.1", port=port, grace=10, log_level="warning")
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -10,26 +10,50 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from fastapi.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+)
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Route
 
-from lens_reasoner import ReasonerError
+from lens_reasoner import LoopResult, ReasonerError, Refused, Rewrite
 from lens_sdk.generators import load_generator
 from lens_sdk.models import package_version
 from lens_sdk.server.answers import frames
 from lens_sdk.server.bodies import ImagesBody, JudgementBody, RewriteBody, RunBody, as_request
 from lens_sdk.server.config import ServerConfig
+from lens_sdk.server.described import (
+    EVENTS,
+    ImagesAnswer,
+    Judgement,
+    ModelAnswer,
+    ModelList,
+    RunAnswer,
+    RunList,
+    Status,
+    answers,
+    describe,
+)
 from lens_sdk.server.drawing import BatchingLensGenerator
 from lens_sdk.server.edits import FORM, read_form
 from lens_sdk.server.errors import ApiError, api_error, invalid
 from lens_sdk.server.guard import Guard, caller_of
+from lens_sdk.server.idempotency import LONGEST_KEY
 from lens_sdk.server.page import page
 from lens_sdk.server.pictures import MEDIA_TYPES, uploaded
 from lens_sdk.server.services import Services
 from lens_sdk.server.sse import ClientLeftError, EventStream, unless_left
+from lens_sdk.server.studies import add_studies
 from lens_sdk.tracing import call_span
 
-Key = Annotated[str | None, Header(alias="Idempotency-Key")]
+Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=LONGEST_KEY)]
+WORK = (400, 408, 429, 502, 503)
+"""What may go wrong wherever a body is read and somebody works."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -57,6 +81,8 @@ def create_app(config: ServerConfig) -> FastAPI:
     _add_images(app, services)
     _add_runs(app, services)
     _add_parts(app, services)
+    add_studies(app, config)
+    describe(app, with_keys=bool(config.keys))
     return app
 
 
@@ -69,7 +95,7 @@ async def _load(services: Services) -> None:
 
 
 def _answer_errors(app: FastAPI) -> None:
-    async def answer(_: Request, error: Exception) -> Response:
+    async def answer(request: Request, error: Exception) -> Response:
         if isinstance(error, ClientLeftError):
             return Response(status_code=499)
         if isinstance(error, RequestValidationError):
@@ -81,11 +107,22 @@ def _answer_errors(app: FastAPI) -> None:
             known = api_error(error)
         if known.status >= 500 and isinstance(error, ReasonerError):
             _log.error("request failed", exc_info=error)
-        return JSONResponse(known.body, known.status, known.headers)
+        told = {"allow": _allowed(app, request)} if known.status == 405 else {}
+        return JSONResponse(known.body, known.status, told | known.headers)
 
     for kind in (ApiError, ReasonerError, RequestValidationError, HTTPException, ClientLeftError):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(Exception, answer)
+
+
+def _allowed(app: FastAPI, request: Request) -> str:
+    """The methods of all routes of a path; the error itself tells those of the first."""
+    routes = [route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({name for route in routes for name in _methods(route)}))
+
+
+def _methods(route: BaseRoute) -> set[str]:
+    return set(route.methods or ()) if isinstance(route, Route) else set()
 
 
 def _add_status(app: FastAPI, services: Services) -> None:
@@ -94,12 +131,17 @@ def _add_status(app: FastAPI, services: Services) -> None:
         text, policy = page()
         return HTMLResponse(text, headers={"content-security-policy": policy})
 
-    @app.get("/healthz")
+    @app.get("/healthz", response_model=Status, responses=answers(open_=True))
     def healthz() -> dict[str, str]:
         """Whether the process answers."""
         return {"status": "ok"}
 
-    @app.get("/readyz")
+    @app.get(
+        "/readyz",
+        response_model=None,
+        responses=answers(model=Status, open_=True)
+        | {503: {"model": Status, "description": "Not now"}},
+    )
     def readyz() -> JSONResponse:
         """Whether work is taken."""
         draining = services.admission.draining
@@ -107,17 +149,17 @@ def _add_status(app: FastAPI, services: Services) -> None:
         status = "ready" if ready else "draining" if draining else "loading"
         return JSONResponse({"status": status}, 200 if ready else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse, responses=answers())
     def metrics() -> Response:
         """Numbers for Prometheus."""
         return Response(services.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", response_model=ModelList, responses=answers())
     def models() -> dict[str, Any]:
         """The one model there is."""
         return {"object": "list", "data": [_model(services)]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", response_model=ModelAnswer, responses=answers(404))
     def model(name: str) -> dict[str, Any]:
         """The model, by its name."""
         if name != services.config.parts.generator.name:
@@ -137,7 +179,9 @@ def _model(services: Services) -> dict[str, Any]:
 
 
 def _add_images(app: FastAPI, services: Services) -> None:
-    @app.post("/v1/images/generations", response_model=None)
+    drawn = answers(*WORK, 404, 409, model=ImagesAnswer, content=EVENTS)
+
+    @app.post("/v1/images/generations", response_model=None, responses=drawn)
     async def generations(
         body: ImagesBody, request: Request, idempotency_key: Key = None
     ) -> Response | dict[str, Any]:
@@ -153,7 +197,12 @@ def _add_images(app: FastAPI, services: Services) -> None:
         with work.joined():
             return await unless_left(request, work.result())
 
-    @app.post("/v1/images/edits", response_model=None, openapi_extra=FORM)
+    @app.post(
+        "/v1/images/edits",
+        response_model=None,
+        responses=drawn | answers(415),
+        openapi_extra=FORM,
+    )
     async def edits(request: Request, idempotency_key: Key = None) -> Response | dict[str, Any]:
         """Change a picture as a prompt says, everywhere or where a mask is transparent."""
         body, source = await read_form(request, services.config.limits)
@@ -180,7 +229,7 @@ def _add_images(app: FastAPI, services: Services) -> None:
 def _add_runs(app: FastAPI, services: Services) -> None:
     runs = services.runs
 
-    @app.post("/v1/runs", status_code=201)
+    @app.post("/v1/runs", status_code=201, response_model=RunAnswer, responses=answers(*WORK, 409))
     async def create(
         body: RunBody, request: Request, idempotency_key: Key = None
     ) -> dict[str, Any]:
@@ -190,22 +239,27 @@ def _add_runs(app: FastAPI, services: Services) -> None:
             answer = await unless_left(request, work.result())
         return runs.describe(answer["id"])
 
-    @app.get("/v1/runs")
+    @app.get("/v1/runs", response_model=RunList, responses=answers(400))
     def newest(limit: Annotated[int, Query(ge=1, le=200)] = 20) -> dict[str, Any]:
         """The latest runs, newest first."""
         return {"object": "list", "data": runs.newest(limit)}
 
-    @app.get("/v1/runs/{name}")
+    @app.get("/v1/runs/{name}", response_model=RunAnswer, responses=answers(404))
     def describe(name: str) -> dict[str, Any]:
         """A run in a few words."""
         return runs.describe(name)
 
-    @app.get("/v1/runs/{name}/result")
+    @app.get("/v1/runs/{name}/result", responses=answers(404, model=LoopResult))
     def result(name: str) -> Response:
         """What a run produced, or has so far, with its pictures."""
         return Response(runs.record(name).result().model_dump_json(), media_type="application/json")
 
-    @app.get("/v1/runs/{name}/events")
+    @app.get(
+        "/v1/runs/{name}/events",
+        status_code=200,
+        response_class=EventStream,
+        responses=answers(400, 404),
+    )
     async def events(
         name: str,
         last_event_id: Annotated[int | None, Header(ge=0, le=10**9)] = None,
@@ -215,13 +269,17 @@ def _add_runs(app: FastAPI, services: Services) -> None:
         runs.record(name)
         return EventStream(runs.frames(name, last_event_id or after or 0))
 
-    @app.post("/v1/runs/{name}/cancel")
+    @app.post("/v1/runs/{name}/cancel", response_model=RunAnswer, responses=answers(404))
     async def cancel(name: str) -> dict[str, Any]:
         """End a run between two steps; its pictures so far stay."""
         await runs.cancel(name)
         return runs.describe(name)
 
-    @app.post("/v1/runs/{name}/resume")
+    @app.post(
+        "/v1/runs/{name}/resume",
+        response_model=RunAnswer,
+        responses=answers(400, 404, 409, 429, 503),
+    )
     async def resume(name: str) -> dict[str, Any]:
         """Go on with a run that was interrupted or cancelled."""
         await runs.resume(name)
@@ -231,7 +289,7 @@ def _add_runs(app: FastAPI, services: Services) -> None:
 def _add_parts(app: FastAPI, services: Services) -> None:
     parts, limits = services.config.parts, services.config.limits
 
-    @app.post("/v1/rewrites")
+    @app.post("/v1/rewrites", response_model=Rewrite | Refused, responses=answers(*WORK))
     async def rewrite(body: RewriteBody, request: Request) -> dict[str, Any]:
         """Turn a request into a prompt, or refuse it."""
         asked = as_request(body.request)
@@ -244,7 +302,7 @@ def _add_parts(app: FastAPI, services: Services) -> None:
             span.tell(outcome)
         return outcome.model_dump(mode="json")
 
-    @app.post("/v1/judgements")
+    @app.post("/v1/judgements", response_model=Judgement, responses=answers(*WORK, 422))
     async def judge(body: JudgementBody, request: Request) -> dict[str, Any]:
         """Hold a picture against a request."""
         asked = as_request(body.request)

@@ -201,8 +201,11 @@ def _host_name(header: str) -> str:
 
 
 def _origin(header: str) -> str:
-    """The host of an Origin header; empty without one."""
-    return urlsplit(header).hostname or header
+    """The host of an Origin header; empty without one, and the header itself if it has none."""
+    try:
+        return urlsplit(header).hostname or header
+    except ValueError:
+        return header
 
 
 def _too_large(most: int) -> ApiError:

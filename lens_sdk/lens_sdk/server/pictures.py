@@ -6,6 +6,7 @@ import base64
 import binascii
 import io
 import secrets
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from lens_sdk.server.limits import ServerLimits
 KEPT_SECONDS = 3600.0
 """How long the address of a picture works."""
 
+_SWEEP_SECONDS = 60.0
+
 MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
 _ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _EXIF_ORIENTATION = 0x0112
@@ -32,11 +35,15 @@ class PictureStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._look_again = 0.0
 
     def put(self, image: GeneratedImage, data: bytes, kind: str) -> str:
         """Keep a picture and return its name; PNG files carry how they were made."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        remove_older(self._folder, "*", KEPT_SECONDS)
+        now = time.monotonic()
+        if now >= self._look_again:
+            self._look_again = now + _SWEEP_SECONDS
+            remove_older(self._folder, "*", KEPT_SECONDS)
         path = self._folder / f"{secrets.token_urlsafe(24)}{_ENDINGS[kind]}"
         if kind == "png":
             image.save(path)
