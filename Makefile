@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OPENAI2 := $(VENV)/openai2
 OPTIONAL := $(VENV)/optional
+RAY := $(VENV)/ray
 
 .PHONY: demo test test-openai2 test-optional lint format
 
@@ -25,13 +26,19 @@ test-openai2: $(OPENAI2)
 		tests/reasoner/test_shutdowns.py tests/reasoner/test_limits.py tests/reasoner/test_prices.py
 
 # torchao and Triton announce themselves whenever diffusers is imported, so they stay apart.
-test-optional: $(OPTIONAL)
+# Ray is large, and of what it would install only this much is needed to serve on one machine.
+test-optional: $(OPTIONAL) $(RAY)
 	PYTHONPATH=$(OPTIONAL) $(BIN)/python -c 'import torchao, triton'
 	PYTHONPATH=$(OPTIONAL) TRITON_INTERPRET=1 $(BIN)/python -m pytest \
 		tests/core/test_quantised_plans.py tests/core/test_triton_mxfp4.py tests/core/test_fused_qk.py
 
 $(OPTIONAL): $(READY)
 	$(BIN)/python -m pip install --no-deps --target $@ torchao==0.18.0 triton==3.7.1
+	touch $@
+
+$(RAY): $(READY)
+	$(BIN)/python -m pip install --no-deps --target $@ -c constraints.txt ray grpcio-reflection msgpack \
+		aiohttp aiohappyeyeballs aiosignal frozenlist multidict propcache yarl
 	touch $@
 
 $(OPENAI2): $(READY)

@@ -1,5 +1,7 @@
 """Starting a server: addresses, keys, the command."""
 
+import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,8 @@ from typer.testing import CliRunner
 
 from lens_sdk.cli import app
 from lens_sdk.server.admission import Admission
-from lens_sdk.server.config import UnsafeAddressError, check_address
+from lens_sdk.server.config import ServerChoices, UnsafeAddressError, check_address
+from lens_sdk.server.drawing import BatchingLensGenerator
 from lens_sdk.server.errors import ApiError
 from lens_sdk.server.guard import ApiKeys, KeyFileError
 
@@ -45,6 +48,43 @@ def test_the_command_refuses_before_it_loads_anything() -> None:
     done = CliRunner().invoke(app, ["serve", "--host", "0.0.0.0"])
     assert done.exit_code == 1
     assert "--api-key-file" in done.output
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--replicas", "2"], "--ray"),
+        (["--gpus-per-replica", "0.5"], "--ray"),
+        (["--speed", "light"], "light"),
+        (["--memory", "huge"], "huge"),
+        (["--model", "server:http://127.0.0.1:1/v1#x", "--memory", "8gb"], "--memory"),
+        (["--model", "server:http://127.0.0.1:1/v1#x", "--speed", "fast"], "--speed"),
+    ],
+)
+def test_plans_and_replicas_that_cannot_be_are_refused(options: list[str], told: str) -> None:
+    done = CliRunner().invoke(app, ["serve", *options], env={"COLUMNS": "200"})
+    assert done.exit_code != 0
+    assert told in done.output
+
+
+def test_without_ray_the_command_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    done = CliRunner().invoke(app, ["serve", "--ray", "--folder", str(tmp_path)])
+    assert done.exit_code == 1
+    assert 'pip install "lens-sdk[ray]"' in done.output
+
+
+def test_choices_travel_to_other_processes(tmp_path: Path) -> None:
+    choices = ServerChoices(memory="12gb", speed="exact", folder=tmp_path, keys=ApiKeys([KEY]))
+    config = pickle.loads(pickle.dumps(choices.config))()
+    generator = config.parts.generator
+    assert isinstance(generator, BatchingLensGenerator)
+    assert not generator.runtime.loaded
+    assert (generator.runtime._memory, generator.runtime._speed) == ("12gb", "exact")
+    assert config.keys.caller(KEY) is not None
+    assert config.folder == tmp_path
 
 
 def test_the_wait_follows_from_the_work_and_how_fast_it_was_done(

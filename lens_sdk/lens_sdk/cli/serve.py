@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,11 @@ from lens_sdk.cli.console import (
     err,
     reports_errors,
 )
+from lens_sdk.cli.options import FeatureCacheOption, MemoryOption, SpeedOption
+
+if TYPE_CHECKING:
+    from lens_sdk.server.config import ServerChoices
+    from lens_sdk.server.on_ray import RayChoices
 
 DEFAULT_FOLDER = Path("lens-server")
 _PACKAGES = ("fastapi", "uvicorn", "starlette", "prometheus_client", "python_multipart")
@@ -26,46 +31,107 @@ def serve(
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on; others than this need keys.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535)] = 8000,
+    port: Annotated[
+        int, typer.Option("--port", "-p", min=0, max=65535, help="0 takes a free one.")
+    ] = 8000,
     api_key_file: Annotated[
         Path | None, typer.Option("--api-key-file", help="File with the API keys, one a line.")
     ] = None,
     folder: Annotated[
         Path, typer.Option("--folder", help="Where runs, pictures and answers are kept.")
     ] = DEFAULT_FOLDER,
+    studies: Annotated[
+        Path | None,
+        typer.Option("--studies", help="Prompt studies to show; FOLDER/studies if left out."),
+    ] = None,
     reasoner: ReasonerOption = None,
     judge: JudgeOption = None,
     max_waiting: Annotated[
         int, typer.Option("--max-waiting", min=1, help="Most pictures in work or waiting.")
     ] = 64,
+    memory: MemoryOption = None,
+    feature_cache: FeatureCacheOption = None,
+    speed: SpeedOption = None,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Serve with several replicas, on Ray Serve.")
+    ] = False,
+    replicas: Annotated[
+        int, typer.Option("--replicas", min=1, help="Processes, each with the model; needs --ray.")
+    ] = 1,
+    gpus_per_replica: Annotated[
+        float | None,
+        typer.Option(
+            "--gpus-per-replica", min=0, help="GPUs of each, such as 0.5; shared out if left out."
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option("--ray-address", help="A Ray cluster to use; by default one on this machine."),
+    ] = None,
 ) -> None:
-    """Serve pictures and runs to OpenAI's clients, to lens_sdk.Lens and to a browser."""
+    """Serve pictures and runs to OpenAI's clients, to lens_sdk.Lens and to a browser.
+
+    Example: lens serve --port 8000
+    """
     try:
+        from lens_sdk.server.config import ServerChoices, check_address
+        from lens_sdk.server.guard import ApiKeys
+        from lens_sdk.server.limits import ServerLimits
+        from lens_sdk.server.on_ray import RayChoices
         from lens_sdk.server.serve import serve as run
     except ModuleNotFoundError as error:
         if error.name not in _PACKAGES:
             raise
         raise MissingPackagesError("The server", (error.name,), extra="server") from error
-    from lens_sdk.server.config import ServerConfig, check_address, serving_parts
-    from lens_sdk.server.guard import ApiKeys
-    from lens_sdk.server.limits import ServerLimits
     from lens_sdk.settings import Settings
 
+    if not ray and (replicas > 1 or gpus_per_replica is not None or ray_address is not None):
+        raise typer.BadParameter("--replicas, --gpus-per-replica and --ray-address are for --ray")
     settings = Settings.load(model=model, reasoner=reasoner, judge=judge)
     keys = ApiKeys() if api_key_file is None else ApiKeys.read(api_key_file)
     check_address(host, keys)
-    config = ServerConfig(
-        parts=serving_parts(
-            settings.model,
-            reasoner=settings.reasoner,
-            judge=settings.judge,
-            rubric_writer=settings.rubric,
-            provider=settings.provider,
-        ),
-        folder=folder,
+    choices = ServerChoices(
+        model=settings.model,
+        reasoner=settings.reasoner,
+        judge=settings.judge,
+        rubric_writer=settings.rubric,
+        provider=settings.provider,
+        memory=memory,
+        feature_cache=None if feature_cache is None else feature_cache.absolute(),
+        speed=speed,
+        folder=folder.absolute(),
+        studies=None if studies is None else studies.absolute(),
         keys=keys,
         limits=ServerLimits(waiting_images=max_waiting),
     )
+    # Refuses what cannot be before anything is started; nothing is loaded.
+    config = choices.config()
+    if ray:
+        _on_ray(choices, host, port, RayChoices(replicas, gpus_per_replica, ray_address))
+        return
+    _tell(host, port)
+    run(config, host=host, port=port)
+
+
+def _on_ray(choices: ServerChoices, host: str, port: int, spread: RayChoices) -> None:
+    from lens_sdk.server.on_ray import serve_on_ray
+
+    try:
+        serve_on_ray(
+            choices.config,
+            choices.folder,
+            host=host,
+            port=port,
+            keys=choices.keys,
+            choices=spread,
+            tell=lambda used: _tell(host, used),
+        )
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise MissingPackagesError("Serving with --ray", ("ray",), extra="ray") from error
+
+
+def _tell(host: str, port: int) -> None:
     shown = f"[{host}]" if ":" in host else host
     err.print(f"Lens on http://{shown}:{port}", markup=False)
-    run(config, host=host, port=port)

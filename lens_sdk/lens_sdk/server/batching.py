@@ -69,6 +69,7 @@ class RowSampler:
         """
         checked = _checked(settings, self._pipeline.size_multiple)
         pipeline = self._pipeline
+        pipeline.transformer.refresh_prepared()
         conditioner = TextConditioner(
             pipeline.transformer, pipeline.feature_source, pipeline.tokenizer, self._device
         )

@@ -10,7 +10,7 @@ from lens_reasoner.openai_connection import ConnectionOptions
 from lens_reasoner.parts import LoopParts
 from lens_sdk.client.parts import choose_parts
 from lens_sdk.errors import SdkError
-from lens_sdk.generators import choose_generator
+from lens_sdk.generators import choose_generator, plan_memory, plan_speed
 from lens_sdk.models import DEFAULT_MODEL
 from lens_sdk.server.drawing import batching
 from lens_sdk.server.guard import ApiKeys, is_local
@@ -32,12 +32,59 @@ class ServerConfig:
         folder: Where runs, pictures and answers are kept.
         keys: Who may ask.
         limits: For how much.
+        studies: Where the prompt studies are that are shown; None is "studies" in the folder.
     """
 
     parts: LoopParts
     folder: Path = DEFAULT_FOLDER
     keys: ApiKeys = field(default_factory=ApiKeys)
     limits: ServerLimits = field(default_factory=ServerLimits)
+    studies: Path | None = None
+
+
+@dataclass(frozen=True)
+class ServerChoices:
+    """What a server is to be made of, in words that can be sent to other processes.
+
+    Attributes:
+        model: See `serving_parts`, as all that has no line here.
+        folder: Where runs, pictures and answers are kept.
+        keys: Who may ask.
+        limits: For how much.
+        studies: See `ServerConfig`.
+    """
+
+    model: str = DEFAULT_MODEL
+    reasoner: str = "auto"
+    judge: str = "auto"
+    rubric_writer: str = "auto"
+    provider: ConnectionOptions | None = None
+    memory: str | None = None
+    feature_cache: Path | None = None
+    speed: str | None = None
+    folder: Path = DEFAULT_FOLDER
+    keys: ApiKeys = field(default_factory=ApiKeys)
+    limits: ServerLimits = field(default_factory=ServerLimits)
+    studies: Path | None = None
+
+    def config(self) -> ServerConfig:
+        """The server's configuration; nothing is loaded yet.
+
+        Raises:
+            ReasonerError: As `serving_parts` does.
+            ParameterError: There is no such plan.
+        """
+        parts = serving_parts(
+            self.model,
+            reasoner=self.reasoner,
+            judge=self.judge,
+            rubric_writer=self.rubric_writer,
+            provider=self.provider,
+            memory=self.memory,
+            feature_cache=self.feature_cache,
+            speed=self.speed,
+        )
+        return ServerConfig(parts, self.folder, self.keys, self.limits, self.studies)
 
 
 def serving_parts(
@@ -47,6 +94,9 @@ def serving_parts(
     judge: str = "auto",
     rubric_writer: str = "auto",
     provider: ConnectionOptions | None = None,
+    memory: str | None = None,
+    feature_cache: Path | None = None,
+    speed: str | None = None,
 ) -> LoopParts:
     """The parts of a server; local Lens models draw for all callers in one batch.
 
@@ -56,13 +106,20 @@ def serving_parts(
         judge: See `lens_sdk.build_loop`.
         rubric_writer: See `lens_sdk.build_loop`.
         provider: See `lens_sdk.build_loop`.
+        memory: See `lens_sdk.generators.plan_memory`.
+        feature_cache: See `lens_sdk.generators.plan_memory`.
+        speed: See `lens_sdk.generators.plan_speed`.
 
     Raises:
         ReasonerError: As `build_loop` does.
+        UnknownPartError: A plan for a model that is not on this machine.
+        ParameterError: There is no such plan.
     """
-    generator = batching(choose_generator(model) if isinstance(model, str) else model)
+    generator = choose_generator(model) if isinstance(model, str) else model
+    plan_memory(generator, memory, feature_cache)
+    plan_speed(generator, speed)
     return choose_parts(
-        generator,
+        batching(generator),
         reasoner=reasoner,
         judge=judge,
         rubric_writer=rubric_writer,

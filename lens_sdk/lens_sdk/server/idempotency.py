@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lens_reasoner.atomic import write_atomically
+from lens_sdk.server.claims import POLL_SECONDS, Claim, Claims
 from lens_sdk.server.errors import ApiError
-from lens_sdk.server.shared import SharedWork
+from lens_sdk.server.shared import EventLog, SharedWork
 
 KEPT_SECONDS = 24 * 3600.0
 LONGEST_KEY = 255
 _SWEEP_SECONDS = 300.0
+_WANTED = "wanted"
 
 Answer = dict[str, Any]
+Place = tuple[str, str, str | None]
+"""Caller, endpoint and key; without a key nothing is shared or kept."""
 
 
 class Idempotency:
     """Keeps answers in a folder for a day, and shares work that is under way.
 
     A key belongs to one caller and one endpoint. What failed is not kept and may be tried again.
+    Processes that share the folder work on a key one at a time: the others wait for the answer, and
+    one of them begins anew if there is none.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._claims = Claims(folder)
         self._under_way: dict[str, tuple[str, SharedWork[Answer]]] = {}
         self._swept = 0.0
 
     def once(
         self,
-        place: tuple[str, str, str | None],
+        place: Place,
         fingerprint: str,
         begin: Callable[[], SharedWork[Answer]],
         replay: Callable[[Answer], SharedWork[Answer]],
@@ -41,7 +50,7 @@ class Idempotency:
         """The work of a key: what is under way, what was kept, or what begins now.
 
         Args:
-            place: Caller, endpoint and key; without a key the work always begins.
+            place: Whose key it is.
             fingerprint: What was asked for.
             begin: Begins the work.
             replay: Work whose result is a kept answer.
@@ -56,21 +65,23 @@ class Idempotency:
             return begin(), False
         if not 0 < len(place[2]) <= LONGEST_KEY:
             raise ApiError.bad_request(f"An idempotency key has 1 to {LONGEST_KEY} characters.")
-        name = hashlib.sha256(json.dumps(place).encode()).hexdigest()
+        name = _name(place)
         if name in self._under_way:
             known, work = self._under_way[name]
             _check(known, fingerprint)
             return work, True
-        kept = self._read(name)
+        kept, claim = self._look(name, fingerprint)
         if kept is not None:
-            _check(kept["fingerprint"], fingerprint)
-            return replay(kept["answer"]), True
-        work = begin()
+            return replay(kept), True
+        if claim is not None:
+            work = _claimed(claim, begin)
+        else:
+            work = SharedWork(lambda log: self._waited_for(name, fingerprint, begin, replay, log))
         self._under_way[name] = fingerprint, work
         work.on_done(lambda _: self._under_way.pop(name, None))
-        return work, False
+        return work, claim is None
 
-    def keep(self, place: tuple[str, str, str | None], fingerprint: str, answer: Answer) -> None:
+    def keep(self, place: Place, fingerprint: str, answer: Answer) -> None:
         """Keep an answer; called by the work itself, before anybody is given it.
 
         Raises:
@@ -79,11 +90,63 @@ class Idempotency:
         if place[2] is None:
             return
         self._sweep()
-        name = hashlib.sha256(json.dumps(place).encode()).hexdigest()
         data = {"fingerprint": fingerprint, "answer": answer}
-        write_atomically(self._folder / f"{name}.json", json.dumps(data).encode())
+        write_atomically(self._folder / f"{_name(place)}.json", json.dumps(data).encode())
 
-    def _read(self, name: str) -> dict[str, Any] | None:
+    def wanted(self, place: Place) -> bool:
+        """Whether another process waits for the answer of a key."""
+        return place[2] is not None and self._claims.freshly_marked(_name(place), _WANTED)
+
+    async def _waited_for(
+        self,
+        name: str,
+        fingerprint: str,
+        begin: Callable[[], SharedWork[Answer]],
+        replay: Callable[[Answer], SharedWork[Answer]],
+        log: EventLog,
+    ) -> Answer:
+        """The answer of what another process works on, or of work begun here in its place."""
+        while True:
+            self._claims.mark(name, _WANTED)
+            await asyncio.sleep(POLL_SECONDS)
+            kept, claim = self._look(name, fingerprint)
+            if kept is not None:
+                work = replay(kept)
+            elif claim is not None:
+                work = _claimed(claim, begin)
+            else:
+                continue
+            with work.joined():
+                async for entry in work.log.follow():
+                    if entry is not None:
+                        log.keep(entry.kind, entry.data)
+                return await work.result()
+
+    def _look(self, name: str, fingerprint: str) -> tuple[Answer | None, Claim | None]:
+        """The answer that was kept; or the right to work on it; or neither, if another does.
+
+        Raises:
+            ApiError: The key was used for another request.
+        """
+        # Claimed before it is looked for, so that nobody finishes in between.
+        claim = self._claims.take(name)
+        try:
+            kept = self._kept(name, fingerprint)
+        except BaseException:
+            if claim is not None:
+                claim.let_go()
+            raise
+        if kept is not None and claim is not None:
+            claim.let_go()
+            claim = None
+        return kept, claim
+
+    def _kept(self, name: str, fingerprint: str) -> Answer | None:
+        """The answer that was kept.
+
+        Raises:
+            ApiError: It is that of another request.
+        """
         path = self._folder / f"{name}.json"
         try:
             if time.time() - path.stat().st_mtime > KEPT_SECONDS:
@@ -91,21 +154,42 @@ class Idempotency:
             data = json.loads(path.read_bytes())
         except (OSError, ValueError):
             return None
-        return data if isinstance(data, dict) else None
+        if not isinstance(data, dict):
+            return None
+        _check(data["fingerprint"], fingerprint)
+        answer: Answer = data["answer"]
+        return answer
 
     def _sweep(self) -> None:
         now = time.time()
         if now - self._swept < _SWEEP_SECONDS:
             return
         self._swept = now
-        remove_older(self._folder, "*.json", KEPT_SECONDS)
+        remove_older(self._folder, "*", KEPT_SECONDS)
 
 
 def remove_older(folder: Path, pattern: str, seconds: float) -> None:
     """Remove the files of a folder that were written more than so many seconds ago."""
     for path in folder.glob(pattern):
-        if time.time() - path.stat().st_mtime > seconds:
-            path.unlink(missing_ok=True)
+        # Another process may have removed it this moment.
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > seconds:
+                path.unlink()
+
+
+def _name(place: Place) -> str:
+    return hashlib.sha256(json.dumps(place).encode()).hexdigest()
+
+
+def _claimed(claim: Claim, begin: Callable[[], SharedWork[Answer]]) -> SharedWork[Answer]:
+    """Begin work that lets go of its claim when it is over."""
+    try:
+        work = begin()
+    except BaseException:
+        claim.let_go()
+        raise
+    work.on_done(lambda _: claim.let_go())
+    return work
 
 
 def _check(known: str, fingerprint: str) -> None:

@@ -101,7 +101,12 @@ class ImageService:
                 return answer
 
             patience = self._limits.retry_seconds if place[2] is not None else 0.0
-            shared = SharedWork(work, patience=patience, on_abandoned=self._metrics.abandoned.inc)
+            shared = SharedWork(
+                work,
+                patience=patience,
+                on_abandoned=self._metrics.abandoned.inc,
+                wanted=partial(self._keys.wanted, place),
+            )
             shared.on_done(lambda finished: room.leave(finished=finished))
             return shared
 

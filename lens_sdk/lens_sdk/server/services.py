@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lens_reasoner import RunStore
 from lens_sdk.server.admission import Admission
+from lens_sdk.server.claims import Claims
 from lens_sdk.server.config import ServerConfig
 from lens_sdk.server.drawing import BatchingLensGenerator
 from lens_sdk.server.idempotency import Idempotency
@@ -54,7 +55,13 @@ class Services:
         )
         store = RunStore(config.folder / "runs")
         runs = RunService(
-            store, config.parts, admission=admission, limits=limits, keys=keys, metrics=metrics
+            store,
+            config.parts,
+            claims=Claims(config.folder / "live"),
+            admission=admission,
+            limits=limits,
+            keys=keys,
+            metrics=metrics,
         )
         services = cls(config, admission, images, runs, pictures, metrics)
         services._watch()

@@ -112,6 +112,7 @@ class SharedWork(Generic[T]):
         *,
         patience: float = 0.0,
         on_abandoned: Callable[[], Any] = lambda: None,
+        wanted: Callable[[], bool] = lambda: False,
     ) -> None:
         """Begin.
 
@@ -119,10 +120,12 @@ class SharedWork(Generic[T]):
             work: Does it, given the log to write to.
             patience: Seconds it goes on when nobody waits, in case somebody comes back.
             on_abandoned: Called when it is ended for want of anybody waiting.
+            wanted: Whether somebody waits who is not in this process.
         """
         self.log = EventLog()
         self._patience = patience
         self._on_abandoned = on_abandoned
+        self._wanted = wanted
         self._waiting = 0
         self._ending: asyncio.TimerHandle | None = None
         self._task = asyncio.ensure_future(work(self.log))
@@ -155,13 +158,19 @@ class SharedWork(Generic[T]):
         finally:
             self._waiting -= 1
             if not self._waiting and not self.done:
-                loop = asyncio.get_running_loop()
-                self._ending = loop.call_later(self._patience, self._abandon)
+                self._end_later(self._patience)
+
+    def _end_later(self, seconds: float) -> None:
+        self._ending = asyncio.get_running_loop().call_later(seconds, self._abandon)
 
     def _abandon(self) -> None:
-        if not self._waiting and not self.done:
-            self._on_abandoned()
-            self._task.cancel()
+        if self._waiting or self.done:
+            return
+        if self._wanted():
+            self._end_later(max(1.0, self._patience))
+            return
+        self._on_abandoned()
+        self._task.cancel()
 
     def _finish(self, task: asyncio.Future[T]) -> None:
         if self._ending is not None:

@@ -1,0 +1,269 @@
+"""Several servers behind one address, on Ray Serve: one process for each GPU, or for some cores."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lens_sdk.errors import SdkError
+from lens_sdk.generators import load_generator
+from lens_sdk.server.app import create_app
+from lens_sdk.server.claims import POLL_SECONDS
+from lens_sdk.server.config import ServerConfig, check_address
+from lens_sdk.server.guard import ApiKeys
+from lens_sdk.server.serve import GRACE
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+NAME = "lens"
+REPLICA_HEADER = "x-lens-replica"
+"""Header of an answer that names the replica it came from."""
+
+STOPPING = "stopping"
+"""In the server's folder while it stops, so that all replicas know."""
+
+_OBJECT_STORE = 256 << 20
+_MOST_REQUESTS = 1000
+"""Requests that a replica has at once. How much work may wait is its own affair; this also counts
+those who only follow a run."""
+
+
+class ReplicasError(SdkError):
+    """Replicas that cannot be started as they were asked for."""
+
+
+@dataclass(frozen=True)
+class RayChoices:
+    """How replicas are spread.
+
+    Attributes:
+        replicas: How many.
+        gpus_per_replica: GPUs of each, which may be a part of one; None shares out what is there.
+        address: Of a Ray cluster to use; None starts one on this machine and ends it again.
+        grace: Seconds that requests under way have to finish when the server stops.
+    """
+
+    replicas: int = 1
+    gpus_per_replica: float | None = None
+    address: str | None = None
+    grace: float = GRACE
+
+
+class Replica:
+    """The application as one of several: answers tell which, and all stop together.
+
+    Args:
+        app: The application.
+        name: Which it is.
+        stopping: File that is there while the server stops.
+    """
+
+    def __init__(self, app: FastAPI, name: str, stopping: Path) -> None:
+        self._app: ASGIApp = app
+        self._services = app.state.services
+        self._name = name.encode()
+        self._stopping = stopping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request, or the application's life."""
+        if scope["type"] == "lifespan":
+            watching = asyncio.ensure_future(self._watch())
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                watching.cancel()
+            return
+
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                header = (REPLICA_HEADER.encode(), self._name)
+                message = {**message, "headers": [*message.get("headers", ()), header]}
+            await send(message)
+
+        await self._app(scope, receive, tell)
+
+    async def _watch(self) -> None:
+        while not self._stopping.exists():
+            await asyncio.sleep(POLL_SECONDS)
+        self._services.drain()
+
+
+@contextmanager
+def replicas_running(
+    configure: Callable[[], ServerConfig],
+    folder: Path,
+    *,
+    host: str,
+    port: int,
+    keys: ApiKeys,
+    choices: RayChoices,
+) -> Iterator[int]:
+    """Replicas that serve inside the context.
+
+    Each builds a server of its own and loads its model before it is asked anything. They share the
+    folder: pictures, runs and answers of one are those of all.
+
+    Args:
+        configure: Builds a replica's configuration, in its process; must be picklable.
+        folder: That of the configuration.
+        host: Address to listen on.
+        port: Port; 0 takes a free one.
+        keys: Those of the configuration.
+        choices: How many, and where.
+
+    Yields:
+        The port.
+
+    Raises:
+        UnsafeAddressError: Others could reach it, and there are no keys.
+        ReplicasError: There are not enough GPUs, or a replica does not start.
+        ModuleNotFoundError: Ray Serve is not installed.
+    """
+    check_address(host, keys)
+    _prepare_environment(choices)
+    import ray
+    from ray import serve
+
+    port = port or _free_port(host)
+    stopping = folder.absolute() / STOPPING
+    stopping.unlink(missing_ok=True)
+    _join(ray, choices)
+    try:
+        deployment = serve.deployment(serve.ingress(_builder(configure, stopping))()).options(
+            name=NAME,
+            num_replicas=choices.replicas,
+            # Replicas may share cores; what must not be given out twice are GPUs.
+            ray_actor_options={"num_cpus": 0, "num_gpus": gpus_each(ray, choices)},
+            max_ongoing_requests=_MOST_REQUESTS,
+            graceful_shutdown_timeout_s=choices.grace,
+        )
+        serve.start(http_options={"host": host, "port": port})
+        try:
+            serve.run(deployment.bind(), name=NAME, route_prefix="/")
+        except RuntimeError as error:
+            raise ReplicasError(
+                f"The replicas did not start: {error}",
+                hint="lens serve without --ray tells more about what is wrong with the model.",
+            ) from error
+        yield port
+    finally:
+        stopping.parent.mkdir(parents=True, exist_ok=True)
+        stopping.touch()
+        with suppress(Exception):
+            serve.shutdown()
+        if choices.address is None:
+            ray.shutdown()
+        stopping.unlink(missing_ok=True)
+
+
+def serve_on_ray(
+    configure: Callable[[], ServerConfig],
+    folder: Path,
+    *,
+    host: str,
+    port: int,
+    keys: ApiKeys,
+    choices: RayChoices,
+    tell: Callable[[int], None] = lambda port: None,
+) -> None:
+    """Serve until told to stop.
+
+    Args:
+        configure: See `replicas_running`.
+        folder: See `replicas_running`.
+        host: See `replicas_running`.
+        port: See `replicas_running`.
+        keys: See `replicas_running`.
+        choices: See `replicas_running`.
+        tell: Told the port when the replicas are ready.
+
+    Raises:
+        UnsafeAddressError: See `replicas_running`, as the others.
+    """
+    with replicas_running(
+        configure, folder, host=host, port=port, keys=keys, choices=choices
+    ) as used:
+        told_to_stop = threading.Event()
+        # Only now: Ray sets handlers of its own while it starts.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: told_to_stop.set())
+        tell(used)
+        told_to_stop.wait()
+
+
+def _builder(configure: Callable[[], ServerConfig], stopping: Path) -> Callable[[], Replica]:
+    def build() -> Replica:
+        from ray import serve
+
+        config = configure()
+        load_generator(config.parts.generator)
+        name = serve.get_replica_context().replica_id.unique_id
+        return Replica(create_app(config), name, stopping)
+
+    return build
+
+
+def _prepare_environment(choices: RayChoices) -> None:
+    """Settings that Ray reads from the environment when it is imported and when it starts."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if choices.address is None:
+        # Ray's own ports take orders from whoever has the token, wherever they are.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _join(ray: Any, choices: RayChoices) -> None:
+    if choices.address is not None:
+        ray.init(address=choices.address, log_to_driver=False)
+        return
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE,
+        log_to_driver=False,
+        logging_level="WARNING",
+        _node_ip_address="127.0.0.1",
+    )
+
+
+def gpus_each(ray: Any, choices: RayChoices) -> float:
+    """GPUs of each replica.
+
+    Args:
+        ray: Joined.
+        choices: How many there are to be.
+
+    Raises:
+        ReplicasError: There are not enough.
+    """
+    there = ray.cluster_resources().get("GPU", 0.0)
+    if choices.gpus_per_replica is None:
+        if not there:
+            return 0.0
+        return 1.0 if there >= choices.replicas else 1.0 / -(-choices.replicas // int(there))
+    needed = choices.gpus_per_replica * choices.replicas
+    if needed > there:
+        raise ReplicasError(
+            f"{choices.replicas} replicas with {choices.gpus_per_replica:g} GPUs each need "
+            f"{needed:g}, and there are {there:g}.",
+            hint="Ask for fewer --replicas or a smaller share in --gpus-per-replica.",
+        )
+    return choices.gpus_per_replica
+
+
+def _free_port(host: str) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as free:
+        free.bind((host, 0))
+        port: int = free.getsockname()[1]
+        return port
