@@ -104,5 +104,9 @@ def test_the_wait_follows_from_the_work_and_how_fast_it_was_done(
     # Half of what is there has to leave: 2000 of 4000 pixel steps, at 100 a second.
     assert caught.value.retry_after == pytest.approx(20)
     assert caught.value.headers == {"retry-after": "20"}
+    with pytest.raises(ApiError) as later:
+        admission.check(2)
+    # Whoever asks next comes after those two.
+    assert later.value.retry_after == pytest.approx(40)
     first.leave(finished=False)
     admission.take(4, 1)

@@ -12,11 +12,15 @@ FIRST_GUESS = 20 * 1024 * 1024 / 30
 
 LONGEST = 600.0
 
+MOST_AHEAD = 4
+"""Most queues full of refused pictures that a later caller is told to let pass."""
+
 
 class Admission:
     """Counts the pictures that are drawn or wait, and measures how fast they leave.
 
-    Work is counted in pixel steps: width times height times sampler steps.
+    Work is counted in pixel steps: width times height times sampler steps. Callers that are refused
+    are told to come back one after the other, not all when the first of them finds room.
     """
 
     def __init__(self, most_images: int) -> None:
@@ -26,6 +30,7 @@ class Admission:
         self._done = 0.0
         self._busy = 0.0
         self._busy_since: float | None = None
+        self._told: list[tuple[float, int]] = []
         self.draining = False
 
     @property
@@ -55,15 +60,26 @@ class Admission:
             )
         too_many = self._images + images - self._most
         if too_many > 0 and self._images:
-            seconds = self._work / self.rate * min(1.0, too_many / self._images)
+            seconds = self._wait(images, too_many)
             raise ApiError(
                 429,
                 f"{self._images} pictures are being drawn or wait; at most {self._most} may. "
-                f"There should be room in {min(seconds, LONGEST):.0f} s.",
+                f"There should be room in {seconds:.0f} s.",
                 kind="rate_limit_error",
                 code="rate_limit_exceeded",
-                retry_after=min(seconds, LONGEST),
+                retry_after=seconds,
             )
+
+    def _wait(self, images: int, too_many: int) -> float:
+        """Seconds until there is room, after those who were told before; notes who is told."""
+        now = time.monotonic()
+        self._told = [(back, number) for back, number in self._told if back > now]
+        ahead = sum(number for _, number in self._told)
+        leave = min(1.0, too_many / self._images) + ahead / self._images
+        seconds = min(self._work / self.rate * leave, LONGEST)
+        if ahead < MOST_AHEAD * self._most:
+            self._told.append((now + seconds, images))
+        return seconds
 
     def take(self, images: int, work: float) -> Room:
         """Take room for work; see `check`.
