@@ -173,19 +173,8 @@ def test_versions_are_compared_as_numbers(found: str, least: str, is_older: bool
     assert older(found, least) == is_older
 
 
-def test_every_command_has_help_and_the_main_ones_have_json() -> None:
-    from typer.main import get_command
-
-    commands = dict(get_command(app).commands)  # type: ignore[attr-defined]
-    runs = commands["runs"].commands
-    told = {name: commands[name] for name in ("create", "generate", "rewrite", "judge", "doctor")}
-    told |= {"config": commands["config"], "inspect": commands["inspect"], **runs}
-    for name, command in told.items():
-        assert any("--json" in parameter.opts for parameter in command.params), name
+def test_the_guide_knows_every_exit_code() -> None:
     text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert all(command.help for command in commands.values())
-    for name in told:
-        assert f"`lens {name}" in text or f"`lens runs {name}" in text, name
     for code in ("0", "1", "2", "3", "4", "5", "130"):
         assert f"| {code} |" in text
 

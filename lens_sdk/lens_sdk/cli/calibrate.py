@@ -54,8 +54,8 @@ def calibrate_judge(
 ) -> None:
     """Compare a judge with people: agreement, and which criteria to distrust.
 
-    People's answers come from the pages of lens demo, lens report and lens serve, or from a table.
-    The judge's are read from the records of runs.
+    Answers of people come from the pages of lens demo, lens report and lens serve,
+    or from a table; those of the judge from the records of runs.
 
     Example: lens calibrate labels.json --runs lens-demo/runs
     """

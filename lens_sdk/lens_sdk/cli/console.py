@@ -24,6 +24,8 @@ from lens_sdk.models import DEFAULT_MODEL, LOCAL_PACKAGES, MODEL_CHOICES
 
 P = ParamSpec("P")
 
+_FILE_HINT = "Name another file or folder, or let this one be read and written."
+
 FAILED = 1
 """Exit code of an error that is told in one message; 2 is the command line's own."""
 
@@ -48,13 +50,27 @@ err = Console(stderr=True, highlight=False)
 SETTING = "from the settings"
 """Default of options that a setting stands behind."""
 
+PARTS, DRAWING, LIMITS = "Who draws, rewrites and judges", "How it is drawn", "Limits"
+"""Headings of options in the help; all others are options of the command itself."""
+
 ModelOption = Annotated[
     str,
-    typer.Option("--model", "-m", help=f"What draws: {DEFAULT_MODEL}, or a Lens model's folder."),
+    typer.Option(
+        "--model",
+        "-m",
+        help=f"What draws: {DEFAULT_MODEL}, or a Lens model's folder.",
+        rich_help_panel=PARTS,
+    ),
 ]
 GeneratorOption = Annotated[
     str | None,
-    typer.Option("--model", "-m", help=f"What draws: {MODEL_CHOICES}.", show_default=SETTING),
+    typer.Option(
+        "--model",
+        "-m",
+        help=f"What draws: {MODEL_CHOICES}.",
+        show_default=SETTING,
+        rich_help_panel=PARTS,
+    ),
 ]
 REASONER_HELP = "Who rewrites the request into a detailed prompt: "
 JUDGE_HELP = "Who checks the pictures: "
@@ -64,12 +80,16 @@ ReasonerOption = Annotated[
         "--reasoner",
         help=f"{REASONER_HELP}auto, nano, local, gguf, openai:MODEL or none.",
         show_default=SETTING,
+        rich_help_panel=PARTS,
     ),
 ]
 JudgeOption = Annotated[
     str | None,
     typer.Option(
-        "--judge", help=f"{JUDGE_HELP}auto, nano, openai:MODEL or none.", show_default=SETTING
+        "--judge",
+        help=f"{JUDGE_HELP}auto, nano, openai:MODEL or none.",
+        show_default=SETTING,
+        rich_help_panel=PARTS,
     ),
 ]
 SeedOption = Annotated[
@@ -80,11 +100,17 @@ SeedOption = Annotated[
         min=0,
         help="Seed of the first picture, the others follow; the same seed draws the same picture. "
         "Random if left out.",
+        rich_help_panel=DRAWING,
     ),
 ]
 StepsOption = Annotated[
     int | None,
-    typer.Option("--steps", min=1, help="Steps to draw a picture in; the model's own if left out."),
+    typer.Option(
+        "--steps",
+        min=1,
+        help="Steps to draw a picture in; the model's own if left out.",
+        rich_help_panel=DRAWING,
+    ),
 ]
 GuidanceOption = Annotated[
     float | None,
@@ -93,6 +119,7 @@ GuidanceOption = Annotated[
         min=0,
         help="How closely to follow the prompt, such as 4; 1 follows it least. The model's own if "
         "left out.",
+        rich_help_panel=DRAWING,
     ),
 ]
 JsonOption = Annotated[
@@ -137,7 +164,7 @@ def reported() -> Iterator[None]:
     except BrokenPipeError:
         raise  # whoever reads has enough
     except OSError as error:
-        _fail(f"{error.filename or 'A file'}: {error.strerror or error}")
+        _fail(f"{error.filename or 'A file'}: {error.strerror or error}.", _FILE_HINT)
     except KeyboardInterrupt:
         err.print("Interrupted.")
         raise typer.Exit(INTERRUPTED) from None

@@ -11,6 +11,7 @@ import typer
 from lens_reasoner import ImageRequest, LoopLimits, LoopResult
 from lens_sdk.cli.client import command_settings, opened
 from lens_sdk.cli.console import (
+    LIMITS,
     GeneratorOption,
     GuidanceOption,
     JsonOption,
@@ -39,6 +40,7 @@ from lens_sdk.cli.options import (
     image_request,
     loop_limits,
 )
+from lens_sdk.cli.saving import check_output
 from lens_sdk.settings import Settings
 
 
@@ -53,7 +55,9 @@ def create(
     guidance: GuidanceOption = None,
     negative_prompt: NegativeOption = "",
     number: Annotated[int, typer.Option("--n", "-n", min=1, help="Pictures in each round.")] = 2,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help=RoundsHelp)] = 3,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=1, help=RoundsHelp, rich_help_panel=LIMITS)
+    ] = 3,
     max_images: MaxImagesOption = None,
     max_cost: MaxCostOption = None,
     deadline: DeadlineOption = None,
@@ -82,6 +86,7 @@ def create(
         number=number,
     )
     limits = loop_limits(rounds, max_images, max_cost, deadline)
+    check_output(output)
     settings = command_settings(
         model=model, reasoner=reasoner, judge=judge, base_url=base_url, runs=runs
     )

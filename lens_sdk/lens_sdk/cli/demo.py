@@ -28,6 +28,7 @@ from lens_sdk.cli.console import (
 )
 from lens_sdk.cli.options import OpenOption, image_request
 from lens_sdk.cli.progress import progress_bars
+from lens_sdk.cli.saving import check_output
 from lens_sdk.models import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def demo(
         image_request(text, seed=seed, number=number, steps=steps, guidance=guidance)
         for text in requests or REQUESTS
     ]
+    check_output(output)
     generator = local_generator(model)
     plain = build_loop(generator, reasoner="none", judge=judge)
     reasoned = build_loop(generator, reasoner=reasoner, judge=judge)

@@ -67,8 +67,9 @@ def evaluate(
 ) -> None:
     """Measure how often a model draws what was asked for, on requests of the nano world.
 
-    NanoEval has the six tasks of GenEval, a published benchmark: single objects, two objects,
-    counting, colours, positions, colours of two objects. A detector decides.
+    NanoEval has the six tasks of GenEval, a published benchmark: single objects,
+    two objects, counting, colours, positions, colours of two objects. A detector
+    decides.
 
     Example: lens eval nano --per-task 5
     """

@@ -13,6 +13,9 @@ import typer
 
 from lens_reasoner import AgentLoop, ImageRequest, LoopResult, OnUnsupported, RunState
 from lens_sdk.cli.console import (
+    DRAWING,
+    LIMITS,
+    PARTS,
     GeneratorOption,
     GuidanceOption,
     JsonOption,
@@ -42,6 +45,7 @@ from lens_sdk.cli.options import (
     loop_limits,
 )
 from lens_sdk.cli.progress import RunDisplay
+from lens_sdk.cli.saving import check_output
 
 DEFAULT_FOLDER = Path("lens-out")
 
@@ -57,20 +61,33 @@ def generate(
     seed: SeedOption = None,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
-    image: Annotated[Path | None, typer.Option("--image", help="A picture to start from.")] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", help="A picture to start from.", rich_help_panel=DRAWING),
+    ] = None,
     mask: Annotated[
         Path | None,
-        typer.Option("--mask", help="Where it may change: white, or transparent; --image's size."),
+        typer.Option(
+            "--mask",
+            help="Where it may change: white, or transparent; --image's size.",
+            rich_help_panel=DRAWING,
+        ),
     ] = None,
     strength: Annotated[
         float | None,
-        typer.Option("--strength", help="How much of --image is drawn anew, above 0 to 1."),
+        typer.Option(
+            "--strength",
+            help="How much of --image is drawn anew, above 0 to 1.",
+            rich_help_panel=DRAWING,
+        ),
     ] = None,
     negative_prompt: NegativeOption = "",
     number: Annotated[
         int, typer.Option("--n", "-n", min=1, help="Pictures to draw and choose the best from.")
     ] = 1,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help=RoundsHelp)] = 1,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=1, help=RoundsHelp, rich_help_panel=LIMITS)
+    ] = 1,
     max_images: MaxImagesOption = None,
     max_cost: MaxCostOption = None,
     deadline: DeadlineOption = None,
@@ -89,14 +106,18 @@ def generate(
         typer.Option(
             "--system-prompt",
             help="Instructions for who rewrites: prompt.json of lens optimize, or a .md file.",
+            rich_help_panel=PARTS,
         ),
     ] = None,
     no_reason: Annotated[
-        bool, typer.Option("--no-reason", help="Draw the request as it is.")
+        bool, typer.Option("--no-reason", help="Draw the request as it is.", rich_help_panel=PARTS)
     ] = False,
     judge: JudgeOption = None,
     no_judge: Annotated[
-        bool, typer.Option("--no-judge", help="Do not judge; the first picture counts.")
+        bool,
+        typer.Option(
+            "--no-judge", help="Do not judge; the first picture counts.", rich_help_panel=PARTS
+        ),
     ] = False,
     memory: MemoryOption = None,
     feature_cache: FeatureCacheOption = None,
@@ -104,7 +125,9 @@ def generate(
     drop_unsupported: Annotated[
         bool,
         typer.Option(
-            "--drop-unsupported", help="Leave out settings the model cannot honour, with a warning."
+            "--drop-unsupported",
+            help="Leave out settings the model cannot honour, with a warning.",
+            rich_help_panel=DRAWING,
         ),
     ] = False,
     output: OutOption = DEFAULT_FOLDER,
@@ -146,6 +169,7 @@ def generate(
         )
     )
     limits = loop_limits(rounds, max_images, max_cost, deadline)
+    check_output(output)
     settings = Settings.load(
         model=model,
         reasoner="none" if no_reason else reasoner,

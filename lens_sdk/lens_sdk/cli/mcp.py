@@ -17,6 +17,7 @@ from lens_sdk.cli.console import (
     reports_errors,
 )
 from lens_sdk.cli.options import RunsOption, ServerOption
+from lens_sdk.cli.saving import check_output
 
 if TYPE_CHECKING:
     from lens_sdk.settings import Settings
@@ -38,8 +39,8 @@ def mcp(
 ) -> None:
     """Offer pictures as tools to language-model applications, over standard input and output.
 
-    The tools are generate_image, create_image and judge_image, in the Model Context Protocol.
-    Register this in an application as a command.
+    The tools are generate_image, create_image and judge_image, in the Model
+    Context Protocol. Register this in an application as a command.
 
     Example: lens mcp --out pictures
     """
@@ -51,6 +52,7 @@ def mcp(
         if error.name not in _PACKAGES:
             raise
         raise MissingPackagesError("lens mcp", (error.name,), extra="mcp") from error
+    check_output(output)
     settings = command_settings(
         model=model, reasoner=reasoner, judge=judge, base_url=base_url, runs=runs
     )

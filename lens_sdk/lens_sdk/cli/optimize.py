@@ -14,8 +14,11 @@ from rich.markup import escape
 
 from lens_sdk.cli.choices import Strategy
 from lens_sdk.cli.console import (
+    DRAWING,
     INTERRUPTED,
     JUDGE_HELP,
+    LIMITS,
+    PARTS,
     REASONER_HELP,
     SETTING,
     UNAVAILABLE,
@@ -30,11 +33,13 @@ from lens_sdk.cli.console import (
 )
 from lens_sdk.cli.optimize_display import StudyDisplay, show_result
 from lens_sdk.cli.options import checked_options
+from lens_sdk.cli.saving import check_output
 
 if TYPE_CHECKING:
     from lens_prompt_opt import PromptSet, StopSwitch, StudyResult
     from lens_sdk.optimize_run import OptimizeRun
 
+STUDY = "How the study is done"
 _LIMIT = "All limits together hold for the whole study, its final claim included."
 
 
@@ -42,7 +47,10 @@ _LIMIT = "All limits together hold for the whole study, its final claim included
 def optimize(
     requests: Annotated[
         Path | None,
-        typer.Option("--requests", help="JSONL file: a request per line, as text or an object."),
+        typer.Option(
+            "--requests",
+            help="JSONL file, a request per line: a string in quotes, or an object with text.",
+        ),
     ] = None,
     models: Annotated[
         list[str] | None,
@@ -54,6 +62,7 @@ def optimize(
             help="What draws, as in lens generate; repeat it to find one prompt for several and "
             "one for each.",
             show_default=SETTING,
+            rich_help_panel=PARTS,
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the study.")] = None,
@@ -62,17 +71,27 @@ def optimize(
     ] = None,
     budget_images: Annotated[
         int | None,
-        typer.Option("--budget-images", "--max-images", min=1, help=f"Most pictures. {_LIMIT}"),
+        typer.Option(
+            "--budget-images", min=1, help=f"Most pictures. {_LIMIT}", rich_help_panel=LIMITS
+        ),
     ] = None,
     budget_usd: Annotated[
         float | None,
-        typer.Option("--budget-usd", "--max-cost", min=0, help="Most US dollars to spend."),
+        typer.Option(
+            "--budget-usd", min=0, help="Most US dollars to spend.", rich_help_panel=LIMITS
+        ),
     ] = None,
     budget_seconds: Annotated[
-        float | None, typer.Option("--budget-seconds", min=0, help="Most seconds of work.")
+        float | None,
+        typer.Option(
+            "--budget-seconds", min=0, help="Most seconds of work.", rich_help_panel=LIMITS
+        ),
     ] = None,
     budget_calls: Annotated[
-        int | None, typer.Option("--budget-calls", min=1, help="Most calls to any part.")
+        int | None,
+        typer.Option(
+            "--budget-calls", min=1, help="Most calls to any part.", rich_help_panel=LIMITS
+        ),
     ] = None,
     seed_prompt: Annotated[
         Path | None,
@@ -88,12 +107,16 @@ def optimize(
             help=f"{REASONER_HELP}auto, rules (offline, of the nano world), local, gguf or "
             "openai:MODEL.",
             show_default=SETTING,
+            rich_help_panel=PARTS,
         ),
     ] = None,
     judge: Annotated[
         str | None,
         typer.Option(
-            "--judge", help=f"{JUDGE_HELP}auto, nano or openai:MODEL.", show_default=SETTING
+            "--judge",
+            help=f"{JUDGE_HELP}auto, nano or openai:MODEL.",
+            show_default=SETTING,
+            rich_help_panel=PARTS,
         ),
     ] = None,
     proposer: Annotated[
@@ -102,20 +125,35 @@ def optimize(
             "--proposer",
             help="Who suggests edits: auto, library (offline, of the nano world) or openai:MODEL.",
             show_default=SETTING,
+            rich_help_panel=PARTS,
         ),
     ] = None,
     strategy: Annotated[
         Strategy,
-        typer.Option("--strategy", help="How to search; rewrite is the published method."),
+        typer.Option(
+            "--strategy",
+            help="How to search; rewrite is the published method.",
+            rich_help_panel=STUDY,
+        ),
     ] = Strategy.FACTORIAL,
     alpha: Annotated[
         float,
-        typer.Option("--alpha", min=0, max=1, help="Chance to accept a prompt that is no better."),
+        typer.Option(
+            "--alpha",
+            min=0,
+            max=1,
+            help="Chance to accept a prompt that is no better.",
+            rich_help_panel=STUDY,
+        ),
     ] = 0.05,
     min_gain: Annotated[
         float,
         typer.Option(
-            "--min-gain", min=0, max=1, help="Gain in mean score, 0 to 1, that must be exceeded."
+            "--min-gain",
+            min=0,
+            max=1,
+            help="Gain in mean score, 0 to 1, that must be exceeded.",
+            rich_help_panel=STUDY,
         ),
     ] = 0.0,
     seed: Annotated[
@@ -123,38 +161,63 @@ def optimize(
     ] = 0,
     size: Annotated[
         str | None,
-        typer.Option("--size", help="WIDTHxHEIGHT in pixels of requests that name none."),
+        typer.Option(
+            "--size",
+            help="WIDTHxHEIGHT in pixels of requests that name none.",
+            rich_help_panel=DRAWING,
+        ),
     ] = None,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
     gate_pictures: Annotated[
         int,
-        typer.Option("--gate-pictures", min=1, help="Pictures per request where edits are tested."),
+        typer.Option(
+            "--gate-pictures",
+            min=1,
+            help="Pictures per request where edits are tested.",
+            rich_help_panel=STUDY,
+        ),
     ] = 1,
     test_pictures: Annotated[
-        int, typer.Option("--test-pictures", min=1, help="Pictures per test request and prompt.")
+        int,
+        typer.Option(
+            "--test-pictures",
+            min=1,
+            help="Pictures per test request and prompt.",
+            rich_help_panel=STUDY,
+        ),
     ] = 2,
     show_pictures: Annotated[
-        bool, typer.Option("--show-pictures", help="Let the proposer see failed pictures.")
+        bool,
+        typer.Option(
+            "--show-pictures", help="Let the proposer see failed pictures.", rich_help_panel=STUDY
+        ),
     ] = False,
     image_usd: Annotated[
         float | None,
         typer.Option(
-            "--image-usd", min=0, help="Price of a picture where the generator states none."
+            "--image-usd",
+            min=0,
+            help="Price of a picture where the generator states none.",
+            rich_help_panel=STUDY,
         ),
     ] = None,
     concurrency: Annotated[
-        int, typer.Option("--concurrency", min=1, help="Most calls of one part at a time.")
+        int,
+        typer.Option(
+            "--concurrency", min=1, help="Most calls of one part at a time.", rich_help_panel=STUDY
+        ),
     ] = 8,
     only_estimate: Annotated[
         bool, typer.Option("--estimate", help="Say what the budget will buy, and stop there.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Find better instructions (a system prompt) for who rewrites requests, by drawing many.
+    """Find better instructions (a system prompt) for who rewrites requests.
 
-    Edits are suggested, tried on part of the requests and accepted only if pictures get better; the
-    gain is then measured on requests that nothing has seen. Needs 16 requests or more.
+    Edits are suggested and tried on part of the requests, and are accepted only
+    if pictures get better. The gain is then measured on requests that nothing has
+    seen. Needs 16 requests or more.
 
     Example: lens optimize --requests r.jsonl --out a --budget-images 900
     """
@@ -177,6 +240,7 @@ def optimize(
             raise typer.BadParameter("give --requests and --out, or --resume with a folder")
         if not any(limits.values()):
             raise typer.BadParameter("give a limit, such as --budget-images 1000")
+        check_output(output)
         prompts = _requests(requests, size, steps, guidance)
         settings = Settings.load(reasoner=reasoner, judge=judge, proposer=proposer)
         with checked_options():

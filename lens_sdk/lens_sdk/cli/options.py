@@ -12,31 +12,49 @@ from pydantic import ValidationError
 
 from lens_reasoner import ImageRequest, LoopLimits
 from lens_sdk.cli.choices import Device, Memory
-from lens_sdk.cli.console import SETTING, parse_size
+from lens_sdk.cli.console import DRAWING, LIMITS, PARTS, SETTING, parse_size
 
 SizeOption = Annotated[
     str | None,
     typer.Option(
-        "--size", help="WIDTHxHEIGHT in pixels, such as 128x128; the model's own if left out."
+        "--size",
+        help="WIDTHxHEIGHT in pixels, such as 128x128; the model's own if left out.",
+        rich_help_panel=DRAWING,
     ),
 ]
 RatioOption = Annotated[
     str | None,
-    typer.Option("--aspect-ratio", help="Width to height, such as 3:4, in place of --size."),
+    typer.Option(
+        "--aspect-ratio",
+        help="Width to height, such as 3:4, in place of --size.",
+        rich_help_panel=DRAWING,
+    ),
 ]
 NegativeOption = Annotated[
-    str, typer.Option("--negative-prompt", help="What should not be in the picture.")
+    str,
+    typer.Option(
+        "--negative-prompt", help="What should not be in the picture.", rich_help_panel=DRAWING
+    ),
 ]
 RoundsHelp = "Most rounds of drawing and judging; it ends early when all criteria hold."
 MaxImagesOption = Annotated[
-    int | None, typer.Option("--max-images", min=1, help="Most pictures in all rounds together.")
+    int | None,
+    typer.Option(
+        "--max-images", min=1, help="Most pictures in all rounds together.", rich_help_panel=LIMITS
+    ),
 ]
 MaxCostOption = Annotated[
-    float | None, typer.Option("--max-cost", min=0, help="Most US dollars to spend.")
+    float | None,
+    typer.Option("--max-cost", min=0, help="Most US dollars to spend.", rich_help_panel=LIMITS),
 ]
 DeadlineOption = Annotated[
     float | None,
-    typer.Option("--deadline", min=0, help="Most seconds; then the best so far counts."),
+    typer.Option(
+        "--deadline",
+        min=0,
+        help="Most seconds; then the best so far counts.",
+        rich_help_panel=LIMITS,
+    ),
 ]
 OutOption = Annotated[
     Path, typer.Option("--out", "-o", help="Where to save: a folder, or a file ending in .png.")
@@ -48,6 +66,7 @@ ServerOption = Annotated[
         "--base-url",
         help='A Lens server to use, such as http://host:8000; "" is this machine.',
         show_default=SETTING,
+        rich_help_panel=PARTS,
     ),
 ]
 RunsOption = Annotated[
@@ -61,12 +80,15 @@ MemoryOption = Annotated[
         metavar="PLAN",
         help=f"How a Lens model shares this machine's memory: {', '.join(Memory)}; see lens "
         "memory.",
+        rich_help_panel=DRAWING,
     ),
 ]
 FeatureCacheOption = Annotated[
     Path | None,
     typer.Option(
-        "--feature-cache", help="Folder where what the text encoder computed is kept for next time."
+        "--feature-cache",
+        help="Folder where what the text encoder computed is kept for next time.",
+        rich_help_panel=DRAWING,
     ),
 ]
 SpeedOption = Annotated[
@@ -75,6 +97,7 @@ SpeedOption = Annotated[
         "--speed",
         help="Faster paths of a Lens model: exact changes no pixel, fast may; others in "
         "docs/speed.md.",
+        rich_help_panel=DRAWING,
     ),
 ]
 DeviceOption = Annotated[

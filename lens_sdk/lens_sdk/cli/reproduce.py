@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lens_sdk.cli.console import JsonOption, err, out, print_json, reports_errors
+from lens_sdk.cli.saving import check_output
 from lens_sdk.models import MODEL_CHOICES
 
 DIFFERENT = 4
@@ -40,6 +41,8 @@ def reproduce(
     """
     from lens_sdk.reproduce import reproduce as draw_again
 
+    if output is not None:
+        check_output(output)
     found = draw_again(picture, model=model, image=image, mask=mask)
     saved = None if output is None else found.again.save(output)
     if as_json:

@@ -27,6 +27,7 @@ from lens_sdk.cli.following import Followed, follow, tell
 from lens_sdk.cli.generate import DEFAULT_FOLDER
 from lens_sdk.cli.options import AllOption, OutOption, RunsOption, ServerOption
 from lens_sdk.cli.recorded import print_run, recorded_run, recorded_runs, run_values
+from lens_sdk.cli.saving import check_output
 
 if TYPE_CHECKING:
     from lens_reasoner import LoopResult
@@ -130,6 +131,7 @@ def resume_run(
 
     Example: lens runs resume latest
     """
+    check_output(output)
     settings = command_settings(
         model=model, reasoner=reasoner, judge=judge, base_url=base_url, runs=folder
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -43,9 +45,30 @@ def save_pictures(
     return saved
 
 
+def check_output(output: Path) -> None:
+    """See that something can be saved there, before it costs time or money.
+
+    Args:
+        output: A folder, or the file of a picture; it need not exist.
+
+    Raises:
+        OSError: The folder cannot be made or written.
+    """
+    folder = output.parent if _names_picture(output) else output
+    found = next(at for at in (folder, *folder.absolute().parents) if at.exists())
+    if not found.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(found))
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(found))
+
+
+def _names_picture(output: Path) -> bool:
+    return output.suffix.lower() in {".jpeg", *SUFFIXES.values()}
+
+
 def _target(output: Path, text: str, result: LoopResult) -> Path:
     """Where the best picture goes: the file that was asked for, or a free name in the folder."""
-    if output.suffix.lower() in {".jpeg", *SUFFIXES.values()}:
+    if _names_picture(output):
         return output
     words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48].rstrip("-") or "picture"
     assert result.best is not None
