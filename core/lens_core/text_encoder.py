@@ -1,7 +1,8 @@
 """GPT-OSS as the text encoder of Lens, and as the chat model that rewrites prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import get_ident
 from typing import Any, Self
 
 import torch
@@ -94,9 +95,15 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
         if absent:
             raise ComponentError(f"the text encoder has layers 0 to {count - 1}, not {absent}")
         captured: dict[int, Tensor] = {}
+        reader = get_ident()
 
-        def keep(layer: int) -> Any:
-            return lambda _module, _inputs, output: captured.__setitem__(layer, output)
+        def keep(layer: int) -> Callable[[nn.Module, Any, Tensor], None]:
+            def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+                # Another thread may be reading or writing with the same weights.
+                if get_ident() == reader:
+                    captured[layer] = output
+
+            return hook
 
         hooks = [self.model.layers[i].register_forward_hook(keep(i)) for i in set(layers)]
         try:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -42,6 +43,23 @@ def test_padding_does_not_touch_the_text(encoder: LensTextEncoder) -> None:
     length = int(golden["attention_mask"][row].sum())
     alone = encoder.features(golden["input_ids"][row : row + 1, :length], None, [3])[0]
     assert max_error(alone[0], golden["layer3"][row, :length]) < 1e-4
+
+
+@torch.no_grad()
+def test_threads_that_share_an_encoder_do_not_mix_their_features() -> None:
+    model, ids, others = tiny_text_encoder(), torch.arange(5)[None], torch.arange(6, 11)[None]
+    expected = model.features(ids, None, [0, 1])
+    layer = model.model.layers[1]
+
+    def interrupt(*_: object) -> None:
+        hook.remove()
+        other = Thread(target=model.features, args=(others, None, [0, 1]))
+        other.start()
+        other.join()
+
+    hook = layer.register_forward_pre_hook(interrupt)
+    found = model.features(ids, None, [0, 1])
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 def test_without_a_head_it_refuses_to_write(encoder: LensTextEncoder) -> None:
