@@ -88,6 +88,9 @@ def test_bfloat16_survives_saving(folder: Path, tmp_path: Path) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert half.transformer.dtype == half.text_encoder.dtype == half.vae.dtype == torch.bfloat16
     assert torch.equal(half.vae.bn.running_mean, tiny_pipeline().vae.bn.running_mean)
+    cast = tiny_pipeline().to(torch.bfloat16)
+    assert cast.vae.dtype == torch.bfloat16
+    assert torch.equal(cast.vae.bn.running_var, half.vae.bn.running_var)
     assert torch.equal(picture(half), picture(again))
 
 
