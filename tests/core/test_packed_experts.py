@@ -17,6 +17,7 @@ from golden_components import GOLDEN, cases, max_error
 from lens_core import CheckpointError, ComponentError, LensPipeline, LensTextEncoder, ParameterError
 from lens_core.checkpoints.convert import Target, convert
 from lens_core.checkpoints.encoder import load_text_encoder
+from lens_core.checkpoints.header import read_header
 from lens_core.checkpoints.inspect import component_of
 from lens_core.packed_experts import MATRICES, Mxfp4Packing
 from tiny_components import tiny_tokenizer
@@ -127,6 +128,30 @@ def test_mxfp4_passes_through_gguf_without_rounding(
     repacked = unpacked("mxfp4", again)
     for name, values in unpacked("mxfp4", layouts["mxfp4"]).items():
         assert np.array_equal(repacked[name], values)
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "gguf Q8_0"])
+def test_packed_experts_are_not_rounded_again(
+    layouts: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    """Others choose scales in other ways: here no group of NVFP4 has the largest code."""
+    if name == "nvfp4":
+        content = load_file(layouts[name])
+        for key, codes in content.items():
+            if key.endswith("_proj.weight") and ".experts." in key:
+                for shift in (0, 4):
+                    largest = (codes >> shift & 7) == 7
+                    codes[largest] -= 1 << shift
+        metadata = {"lens_config": str(read_header(layouts[name]).metadata["lens_config"])}
+        save_file(content, tmp_path / "other.safetensors", metadata=metadata)
+        target = Target(tmp_path / "again.safetensors", FP32)
+        again = load_file(convert(tmp_path / "other.safetensors", target, "nvfp4").path)
+        assert all(torch.equal(again[key], value) for key, value in content.items())
+        return
+    before = {t.name: t.data for t in gguf.GGUFReader(layouts[name]).tensors}
+    target = Target(tmp_path / "again.gguf", FP32, "Q8_0")
+    after = gguf.GGUFReader(convert(layouts[name], target, "gguf").path).tensors
+    assert all(np.array_equal(t.data, before[t.name]) for t in after)
 
 
 def test_only_the_chosen_experts_are_unpacked_one_at_a_time(

@@ -70,7 +70,7 @@ def convert(
 ) -> CheckpointInfo:
     """Write a component in another layout.
 
-    A text encoder's MXFP4 is not rounded again on the way to another layout that can hold it.
+    A text encoder's packed experts are not rounded again where the other layout can hold them.
 
     Args:
         source: File or folder of one component.

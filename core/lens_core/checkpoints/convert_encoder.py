@@ -1,6 +1,9 @@
 """Writing GPT-OSS in each of its layouts."""
 
-from collections.abc import Callable, Iterator, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from lens_core.checkpoints.encoder import EncoderSource
 from lens_core.checkpoints.experts import COMFY_PARTS, expert_name
 from lens_core.checkpoints.formats import gguf, mxfp4, nvfp4
 from lens_core.checkpoints.writers import NamedTensors, write_file, write_folder, write_gguf
-from lens_core.packed_experts import MATRICES, Mxfp4Packing, Packing
+from lens_core.packed_experts import MATRICES, GgufPacking, Mxfp4Packing, Nvfp4Packing, Packing
 from lens_core.tokenizer import packaged_tokenizer_json
 
 STEM = "model"
@@ -28,6 +31,17 @@ NOT_PACKED = (
 )
 Matrix = Callable[[int], Tensor]
 """Values `[rows, columns]` of one expert, columns being inputs."""
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A matrix of all experts as a file stores it, which a layout that can hold it keeps."""
+
+    packing: Packing
+    parts: Mapping[str, Tensor]
+
+    def is_gguf(self, kind: str) -> bool:
+        return isinstance(self.packing, GgufPacking) and self.packing.kind == kind
 
 
 def write_plain_encoder(source: EncoderSource, target: Path, dtype: torch.dtype) -> None:
@@ -47,9 +61,9 @@ def write_mxfp4_encoder(source: EncoderSource, target: Path, dtype: torch.dtype)
     def tensors() -> NamedTensors:
         yield from _outside(source, dtype)
         for base, matrix, packed in _matrices(source):
-            parts = packed or _each(source, partial(_apply, mxfp4.pack, matrix))
-            yield f"{base}_blocks", parts[0]
-            yield f"{base}_scales", parts[1]
+            blocks, scales = _mxfp4(source, matrix, packed)
+            yield f"{base}_blocks", blocks
+            yield f"{base}_scales", scales
 
     stated = {"quant_method": "mxfp4", "modules_to_not_convert": list(NOT_PACKED)}
     write_folder(target, STEM, tensors(), _config(source, stated))
@@ -62,9 +76,12 @@ def write_comfy_encoder(source: EncoderSource, target: Path, dtype: torch.dtype)
         for name, value in _outside(source, dtype):
             if name != "lm_head.weight":
                 yield names.encoder_to_comfy(name), value
-        for base, matrix, _ in _matrices(source):
+        for base, matrix, packed in _matrices(source):
             name = names.encoder_to_comfy(base)
-            parts = _each(source, partial(_apply, nvfp4.pack, matrix))
+            if packed is not None and isinstance(packed.packing, Nvfp4Packing):
+                parts = [packed.parts[part] for part in COMFY_PARTS]
+            else:
+                parts = _each(source, partial(_apply, nvfp4.pack, matrix))
             for part, value in zip(COMFY_PARTS, parts, strict=True):
                 yield f"{name}.{part}", value
             yield f"{name}.comfy_quant", note_bytes("nvfp4")
@@ -86,8 +103,9 @@ def write_gguf_encoder(source: EncoderSource, target: Path, dtype: torch.dtype, 
             yield names.encoder_to_gguf(name), value, "F32" if plain else "BF16"
         for base, matrix, packed in _matrices(source):
             if kind == "MXFP4":
-                parts = packed or _each(source, partial(_apply, mxfp4.pack, matrix))
-                data = gguf.blocks_to_mxfp4(parts[0], parts[1]).numpy()
+                data = gguf.blocks_to_mxfp4(*_mxfp4(source, matrix, packed)).numpy()
+            elif packed is not None and packed.is_gguf(kind):
+                data = packed.parts["gguf"].numpy()
             else:
                 data = np.stack([gguf.pack(matrix(e), kind) for e in range(_experts(source))])
             yield from ((name, part, kind) for name, part in _split(base, data, "weight"))
@@ -103,8 +121,8 @@ def _outside(source: EncoderSource, dtype: torch.dtype) -> NamedTensors:
             yield name, tensor.load().to(dtype)
 
 
-def _matrices(source: EncoderSource) -> Iterator[tuple[str, Matrix, tuple[Tensor, Tensor] | None]]:
-    """Name and values of every matrix, and its blocks and scales if it is MXFP4."""
+def _matrices(source: EncoderSource) -> Iterator[tuple[str, Matrix, _Packed | None]]:
+    """Name and values of every matrix, and what is stored if it is packed."""
     for layer in range(source.config.num_hidden_layers):
         for index, matrix in enumerate(MATRICES):
             base = expert_name(layer, matrix)
@@ -119,10 +137,14 @@ def _matrices(source: EncoderSource) -> Iterator[tuple[str, Matrix, tuple[Tensor
                 for name, tensor in source.tensors.items()
                 if name.startswith(start) and name != f"{base}_bias"
             }
+            yield base, partial(_unpacked, packing, parts), _Packed(packing, parts)
 
-            is_mxfp4 = isinstance(packing, Mxfp4Packing)
-            unpacked = partial(_unpacked, packing, parts)
-            yield base, unpacked, (parts["blocks"], parts["scales"]) if is_mxfp4 else None
+
+def _mxfp4(source: EncoderSource, matrix: Matrix, packed: _Packed | None) -> Sequence[Tensor]:
+    """Blocks and scales, as they are stored if they are."""
+    if packed is not None and isinstance(packed.packing, Mxfp4Packing):
+        return packed.parts["blocks"], packed.parts["scales"]
+    return _each(source, partial(_apply, mxfp4.pack, matrix))
 
 
 def _row(dense: Tensor, expert: int) -> Tensor:
