@@ -84,7 +84,7 @@ def make_recipe(
         "device": str(pipeline._execution_device.type),
         "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
         "date": date,
-        "loras": dict(pipeline.loras),
+        "loras": pipeline.lora_records,
         "batch": {"seeds": list(batch), "index": index},
         "image": None if image is None else image.as_json(),
         "mask": None if mask is None else mask.as_json(),

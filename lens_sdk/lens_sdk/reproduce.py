@@ -187,8 +187,8 @@ def _changes(recipe: Mapping[str, Any], generator: Generator) -> tuple[str, ...]
         for name, value in zip(_CONDITIONS, here, strict=True)
         if recipe.get(name) != value
     ]
-    if recipe.get("loras", {}) != dict(pipeline.loras):
-        found.append(f"the LoRAs were {recipe['loras']} and are {dict(pipeline.loras)}")
+    if recipe.get("loras", {}) != pipeline.lora_records:
+        found.append(f"the LoRAs were {recipe['loras']} and are {pipeline.lora_records}")
     return tuple(found)
 
 

@@ -305,6 +305,7 @@ def test_what_is_no_lora_for_this_model_is_refused(tmp_path: Path) -> None:
     for part, kind in (("lokr_w1", "LoKr"), ("hada_w1_a", "LoHa"), ("dora_scale", "DoRA")):
         save_file({keys[0]: down, keys[1]: up, f"{MODULES[0]}.{part}": down.clone()}, path)
         assert f"it is a {kind}, and only plain LoRAs are read; unexpected" in refused(path)
+        assert component_of(path).layout == f"{kind}, which cannot be loaded"
     magnitude = f"base_model.model.{MODULES[0]}.lora_magnitude_vector.weight"
     save_file({keys[0]: down, keys[1]: up, magnitude: down.clone()}, path)
     assert "it is a DoRA" in refused(path)

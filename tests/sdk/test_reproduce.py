@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from lens_reasoner import (
@@ -102,6 +104,33 @@ def test_what_changed_since_is_told(generator: LocalLensGenerator, tmp_path: Pat
     told = " ".join(found.changes)
     for words in ("torch was 1.0", "vae/other.safetensors", "dtype was bfloat16 and is float32"):
         assert words in told
+
+
+def test_a_lora_is_known_by_its_weights(generator: LocalLensGenerator, tmp_path: Path) -> None:
+    pipeline = generator.runtime.load()
+    module = "transformer_blocks.0.attn.img_qkv"
+    layer = pipeline.transformer.get_submodule(module)
+    assert isinstance(layer, torch.nn.Linear)
+    files = []
+    for value in (0.2, 0.3):
+        down = torch.full((2, layer.in_features), value)
+        up = torch.full((layer.out_features, 2), value)
+        pairs = {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
+        files.append(tmp_path / f"{value}.safetensors")
+        save_file(pairs, files[-1])
+    try:
+        pipeline.load_lora_weights(files[0], "style", 0.5)
+        image = draw(generator, 5)[0]
+        path = image.save(tmp_path / "picture.png")
+        again = reproduce(path, model=generator)
+        pipeline.load_lora_weights(files[1], "style", 0.5, hotswap=True)
+        other = reproduce(path, model=generator)
+    finally:
+        pipeline.unload_lora_weights()
+    assert again.identical
+    assert again.changes == ()
+    assert not other.identical
+    assert image.recipe["loras"]["style"]["sha256"] in " ".join(other.changes)
 
 
 def test_an_edited_picture_keeps_what_it_started_from(

@@ -147,7 +147,7 @@ def _recognise(tensors: Iterable[str]) -> Component:
     def any_has(*parts: str) -> bool:
         return any(part in name for name in listed for part in parts)
 
-    if any_has(".lora_", "lora_A.", "lora_B.", "lokr_", "hada_"):
+    if any_has(".lora_", "lora_A.", "lora_B.", "lora.down.") or names.other_adapters(listed):
         return "LoRA"
     if any_has(".attn.img_qkv.", ".attn.norm_added_q.", ".img_mlp.w1."):
         return "denoiser"
@@ -248,7 +248,9 @@ def _read_vae(tensors: Tensors, container: str) -> _Names:
 def _read_lora(tensors: Tensors, container: str) -> _Names:
     found = set(tensors)
     blocks = names.count_blocks((name.replace("_", ".") for name in found), "transformer.blocks.")
-    return _Names("LoRA", found, found, blocks=blocks)
+    kinds = names.other_adapters(found)
+    layout = f"{' and '.join(kinds)}, which cannot be loaded" if kinds else "LoRA"
+    return _Names(layout, found, found, blocks=blocks)
 
 
 def _read_unknown(tensors: Tensors, container: str) -> _Names:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from lens_core.checkpoints.lora_adapters import (
     set_strengths,
     swap_lora,
 )
-from lens_core.checkpoints.lora_files import linear_shapes, read_lora
+from lens_core.checkpoints.lora_files import linear_shapes, lora_digest, read_lora
 from lens_core.errors import CheckpointError, ParameterError
 from lens_core.transformer import LensTransformer2DModel
 
@@ -24,6 +25,7 @@ class LoraMixin:
 
     transformer: LensTransformer2DModel
     _loras: Mapping[str, float] = {}
+    _lora_digests: Mapping[str, str] = {}
     _are_fused = False
     _unfused: Mapping[str, Tensor] = {}
 
@@ -31,6 +33,14 @@ class LoraMixin:
     def loras(self) -> Mapping[str, float]:
         """Every loaded LoRA and its weight, 0 for those that are set aside."""
         return dict(self._loras)
+
+    @property
+    def lora_records(self) -> dict[str, Any]:
+        """Weight and SHA-256 of every loaded LoRA, as JSON: what a picture's record needs."""
+        return {
+            name: {"weight": weight, "sha256": self._lora_digests[name]}
+            for name, weight in self._loras.items()
+        }
 
     def load_lora_weights(
         self,
@@ -72,6 +82,7 @@ class LoraMixin:
                 else f"a LoRA called {name!r} is loaded already; use hotswap to replace it"
             )
         (swap_lora if hotswap else attach_lora)(self.transformer, name, weights)
+        self._lora_digests = {**self._lora_digests, name: lora_digest(path)}
         self._activate({**self._loras, name: weight})
         return name
 

@@ -1,5 +1,6 @@
 """LoRA files of every known key style, brought to the denoiser's module names."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -10,7 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lens_core.checkpoint_files import read_json, summarise
+from lens_core.checkpoint_files import read_json, summarise, weight_files
+from lens_core.checkpoints import names
 from lens_core.checkpoints.weights import Weights, open_weights
 from lens_core.errors import CheckpointError
 
@@ -36,17 +38,6 @@ _SIDES = {
 _MATRIX = re.compile(
     r"(.+)\.(lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up)(?:\.\w+)?\.weight"
 )
-_OTHER_KINDS = {
-    "lora_magnitude_vector": "DoRA",
-    "dora_scale": "DoRA",
-    "lokr_w": "LoKr",
-    "hada_w": "LoHa",
-    "oft_blocks": "OFT",
-    "oft_R": "OFT",
-    ".diff": "full change of weights",
-}
-"""What names of tensors give other kinds of adapters away."""
-
 _METADATA = "lora_adapter_metadata"
 """Metadata of files saved by diffusers: the PEFT configuration as JSON."""
 
@@ -111,6 +102,18 @@ def read_lora(path: str | Path, modules: Shapes) -> LoraWeights:
     return LoraWeights(pairs["down"], pairs["up"], alpha)
 
 
+def lora_digest(path: Path) -> str:
+    """SHA-256 of a LoRA's file, in hexadecimal; of a folder, of its weights.
+
+    Raises:
+        CheckpointError: A folder without weights.
+    """
+    digest = hashlib.sha256()
+    for file in weight_files(path, ADAPTER_STEM) if path.is_dir() else [path]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def _split(key: str, flat: Mapping[str, str]) -> tuple[str | None, str]:
     """Module and side (`down`, `up` or `alpha`) of a tensor's name."""
     found = _MATRIX.fullmatch(key)
@@ -137,7 +140,7 @@ def _refuse(
 ) -> None:
     down, up = pairs["down"], pairs["up"]
     problems = []
-    if kinds := sorted({kind for part, kind in _OTHER_KINDS.items() if part in " ".join(unknown)}):
+    if kinds := names.other_adapters(unknown):
         problems.append(f"it is a {' and a '.join(kinds)}, and only plain LoRAs are read")
     if unknown:
         problems.append(f"unexpected: {summarise(sorted(unknown))}")

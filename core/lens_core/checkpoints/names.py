@@ -43,6 +43,15 @@ ENCODER_ROOTS = ("embed_tokens", "layers", "lm_head", "model", "norm", TOKENIZER
 
 _LINEAR = ("weight", "bias")
 
+_OTHER_ADAPTERS = {
+    "lora_magnitude_vector": "DoRA",
+    "dora_scale": "DoRA",
+    "lokr_w": "LoKr",
+    "hada_w": "LoHa",
+    "oft_": "OFT",
+}
+"""What tensors' names give adapters away that are no plain LoRAs."""
+
 
 def find_prefix(names: Iterable[str], prefixes: Iterable[str], roots: Collection[str]) -> str:
     """The prefix after which most names begin with a root; the first of equals."""
@@ -117,6 +126,12 @@ def vae_names(levels: int, per_level: int) -> set[str]:
         "bn.running_mean",
         "bn.running_var",
     }
+
+
+def other_adapters(names: Iterable[str]) -> list[str]:
+    """The kinds of adapters among tensors that are no plain LoRAs, such as DoRA."""
+    text = "\n".join(names)
+    return sorted({kind for part, kind in _OTHER_ADAPTERS.items() if part in text})
 
 
 def count_blocks(names: Iterable[str], stem: str) -> int:
