@@ -13,7 +13,7 @@ from lens_prompt_opt.report.unfinished import Progress
 from lens_prompt_opt.result import StudyResult
 from lens_prompt_opt.run_directory import RESULT_FILE, RunDirectory
 
-__all__ = ["report_run", "write_report"]
+__all__ = ["render_run", "report_run", "write_report"]
 
 REPORT_FILE = "report.html"
 
@@ -25,11 +25,7 @@ def write_report(result: StudyResult, path: Path) -> Path:
         result: The study; its pictures are read from its run directory, if it had one.
         path: The file to write; its folder is made.
     """
-    material = Material(result)
-    if result.run_dir is not None:
-        study = RunDirectory(result.run_dir).description()
-        material = Material(result, study, result.run_dir / "pictures")
-    return _write(path, finished_page(material))
+    return _write(path, _finished(result))
 
 
 def report_run(folder: str | Path, path: str | Path | None = None) -> Path:
@@ -42,13 +38,25 @@ def report_run(folder: str | Path, path: str | Path | None = None) -> Path:
     Raises:
         RunDirectoryError: If there is no run there, or it cannot be read.
     """
+    target = Path(path) if path is not None else Path(folder) / REPORT_FILE
+    return _write(target, render_run(folder))
+
+
+def render_run(folder: str | Path) -> str:
+    """The page of a run directory, finished or not, as HTML.
+
+    Args:
+        folder: The run directory.
+
+    Raises:
+        RunDirectoryError: If there is no run there, or it cannot be read.
+    """
     folder = Path(folder)
     directory = RunDirectory(folder)
     study = directory.description()
-    target = Path(path) if path is not None else folder / REPORT_FILE
     if not (folder / RESULT_FILE).is_file():
         progress = Progress.read(folder / "calls.jsonl")
-        return _write(target, unfinished_page(study, progress, folder / "pictures"))
+        return unfinished_page(study, progress, folder / "pictures")
     try:
         result = StudyResult.model_validate({**directory.result(), "run_dir": folder})
     except ValidationError as error:
@@ -56,7 +64,14 @@ def report_run(folder: str | Path, path: str | Path | None = None) -> Path:
             f"{str(folder / RESULT_FILE)!r} is no result of a study: {error}.",
             hint="It may come from another version; run the study again to write it anew.",
         ) from error
-    return write_report(result, target)
+    return _finished(result)
+
+
+def _finished(result: StudyResult) -> str:
+    if result.run_dir is None:
+        return finished_page(Material(result))
+    study = RunDirectory(result.run_dir).description()
+    return finished_page(Material(result, study, result.run_dir / "pictures"))
 
 
 def _write(path: Path, page: str) -> Path:

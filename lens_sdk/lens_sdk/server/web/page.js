@@ -198,7 +198,7 @@ class RunView {
   failed({ index, failure }) {
     const text = `${failure.message} ${failure.hint}`.trim();
     if (index === null || index === undefined) this.prompt(`Could not ${failure.stage}`, text);
-    else this.card(index).verdict.replaceChildren(make("li", { className: "cannot_tell", textContent: text }));
+    else this.card(index).verdict.replaceChildren(make("li", { className: "note", textContent: text }));
   }
 
   finished({ best, stop_reason, timings }) {
@@ -250,7 +250,7 @@ async function watch(id) {
     await view.follow();
   } finally {
     if (current === view) $("stop").disabled = true;
-    listPast();
+    list();
   }
 }
 
@@ -272,17 +272,52 @@ async function draw(event) {
   }
 }
 
+const day = (seconds) => new Date(seconds * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+
 async function listPast() {
+  const { data } = await (await call("/v1/runs?limit=12")).json();
+  $("no-past").hidden = data.length > 0;
+  $("past").replaceChildren(...data.map((run) => {
+    const show = () => { $("text").value = run.request.text; watch(run.id).catch((e) => say(e.message, true)); $("results").focus(); };
+    const button = make("button", { type: "button", onclick: show },
+      make("span", { className: "what", textContent: run.request.text }),
+      make("span", { className: `state ${run.status}`, textContent: run.status }),
+      make("span", { className: "facts", textContent: day(run.created_at) }));
+    return make("li", {}, button);
+  }));
+}
+
+const points = (share, sign = false) => `${sign && share >= 0 ? "+" : ""}${(100 * share).toFixed(1)}`.replace("-", "−");
+
+function outcome({ status, improved, claim }) {
+  if (status !== "finished") return [status, "running"];
+  if (!improved) return ["no better prompt", ""];
+  return claim ? [`${points(claim.gain, true)} points`, claim.interval[0] > 0 ? "finished" : ""] : ["improved", "finished"];
+}
+
+function studyFacts({ claim, cost, created_at }) {
+  const scores = claim && `${points(claim.seed_score)} % → ${points(claim.best_score)} % of criteria met`;
+  const interval = claim && `gain ${claim.interval.map((end) => points(end, true)).join(" to ")} (${Math.round(100 * claim.confidence)} %)`;
+  const spent = cost.usd || !cost.unpriced ? `$${cost.usd.toFixed(2)}${cost.unpriced ? " and more" : ""}` : "cost unknown";
+  return [[scores, interval], [`${cost.images.toLocaleString()} pictures`, spent, day(created_at)]]
+    .map((line) => line.filter(Boolean).join(" · ")).filter(Boolean);
+}
+
+async function listStudies() {
+  const { data } = await (await call("/v1/studies?limit=12")).json();
+  $("no-studies").hidden = data.length > 0;
+  $("study-list").replaceChildren(...data.map((study) => {
+    const [words, state] = outcome(study);
+    return make("li", {}, make("a", { href: study.report_url },
+      make("span", { className: "what", textContent: `${study.id}: “${study.prompt}” for ${study.generators.join(" and ")}` }),
+      make("span", { className: `state ${state}`, textContent: words }),
+      ...studyFacts(study).map((textContent) => make("span", { className: "facts", textContent }))));
+  }));
+}
+
+async function list() {
   try {
-    const { data } = await (await call("/v1/runs?limit=12")).json();
-    $("no-past").hidden = data.length > 0;
-    $("past").replaceChildren(...data.map((run) => {
-      const when = new Date(run.created_at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-      const show = () => { $("text").value = run.request.text; watch(run.id).catch((e) => say(e.message, true)); $("results").focus(); };
-      const button = make("button", { type: "button", onclick: show },
-        make("span", { textContent: run.request.text }), make("span", { textContent: `${run.status} · ${when}` }));
-      return make("li", {}, button);
-    }));
+    await Promise.all([listPast(), listStudies()]);
   } catch (error) {
     say(error.message, true);
   }
@@ -295,7 +330,7 @@ async function begin() {
     const { native_size: own, preferred_sizes: sizes } = model.capabilities;
     $("size").replaceChildren(make("option", { value: "", textContent: own ? `${own[0]} × ${own[1]} (usual)` : "model’s own" }),
       ...sizes.filter((size) => String(size) !== String(own)).map(([w, h]) => make("option", { value: `${w}x${h}`, textContent: `${w} × ${h}` })));
-    await listPast();
+    await list();
   } catch (error) {
     say(error.message, true);
   }
@@ -309,6 +344,8 @@ $("stop").addEventListener("click", () => {
   if (current) call(`/v1/runs/${current.id}/cancel`, { method: "POST" }).catch((error) => say(error.message, true));
 });
 $("key").addEventListener("change", begin);
+// Addresses of reports work for an hour.
+document.addEventListener("visibilitychange", () => { if (!document.hidden && $("model").textContent) list(); });
 Labels.begin({ all: true });
 const wanted = new URLSearchParams(location.search);
 if (wanted.has("request")) $("text").value = wanted.get("request");
