@@ -73,7 +73,14 @@ def create_app(config: ServerConfig) -> FastAPI:
             if isinstance(config.parts.generator, BatchingLensGenerator):
                 await asyncio.to_thread(config.parts.generator.close)
 
-    app = FastAPI(title="Lens", version=package_version(), lifespan=lifespan)
+    # FastAPI's own pages about the description load scripts from elsewhere.
+    app = FastAPI(
+        title="Lens",
+        version=package_version(),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.services = services
     app.add_middleware(Guard, keys=config.keys, limits=config.limits, metrics=services.metrics)
     _answer_errors(app)
