@@ -101,8 +101,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             keys=ApiKeys([KEY]),
             choices=RayChoices(replicas=2, grace=5),
         )
-        with running as port:
-            yield Cluster(port, folder)
+        with ThreadPoolExecutor(2) as callers:
+            with running as port:
+                cluster = Cluster(port, folder)
+                yield cluster
+                path, _ = cluster.begin_run("interrupted", steps=10_000)
+                follower = callers.submit(cluster.client.get, f"{path}/events")
+                body = {"prompt": "the last", "num_inference_steps": 20}
+                picture = callers.submit(cluster.client.post, GENERATIONS, json=body)
+                until(lambda: cluster.drawn("the last"))
+            assert picture.result().status_code == 200
+            assert "event: ended" in follower.result().text
     assert not (folder / "stopping").exists()
 
 
@@ -125,7 +134,9 @@ def kinds(answer: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_both_answer_and_both_ask_for_the_key(cluster: Cluster) -> None:
-    assert len(cluster.replicas(2)) == 2
+    names = cluster.replicas(2)
+    assert len(names) == 2
+    until(lambda: all(f'replica="{name}"' in cluster.client.get("/metrics").text for name in names))
     assert cluster.client.get("/readyz").json() == {"status": "ready"}
     assert httpx.get(f"{cluster.url}/v1/models").status_code == 401
 

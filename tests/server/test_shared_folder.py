@@ -1,6 +1,7 @@
 """Servers that share a folder: keys and runs of one are those of the others."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ from lens_sdk.server.app import create_app
 from lens_sdk.server.claims import Claims
 from lens_sdk.server.errors import ApiError
 from lens_sdk.server.idempotency import Answer, Idempotency
+from lens_sdk.server.metrics import Metrics
 from lens_sdk.server.shared import EventLog, SharedWork
 from painting_replica import KEY, configure
 
@@ -125,6 +127,31 @@ async def servers(tmp_path: Path) -> AsyncIterator[list[httpx.AsyncClient]]:
             for _ in range(2)
         ]
         yield [await stack.enter_async_context(client) for client in clients]
+
+
+def test_numbers_of_all_are_told_by_each(tmp_path: Path) -> None:
+    here, there = Metrics(), Metrics()
+    for metrics, name, images in ((here, "here", 2), (there, "there", 3)):
+        metrics.share(tmp_path, name)
+        metrics.images.inc(images)
+        metrics.answered({"type": "http"}, 200)
+        metrics.image_seconds.observe(3)
+        metrics.watch("lens_busy", "Whether it is busy", lambda: 1)
+        metrics.publish()
+    (tmp_path / "gone.prom").write_bytes(here.text().replace(b"here", b"gone"))
+    os.utime(tmp_path / "gone.prom", (1, 1))
+    lines = there.text().decode().splitlines()
+    assert lines == here.text().decode().splitlines()
+    for wanted in (
+        "# TYPE lens_images_total counter",
+        'lens_images_total{replica="here"} 2.0',
+        'lens_images_total{replica="there"} 3.0',
+        'lens_image_seconds_bucket{le="5.0",replica="here"} 1.0',
+        'lens_requests_total{replica="there",route="unmatched",status="200"} 1.0',
+        'lens_busy{replica="here"} 1.0',
+    ):
+        assert lines.count(wanted) == 1, wanted
+    assert not any("gone" in line for line in lines)
 
 
 async def begin(client: httpx.AsyncClient, steps: int) -> str:

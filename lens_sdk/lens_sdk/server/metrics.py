@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from lens_reasoner.atomic import write_atomically
 
 if TYPE_CHECKING:
     from starlette.types import Scope
+
+PUBLISH_SECONDS = 2.0
+"""How often a process that shares its numbers writes them down."""
+
+_LOST_SECONDS = 10 * PUBLISH_SECONDS
 
 
 class Metrics:
@@ -16,6 +28,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
+        self._shared: tuple[Path, str] | None = None
         self.requests = Counter(
             "lens_requests", "Requests answered", ["route", "status"], registry=registry
         )
@@ -46,6 +59,55 @@ class Metrics:
         route = getattr(scope.get("route"), "path", "unmatched")
         self.requests.labels(route, str(status)).inc()
 
+    def share(self, folder: Path, name: str) -> None:
+        """From now on tell the numbers of all processes that share a folder.
+
+        Args:
+            folder: Where each writes its own.
+            name: Of this process; its numbers get it as the label `replica`.
+        """
+        self._shared = folder, name
+
+    def publish(self) -> None:
+        """Write the numbers down for the others; see `share`."""
+        if self._shared is not None:
+            folder, name = self._shared
+            write_atomically(folder / f"{name}.prom", generate_latest(self._registry))
+
     def text(self) -> bytes:
         """All numbers in Prometheus's text format."""
-        return generate_latest(self._registry)
+        if self._shared is None:
+            return generate_latest(self._registry)
+        self.publish()
+        together = CollectorRegistry()
+        together.register(_Together(self._shared[0]))
+        return generate_latest(together)
+
+
+class _Together(Collector):
+    """The numbers of all processes that wrote theirs down lately, each with its name."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterator[Metric]:
+        """All numbers."""
+        families: dict[str, Metric] = {}
+        for path in sorted(self._folder.glob("*.prom")):
+            try:
+                old = time.time() - path.stat().st_mtime > _LOST_SECONDS
+                text = path.read_text(encoding="utf-8")
+            except FileNotFoundError:
+                continue
+            if old:
+                path.unlink(missing_ok=True)
+                continue
+            for family in text_string_to_metric_families(text):
+                known = families.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type)
+                )
+                known.samples += [
+                    sample._replace(labels={**sample.labels, "replica": path.stem})
+                    for sample in family.samples
+                ]
+        yield from families.values()

@@ -20,11 +20,14 @@ from lens_sdk.server.app import create_app
 from lens_sdk.server.claims import POLL_SECONDS
 from lens_sdk.server.config import ServerConfig, check_address
 from lens_sdk.server.guard import ApiKeys
+from lens_sdk.server.metrics import PUBLISH_SECONDS
 from lens_sdk.server.serve import GRACE
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from lens_sdk.server.services import Services
 
 NAME = "lens"
 REPLICA_HEADER = "x-lens-replica"
@@ -66,23 +69,25 @@ class Replica:
     Args:
         app: The application.
         name: Which it is.
-        stopping: File that is there while the server stops.
+        stopping: File in the server's folder that is there while it stops.
     """
 
     def __init__(self, app: FastAPI, name: str, stopping: Path) -> None:
         self._app: ASGIApp = app
-        self._services = app.state.services
+        self._services: Services = app.state.services
+        self._services.metrics.share(stopping.parent / "live" / "metrics", name)
         self._name = name.encode()
         self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request, or the application's life."""
         if scope["type"] == "lifespan":
-            watching = asyncio.ensure_future(self._watch())
+            besides = [asyncio.ensure_future(work()) for work in (self._watch, self._publish)]
             try:
                 await self._app(scope, receive, send)
             finally:
-                watching.cancel()
+                for work in besides:
+                    work.cancel()
             return
 
         async def tell(message: Message) -> None:
@@ -97,6 +102,11 @@ class Replica:
         while not self._stopping.exists():
             await asyncio.sleep(POLL_SECONDS)
         self._services.drain()
+
+    async def _publish(self) -> None:
+        while True:
+            await asyncio.to_thread(self._services.metrics.publish)
+            await asyncio.sleep(PUBLISH_SECONDS)
 
 
 @contextmanager
@@ -161,6 +171,8 @@ def replicas_running(
         stopping.parent.mkdir(parents=True, exist_ok=True)
         stopping.touch()
         with suppress(Exception):
+            # Requests under way end first; shutting Serve down would cut them off.
+            serve.delete(NAME)
             serve.shutdown()
         if choices.address is None:
             ray.shutdown()
@@ -223,17 +235,23 @@ def _prepare_environment(choices: RayChoices) -> None:
 
 
 def _join(ray: Any, choices: RayChoices) -> None:
-    if choices.address is not None:
-        ray.init(address=choices.address, log_to_driver=False)
-        return
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        object_store_memory=_OBJECT_STORE,
-        log_to_driver=False,
-        logging_level="WARNING",
-        _node_ip_address="127.0.0.1",
-    )
+    own: dict[str, Any] = {
+        "address": "local",
+        "include_dashboard": False,
+        "object_store_memory": _OBJECT_STORE,
+        "logging_level": "WARNING",
+        "_node_ip_address": "127.0.0.1",
+    }
+    there = own if choices.address is None else {"address": choices.address}
+    try:
+        ray.init(log_to_driver=False, **there)
+    except Exception as error:
+        ray.shutdown()
+        what = "start" if choices.address is None else f"answer at {choices.address}"
+        raise ReplicasError(
+            f"Ray did not {what}: {str(error).strip().splitlines()[0]}",
+            hint="Its logs are in /tmp/ray/session_latest/logs.",
+        ) from error
 
 
 def gpus_each(ray: Any, choices: RayChoices) -> float:
