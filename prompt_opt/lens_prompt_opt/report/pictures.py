@@ -120,7 +120,7 @@ def _card(gain: float, pair: PicturePair, material: Material, store: Thumbnails)
 def _side(name: str, side: Side, store: Thumbnails) -> Markup:
     uri = store.uri(side.image)
     picture = (
-        el("img", src=uri, alt=f"{name}: {side.rewrite}", loading="lazy")
+        el("img", src=uri, alt=f"{name}: {side.rewrite}", decoding="async")
         if uri
         else el("div", "not kept" if side.image else "not drawn", class_="missing")
     )

@@ -183,7 +183,7 @@ def latest(progress: Progress, folder: Path) -> Markup:
     for prompt, name in shown:
         uri = store.uri(name)
         image = (
-            el("img", src=uri, alt=prompt, loading="lazy")
+            el("img", src=uri, alt=prompt, decoding="async")
             if uri
             else el("div", "not kept", class_="missing")
         )
