@@ -99,6 +99,22 @@ def test_mxfp8_agrees_with_its_bits_and_fits_bfloat16() -> None:
     assert max_error(values, original) < 0.0626 * float(original.abs().max())
 
 
+@pytest.mark.parametrize("kind", reference.GGML)
+def test_ggml_blocks_agree_with_their_bits(kind: str) -> None:
+    size, halves, read = reference.GGML[kind]
+    random = np.random.default_rng(0)
+    blocks = random.integers(0, 256, (6, size), np.uint8)
+    for place in halves:
+        scales = random.normal(size=(6, 1)).astype(np.float16)
+        blocks[:, place : place + 2] = scales.view(np.uint8)
+    if kind == "MXFP4":
+        blocks[:, 0] = random.integers(100, 150, 6)
+    expected = np.concatenate([read(block.tobytes()) for block in blocks])
+    found = ggml.unpack(blocks.reshape(2, -1), kind)
+    assert found.shape == (2, expected.size // 2)
+    assert np.allclose(found.numpy().reshape(-1), expected, rtol=1e-5, atol=1e-4)
+
+
 def test_ggml_mxfp4_is_the_same_numbers_in_another_order() -> None:
     blocks, scales = mxfp4.pack(weights(4, 96))
     data = ggml.blocks_to_mxfp4(blocks, scales)
