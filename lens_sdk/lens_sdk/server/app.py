@@ -276,7 +276,7 @@ def _add_runs(app: FastAPI, services: Services) -> None:
         runs.record(name)
         return EventStream(runs.frames(name, last_event_id or after or 0))
 
-    @app.post("/v1/runs/{name}/cancel", response_model=RunAnswer, responses=answers(404))
+    @app.post("/v1/runs/{name}/cancel", response_model=RunAnswer, responses=answers(404, 503))
     async def cancel(name: str) -> dict[str, Any]:
         """End a run between two steps; its pictures so far stay."""
         await runs.cancel(name)
