@@ -106,13 +106,13 @@ class LLMReasoner:
         self.hints = hints or RewriteHints()
         self._moderator = moderator
         self._max_tokens = max_tokens
-        self._leaks = _leak_detector(system_prompt)
+        self._leaks = LeakDetector.of_prompt(_CONTRACT, system_prompt)
 
     def with_system_prompt(self, prompt: SystemPrompt) -> LLMReasoner:
         """A reasoner like this one that is told something else."""
         other = copy.copy(self)
         other.system_prompt = prompt
-        other._leaks = _leak_detector(prompt)
+        other._leaks = LeakDetector.of_prompt(_CONTRACT, prompt)
         return other
 
     @property
@@ -188,13 +188,6 @@ class LLMReasoner:
             usage=draft.usage,
             seconds=seconds,
         )
-
-
-def _leak_detector(prompt: SystemPrompt) -> LeakDetector:
-    return LeakDetector(
-        [_CONTRACT, *(section.text for section in prompt.sections if section.protected)],
-        [section.text for section in prompt.editable],
-    )
 
 
 def _prompt_of(reply: ChatReply) -> str:

@@ -69,10 +69,7 @@ class LLMReviser:
         self.system_prompt = system_prompt
         self.hints = hints or RewriteHints()
         self._max_tokens = max_tokens
-        self._leaks = LeakDetector(
-            [_CONTRACT, *(s.text for s in system_prompt.sections if s.protected)],
-            [section.text for section in system_prompt.editable],
-        )
+        self._leaks = LeakDetector.of_prompt(_CONTRACT, system_prompt)
 
     @property
     def fingerprint(self) -> str:

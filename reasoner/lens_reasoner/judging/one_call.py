@@ -11,7 +11,9 @@ from lens_reasoner.chat import ChatModel, ImagePart, Message, identity_of
 from lens_reasoner.errors import ChatError
 from lens_reasoner.judging.mode import (
     DEFAULT_JUDGE_MODEL,
+    PROBABILITY,
     RULES,
+    UNDECIDED,
     Ballot,
     no_verdict,
     one_line,
@@ -23,12 +25,8 @@ from lens_reasoner.verdict import CriterionVerdict
 
 _INSTRUCTIONS = f"""You check a picture against numbered criteria.
 For each criterion, first look and write in "evidence", in one short line, what is to be seen that \
-decides it; only then answer: "yes" if it is satisfied, "no" if it is not, "cannot_tell" if the \
-picture does not let anybody decide. Judge each criterion by itself. {RULES} Answer every \
-criterion once, with its number as "id"."""
-
-_PROBABILITY = """ In "probability" give how probable it is, from 0 to 1, that the criterion is \
-satisfied: near 0 or 1 only if you are certain."""
+decides it; only then answer: "yes" if it is satisfied, "no" if it is not, {UNDECIDED}. Judge \
+each criterion by itself. {RULES} Answer every criterion once, with its number as "id"."""
 
 
 class _Item(BaseModel):
@@ -76,7 +74,7 @@ class OneCall:
         self._chat = chat or default_chat(DEFAULT_JUDGE_MODEL, setting=JUDGE_SETTING)
         self._temperature = temperature
         self._schema: type[_Answers] = _ProbableAnswers if probability else _Answers
-        self._instructions = _INSTRUCTIONS + (_PROBABILITY if probability else "")
+        self._instructions = _INSTRUCTIONS + (PROBABILITY if probability else "")
 
     @property
     def model(self) -> str:

@@ -16,7 +16,9 @@ from lens_reasoner.chat import ChatModel, ImagePart, Message, identity_of
 from lens_reasoner.errors import ChatError, JudgeError, LoopConfigError
 from lens_reasoner.judging.mode import (
     DEFAULT_JUDGE_MODEL,
+    PROBABILITY,
     RULES,
+    UNDECIDED,
     Ballot,
     no_verdict,
     one_line,
@@ -28,11 +30,7 @@ from lens_reasoner.verdict import CriterionVerdict
 
 _INSTRUCTIONS = f"""You check a picture against one criterion.
 First look and write in "evidence", in one short line, what is to be seen that decides it; only \
-then answer: "yes" if it is satisfied, "no" if it is not, "cannot_tell" if the picture does not \
-let anybody decide. {RULES}"""
-
-_PROBABILITY = """ In "probability" give how probable it is, from 0 to 1, that the criterion is \
-satisfied: near 0 or 1 only if you are certain."""
+then answer: "yes" if it is satisfied, "no" if it is not, {UNDECIDED}. {RULES}"""
 
 
 class _Answer(BaseModel):
@@ -78,7 +76,7 @@ class PerCriterion:
         self._chat = chat or default_chat(DEFAULT_JUDGE_MODEL, setting=JUDGE_SETTING)
         self._temperature = temperature
         self._schema: type[_Answer] = _ProbableAnswer if probability else _Answer
-        self._instructions = _INSTRUCTIONS + (_PROBABILITY if probability else "")
+        self._instructions = _INSTRUCTIONS + (PROBABILITY if probability else "")
         self._concurrency = concurrency
 
     @property

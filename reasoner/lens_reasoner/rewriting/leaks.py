@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from lens_reasoner.prompts import SystemPrompt
+
 SECRET_RUN = 60
 """Letters and figures in a row that no prompt shares with its instructions by chance."""
 
@@ -28,6 +30,12 @@ class LeakDetector:
             size: {run for text in texts for run in _runs(text, size)}
             for size, texts in ((SECRET_RUN, secret), (EDITABLE_RUN, editable))
         }
+
+    @classmethod
+    def of_prompt(cls, contract: str, prompt: SystemPrompt) -> LeakDetector:
+        """One for a contract and a prompt, of which the protected sections are secret."""
+        kept = (section.text for section in prompt.sections if section.protected)
+        return cls([contract, *kept], [section.text for section in prompt.editable])
 
     def leaks(self, reply: str, *, request: str) -> bool:
         """Whether `reply` repeats instructions beyond what `request` itself holds."""
