@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import time
 from collections.abc import Sequence
@@ -75,8 +76,7 @@ class GgufChat:
     @property
     def fingerprint(self) -> str:
         """Name and size of the file, and the seed."""
-        size = self._gguf.path.stat().st_size
-        return f"{self.model} of {size} bytes seed={self._seed}"
+        return f"{self._gguf.identity} seed={self._seed}"
 
     async def complete(
         self,
@@ -172,6 +172,12 @@ class GgufReasoner:
         """
         self._gguf = model if isinstance(model, GgufModel) else GgufModel(model)
 
+    @property
+    def fingerprint(self) -> str:
+        """The file, and a hash of what it is shown."""
+        told = f"{_INSTRUCTION}|{_EXAMPLES}|{DENSE_WORDS}|{CONTINUATION_TOKENS}|{_REPEAT_PENALTY}"
+        return f"{self._gguf.identity} {hashlib.sha256(told.encode()).hexdigest()[:8]}"
+
     async def rewrite(self, request: ImageRequest) -> Rewrite:
         """See `Reasoner.rewrite`; detailed requests and other scripts than Latin stay as they are.
 
@@ -185,7 +191,7 @@ class GgufReasoner:
         elif any(letter.isalpha() and ord(letter) > 0x24F for letter in request.text):
             author = f"none: {self._gguf.name} was not taught this script"
         else:
-            beginning = request.text.strip().rstrip(".!,;: ")
+            beginning = request.text.strip().rstrip(".!,;: ") or request.text.strip()
             reply = await asyncio.to_thread(
                 self._gguf.ask,
                 _few_shot(beginning),

@@ -90,6 +90,11 @@ class GgufModel:
         self._lock = threading.Lock()
         self._server: Any = None
 
+    @property
+    def identity(self) -> str:
+        """Name and size of the file."""
+        return f"{self.name} of {self.path.stat().st_size} bytes"
+
     def ask(
         self,
         messages: Sequence[Message],

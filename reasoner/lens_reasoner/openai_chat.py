@@ -13,6 +13,7 @@ from lens_reasoner.chat import ChatReply, Message
 from lens_reasoner.errors import UnsupportedSettingError
 from lens_reasoner.limits import estimate_tokens
 from lens_reasoner.openai_connection import ConnectionOptions, OpenAIClient, OpenAIConnection
+from lens_reasoner.openai_pool import load_library
 from lens_reasoner.structured import ask_checked
 from lens_reasoner.sync import run_sync
 from lens_reasoner.types import Usage
@@ -78,6 +79,7 @@ class OpenAIChat(OpenAIClient):
     ) -> ChatReply:
         """See `ChatModel.complete`; a reply off the schema is asked for once more."""
         options = self._options(temperature, max_tokens, seed)
+        load_library()
 
         async def ask(asked: Sequence[Message]) -> ChatReply:
             return await self._ask(asked, schema, options, estimate_tokens(asked, max_tokens))

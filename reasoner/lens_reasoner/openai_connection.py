@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from lens_reasoner import openai_errors
 from lens_reasoner.errors import ChatError, ChatFault, MissingKeyError
 from lens_reasoner.limits import Limits, limiter_for
-from lens_reasoner.openai_pool import ClientPool
+from lens_reasoner.openai_pool import ClientPool, load_library
 from lens_reasoner.prices import NO_PRICES, PriceSource, PriceTable, openai_prices, price_table
 from lens_reasoner.retry import RetryPolicy
 from lens_reasoner.shutdowns import SHUTDOWNS, ShutdownWatch
@@ -118,6 +118,7 @@ class OpenAIConnection:
         Raises:
             ChatError: If there is no answer, or none of that form.
         """
+        load_library()
 
         async def attempt() -> Reply:
             async with self._limiter.slot(tokens) as slot:
@@ -148,7 +149,7 @@ class OpenAIConnection:
 
     async def _post(self, path: str, body: Json) -> object:
         try:
-            # Before the timeout begins, because the first client takes the library's import.
+            # Before the timeout begins, as the first client takes a while to make.
             await self._client()
             async with asyncio.timeout(self.retry.timeout):
                 # Hidden here, so that nothing above holds what a server may have echoed.

@@ -14,7 +14,7 @@ from lens_reasoner.decisions import MAX_QUESTIONS, Decision, DecisionReply, Ques
 from lens_reasoner.errors import UnsupportedSettingError
 from lens_reasoner.limits import estimate_tokens
 from lens_reasoner.openai_connection import ConnectionOptions, OpenAIClient, OpenAIConnection
-from lens_reasoner.openai_wire import responses_body
+from lens_reasoner.openai_wire import ResponsesCount, counted, responses_body
 from lens_reasoner.prices import DECISION_PRICES
 from lens_reasoner.sync import run_sync
 from lens_reasoner.types import Usage
@@ -102,20 +102,10 @@ class _Answer(_Part):
     probability: float | None = None
 
 
-class _Details(_Part):
-    cached_tokens: int | None = None
-
-
-class _Counts(_Part):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    input_tokens_details: _Details | None = None
-
-
 class _Reply(_Part):
     answers: list[_Answer]
     model: str | None = None
-    usage: _Counts | None = None
+    usage: ResponsesCount = None
 
 
 def _read(data: dict[str, Any], names: Sequence[str]) -> _WireDecisions:
@@ -128,14 +118,9 @@ def _read(data: dict[str, Any], names: Sequence[str]) -> _WireDecisions:
     given = [answer.name or name for answer, name in zip(reply.answers, names, strict=False)]
     if len(reply.answers) != len(names) or given != list(names):
         raise ValueError(f"{len(names)} questions were asked and {len(reply.answers)} answered")
-    counts = reply.usage or _Counts()
     return _WireDecisions(
         decisions=tuple(map(_decision, reply.answers, names)),
-        usage=Usage(
-            input_tokens=counts.input_tokens,
-            output_tokens=counts.output_tokens,
-            cached_tokens=(counts.input_tokens_details or _Details()).cached_tokens,
-        ),
+        usage=counted(reply.usage),
         model=reply.model or "",
     )
 

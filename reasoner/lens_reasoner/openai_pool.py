@@ -54,6 +54,11 @@ class ClientPool:
             await known[1].aclose()
 
 
+def load_library() -> None:
+    """Import the library, which takes a while once, before the clock of any call runs."""
+    import openai  # noqa: F401
+
+
 async def _open(base_url: str, key: SecretStr) -> Opened:
     import openai
 

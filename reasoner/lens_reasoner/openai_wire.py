@@ -231,10 +231,16 @@ class _Failure(_Part):
     message: str | None = None
 
 
-class _ResponsesUsage(_Part):
+class ResponsesUsage(_Part):
+    """What a reply of Responses and its like says it consumed."""
+
     input_tokens: _Count = None
     output_tokens: _Count = None
     input_tokens_details: Annotated[_Details | None, WrapValidator(_none_if_odd)] = None
+
+
+ResponsesCount = Annotated[ResponsesUsage | None, WrapValidator(_none_if_odd)]
+"""The same; None where it is of another form."""
 
 
 class _Response(_Part):
@@ -243,7 +249,7 @@ class _Response(_Part):
     model: str | None = None
     incomplete_details: _Incomplete | None = None
     error: _Failure | None = None
-    usage: Annotated[_ResponsesUsage | None, WrapValidator(_none_if_odd)] = None
+    usage: ResponsesCount = None
 
 
 _RESPONSES_REASONS = {"max_output_tokens": "length", "content_filter": "content_filter"}
@@ -261,8 +267,6 @@ def read_responses(data: Json) -> WireReply:
     ]
     reason = (reply.incomplete_details or _Incomplete()).reason
     finish = "stop" if reply.status in {None, "completed"} else str(reply.status)
-    usage = reply.usage or _ResponsesUsage()
-    details = usage.input_tokens_details or _Details()
     failure = reply.error or _Failure()
     return WireReply(
         text=_unbroken("".join(c.text or "" for c in contents if c.type == "output_text")),
@@ -271,10 +275,16 @@ def read_responses(data: Json) -> WireReply:
         ),
         finish_reason=_RESPONSES_REASONS.get(reason, reason) if reason else finish,
         model=reply.model or "",
-        usage=Usage(
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cached_tokens=details.cached_tokens,
-        ),
+        usage=counted(reply.usage),
         failure=": ".join(part for part in (failure.code, failure.message) if part),
+    )
+
+
+def counted(usage: ResponsesUsage | None) -> Usage:
+    """The tokens of a reply; unknown where it does not say."""
+    known = usage or ResponsesUsage()
+    return Usage(
+        input_tokens=known.input_tokens,
+        output_tokens=known.output_tokens,
+        cached_tokens=(known.input_tokens_details or _Details()).cached_tokens,
     )

@@ -26,6 +26,9 @@ T = TypeVar("T")
 class RetryPolicy(Value):
     """How long to insist.
 
+    A call that timed out or lost its connection may have been served and billed all the same. What
+    it consumed nobody tells, so the usage of a reply is that of the call it came with.
+
     Attributes:
         attempts: Most calls, the first included.
         first_wait: Seconds before the second call; doubles from then on, with up to 25 % taken off

@@ -191,7 +191,7 @@ class LoopbackServer:
     def chat(self, api: str = "chat", model: str = "some-model", **options: Any) -> OpenAIChat:
         """A client of this server with a quick retry policy."""
         options.setdefault(
-            "retry", RetryPolicy(attempts=3, first_wait=0.01, timeout=5, deadline=20)
+            "retry", RetryPolicy(attempts=3, first_wait=0.01, timeout=30, deadline=120)
         )
         return OpenAIChat(model, base_url=self.url, api_key=SECRET, api=api, **options)
 

@@ -166,12 +166,7 @@ class ImageServer(ImagesApiGenerator):
         )
         super().__init__(connection, image_prices or NO_IMAGE_PRICES)
         self._dialect = _dialect(dialect)
-        self._fields = dict(self._dialect.fields)
-        if "guidance_scale" in self._fields:
-            known = "true_cfg_scale" if "qwen-image" in model.lower() else "guidance_scale"
-            self._fields["guidance_scale"] = guidance_field or (
-                known if self._dialect in DIALECTS.values() else self._fields["guidance_scale"]
-            )
+        self._fields = _fields(self._dialect, model, guidance_field)
         taken = self._fields.values()
         able = self._dialect.capabilities
         self._capabilities = able.model_copy(
@@ -221,3 +216,13 @@ def _dialect(choice: ServerDialect | str) -> ServerDialect:
             f"There is no server dialect {choice!r}.", hint=f"Choices: {', '.join(DIALECTS)}."
         )
     return DIALECTS[choice]
+
+
+def _fields(dialect: ServerDialect, model: str, guidance_field: str | None) -> dict[str, str]:
+    """Names on the wire; of the guidance scale that which the model means by it."""
+    if "guidance_scale" not in dialect.fields:
+        return dict(dialect.fields)
+    usual = dialect.fields["guidance_scale"]
+    if dialect in DIALECTS.values() and "qwen-image" in model.lower():
+        usual = "true_cfg_scale"
+    return {**dialect.fields, "guidance_scale": guidance_field or usual}
