@@ -21,6 +21,7 @@ from lens_prompt_opt.statistics.sequential import (
     LOWEST,
     BettingTest,
     Expectation,
+    SequentialTest,
     TestMethod,
 )
 
@@ -108,6 +109,29 @@ class PairedSequentialGate:
                 )
 
 
+@dataclass
+class _Trial:
+    """What both prompts did so far in one challenge."""
+
+    ours: list[Outcome] = field(default_factory=list)
+    theirs: list[Outcome] = field(default_factory=list)
+    differences: list[float] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
+
+    def add(self, ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> list[float]:
+        """Take in a block; its differences, one per request."""
+        self.ours.extend(ours)
+        self.theirs.extend(theirs)
+        new = list(paired_differences(ours, theirs).values())
+        self.differences += new
+        return new
+
+    @property
+    def mean(self) -> float:
+        """Mean difference so far; 0 before the first."""
+        return fsum(self.differences) / len(self.differences) if self.differences else 0.0
+
+
 class GateKeeper:
     """Holds a study's challenges one after the other, and remembers who is incumbent."""
 
@@ -175,43 +199,22 @@ class GateKeeper:
         test = self.gate.method.start(
             level=level, min_gain=self.gate.min_gain, horizon=len(stream), expected=expected
         )
-        differences: list[float] = []
-        looks: list[Look] = []
-        seen: tuple[list[Outcome], list[Outcome]] = ([], [])
-        verdict: Verdict = "no_difference"
-        for block in stream.blocks(self.gate.block_requests):
-            try:
-                ours, theirs = await arena.evaluate_many(
-                    [(challenger, block), (self.incumbent, block)]
-                )
-            except BudgetExhaustedError:
-                verdict = "out_of_budget"
-                break
-            seen[0].extend(ours)
-            seen[1].extend(theirs)
-            new = list(paired_differences(ours, theirs).values())
-            differences += new
-            test.update(new)
-            mean = fsum(differences) / len(differences) if differences else 0.0
-            looks.append(Look(requests=len(differences), mean=mean, evidence=test.evidence))
-            finding = test.finding
-            if finding != "undecided":
-                verdict = finding
-                break
-        guards = await self._guarded(challenger, arena, *seen) if verdict == "better" else []
+        trial = _Trial()
+        verdict = await self._play(trial, challenger, arena, stream, test)
+        guards = await self._guarded(challenger, arena, trial) if verdict == "better" else []
         decision = Decision(
             challenger=challenger.id,
             incumbent=self.incumbent.id,
             number=len(self.decisions) + 1,
             level=level,
             verdict="guarded" if guards else verdict,
-            gain=looks[-1].mean if differences else None,
+            gain=trial.mean if trial.differences else None,
             interval=betting_interval(
-                differences, confidence=self.gate.confidence, lowest=LOWEST, highest=HIGHEST
+                trial.differences, confidence=self.gate.confidence, lowest=LOWEST, highest=HIGHEST
             ),
-            requests=len(differences),
-            images=len(seen[0]),
-            looks=tuple(looks),
+            requests=len(trial.differences),
+            images=len(trial.ours),
+            looks=tuple(trial.looks),
             guards=tuple(guards),
         )
         self.decisions.append(decision)
@@ -220,12 +223,36 @@ class GateKeeper:
             self._epoch += 1
         return decision
 
+    async def _play(
+        self,
+        trial: _Trial,
+        challenger: Candidate,
+        arena: Arena,
+        stream: CellStream,
+        test: SequentialTest,
+    ) -> Verdict:
+        """Block after block, until the test has a finding or the money is gone."""
+        for block in stream.blocks(self.gate.block_requests):
+            try:
+                ours, theirs = await arena.evaluate_many(
+                    [(challenger, block), (self.incumbent, block)]
+                )
+            except BudgetExhaustedError:
+                return "out_of_budget"
+            new = trial.add(ours, theirs)
+            test.update(new)
+            trial.looks.append(
+                Look(requests=len(trial.differences), mean=trial.mean, evidence=test.evidence)
+            )
+            if test.finding != "undecided":
+                return test.finding
+        return "no_difference"
+
     async def _guarded(
         self,
         challenger: Candidate,
         arena: Arena,
-        ours: Sequence[Outcome],
-        theirs: Sequence[Outcome],
+        trial: _Trial,
     ) -> list[GuardFinding]:
         """What the guards find, with second pictures where the test had one of each request."""
         more: list[list[Outcome]] = [[], []]
@@ -240,4 +267,4 @@ class GateKeeper:
                         message="there is no budget for the pictures that would show it",
                     )
                 ]
-        return await arena.guard([*ours, *more[0]], [*theirs, *more[1]])
+        return await arena.guard([*trial.ours, *more[0]], [*trial.theirs, *more[1]])

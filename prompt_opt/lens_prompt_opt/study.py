@@ -78,7 +78,9 @@ class PromptStudy:
                 `with_system_prompt`, or a function from a system prompt to a reasoner.
             generator: One generator, or several. Then the study looks for one prompt that serves
                 all of them, by the mean score over the generators, and from there for one prompt
-                for each; `StudyResult.matrix` holds them against each other.
+                for each; `StudyResult.matrix` holds them against each other. One that takes no
+                seed draws another picture each time: prompts are then compared on the same
+                requests alone, which is as valid and needs more pictures.
             judge: Scores pictures.
             prompts: The requests, some with rubrics of their own.
             rubric_writer: Writes the rubrics that are missing, once; None means a language model
@@ -112,21 +114,12 @@ class PromptStudy:
             )
         missing = any(request.rubric is None for request in prompts.requests)
         self._generators = generators
-        writer = rubric_writer or (LLMRubricWriter() if missing else None)
-        checker = fidelity or LexicalFidelity()
-        parts = Parts(
-            reasoner=reasoner,
-            generators=generators,
-            judge=judge,
-            rubric_writer=writer,
-            fidelity=checker,
-            names={
-                "rewrite": _identity(reasoner),
-                "generate": " + ".join(named_identity(g) for g in generators),
-                "judge": named_identity(judge),
-                "rubric": _identity(writer) if writer else "given",
-                "fidelity": _identity(checker),
-            },
+        parts = _parts(
+            reasoner,
+            generators,
+            judge,
+            writer=rubric_writer or (LLMRubricWriter() if missing else None),
+            checker=fidelity or LexicalFidelity(),
             concurrency=concurrency,
         )
         self._core = StudyCore(
@@ -216,6 +209,32 @@ class PromptStudy:
                 stop=stop,
             )
         )
+
+
+def _parts(
+    reasoner: ReasonerSource,
+    generators: tuple[Generator, ...],
+    judge: Judge,
+    *,
+    writer: RubricWriter | None,
+    checker: FidelityChecker,
+    concurrency: int,
+) -> Parts:
+    return Parts(
+        reasoner=reasoner,
+        generators=generators,
+        judge=judge,
+        rubric_writer=writer,
+        fidelity=checker,
+        names={
+            "rewrite": _identity(reasoner),
+            "generate": " + ".join(named_identity(g) for g in generators),
+            "judge": named_identity(judge),
+            "rubric": _identity(writer) if writer else "given",
+            "fidelity": _identity(checker),
+        },
+        concurrency=concurrency,
+    )
 
 
 def _identity(part: object) -> str:

@@ -24,7 +24,7 @@ from lens_prompt_opt.outcome_book import OutcomeBook
 from lens_prompt_opt.progress import Monitor, ProgressCallback
 from lens_prompt_opt.requests import Splits
 from lens_prompt_opt.result import StudyResult
-from lens_prompt_opt.statistics.variance import SamplingPlan
+from lens_prompt_opt.statistics.variance import SamplingPlan, VarianceLedger
 from lens_prompt_opt.stopping import StopSwitch
 from lens_prompt_opt.study_design import StudyDesign
 from lens_prompt_opt.transfer import (
@@ -124,13 +124,26 @@ class StudyRun:
             for place, name in enumerate(self._generators):
                 self._ledger.reserved_images -= own
                 found.append(await self._specialise(best, place, name))
+        result = await self._claimed(best, found, test, variance, run_dir)
+        self._monitor.enter("finished", self._desk.history)
+        return result
+
+    async def _claimed(
+        self,
+        best: Candidate,
+        found: Sequence[tuple[Candidate, Desk]],
+        test: Sequence[Cell],
+        variance: VarianceLedger | None,
+        run_dir: Path | None,
+    ) -> StudyResult:
+        """The result, with its claim from the test split."""
         self._monitor.enter("claiming", self._desk.history)
         comparison = await self._compare(best, test)
         guess = self._best_guess() if best.id == self._seed.id else None
         guessed = await self._compare(guess, test) if guess is not None else None
         matrix = await self._matrix(best, [own_best for own_best, _ in found], test)
         texts = {request.id: request.text for request in self._splits.test}
-        result = StudyResult(
+        return StudyResult(
             best=self._card(best, comparison, self._desk),
             end="improved" if best.id != self._seed.id else "no_improvement",
             unproven=self._card(guess, guessed, self._desk) if guess and guessed else None,
@@ -147,8 +160,6 @@ class StudyRun:
             budget=self._ledger.budget,
             run_dir=run_dir,
         )
-        self._monitor.enter("finished", self._desk.history)
-        return result
 
     def _refuse_too_little(self) -> None:
         if not self._ledger.fits(1):

@@ -134,12 +134,7 @@ def generator_matrix(
         if prompt not in {SEED_ROW, name}:
             lost = _change(parts[name, name], outcomes, method, confidence)
         if lost is not None:
-            loss, interval, requests = lost
-            losses.append(
-                TransferLoss(
-                    prompt=prompt, generator=name, loss=loss, interval=interval, requests=requests
-                )
-            )
+            losses.append(_loss(prompt, name, *lost))
         entries.append(
             MatrixEntry(
                 prompt=prompt,
@@ -155,6 +150,14 @@ def generator_matrix(
         entries=tuple(entries),
         losses=tuple(losses),
         confidence=confidence,
+    )
+
+
+def _loss(
+    prompt: str, generator: str, loss: float, interval: tuple[float, float], requests: int
+) -> TransferLoss:
+    return TransferLoss(
+        prompt=prompt, generator=generator, loss=loss, interval=interval, requests=requests
     )
 
 

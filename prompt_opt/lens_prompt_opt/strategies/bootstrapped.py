@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean
+from math import sqrt
+from statistics import fmean, variance
 
 from lens_prompt_opt.budget import BudgetExhaustedError
 from lens_prompt_opt.cells import Cell, Outcome, paired_differences
@@ -19,8 +20,8 @@ class BootstrappedExamples:
     """Shows the reasoner its own best request-and-rewrite pairs; needs no strong model.
 
     Rewrites are ranked by the score of their pictures, among requests that are neither always
-    easy nor always failed. Several draws of examples are compared on search cells, and the best
-    is put to the gate.
+    easy nor always failed. Several draws of examples are compared on search cells, each on those
+    of requests it does not show, and the best is put to the gate.
 
     Attributes:
         examples: Examples in a prompt.
@@ -50,10 +51,11 @@ class BootstrappedExamples:
             cells = desk.batch("examples", self.batch)
             await desk.evaluate(desk.seed, cells)
             for number in range(1, self.draws + 1):
-                made = self._draw(desk, good, number)
+                shown = self._choose(desk, good, number)
+                made = self._shown(desk, shown, number)
                 if made is None or not desk.fits(len(cells) + desk.challenge_cells):
                     break
-                found = await self._gain(desk, made, cells)
+                found = await self._gain(desk, made, cells, {name for name, _ in shown})
                 if found > gain:
                     best, gain = made, found
         except BudgetExhaustedError:
@@ -62,14 +64,18 @@ class BootstrappedExamples:
             await desk.challenge(best, expected=Expectation(gain=gain, variance=0.08))
         return desk.incumbent
 
-    def _draw(self, desk: Desk, good: Sequence[tuple[str, str]], number: int) -> Candidate | None:
-        if not good:
-            desk.history.note("no rewrite was good enough to be shown")
-            return None
+    def _choose(
+        self, desk: Desk, good: Sequence[tuple[str, str]], number: int
+    ) -> list[tuple[str, str]]:
         rng = desk.rng(f"examples:{number}")
         # The first draw takes the best, the others are spread over twice as many.
         pool = list(good[: self.examples if number == 1 else 3 * self.examples])
-        shown = rng.sample(pool, min(self.examples, len(pool)))
+        return rng.sample(pool, min(self.examples, len(pool)))
+
+    def _shown(self, desk: Desk, shown: Sequence[tuple[str, str]], number: int) -> Candidate | None:
+        if not shown:
+            desk.history.note("no rewrite was good enough to be shown")
+            return None
         texts = {request.id: request.text for request in desk.splits.search}
         body = "\n\n".join(f"Request: {texts[name]}\nPrompt: {prompt}" for name, prompt in shown)
         there = any(section.name == EXAMPLES_SECTION for section in desk.seed.prompt.sections)
@@ -81,11 +87,16 @@ class BootstrappedExamples:
         )
         return desk.candidate(desk.seed, [edit], origin="examples", round=number)
 
-    async def _gain(self, desk: Desk, made: Candidate, cells: Sequence[Cell]) -> float:
+    async def _gain(
+        self, desk: Desk, made: Candidate, cells: Sequence[Cell], shown: Collection[str]
+    ) -> float:
+        """Mean gain on requests whose answers the prompt does not give away."""
         outcomes = await desk.evaluate(made, cells)
-        gains = list(paired_differences(outcomes, desk.outcomes(desk.seed, cells)).values())
+        found = paired_differences(outcomes, desk.outcomes(desk.seed, cells))
+        gains = [gain for request, gain in found.items() if request not in shown]
         gain = fmean(gains) if gains else 0.0
-        desk.history.screen(made, desk.seed, images=len(cells), gain=gain, error=0.0)
+        error = sqrt(variance(gains) / len(gains)) if len(gains) > 1 else 1.0
+        desk.history.screen(made, desk.seed, images=len(cells), gain=gain, error=error)
         return gain
 
 

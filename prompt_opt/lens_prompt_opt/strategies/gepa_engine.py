@@ -66,18 +66,22 @@ class GepaEngine:
         cells = desk.batch("gepa", len(desk.splits.search))
         cut = round(len(cells) * (1 - self.validation_share))
         adapter = _Adapter(desk, asyncio.get_running_loop(), self.sectioned)
-        result = await asyncio.to_thread(
-            gepa.optimize,
-            seed_candidate=adapter.components(desk.seed.prompt),
-            trainset=cells[:cut],
-            valset=cells[cut:],
-            adapter=adapter,
-            max_metric_calls=calls,
-            seed=desk.rng("gepa").getrandbits(31),
-            logger=_Silent(),
-            use_merge=self.merge,
-            stop_callbacks=adapter.stop,
-        )
+        try:
+            result = await asyncio.to_thread(
+                gepa.optimize,
+                seed_candidate=adapter.components(desk.seed.prompt),
+                trainset=cells[:cut],
+                valset=cells[cut:],
+                adapter=adapter,
+                max_metric_calls=calls,
+                seed=desk.rng("gepa").getrandbits(31),
+                logger=_Silent(),
+                use_merge=self.merge,
+                stop_callbacks=adapter.stop,
+            )
+        finally:
+            # Cancelling a study does not end the thread; it must not go on paying.
+            adapter.closed = True
         return adapter.candidate(result.best_candidate)
 
 
@@ -96,6 +100,7 @@ class _Adapter:
         self._reports: dict[str, list[Outcome]] = {}
         self._exhausted = False
         self._round = 0
+        self.closed = False
 
     def components(self, prompt: SystemPrompt) -> dict[str, str]:
         """A prompt as GEPA's candidate."""
@@ -194,6 +199,9 @@ class _Adapter:
         return {name: candidate[name] for name in components}
 
     def _wait(self, work: Any) -> Any:
+        if self.closed:
+            work.close()
+            raise asyncio.CancelledError
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
