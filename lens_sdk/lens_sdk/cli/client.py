@@ -10,6 +10,7 @@ from typing import Any
 
 from lens_sdk.cli.console import err
 from lens_sdk.client.lens import AsyncLens
+from lens_sdk.errors import SettingsError
 from lens_sdk.generators import choose_generator, lens_model, load_generator
 from lens_sdk.models import LensModel
 from lens_sdk.settings import DEFAULT_RUNS, Settings
@@ -22,6 +23,11 @@ def command_settings(*, base_url: str | None = None, **options: Any) -> Settings
         SettingsError: A value that cannot be used.
     """
     settings = Settings.load(base_url=base_url, **options)
+    if settings.base_url and not settings.base_url.startswith(("http://", "https://")):
+        raise SettingsError(
+            f"base_url = {settings.base_url!r} is no address of a server.",
+            hint="Write it as in http://127.0.0.1:8000, in --base-url or the settings.",
+        )
     return settings.model_copy(
         update={"base_url": settings.base_url or None, "runs": settings.runs or DEFAULT_RUNS}
     )

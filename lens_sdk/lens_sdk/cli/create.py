@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lens_reasoner import ImageRequest, LoopLimits, LoopResult
-from lens_sdk.cli.client import command_settings, opened
+from lens_sdk.cli.client import command_settings, opened, runs_folder
 from lens_sdk.cli.console import (
     LIMITS,
     GeneratorOption,
@@ -90,6 +90,8 @@ def create(
     settings = command_settings(
         model=model, reasoner=reasoner, judge=judge, base_url=base_url, runs=runs
     )
+    if not settings.base_url:
+        check_output(runs_folder(settings))
     followed = asyncio.run(_create(settings, asked, limits))
     tell(out, followed, output, keep_all=keep_all, as_json=as_json)
 

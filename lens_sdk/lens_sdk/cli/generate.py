@@ -11,7 +11,15 @@ from typing import Annotated
 
 import typer
 
-from lens_reasoner import AgentLoop, ImageRequest, LoopResult, OnUnsupported, RunState
+from lens_reasoner import (
+    AgentLoop,
+    ImageFileError,
+    ImageRequest,
+    LoopResult,
+    OnUnsupported,
+    RunRecord,
+    RunState,
+)
 from lens_sdk.cli.console import (
     DRAWING,
     LIMITS,
@@ -169,7 +177,10 @@ def generate(
         )
     )
     limits = loop_limits(rounds, max_images, max_cost, deadline)
-    check_output(output)
+    for folder in (output, *filter(None, (run_dir, cache))):
+        check_output(folder)
+    if resume is not None:
+        RunRecord(resume)
     settings = Settings.load(
         model=model,
         reasoner="none" if no_reason else reasoner,
@@ -181,7 +192,11 @@ def generate(
     plan_memory(generator, memory, feature_cache)
     plan_speed(generator, speed)
     if image is not None:
-        generator = start_from(generator, image, mask, strength)
+        try:
+            generator = start_from(generator, image, mask, strength)
+        except ImageFileError as error:
+            files = " and ".join(str(path) for path in (image, mask) if path is not None)
+            raise ImageFileError(f"{files}: {error.message}", hint=error.hint) from error
     loop = build_loop(
         generator,
         reasoner=settings.reasoner,

@@ -58,7 +58,6 @@ def optimize(
             "--model",
             "-m",
             "--generator",
-            "-g",
             help="What draws, as in lens generate; repeat it to find one prompt for several and "
             "one for each.",
             show_default=SETTING,

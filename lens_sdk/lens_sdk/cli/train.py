@@ -63,7 +63,7 @@ def train(
 
     The word stage may be left out.
 
-    Example: lens train lora --config nano --images pictures
+    Example: lens train stage lora --config nano --images pictures
     """
     from lens_sdk.models import require_packages
 

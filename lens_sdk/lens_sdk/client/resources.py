@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lens_reasoner import GeneratedImage, GenerationSettings, ImageRequest, LoopResult
+from pydantic import ValidationError
+
+from lens_reasoner import (
+    GeneratedImage,
+    GenerationSettings,
+    ImageFileError,
+    ImageRequest,
+    LoopResult,
+)
 from lens_sdk.client.backend import Backend, RunStream
 from lens_sdk.client.types import Edit, RunInfo
 from lens_sdk.tracing import call_span
@@ -127,4 +135,13 @@ def as_picture(image: Picture) -> GeneratedImage:
         return image
     data = image if isinstance(image, bytes) else Path(image).read_bytes()
     settings = GenerationSettings()
-    return GeneratedImage(data=data, seed=None, prompt="", settings=settings, generator="upload")
+    try:
+        return GeneratedImage(
+            data=data, seed=None, prompt="", settings=settings, generator="upload"
+        )
+    except ValidationError as error:
+        what = "These bytes are" if isinstance(image, bytes) else f"{image} is"
+        raise ImageFileError(
+            f"{what} no picture: it begins with {data[:8]!r}.",
+            hint="Give a PNG, JPEG, WebP or GIF file.",
+        ) from error
