@@ -153,14 +153,15 @@ def package_version() -> str:
 
 def _published(name: str) -> LensModel:
     """A published model whose parts were fetched before; asks nobody for them."""
-    from lens_core.checkpoints.hub import Hub, fetch_first
+    from lens_core.checkpoints.hub import Hub
+    from lens_core.checkpoints.local_models import find_part
     from lens_core.checkpoints.sources import find_preset
     from lens_core.errors import CheckpointError
 
-    hub, parts, missing = Hub(local_only=True), {}, []
-    for part, sources in find_preset(name).components.items():
+    preset, hub, parts, missing = find_preset(name), Hub(local_only=True), {}, []
+    for part in preset.components:
         try:
-            parts[part] = fetch_first(hub, sources, tell=lambda _: None)[0]
+            parts[part] = find_part(preset, part, hub, tell=lambda _: None)
         except CheckpointError:
             missing.append(part)
     if missing:

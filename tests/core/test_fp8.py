@@ -97,6 +97,18 @@ def test_the_chosen_layers_are_within_the_stated_error(layers: Any, names: set[s
     assert not [*model.buffers()]
 
 
+def test_the_compiler_takes_a_block_whole() -> None:
+    model = small()
+    accelerate_transformer(model, SpeedPlan(fp8="all", fused_mlp=True))
+    plain = velocity(model)
+    for block in model.transformer_blocks[:2]:
+        block.compile(backend="eager", fullgraph=True)
+    assert torch.equal(velocity(model), plain)
+    # A change of precision casts codes as well; they are made anew.
+    model.to(torch.bfloat16)
+    assert torch.equal(velocity(model), plain)
+
+
 def test_the_8_bit_form_follows_the_weights() -> None:
     model, other = small(), small()
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,16 @@ import torch
 from typer.testing import CliRunner
 
 from lens_core import ParameterError
-from lens_core.bench.cases import list_cases
+from lens_core.bench.cases import DENOISER_PLANS, Case, list_cases
 from lens_core.bench.configs import bench_config, random_pipeline
+from lens_core.bench.rehearse import rehearse
 from lens_core.bench.results import ResultLog
 from lens_core.bench.run import BenchSettings, run_bench
+from lens_core.bench.stages import Stages
 from lens_core.bench.timing import compare, measure, median_interval
+from lens_core.blocks import SwiGLU
+from lens_core.speed import named_plan
+from lens_core.speed.plan import SWITCHES
 from lens_sdk.cli import app
 
 QUICK = ["--config", "nano", "--device", "cpu", "--warmup", "1", "--repeats", "2"]
@@ -66,10 +72,19 @@ def test_a_run_goes_on_where_it_was_stopped(folder: Path, tmp_path: Path) -> Non
     new: list[str] = []
     run_bench(settings, copy, lambda row: new.append(row["key"]))
     assert new == ["ceiling/b1"]
+    # Killed while it wrote: that case is measured again.
+    (copy / "results.jsonl").write_text(
+        "\n".join(lines[1:]) + "\n" + lines[0][:40], encoding="utf-8"
+    )
+    late = run_bench(replace(settings, minutes=0.0), copy)
+    assert late.left == 1
+    assert [row["key"] for row in late.rows] == [json.loads(line)["key"] for line in lines[1:]]
+    assert run_bench(settings, copy).left == 0
+    assert len((copy / "results.jsonl").read_text(encoding="utf-8").splitlines()) == len(lines)
     other = BenchSettings("nano", device="cpu", kinds=("ceiling",), warmup=1, repeats=3)
     with pytest.raises(ParameterError, match="other repeats"):
         run_bench(other, copy)
-    (copy / "results.jsonl").write_text('{"key": ', encoding="utf-8")
+    (copy / "results.jsonl").write_text('{"key": \n', encoding="utf-8")
     with pytest.raises(ParameterError, match="damaged"):
         run_bench(settings, copy)
 
@@ -87,11 +102,66 @@ def test_the_full_plan_has_every_measurement() -> None:
                     f"generate/lens/{end}",
                     f"generate/lens-turbo/{end}",
                 } <= keys
-    assert {"ceiling/b1", "encode/b1", "encode/b4", "attention/flash/1440/b1"} <= keys
+                if batch == 1:
+                    assert f"split/lens-turbo/{end}" in keys
+    assert {
+        "ceiling/b1",
+        "ceiling/fp8/b1",
+        "encode/b1",
+        "encode/b4",
+        "attention/flash/1440/b1",
+    } <= keys
+    every = [case.key for case in list_cases(bench_config("lens"), ("fast",), paired=("all",))]
+    for plan in (*SWITCHES, "fp8", "graphs"):
+        changes = named_plan(plan)
+        assert (f"paired/sample/1024/b1/{plan}" in every) == changes.changes_denoiser
+        assert (f"accuracy/1024/b1/{plan}" in every) == changes.changes_denoiser
+        assert (f"paired/decode/1440/b1/{plan}" in every) == changes.changes_vae
+    # What matters most comes first, should there be ten minutes only.
+    assert every.index("generate/lens/1440/b1/fast") < every.index("denoise/cond/1024/b4/fast")
     with pytest.raises(ParameterError, match="choose from"):
         list_cases(bench_config("lens"), ("plain",), kinds=("typo",))
     with pytest.raises(ParameterError, match="'warp'"):
         list_cases(bench_config("lens"), ("warp",))
+
+
+def test_accuracy_and_the_stages_of_a_picture() -> None:
+    config = bench_config("nano")
+    stages = Stages(config, torch.device("cpu"), torch.float32, warmup=1, repeats=2)
+    exact = stages.measure(Case("accuracy", "", 128, 1, "exact")).accuracy
+    rounded = stages.measure(Case("accuracy", "", 128, 1, "fp8-products")).accuracy
+    assert exact is not None
+    assert rounded is not None
+    assert exact.factor == 1.0
+    assert rounded.plain == exact.plain
+    assert 1.2 < rounded.factor < 6
+    found = stages.measure(Case("split", "lens-turbo", 128, 1, "plain"))
+    assert [*found.parts] == ["encode", "denoise", "decode", "png"]
+    assert found.timing is not None
+    assert sum(found.parts.values()) == pytest.approx(found.timing.median, rel=0.5)
+
+
+def test_every_path_is_gone_through_at_full_size_without_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done = CliRunner().invoke(app, ["bench", "--check", "--json"])
+    assert done.exit_code == 0, done.output
+    paths = {one["key"]: one for one in json.loads(done.stdout)}
+    assert len(paths) == len(DENOISER_PLANS) * 2 * 2 * 2
+    plain, fp8 = paths["plain/cond/1440/b4"], paths["fp8-products/cond/1440/b4"]
+    assert plain["weights"] == 2 * 4_104_225_152
+    # The image's queries, keys, values, output and the MLP's first two, with scales for rows.
+    rounded = 48 * (1536 * (4 * 1536 + 2 * 4096) + 4 * (4 * 1536 + 2 * 4096))
+    assert fp8["weights"] - plain["weights"] == rounded
+    assert paths["fused-mlp/cond/1440/b4"]["weights"] == plain["weights"]
+    assert plain["flops"] == 4 * paths["fp8/cond/1440/b1"]["flops"]
+
+    def on_the_host(mlp: SwiGLU, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return mlp.w1(x) + torch.zeros(4096), mlp.w3(x)
+
+    monkeypatch.setattr("lens_core.blocks.project_apart", on_the_host)
+    wrong = list(rehearse(bench_config("lens"), ("plain",)))
+    assert all("meta" in str(one.error) for one in wrong)
 
 
 def test_unknown_settings_are_told_without_a_traceback(tmp_path: Path) -> None:

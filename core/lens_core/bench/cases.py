@@ -8,8 +8,20 @@ from lens_core.bench.configs import BenchConfig
 from lens_core.bench.kernels import BACKENDS
 from lens_core.errors import ParameterError
 from lens_core.speed import named_plan
+from lens_core.speed.plan import SWITCHES
 
-Kind = Literal["ceiling", "attention", "encode", "denoise", "decode", "png", "generate", "paired"]
+Kind = Literal[
+    "ceiling",
+    "attention",
+    "encode",
+    "denoise",
+    "decode",
+    "png",
+    "generate",
+    "split",
+    "accuracy",
+    "paired",
+]
 KINDS: tuple[Kind, ...] = (
     "ceiling",
     "attention",
@@ -18,11 +30,22 @@ KINDS: tuple[Kind, ...] = (
     "decode",
     "png",
     "generate",
+    "split",
+    "accuracy",
     "paired",
 )
 
 SAMPLING = {"lens": (20, 5.0), "lens-turbo": (4, 1.0)}
 """Steps and guidance of the published models."""
+
+ALL = "all"
+"""Stands for every plan, one after the other."""
+
+EVERY_PLAN = (*SWITCHES, "exact", "fast", "fp8", "fp8-all", "graphs")
+"""Each switch alone, then what they are meant to be used as."""
+
+DENOISER_PLANS = ("plain", *(name for name in EVERY_PLAN if named_plan(name).changes_denoiser))
+"""Those that make a difference to the denoiser, and the plain one."""
 
 PAIRED_STEPS = 2
 PAIRED_GUIDANCE = 5.0
@@ -34,7 +57,8 @@ class Case:
 
     Attributes:
         kind: What is measured.
-        what: A backend, a branch (`cond`, `uncond`) or a model (`lens`, `lens-turbo`).
+        what: A number format, a backend, a branch (`cond`, `uncond`) or a model (`lens`,
+            `lens-turbo`).
         size: Side of the picture in pixels; 0 where it does not matter.
         batch: Pictures at once.
         speed: Name of the speed plan; empty where it does not matter. Of `paired`, the plan that
@@ -61,28 +85,38 @@ def list_cases(
     kinds: Sequence[str] = (),
     paired: Sequence[str] = (),
 ) -> list[Case]:
-    """All cases in the order they are run: each plan's together, as plans compile.
+    """All cases: what needs no plan, then each plan's with one picture at a time, then batches.
+
+    So whoever has ten minutes has what matters most. A plan's cases are together, as plans compile.
 
     Args:
         config: Sizes and batches.
         speeds: Names of speed plans.
         kinds: Only these kinds; all if empty, but `paired` only where `paired` names plans.
-        paired: Plans to compare with `plain` in turns.
+        paired: Plans to compare with `plain` in turns; `all` is every plan.
 
     Raises:
         ParameterError: A kind or a plan that is not known.
     """
     if unknown := sorted({*kinds} - {*KINDS}):
         raise ParameterError(f"only {', '.join(unknown)}: choose from {', '.join(KINDS)}")
-    for speed in speeds:
+    compared = [name for one in paired for name in (EVERY_PLAN if one == ALL else (one,))]
+    for speed in (*speeds, *compared):
         named_plan(speed)
-    every = [*_common(config), *(case for speed in speeds for case in _with_plan(config, speed))]
-    every += [case for speed in paired for case in _against_plain(config, speed)]
+    first, others = config.batches[:1], config.batches[1:]
+    every = [*_common(config)]
+    every += [case for speed in speeds for case in _with_plan(config, speed, first)]
+    every += [case for speed in dict.fromkeys(compared) for case in _against_plain(config, speed)]
+    for speed in dict.fromkeys((*speeds, *compared)):
+        if speed != "plain" and named_plan(speed).changes_denoiser:
+            every.append(Case("accuracy", "", config.sizes[0], 1, speed))
+    every += [case for speed in speeds for case in _with_plan(config, speed, others)]
     return [case for case in every if not kinds or case.kind in kinds]
 
 
 def _common(config: BenchConfig) -> Iterator[Case]:
     yield Case("ceiling")
+    yield Case("ceiling", "fp8")
     for size in config.sizes:
         for backend in ("torch", *BACKENDS):
             yield Case("attention", backend, size)
@@ -102,12 +136,14 @@ def _against_plain(config: BenchConfig, speed: str) -> Iterator[Case]:
             yield Case("paired", "decode", size, 1, speed)
 
 
-def _with_plan(config: BenchConfig, speed: str) -> Iterator[Case]:
-    grid = [(size, batch) for size in config.sizes for batch in config.batches]
+def _with_plan(config: BenchConfig, speed: str, batches: Sequence[int]) -> Iterator[Case]:
+    grid = [(size, batch) for batch in batches for size in config.sizes]
     for size, batch in grid:
         for branch in ("cond", "uncond"):
             yield Case("denoise", branch, size, batch, speed)
         yield Case("decode", "", size, batch, speed)
-    for model in SAMPLING:
-        for size, batch in grid:
+    for size, batch in grid:
+        for model in SAMPLING:
             yield Case("generate", model, size, batch, speed)
+            if batch == 1:
+                yield Case("split", model, size, batch, speed)

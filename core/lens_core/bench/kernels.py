@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lens_core.bench.timing import Timing, Work, measure
 from lens_core.errors import ParameterError
+from lens_core.speed.fp8 import quantise_rows, require_fp8, scaled_product
 
 BACKENDS: Mapping[str, SDPBackend] = MappingProxyType(
     {
@@ -89,3 +90,21 @@ def time_ceiling(
     torch.manual_seed(0)
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     return measure(lambda: left @ right, device, warmup, repeats)
+
+
+def time_fp8_ceiling(side: int, device: torch.device, warmup: int, repeats: int) -> Timing:
+    """As `time_ceiling`, of two matrices that are in 8 bits already, with a scale for each row.
+
+    Raises:
+        ComponentError: The device has no such product.
+    """
+    require_fp8(device, torch.bfloat16)
+    torch.manual_seed(0)
+    pairs = [quantise_rows(torch.randn(side, side, device=device)) for _ in range(2)]
+    (left, left_scales), (right, right_scales) = pairs
+    return measure(
+        lambda: scaled_product(left, left_scales, right, right_scales, None, torch.bfloat16),
+        device,
+        warmup,
+        repeats,
+    )

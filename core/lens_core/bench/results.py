@@ -13,6 +13,7 @@ import torch
 from lens_core.bench.cases import Case
 from lens_core.bench.stages import Measured
 from lens_core.errors import ParameterError
+from lens_core.speed import named_plan
 
 SETTINGS, RESULTS, REPORT = "settings.json", "results.jsonl", "report.json"
 _PACKAGES = ("torch", "diffusers", "transformers", "triton", "lens-sdk")
@@ -50,6 +51,10 @@ class ResultLog:
         folder: Created if it is not there.
         settings: Config, precision, repeats, hardware and versions; they must not change.
 
+    Attributes:
+        rows: Results so far.
+        left: Cases that a run which ended early did not come to.
+
     Raises:
         ParameterError: The folder has results of other settings, or is damaged.
     """
@@ -68,6 +73,7 @@ class ResultLog:
         else:
             path.write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
         self._settings = stated
+        self.left = 0
         self.rows = self._read()
 
     def has(self, case: Case) -> bool:
@@ -93,7 +99,12 @@ class ResultLog:
         path = self.folder / RESULTS
         if not path.is_file():
             return []
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
+        whole, _, rest = text.rpartition("\n")
+        if rest:
+            # The run was killed while it wrote; that case is measured again.
+            path.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
+        lines = whole.splitlines()
         try:
             return [json.loads(line) for line in lines]
         except json.JSONDecodeError as error:
@@ -103,12 +114,20 @@ class ResultLog:
 
 
 def with_shares(rows: Sequence[Row]) -> list[Row]:
-    """Rows with `share`: achieved operations per second over those of the ceiling."""
-    ceiling = next((row.get("tflops") for row in rows if row["kind"] == "ceiling"), None)
-    return [
-        row | {"share": row["tflops"] / ceiling} if ceiling and row.get("tflops") else dict(row)
-        for row in rows
-    ]
+    """Rows with `share`: achieved operations per second over those of the bfloat16 ceiling.
+
+    Those of plans with 8-bit products also have `fp8_share`, over the ceiling of these.
+    """
+    ceilings = {row["what"]: row.get("tflops") for row in rows if row["kind"] == "ceiling"}
+    found = []
+    for row in rows:
+        shares = {"share": ceilings.get("")}
+        if row["speed"] and named_plan(row["speed"]).rounds:
+            shares["fp8_share"] = ceilings.get("fp8")
+        achieved = row.get("tflops")
+        known = {name: achieved / top for name, top in shares.items() if achieved and top}
+        found.append({**row, **known})
+    return found
 
 
 def _row(case: Case, measured: Measured | None, error: str | None) -> Row:
@@ -117,6 +136,10 @@ def _row(case: Case, measured: Measured | None, error: str | None) -> Row:
         return row | {"error": error}
     row |= {"peak_bytes": measured.peak_bytes, "kernels": list(measured.kernels)}
     row |= {"flops": measured.flops, "notes": measured.notes}
+    if measured.parts:
+        row["parts"] = measured.parts
+    if measured.accuracy is not None:
+        row["accuracy"] = asdict(measured.accuracy)
     if measured.comparison is not None:
         row["comparison"] = asdict(measured.comparison)
     timing = measured.timing

@@ -1,5 +1,6 @@
 """Running a list of cases."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class BenchSettings:
         paired: Plans to compare with the plain one in turns.
         warmup: Calls of each case that do not count.
         repeats: Calls that do.
+        minutes: No case is begun after this time; None for no limit.
 
     Raises:
         ParameterError: A value that is not known.
@@ -36,11 +38,12 @@ class BenchSettings:
     config: str = "lens"
     device: str = "auto"
     dtype: str = "auto"
-    speeds: Sequence[str] = ("plain", "fast")
+    speeds: Sequence[str] = ("plain", "fast", "fp8")
     kinds: Sequence[str] = ()
     paired: Sequence[str] = ()
     warmup: int = 3
     repeats: int = 20
+    minutes: float | None = None
 
     def __post_init__(self) -> None:
         bench_config(self.config)
@@ -77,7 +80,8 @@ def run_bench(
 ) -> ResultLog:
     """Measure every case that the folder has no result of, and write the report.
 
-    A case that cannot run here (no such kernel, not enough memory) is noted and passed over.
+    A case that cannot run here (no such kernel, not enough memory) is noted and passed over. The
+    report is written after every case, so that a run that was killed has one too.
 
     Args:
         settings: What to measure.
@@ -99,10 +103,13 @@ def run_bench(
             "environment": environment(device),
         },
     )
+    begin = time.monotonic()
     stages = Stages(config, device, settings.precision, settings.warmup, settings.repeats)
-    for case in cases:
-        if log.has(case):
-            continue
+    waiting = [case for case in cases if not log.has(case)]
+    while waiting:
+        if settings.minutes is not None and time.monotonic() - begin > settings.minutes * 60:
+            break
+        case = waiting.pop(0)
         try:
             row = log.add(case, stages.measure(case))
         except torch.OutOfMemoryError as error:
@@ -111,5 +118,6 @@ def run_bench(
             row = log.add(case, None, str(error))
         if on_result is not None:
             on_result(row)
-    log.write_report()
+        log.write_report()
+    log.left = len(waiting)
     return log

@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,15 +10,17 @@ from PIL import Image
 from torch import Tensor
 
 from lens_core.bench import flops, kernels
+from lens_core.bench.accuracy import Accuracy, measure_accuracy
 from lens_core.bench.cases import PAIRED_GUIDANCE, PAIRED_STEPS, SAMPLING, Case
 from lens_core.bench.configs import PROMPT, BenchConfig, random_pipeline
+from lens_core.bench.forward import branch_forward
+from lens_core.bench.split import encode_png, sampling_settings, split_stages, time_stages
 from lens_core.bench.timing import Comparison, Timing, Work, compare, measure, measure_on_host
-from lens_core.branch import BranchCache
 from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, encode_prompts
 from lens_core.pipeline import LensPipeline
-from lens_core.sampling import compute_mu, make_sigmas
-from lens_core.speed import accelerate
+from lens_core.speed import accelerate, named_plan
 from lens_core.text_encoder import LensTextEncoder
+from lens_core.transformer import LensTransformer2DModel
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Measured:
         peak_bytes: Most memory that torch had on the device, weights included; None on a processor.
         kernels: Attention kernels that ran.
         comparison: Of `paired` cases.
+        accuracy: Of `accuracy` cases.
+        parts: Of `split` cases, median seconds of each stage of a picture.
         notes: Numbers of tokens and the like.
     """
 
@@ -40,6 +43,8 @@ class Measured:
     peak_bytes: int | None = None
     kernels: tuple[str, ...] = ()
     comparison: Comparison | None = None
+    accuracy: Accuracy | None = None
+    parts: dict[str, float] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
 
 
@@ -83,6 +88,8 @@ class Stages:
             "decode": self._decode,
             "png": self._png,
             "generate": self._generate,
+            "split": self._split,
+            "accuracy": self._accuracy,
             "paired": self._paired,
         }
         gc.collect()
@@ -133,8 +140,11 @@ class Stages:
         return size // multiple, size // multiple
 
     def _ceiling(self, case: Case) -> Measured:
-        side = self._config.ceiling
-        timing = kernels.time_ceiling(side, self._device, self._dtype, self._warmup, self._repeats)
+        side, calls = self._config.ceiling, (self._warmup, self._repeats)
+        if case.what == "fp8":
+            timing = kernels.time_fp8_ceiling(side, self._device, *calls)
+        else:
+            timing = kernels.time_ceiling(side, self._device, self._dtype, *calls)
         return Measured(timing, 2 * side**3, self._peak(), notes={"side": side})
 
     def _attention(self, case: Case) -> Measured:
@@ -157,31 +167,13 @@ class Stages:
         return Measured(timing, operations, self._peak(), notes={"tokens": tokens})
 
     def _denoise(self, case: Case) -> Measured:
-        pipeline = self._pipeline(case.speed)
-        grid = self._grid(case.size)
-        tokens = grid[0] * grid[1]
-        features = None
+        transformer = self._pipeline(case.speed).transformer
+        grid, features = self._grid(case.size), None
         if case.what == "cond":
-            embeds = self._features()[0].expand(-1, case.batch, -1, -1).to(self._dtype)
+            embeds = self._features()[0].expand(-1, case.batch, -1, -1)
             features = [layer.contiguous() for layer in embeds]
-        text_tokens = 0 if features is None else features[0].shape[1]
-        transformer, cache = pipeline.transformer, BranchCache()
-        latents = torch.randn(
-            case.batch,
-            tokens,
-            transformer.config.in_channels,
-            device=self._device,
-            dtype=self._dtype,
-        )
-        sigmas = make_sigmas(4, compute_mu(tokens, 4))[:-1].to(self._device)
-        transformer.follow_schedule(sigmas)
-        time = sigmas[1].expand(case.batch)
-
-        def forward() -> object:
-            return transformer(
-                latents, features, None, time, [(1, *grid)], return_dict=False, branch_cache=cache
-            )
-
+        tokens, text_tokens = grid[0] * grid[1], 0 if features is None else features[0].shape[1]
+        forward = branch_forward(transformer, features, grid, case.batch, self._device)
         timing = self._time(forward)
         peak = self._peak()
         operations = flops.denoiser_flops(transformer, tokens, text_tokens, case.batch)
@@ -207,23 +199,16 @@ class Stages:
         picture = Image.fromarray(pixels.numpy()).resize((case.size, case.size))
         level = int(case.what.removeprefix("level "))
         host = torch.device("cpu")
-        timing = measure(lambda: _png(picture, level), host, self._warmup, self._repeats)
-        return Measured(timing, notes={"bytes": len(_png(picture, level))})
+        timing = measure(lambda: encode_png(picture, level), host, self._warmup, self._repeats)
+        return Measured(timing, notes={"bytes": len(encode_png(picture, level))})
 
     def _generate(self, case: Case) -> Measured:
         pipeline = self._pipeline(case.speed)
+        settings = sampling_settings(case)
         steps, guidance = SAMPLING[case.what]
 
         def call() -> object:
-            return pipeline(
-                PROMPT,
-                height=case.size,
-                width=case.size,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                num_images_per_prompt=case.batch,
-                seed=0,
-            )
+            return pipeline(PROMPT, num_images_per_prompt=case.batch, **settings)
 
         timing = measure_on_host(call, self._device, self._warmup, self._repeats)
         peak, text_tokens = self._peak(), self._features()[0].shape[2]
@@ -240,6 +225,22 @@ class Stages:
         )
         notes = {"steps": steps, "text_tokens": text_tokens}
         return Measured(timing, operations, peak, notes=notes)
+
+    def _split(self, case: Case) -> Measured:
+        pipeline = self._pipeline(case.speed)
+        draw = split_stages(pipeline, case)
+        timing, parts = time_stages(draw, self._device, self._warmup, self._repeats)
+        return Measured(timing, None, self._peak(), parts=parts)
+
+    def _accuracy(self, case: Case) -> Measured:
+        transformer = self._pipeline("plain").transformer
+        layers, grid = [*self._features()[0]], self._grid(case.size)
+
+        def run(model: LensTransformer2DModel) -> Tensor:
+            return branch_forward(model, layers, grid, 1, self._device)()
+
+        found = measure_accuracy(transformer, named_plan(case.speed), run)
+        return Measured(None, accuracy=found)
 
     def _paired(self, case: Case) -> Measured:
         """Two pipelines of the same weights, one plain, called in turns."""
@@ -273,10 +274,3 @@ class Stages:
             output_type="latent",
             seed=0,
         )
-
-
-def _png(picture: Image.Image, level: int) -> bytes:
-    """A picture as PNG, at a level of zlib's from 0 (large) to 9 (slow); 6 is Pillow's own."""
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", compress_level=level)
-    return buffer.getvalue()

@@ -40,18 +40,23 @@ class Timing:
         return ordered[math.ceil(0.95 * len(ordered)) - 1]
 
 
+PATIENCE = 20.0
+"""Seconds for a case's calls, the first not counted; slower work is called less often."""
+
+FEWEST = 3
+"""Calls that count at least, if as many are asked for."""
+
+
 def measure(work: Work, device: torch.device, warmup: int, repeats: int) -> Timing:
     """Time work on a device: with events on CUDA, with the host's clock elsewhere.
 
     Args:
-        work: Called `warmup + repeats` times, at least twice.
+        work: Called `warmup + repeats` times, at least twice; less often if it takes long.
         device: Where it computes.
         warmup: Calls that do not count.
         repeats: Calls that do.
     """
-    first = seconds_on_host(work, device)
-    for _ in range(warmup - 1):
-        work()
+    first, repeats = _warm_up(work, device, warmup, repeats)
     if device.type != "cuda":
         samples = tuple(seconds_on_host(work, device) for _ in range(repeats))
         return Timing(first, samples, "host")
@@ -67,15 +72,25 @@ def measure(work: Work, device: torch.device, warmup: int, repeats: int) -> Timi
     return Timing(first, samples, "cuda events")
 
 
+def _warm_up(work: Work, device: torch.device, warmup: int, repeats: int) -> tuple[float, int]:
+    """Seconds of the first call, and how many of the asked-for calls there is time for."""
+    first = latest = seconds_on_host(work, device)
+    begin = time.perf_counter()
+    for _ in range(warmup - 1):
+        latest = seconds_on_host(work, device)
+        if time.perf_counter() - begin > PATIENCE:
+            break
+    affordable = int(PATIENCE / max(latest, 1e-9))
+    return first, min(repeats, max(FEWEST, affordable))
+
+
 def _event() -> Any:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def measure_on_host(work: Work, device: torch.device, warmup: int, repeats: int) -> Timing:
     """Time work as whoever waits for it does: from the call until the device is idle."""
-    first = seconds_on_host(work, device)
-    for _ in range(warmup - 1):
-        work()
+    first, repeats = _warm_up(work, device, warmup, repeats)
     samples = tuple(seconds_on_host(work, device) for _ in range(repeats))
     return Timing(first, samples, "host")
 

@@ -18,7 +18,8 @@ from lens_core.checkpoints.encoder import (
     load_text_encoder,
     open_text_encoder,
 )
-from lens_core.checkpoints.hub import Hub, fetch_first, is_repository
+from lens_core.checkpoints.hub import Hub, is_repository
+from lens_core.checkpoints.local_models import find_part
 from lens_core.checkpoints.sources import PRESETS, Preset, find_preset
 from lens_core.checkpoints.vae import load_vae_weights
 from lens_core.errors import CheckpointError, ParameterError
@@ -141,7 +142,7 @@ def _load_preset(
 
 def _fetch(preset: Preset, component: str, hub: Hub) -> Path:
     try:
-        return fetch_first(hub, preset.components[component])[0]
+        return find_part(preset, component, hub)
     except CheckpointError as error:
         raise CheckpointError(f"the {component} of {preset.name}: {error}") from error
 

@@ -26,6 +26,7 @@ class PlacedComponent:
         self, layout: Layout, placement: Placement, transfer: Transfer, pins: bool = False
     ) -> None:
         self._handles: list[RemovableHandle] = []
+        self._transfer = transfer
         self._blocks: list[WeightGroup] = []
         self._main: WeightGroup | None = None
         self._heads: list[WeightGroup] = []
@@ -68,26 +69,52 @@ class PlacedComponent:
         self._handles.clear()
 
     def _stream(self, blocks: Sequence[nn.Module]) -> None:
+        pace = _Pace(self._transfer)
         for index, (block, group) in enumerate(zip(blocks, self._blocks, strict=True)):
             after = self._blocks[index + 1] if index + 1 < len(self._blocks) else None
             self._handles += [
-                block.register_forward_pre_hook(_loading(group, after)),
-                block.register_forward_hook(_unloading(group)),
+                block.register_forward_pre_hook(_loading(group)),
+                block.register_forward_hook(_moving_on(group, after, pace)),
             ]
 
 
-def _loading(group: WeightGroup, after: WeightGroup | None = None) -> Any:
+class _Pace:
+    """Keeps the host from running ahead of the device.
+
+    Launching is faster than computing. Without it, copies of many blocks would be asked for while
+    the first still computes, and none of their memory could be used twice.
+    """
+
+    def __init__(self, transfer: Transfer) -> None:
+        self._transfer = transfer
+        self._latest: Any = None
+
+    def block_left(self) -> None:
+        """Remember when what was computed so far is done."""
+        self._latest = self._transfer.moment()
+
+    def make_room(self) -> None:
+        """Wait until the block that left before is no longer read."""
+        if self._latest is not None:
+            self._transfer.settle(self._latest)
+            self._latest = None
+
+
+def _loading(group: WeightGroup) -> Any:
     def hook(_module: nn.Module, _inputs: Any) -> None:
-        group.begin()
-        if after is not None:
-            after.begin()
         group.load()
 
     return hook
 
 
-def _unloading(group: WeightGroup) -> Any:
+def _moving_on(group: WeightGroup, after: WeightGroup | None, pace: _Pace) -> Any:
+    """Once a block's work is launched, the next block travels into the room of the one before."""
+
     def hook(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+        pace.make_room()
+        if after is not None:
+            after.begin()
         group.unload()
+        pace.block_left()
 
     return hook

@@ -44,9 +44,11 @@ class Placements:
 
     def enter(self, name: str) -> None:
         """Bring a component to the device, after the others have made room."""
-        for other, (_, placed) in self._parts.items():
-            if other != name:
+        others = [placed for other, (_, placed) in self._parts.items() if other != name]
+        if any(placed.is_loaded for placed in others):
+            for placed in others:
                 placed.unload()
+            self._transfer.settle(self._transfer.moment())
         self._parts[name][1].load()
 
     def leave(self, name: str) -> None:

@@ -30,6 +30,14 @@ class Transfer(Protocol):
         """Let everything computed from now on come after that moment."""
         ...
 
+    def moment(self) -> Any:
+        """A moment after everything computed so far."""
+        ...
+
+    def settle(self, moment: Any) -> None:
+        """Let the host wait for a moment, so that what was let go before it makes room."""
+        ...
+
 
 class DirectTransfer:
     """Copies that are complete when they return, on any device."""
@@ -45,6 +53,12 @@ class DirectTransfer:
         """Nothing to remember."""
 
     def wait(self, mark: None) -> None:
+        """Nothing to wait for."""
+
+    def moment(self) -> None:
+        """Nothing to remember."""
+
+    def settle(self, moment: None) -> None:
         """Nothing to wait for."""
 
 
@@ -78,6 +92,16 @@ class StreamTransfer:
     def wait(self, mark: torch.cuda.Event) -> None:
         """Let the stream that computes wait, not the host."""
         torch.cuda.current_stream(self.device).wait_event(mark)
+
+    def moment(self) -> torch.cuda.Event:
+        """An event on the stream that computes."""
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def settle(self, moment: torch.cuda.Event) -> None:
+        """Block the host; the allocator takes memory back once the device has read it."""
+        moment.synchronize()
 
     def _side(self) -> AbstractContextManager[Any]:
         context: AbstractContextManager[Any] = torch.cuda.stream(self._stream)

@@ -90,16 +90,28 @@ def multiply(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None) -> T
         bfloat16 `[..., outputs]`.
     """
     rows, row_scales = quantise_rows(x.reshape(-1, x.shape[-1]))
-    out = torch._scaled_mm(
-        rows,
-        codes.t(),
-        scale_a=row_scales,
-        scale_b=scales.t(),
+    out = scaled_product(rows, row_scales, codes, scales, bias, x.dtype)
+    return out.view(*x.shape[:-1], -1)
+
+
+def scaled_product(
+    left: Tensor,
+    left_scales: Tensor,
+    right: Tensor,
+    right_scales: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """`(left * left_scales) @ (right * right_scales).T + bias`, all scales `[rows, 1]`."""
+    return torch._scaled_mm(
+        left,
+        right.t(),
+        scale_a=left_scales,
+        scale_b=right_scales.t(),
         bias=bias,
-        out_dtype=x.dtype,
+        out_dtype=dtype,
         use_fast_accum=True,
     )
-    return out.view(*x.shape[:-1], -1)
 
 
 def fits(outputs: int, inputs: int) -> bool:
@@ -125,15 +137,17 @@ class Fp8Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[..., inputs]` to `[..., outputs]` in bfloat16; there is no gradient."""
-        return multiply(x, self.codes.view(E4M3), self.scales, self.bias)
+        return multiply(x, self.codes, self.scales, self.bias)
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def quantise(self) -> None:
-        """Make the 8-bit form of the weights as they are now."""
+        """Make the 8-bit form of the weights as they are now.
+
+        To be done again after a change of the model's precision, which casts codes as well.
+        """
         codes, scales = quantise_rows(self.weight.detach())
-        # As bytes, which a change of the model's precision leaves alone.
-        self.register_buffer("codes", codes.view(torch.uint8), persistent=False)
+        self.register_buffer("codes", codes, persistent=False)
         self.register_buffer("scales", scales, persistent=False)
 
     def plain(self) -> nn.Linear:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lens_core.blocks import SwiGLU, project_apart
-from lens_core.speed.fp8 import E4M3, fits, multiply, quantise_rows
+from lens_core.speed.fp8 import fits, multiply, quantise_rows
 
 _TOGETHER = "gate_up"
 _CODES, _SCALES = "gate_up_codes", "gate_up_scales"
@@ -27,8 +27,8 @@ def project_together_in_fp8(mlp: SwiGLU, x: Tensor) -> tuple[Tensor, Tensor]:
     """As `project_apart`, with one 8-bit product; with adapters on the layers, with two as ever."""
     if not _is_bare(mlp):
         return project_apart(mlp, x)
-    codes: Tensor = mlp.gate_up_codes  # type: ignore[assignment]
-    gate, up = multiply(x, codes.view(E4M3), mlp.gate_up_scales, None).chunk(2, dim=-1)  # type: ignore[arg-type]
+    codes, scales = mlp.gate_up_codes, mlp.gate_up_scales
+    gate, up = multiply(x, codes, scales, None).chunk(2, dim=-1)  # type: ignore[arg-type]
     return gate, up
 
 
@@ -55,7 +55,7 @@ def quantise_gate_up(mlp: SwiGLU) -> None:
         return
     weight = torch.cat((mlp.w1.weight.detach(), mlp.w3.weight.detach()))
     codes, scales = quantise_rows(weight)
-    mlp.register_buffer(_CODES, codes.view(torch.uint8), persistent=False)
+    mlp.register_buffer(_CODES, codes, persistent=False)
     mlp.register_buffer(_SCALES, scales, persistent=False)
     mlp.project = project_together_in_fp8
 

@@ -50,10 +50,22 @@ def bench(
     ] = None,
     paired: Annotated[
         list[str] | None,
-        typer.Option("--paired", help="Also compare this plan with plain, in turns; repeatable."),
+        typer.Option(
+            "--paired", help="Also compare this plan with plain, in turns, or all; repeatable."
+        ),
     ] = None,
     warmup: Annotated[int, typer.Option("--warmup", min=1, help="Calls that do not count.")] = 3,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Calls that count.")] = 20,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", help="Begin nothing new after this time; run again to go on."),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Measure nothing; go through every path's shapes, without a GPU."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure how fast this machine draws: every part of the model, and whole pictures.
@@ -65,17 +77,23 @@ def bench(
     require_packages()
     from lens_core.bench.run import BenchSettings, run_bench
 
+    if check:
+        _rehearse(config, as_json)
+        return
     settings = BenchSettings(
         config=config,
         device=device,
         dtype=dtype,
-        speeds=tuple(speed or ("plain", "fast")),
+        speeds=tuple(speed or ("plain", "fast", "fp8")),
         kinds=tuple(only or ()),
         paired=tuple(paired or ()),
         warmup=warmup,
         repeats=repeats,
+        minutes=minutes,
     )
     log = run_bench(settings, folder, lambda row: err.print(_line(row), markup=False))
+    if log.left:
+        err.print(f"{log.left} cases are left: the same command goes on", markup=False)
     report = json.loads(log.write_report().read_text(encoding="utf-8"))
     if as_json:
         print_json(report)
@@ -90,10 +108,11 @@ def show(report: Mapping[str, Any]) -> None:
     name = machine.get("gpu", machine["processor"])
     rows = report["results"]
     out.print(f"{settings['config']}, {settings['dtype']}, {name}", markup=False)
-    out.print(_stages([row for row in rows if "comparison" not in row]))
-    compared = [row for row in rows if "comparison" in row]
-    if compared:
-        out.print(_comparisons(compared))
+    apart = {"comparison": _comparisons, "accuracy": _accuracies, "parts": _parts}
+    out.print(_stages([row for row in rows if not apart.keys() & row.keys()]))
+    for name, table in apart.items():
+        if found := [row for row in rows if name in row]:
+            out.print(table(found))
 
 
 def _stages(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -131,6 +150,45 @@ def _comparisons(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def _accuracies(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("distance from float32", "plain in bfloat16", "this", "factor")
+    for row in rows:
+        found = row["accuracy"]
+        plain, error = found["plain"], found["error"]
+        table.add_row(row["key"], f"{plain:.3g}", f"{error:.3g}", f"{error / plain:.2f}")
+    return table
+
+
+def _parts(rows: Sequence[Mapping[str, Any]]) -> Table:
+    names = [*rows[0]["parts"]]
+    table = Table("one after the other", *names, "whole")
+    for row in rows:
+        stages = (row["parts"][name] for name in names)
+        table.add_row(row["key"], *(_milliseconds(one) for one in (*stages, row["seconds"])))
+    return table
+
+
+def _rehearse(config: str, as_json: bool) -> None:
+    """Go through all paths without numbers; fails if one would not run."""
+    from dataclasses import asdict
+
+    from lens_core.bench.cases import DENOISER_PLANS
+    from lens_core.bench.configs import bench_config
+    from lens_core.bench.rehearse import rehearse
+
+    found = list(rehearse(bench_config(config), DENOISER_PLANS))
+    if as_json:
+        print_json([asdict(one) for one in found])
+    else:
+        table = Table("path", "TFLOP", "weights", "computing", "problem")
+        for one in found:
+            sizes = (f"{size / 2**30:.2f} GiB" for size in (one.weights, one.peak))
+            table.add_row(one.key, f"{one.flops / 1e12:.4g}", *sizes, one.error or "")
+        out.print(table)
+    if any(one.error is not None for one in found):
+        raise typer.Exit(1)
+
+
 def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.4g} ms"
 
@@ -139,6 +197,9 @@ def _line(row: Mapping[str, Any]) -> str:
     """A result as it comes."""
     if "error" in row:
         return f"{row['key']}: {row['error']}"
+    if "accuracy" in row:
+        found = row["accuracy"]
+        return f"{row['key']}: {found['error'] / found['plain']:.2f} of rounding's own error"
     if "comparison" in row:
         return f"{row['key']}: {row['comparison']['ratio']:.3f} of plain"
     return f"{row['key']}: {_milliseconds(row['seconds'])}"
