@@ -95,7 +95,8 @@ def test_faster_paths_stay_within_the_plain_path_s_own_error(build: Any) -> None
     accelerate_transformer(model, PLAIN)
     yardstick = relative(velocity(model), exact)
     assert 1e-3 < yardstick < 5e-2
-    for plan in (EXACT, SpeedPlan(attention="_native_math"), SpeedPlan(attention="_native_flash")):
+    paths = (SpeedPlan(attention=name) for name in ("_native_math", "_native_flash"))
+    for plan in (EXACT, SpeedPlan(fused_mlp=True), *paths):
         accelerate_transformer(model, plan)
         assert relative(velocity(model), exact) <= FACTOR * yardstick
     accelerate_transformer(model, PLAIN)
