@@ -24,6 +24,9 @@ from load_report import DRAWN, Load, Report, idle, latency, notes, sound, until
 ROUNDING = 2
 """Of 255: as far as a picture of a batch may be from the same picture drawn alone."""
 
+SLOW_PICTURES = 4
+"""Of each slow reader: more than fits into buffers on the way."""
+
 
 async def batches(load: Load) -> Report:
     """Throughput and latency against the number of pictures drawn together."""
@@ -62,7 +65,7 @@ async def crowd(load: Load) -> Report:
     outcomes = await ask_all(server.url, wanted, clients=count)
     seconds = time.monotonic() - began
     drawn = server.metric(DRAWN) - drawn
-    sample = random.Random(1).sample(outcomes, min(10, count))
+    sample = random.Random(1).sample(outcomes, max(1, count // 20))
     apart = [await _alone(load, one) for one in sample]
     unlike = difference(outcomes[0].pictures[0], outcomes[1].pictures[0])
     figures = {
@@ -92,14 +95,15 @@ async def _alone(load: Load, outcome: Outcome) -> int:
 
 
 async def slow_readers(load: Load) -> Report:
-    """Clients that read their pictures drop by drop hold up nobody else."""
+    """Clients that stop reading in the middle of their pictures hold up nobody else."""
     scale, server = load.scale, load.server
     quick = max(4, scale.slow)
     before = await ask_all(server.url, load.wanted(quick), clients=2)
-    wanted = load.wanted(scale.slow, n=8, stream=True, previews=2)
+    wanted = load.wanted(scale.slow, n=SLOW_PICTURES, stream=True, previews=2)
+    drawn = server.metric(DRAWN) + SLOW_PICTURES * scale.slow
     release = asyncio.Event()
     reading = [asyncio.create_task(_slowly(server.url, one, release)) for one in wanted]
-    await until(lambda: server.metric(DRAWN) >= 8 * scale.slow and idle(server))
+    await until(lambda: server.metric(DRAWN) >= drawn and idle(server))
     still = sum(not task.done() for task in reading)
     during = await ask_all(server.url, load.wanted(quick), clients=2)
     release.set()
@@ -118,7 +122,7 @@ async def slow_readers(load: Load) -> Report:
 
 
 async def _slowly(url: str, wanted: Wanted, release: asyncio.Event) -> Outcome:
-    """Read through a small window with a pause after each piece, and fast once released."""
+    """Take a small piece at a time, and nothing after the first until released."""
     outcome, text = Outcome(wanted), b""
     window = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)]
     transport = httpx.AsyncHTTPTransport(socket_options=window)
@@ -128,8 +132,8 @@ async def _slowly(url: str, wanted: Wanted, release: asyncio.Event) -> Outcome:
     ):
         async for piece in answer.aiter_raw():
             text += piece
-            if not release.is_set():
-                await asyncio.sleep(1)
+            await release.wait()
+            await asyncio.sleep(0.01)
     outcome.mistakes = mistakes(wanted, finished(text.decode(), outcome), [])
     outcome.error = outcome.error if answer.status_code == 200 else f"{answer.status_code}"
     return outcome

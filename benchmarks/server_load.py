@@ -4,7 +4,7 @@ Six cases, each with figures and with checks that make the command fail:
 
 - `batches`: pictures a second and latency with 1, 2, 4 and 8 clients, who share a batch;
 - `crowd`: 200 clients at once, of which the queue takes 64; the others get 429 and a Retry-After;
-- `slow_readers`: clients that read drop by drop;
+- `slow_readers`: clients that stop reading in the middle, and go on later drop by drop;
 - `leavers`: clients that hang up midway, some of which come back with the same idempotency key;
 - `killed`: SIGKILL under load and a restart, with and without idempotency keys;
 - `memory`: 2,000 requests of the smallest kind, memory and files counted.
