@@ -65,12 +65,15 @@ def read_masks(
 def cover(picture: Image.Image, height: int, width: int) -> Image.Image:
     """The picture at another size: scaled to cover it, what stands out at two ends cut off.
 
-    A picture of that size is returned unchanged. Masks are scaled without mixing.
+    A picture of that size is returned unchanged. A pixel of a mask is white if any of what it
+    covers was, so that thin lines do not get lost.
     """
     if picture.size == (width, height):
         return picture
-    method = Image.Resampling.NEAREST if picture.mode == "L" else Image.Resampling.LANCZOS
-    return ImageOps.fit(picture, (width, height), method)
+    if picture.mode != "L":
+        return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+    shares = ImageOps.fit(picture, (width, height), Image.Resampling.BOX)
+    return shares.point([0] + [255] * 255)
 
 
 def to_pixels(pictures: Sequence[Image.Image]) -> Tensor:

@@ -110,13 +110,23 @@ class Canvas:
 
     @classmethod
     def of(cls, start: StartingPictures, prompts: Sequence[int], height: int, width: int) -> Self:
-        """The canvas of pictures drawn from these prompts, named by their positions."""
+        """The canvas of pictures drawn from these prompts, named by their positions.
+
+        Raises:
+            ParameterError: What a mask lets change is cut off at this size.
+        """
         needed = dict.fromkeys(prompts)
         pictures = {i: cover(start.pictures[i], height, width) for i in needed}
         drawn = tuple(pictures[i] for i in prompts)
         if start.masks is None:
             return cls(drawn, None)
-        fresh = {i: feathered(cover(start.masks[i], height, width), start.feather) for i in needed}
+        masks = {i: cover(start.masks[i], height, width) for i in needed}
+        if not all(mask.getbbox() for mask in masks.values()):
+            raise ParameterError(
+                f"mask_image is white only where its picture is cut off to make {width}x{height}, "
+                "so that nothing may change; give a size of the picture's own shape"
+            )
+        fresh = {i: feathered(mask, start.feather) for i, mask in masks.items()}
         return cls(drawn, np.stack([fresh[i] for i in prompts]))
 
     def tokens(self, vae: AutoencoderKLFlux2, device: torch.device) -> Tensor:

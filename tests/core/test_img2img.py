@@ -156,6 +156,18 @@ def test_the_feather_ends_where_it_should() -> None:
     assert set(np.unique(feathered(mask, 0))) == {0, 1}
 
 
+def test_a_thin_mask_is_not_lost_when_it_is_scaled(pipeline: LensPipeline) -> None:
+    line = Image.new("L", (480, 640))
+    line.paste(255, (211, 0, 212, 640))
+    scaled = np.asarray(cover(line, 64, 48))
+    assert (scaled[:, 21] == 255).all()
+    assert scaled.sum() == 64 * 255
+    corner = Image.new("L", (640, 480))
+    corner.paste(255, (0, 0, 10, 480))
+    with pytest.raises(ParameterError, match="cut off to make 48x64"):
+        pipeline("a cup", image=scene(640, 480), mask_image=corner, height=64, width=48)
+
+
 def test_pictures_may_come_as_files_arrays_and_tensors(
     pipeline: LensPipeline, tmp_path: Path
 ) -> None:
