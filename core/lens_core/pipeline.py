@@ -344,7 +344,8 @@ class LensPipeline(LoadablePipeline):
         """Read the text; what remains is drawing."""
         conditioner = self._conditioner(fit=cut_end if call.reference else cut_words)
         cond, uncond = conditioner.positive(request), None
-        inputs.warn_unused_negative(request.has_negative_prompt, call.guidance_scale)
+        negative = request.has_negative_prompt or request.negative_prompt_embeds is not None
+        inputs.warn_unused_negative(negative, call.guidance_scale)
         if call.reference or call.guidance_scale > 1:
             uncond = conditioner.negative(request, cond.batch, blank_as_text=call.reference)
         return PictureRun(self, call, cond, uncond)

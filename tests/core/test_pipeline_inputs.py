@@ -116,6 +116,10 @@ def test_without_guidance_only_one_branch_is_run(pipeline: LensPipeline) -> None
         hook.remove()
     with pytest.warns(UserWarning, match="no effect at guidance_scale 1"):
         latents_of(pipeline, guidance_scale=1, negative_prompt="blurry")
+    embeds, mask = pipeline.encode_prompt("blurry")
+    given = {"negative_prompt_embeds": embeds, "negative_prompt_embeds_mask": mask}
+    with pytest.warns(UserWarning, match="no effect at guidance_scale 1"):
+        latents_of(pipeline, guidance_scale=1, **given)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         latents_of(pipeline, guidance_scale=1)
