@@ -24,8 +24,8 @@ from lens_prompt_opt import (
     UnitPrices,
     load_system_prompt,
 )
-from lens_prompt_opt.journal import write_synced
 from lens_reasoner import SystemPrompt
+from lens_reasoner.atomic import write_atomically
 from lens_reasoner.openai_connection import ConnectionOptions
 from lens_reasoner.types import Value
 from lens_sdk.generators import load_generator
@@ -246,7 +246,7 @@ class OptimizeRun:
             (SEED_FILE, self.seed),
             (ORDER_FILE, self.order),
         ):
-            write_synced(self.folder / name, f"{value.model_dump_json(indent=2)}\n".encode())
+            write_atomically(self.folder / name, f"{value.model_dump_json(indent=2)}\n".encode())
 
 
 def _parts(order: StudyOrder, provider: ConnectionOptions | None) -> StudyParts:

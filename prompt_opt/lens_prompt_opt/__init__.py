@@ -1,8 +1,10 @@
 """Improve a reasoner's system prompt over many requests, without training."""
 
-from lens_prompt_opt.budget import Budget, SpendRow
+from lens_prompt_opt.budget import Budget, BudgetExhaustedError, SpendRow
 from lens_prompt_opt.card import GainClaim, PromptCard, load_system_prompt
+from lens_prompt_opt.cells import Cell, Outcome
 from lens_prompt_opt.decisions import Decision
+from lens_prompt_opt.desk import Desk
 from lens_prompt_opt.edits import Candidate, Hypothesis, SectionEdit
 from lens_prompt_opt.errors import (
     BudgetError,
@@ -28,9 +30,15 @@ from lens_prompt_opt.proposer import ProposalBrief, Proposals, Proposer
 from lens_prompt_opt.reasoners import PromptedReasoner
 from lens_prompt_opt.requests import PromptSet, Splits, StudyRequest
 from lens_prompt_opt.result import StudyResult
-from lens_prompt_opt.statistics.intervals import BettingInterval, ClusterBootstrap
-from lens_prompt_opt.statistics.multiplicity import EqualShares, OnlineFallback
-from lens_prompt_opt.statistics.sequential import BettingTest, SpendingTest
+from lens_prompt_opt.statistics.intervals import BettingInterval, ClusterBootstrap, IntervalMethod
+from lens_prompt_opt.statistics.multiplicity import EqualShares, ErrorSharing, OnlineFallback
+from lens_prompt_opt.statistics.sequential import (
+    BettingTest,
+    Expectation,
+    SequentialTest,
+    SpendingTest,
+    TestMethod,
+)
 from lens_prompt_opt.statistics.variance import VarianceLedger
 from lens_prompt_opt.stopping import StopSwitch
 from lens_prompt_opt.strategies.bootstrapped import BootstrappedExamples
@@ -49,12 +57,17 @@ __all__ = [
     "BootstrappedExamples",
     "Budget",
     "BudgetError",
+    "BudgetExhaustedError",
     "ByKind",
     "Candidate",
+    "Cell",
     "ClusterBootstrap",
     "Decision",
+    "Desk",
     "EditError",
     "EqualShares",
+    "ErrorSharing",
+    "Expectation",
     "FactorialSearch",
     "Failure",
     "FailureClusterer",
@@ -66,12 +79,14 @@ __all__ = [
     "GepaEngine",
     "GuardRules",
     "Hypothesis",
+    "IntervalMethod",
     "LLMClusterer",
     "LLMProposer",
     "LibraryEntry",
     "LibraryProposer",
     "MatrixEntry",
     "OnlineFallback",
+    "Outcome",
     "PairedSequentialGate",
     "ParetoSearch",
     "ProgressCallback",
@@ -89,6 +104,7 @@ __all__ = [
     "RewriteFromFailures",
     "RunDirectoryError",
     "SectionEdit",
+    "SequentialTest",
     "SpendRow",
     "SpendingTest",
     "Splits",
@@ -101,6 +117,7 @@ __all__ = [
     "StudyProgress",
     "StudyRequest",
     "StudyResult",
+    "TestMethod",
     "TransferLoss",
     "UnitPrices",
     "UnknownCostError",

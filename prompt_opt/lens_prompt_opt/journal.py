@@ -36,10 +36,6 @@ class Journal(Protocol):
         ...
 
 
-write_synced = write_atomically
-"""The name by which other files of a run directory are written."""
-
-
 def call_key(stage: str, *parts: object) -> str:
     """A key for a call of `stage`, from everything that its result depends on."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)

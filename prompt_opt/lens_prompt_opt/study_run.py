@@ -118,7 +118,7 @@ class StudyRun:
         own = self._images_per_generator() if several else 0
         self._ledger.reserved_images += own * len(self._generators)
         self._monitor.enter("searching", self._desk.history)
-        best = await self._design.strategy.search(self._desk)
+        best = await self._search(self._desk)
         found: list[tuple[Candidate, Desk]] = []
         if several and self._design.own_share > 0:
             for place, name in enumerate(self._generators):
@@ -174,13 +174,21 @@ class StudyRun:
         left = self._ledger.cells_left(most=_MANY)
         return int(left * self._design.own_share / len(self._generators))
 
+    async def _search(self, desk: Desk) -> Candidate:
+        """What the strategy finds; also of one that does not reckon with the end of the budget."""
+        try:
+            return await self._design.strategy.search(desk)
+        except BudgetExhaustedError:
+            desk.history.note("the budget ended the search")
+            return desk.incumbent
+
     async def _specialise(
         self, start: Candidate, place: int, generator: str
     ) -> tuple[Candidate, Desk]:
         """Search on from the shared prompt for one generator alone."""
         desk = self._make_desk(f"{self._name}:generator:{place}", start, (place,))
         self._monitor.enter("specialising", desk.history, generator=generator)
-        return await self._design.strategy.search(desk), desk
+        return await self._search(desk), desk
 
     def _best_guess(self) -> Candidate | None:
         """The last challenger that looked better and was not established to be."""

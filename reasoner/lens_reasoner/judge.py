@@ -8,13 +8,13 @@ import time
 from typing import Protocol, runtime_checkable
 
 from lens_reasoner.chat import ChatModel, ImageDetail
-from lens_reasoner.errors import LoopConfigError
+from lens_reasoner.errors import JudgeError, LoopConfigError
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.judging.mode import DEFAULT_JUDGE_MODEL, JudgeMode
 from lens_reasoner.judging.one_call import OneCall
 from lens_reasoner.judging.view import ImageCost, image_cost, show
 from lens_reasoner.prices import OPENAI_PRICES, PriceTable
-from lens_reasoner.types import Rubric
+from lens_reasoner.types import Rubric, Usage
 from lens_reasoner.verdict import Verdict
 
 __all__ = ["DEFAULT_JUDGE_MODEL", "Judge", "RubricJudge"]
@@ -94,7 +94,17 @@ class RubricJudge:
     async def judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
         """See `Judge.judge`; criteria the model leaves out are "cannot_tell"."""
         started = time.perf_counter()
-        shown = await asyncio.to_thread(show, image, max_side=self._max_side, detail=self._detail)
+        try:
+            shown = await asyncio.to_thread(
+                show, image, max_side=self._max_side, detail=self._detail
+            )
+        except Exception as error:  # what damaged files make Pillow raise is not documented
+            raise JudgeError(
+                f"Picture {image.sha256[:8]} cannot be shown to {self.name!r}: "
+                f"{type(error).__name__}: {error}",
+                usage=Usage.zero(),
+                hint="The generator gave a damaged file.",
+            ) from error
         seed = f"{self._seed}:{image.sha256}"
         ballot = await self._mode.ask(shown.part, rubric.criteria, seed=seed)
         return Verdict(

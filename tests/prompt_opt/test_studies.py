@@ -273,7 +273,7 @@ def test_a_prompt_that_makes_the_reasoner_refuse_is_not_accepted() -> None:
 
 
 def test_what_the_generator_will_not_draw_scores_nothing_and_costs_no_picture() -> None:
-    result = study(generator=_Choosy(WORLD)).optimize_sync(seed=SEED, budget=Budget(images=170))
+    result = study(generator=_Choosy(WORLD)).optimize_sync(seed=SEED, budget=Budget(images=110))
     drawn = next(row for row in result.cost if row.stage == "generate")
     assert drawn.images < drawn.calls
     evidence = [

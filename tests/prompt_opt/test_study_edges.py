@@ -14,6 +14,7 @@ import pytest
 from lens_prompt_opt import (
     BootstrappedExamples,
     Budget,
+    Desk,
     LLMClusterer,
     LLMProposer,
     PromptSet,
@@ -358,3 +359,25 @@ async def test_examples_are_not_compared_on_the_requests_they_show() -> None:
     assert gain == 0.0
     [screen] = table.history.screens
     assert screen.error == pytest.approx(0.25)
+
+
+class _Careless:
+    """A strategy of somebody's own that spends until nothing is left."""
+
+    name = "careless"
+
+    @property
+    def description(self) -> dict[str, object]:
+        return {}
+
+    async def search(self, desk: Desk) -> Candidate:
+        for number in range(1000):
+            await desk.evaluate(desk.seed, desk.batch(f"again {number}", 16))
+        raise AssertionError("the budget has no end")
+
+
+def test_a_strategy_may_run_into_the_end_of_the_budget() -> None:
+    result = study(strategy=_Careless()).optimize_sync(seed=SEED, budget=Budget(images=120))
+    assert result.end == "no_improvement"
+    assert "the budget ended the search" in result.history.notes
+    assert result.cost[-1].images <= 120

@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from lens_reasoner import (
+    STRUCTURE,
     AgentLoop,
     Capabilities,
     FunctionGenerator,
@@ -20,8 +21,11 @@ from lens_reasoner import (
     GeneratorError,
     ImageFileError,
     ImageRequest,
+    JudgeError,
     LoopConfigError,
     PerCriterion,
+    Rubric,
+    RubricJudge,
     RunRecordError,
     RunStore,
     ServerDialect,
@@ -168,3 +172,15 @@ def test_a_key_in_somebody_elses_error_stays_out_of_the_record(
     assert result.stop_reason == "generator_failed"
     assert "Bearer [secret]" in result.failures[0].message
     assert key not in (tmp_path / "run" / "events.jsonl").read_text()
+
+
+async def test_a_damaged_picture_has_no_verdict() -> None:
+    (whole,) = await FunctionGenerator(lambda prompt, seed: RED).generate(
+        "red", seeds=[1], settings=GenerationSettings()
+    )
+    half = whole.model_copy(update={"data": whole.data[:50]})
+    judge = RubricJudge(ScriptedChat(lambda asked: {"verdicts": []}))
+    with pytest.raises(JudgeError, match="cannot be shown") as caught:
+        await judge.judge(half, Rubric(request="red", criteria=(STRUCTURE,)))
+    assert caught.value.usage is not None
+    assert caught.value.usage.usd == 0

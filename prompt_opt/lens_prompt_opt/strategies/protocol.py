@@ -24,7 +24,8 @@ class Strategy(Protocol):
     async def search(self, desk: Desk) -> Candidate:
         """Look for a better prompt until nothing more is to be gained or afforded.
 
-        `BudgetExhaustedError` from the desk ends the search and is dealt with here.
+        `BudgetExhaustedError` from the desk ends the search. A strategy that has more to return
+        than the desk's incumbent then catches it.
 
         Returns:
             The prompt that the final claim is about. Strategies with a gate return
