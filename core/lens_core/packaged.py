@@ -70,7 +70,7 @@ def write_difference(whole: Path, model: Path, out: Path) -> None:
     for name in changed:
         start = len(body)
         body += theirs.bytes_of(name)
-        header[name] = theirs.entries[name] | {"data_offsets": [start, len(body)]}
+        header[name] = {**theirs.entries[name], "data_offsets": [start, len(body)]}
     out.mkdir(parents=True, exist_ok=True)
     (out / _DIFFERENCE).write_bytes(_encoded(header) + body)
     shutil.copyfile(model / "model_index.json", out / "model_index.json")
