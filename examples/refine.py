@@ -1,4 +1,4 @@
-"""A vague request, several rounds, and the best picture of each round side by side.
+"""A short request, several rounds, and the best picture of each round side by side.
 
 After each round the judge's findings decide how to go on: a prompt that did not state a criterion
 is written again, a picture that did not show it is drawn from other seeds.
@@ -11,7 +11,7 @@ import sys
 from lens_sdk import Candidate, Lens, LoopLimits, compare
 
 
-def main(text: str = "fish and a star above them", model: str = "lens-nano") -> None:
+def main(text: str = "three orange flowers left of a black car", model: str = "lens-nano") -> None:
     limits = LoopLimits(max_rounds=3, max_usd=1.0, deadline=600)
     result = Lens(model).create(text, seed=7, num_images=2, limits=limits)
     if result.refused is not None:
