@@ -12,9 +12,6 @@ FIRST_GUESS = 20 * 1024 * 1024 / 30
 
 LONGEST = 600.0
 
-MOST_AHEAD = 4
-"""Most queues full of refused pictures that a later caller is told to let pass."""
-
 
 class Admission:
     """Counts the pictures that are drawn or wait, and measures how fast they leave.
@@ -71,13 +68,17 @@ class Admission:
             )
 
     def _wait(self, images: int, too_many: int) -> float:
-        """Seconds until there is room, after those who were told before; notes who is told."""
+        """Seconds until there is room, after those who were told before; notes who is told.
+
+        Nobody is told to wait for more than what is here now: how fast it leaves is an estimate,
+        and a queue that is empty while callers wait would be worse than to refuse some again.
+        """
         now = time.monotonic()
         self._told = [(back, number) for back, number in self._told if back > now]
         ahead = sum(number for _, number in self._told)
-        leave = min(1.0, too_many / self._images) + ahead / self._images
+        leave = min(1.0, (too_many + ahead) / self._images)
         seconds = min(self._work / self.rate * leave, LONGEST)
-        if ahead < MOST_AHEAD * self._most:
+        if leave < 1:
             self._told.append((now + seconds, images))
         return seconds
 
