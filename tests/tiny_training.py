@@ -134,13 +134,13 @@ def losses(folder: Path) -> list[float]:
 
 def launch(jobs: dict[str, dict[str, Any]], folder: Path, count: int = 2) -> None:
     """Run jobs, in order, on several processes at once: settings of `run` by folder name."""
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     environment = {
         **os.environ,
         **address,
         "WORLD_SIZE": str(count),
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
     }
     command = [sys.executable, "-m", "tiny_training", str(folder), json.dumps(jobs)]
     processes = [
@@ -151,14 +151,14 @@ def launch(jobs: dict[str, dict[str, Any]], folder: Path, count: int = 2) -> Non
     ]
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=600)
+            _, errors = process.communicate(timeout=1200)
             assert process.returncode == 0, errors[-3000:]
     finally:
         for process in processes:
             process.kill()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

@@ -10,10 +10,12 @@ from typer.testing import CliRunner
 
 from lens_core.errors import ParameterError
 from lens_core.training.blocks import prepare_blocks
+from lens_core.training.config import PostTrainingConfig
 from lens_core.training.dry_run import dry_run, encoding_flops
 from lens_core.training.flops import forward_flops, training_flops
 from lens_core.training.network import Denoiser
 from lens_core.training.plan import plan_training, planned_config
+from lens_core.training.post_plan import plan_post_training
 from lens_sdk.cli import app
 from tiny_training import MODEL, tiny_config
 
@@ -122,6 +124,33 @@ def test_days_memory_and_accumulation_follow_the_gpus() -> None:
     assert few.gpu_hours * 3600 * 312e12 * 0.4 == pytest.approx(few.total_flops)
 
 
+def _post(preset: str, **changes: str) -> PostTrainingConfig:
+    config = planned_config(preset, None, changes)[1]
+    assert isinstance(config, PostTrainingConfig)
+    return config
+
+
+def test_post_training_is_planned_at_full_size() -> None:
+    """Weights, moments and adapters by hand."""
+    few = plan_post_training(_post("lens-turbo"), 2, "h100")
+    size, held = 4_104_225_152 / 1e9, few.memory.held
+    assert few.parameters == 4_104_225_152
+    assert held["master weights: student, fake score"] == pytest.approx(2 * 4 * size / 2)
+    assert held["optimisers"] == pytest.approx(2 * 8 * size / 2)
+    assert held["frozen teacher"] == pytest.approx(2 * size / 2)
+    assert held["gradients of several batches, whole"] == pytest.approx(4 * size)
+    assert not few.fits("full")
+    policy = plan_post_training(_post("lens-rl", sharding="1"), 64, "a100")
+    # Rank 64 on queries, keys and values (1536 to 4608) and outputs, of both streams.
+    adapters = 48 * 2 * 64 * (1536 + 4608 + 2 * 1536) / 1e9
+    assert policy.memory.held["frozen weights"] == pytest.approx(2 * size)
+    assert policy.memory.held["optimiser"] == pytest.approx(8 * adapters)
+    sizes = policy.memory.activations
+    assert sizes["full"] < sizes["selective"] < sizes["none"]
+    forward = forward_flops({}, 64 * 64, 150)
+    assert policy.step_flops == pytest.approx(1152 * (10 + 9 * 4) * forward, rel=0.03)
+
+
 def test_the_autoencoder_is_counted_by_area() -> None:
     assert encoding_flops((512, 512)) == pytest.approx(4 * encoding_flops((256, 256)), rel=0.1)
 
@@ -130,7 +159,8 @@ def test_the_autoencoder_is_counted_by_area() -> None:
     ("call", "message"),
     [
         (lambda: planned_config("rl.json", None), "name its stage with --stage"),
-        (lambda: planned_config("nano", "rl"), "stage 'rl' cannot be planned"),
+        (lambda: planned_config("nano", "lora"), "stage 'lora' cannot be planned"),
+        (lambda: plan_post_training(_post("lens-rl", sharding="3"), 8, "a100"), "sharding 3"),
         (lambda: plan_training(tiny_config(), "x", 1, "v100"), "gpu 'v100' is not known"),
         (lambda: plan_training(tiny_config(), "x", 0, "a100"), "gpus 0"),
         (lambda: plan_training(tiny_config(), "x", 1, "a100", mfu=40), "mfu 40"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 import torch._dynamo
@@ -36,19 +36,41 @@ def prepare_blocks(blocks: Sequence[LensTransformerBlock], config: DenoiserConfi
     sharding, which comes later, is the outermost layer: memory is freed inside, weights gathered
     outside (torchtitan's order).
     """
-    if config.compile:
-        # One form for each shape they meet; threads may differ from run to run.
-        torch._dynamo.config.recompile_limit = 64
-        torch._inductor.config.cpp.dynamic_threads = True
     for block in blocks:
         if config.device == "cpu":
             # The fused kernel is slower there at nano's sizes.
             block.attn.backend = "_native_math"
+    wrap_blocks(blocks, config)
+
+
+class BlockSettings(Protocol):
+    """What settings say about blocks; see `DenoiserConfig`."""
+
+    @property
+    def activation_checkpointing(self) -> Literal["none", "selective", "full"]:
+        """What blocks compute again in the backward pass."""
+
+    @property
+    def compile(self) -> bool:
+        """Compile the blocks."""
+
+    @property
+    def dynamic_shapes(self) -> bool:
+        """Compile for any token count."""
+
+
+def wrap_blocks(blocks: Sequence[LensTransformerBlock], settings: BlockSettings) -> None:
+    """Checkpoint and compile blocks as settings say; see `prepare_blocks`."""
+    if settings.compile:
+        # One form for each shape they meet; threads may differ from run to run.
+        torch._dynamo.config.recompile_limit = 64
+        torch._inductor.config.cpp.dynamic_threads = True
+    for block in blocks:
         forward: Callable[..., Any] = block.forward
-        if config.activation_checkpointing != "none":
-            forward = _checkpointed(forward, config.activation_checkpointing == "selective")
-        if config.compile:
-            forward = torch.compile(forward, dynamic=config.dynamic_shapes)
+        if settings.activation_checkpointing != "none":
+            forward = _checkpointed(forward, settings.activation_checkpointing == "selective")
+        if settings.compile:
+            forward = torch.compile(forward, dynamic=settings.dynamic_shapes)
         block.forward = forward  # type: ignore[method-assign]
 
 

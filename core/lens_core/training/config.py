@@ -131,6 +131,26 @@ class DenoiserConfig(StageConfig):
     """Peak of one device, for MFU; None takes the data sheet's of the GPUs that are known."""
 
 
+class PostTrainingConfig(StageConfig):
+    """Where a stage on a finished denoiser computes, and how its weights are spread."""
+
+    device: str = "cpu"
+    """`cpu`, or `cuda` for the device of every process's local rank."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Format of frozen weights and of forward and backward; weights in training are float32."""
+    compile: bool = False
+    """Compile the blocks."""
+    dynamic_shapes: bool = True
+    """Compile for any token count, as many sizes need; otherwise once for each."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """What blocks compute again in the backward pass: nothing, all but matrix products and
+    attention, or everything."""
+    sharding: int | None = Field(None, gt=0)
+    """Processes that share one copy of the weights; None takes all, 1 gives each its own copy."""
+    keep_checkpoints: int = Field(2, gt=0)
+    """Training states kept in `checkpoints/`; older ones are removed."""
+
+
 class PretrainConfig(DenoiserConfig):
     """The denoiser's training on cached scenes of the nano world."""
 

@@ -16,7 +16,8 @@ from lens_core.training.devices import place
 from lens_core.training.muon import ShardedMuon
 from lens_core.training.network import Denoiser
 from lens_core.training.optim import rate_factor, set_rates, update_average
-from lens_core.training.parallel import Weights, local, place_weights, whole
+from lens_core.training.parallel import Weights, place_weights
+from lens_core.training.parts import exchange, full_tensor, local, whole
 from lens_core.training.state import select, under
 from lens_core.training.workers import Workers
 from lens_core.transformer import LensTransformer2DModel
@@ -36,7 +37,7 @@ class DenoiserTraining:
 
     config: DenoiserConfig
     device: torch.device
-    weights: Weights
+    weights: Weights[Denoiser]
     average: dict[str, Tensor]
     optimizers: list[torch.optim.Optimizer]
 
@@ -71,7 +72,9 @@ class DenoiserTraining:
         """
         self.weights.reduce()
         masters = self.weights.masters
-        norm = float(_total(torch.nn.utils.clip_grad_norm_(masters.values(), self.config.clip)))
+        norm = float(
+            full_tensor(torch.nn.utils.clip_grad_norm_(masters.values(), self.config.clip))
+        )
         finite = math.isfinite(norm)
         if finite:
             set_rates(self.optimizers, rate_factor(step, self.config))
@@ -160,13 +163,8 @@ class DenoiserTraining:
             for parameter in group["params"]
         }
 
-    @torch.no_grad()
     def _swap(self) -> None:
-        for name, master in self.weights.masters.items():
-            mine, mean = local(master.detach()), local(self.average[name])
-            kept = mine.clone()
-            mine.copy_(mean)
-            mean.copy_(kept)
+        exchange(self.weights.masters, self.average)
         self.weights.refresh()
 
 
@@ -197,7 +195,3 @@ def _muon(config: DenoiserConfig, matrices: list[Tensor]) -> torch.optim.Optimiz
     if isinstance(matrices[0], DTensor):
         return ShardedMuon(matrices, rate, decay)
     return torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
-
-
-def _total(norm: Tensor) -> Tensor:
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -4,7 +4,7 @@ Blocks in the middle are alike, so two and three of them are run and the rest ex
 exact. Attention stands in as the fused kernel that GPUs run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -69,6 +69,7 @@ def dry_run(
     text_tokens: int,
     batch: int,
     dtype: torch.dtype = torch.bfloat16,
+    prepare: Callable[[LensTransformer2DModel], None] | None = None,
 ) -> DryRun:
     """Run a batch's forward pass on the meta device.
 
@@ -78,13 +79,19 @@ def dry_run(
         text_tokens: Text tokens of every picture.
         batch: Pictures.
         dtype: Format of weights and activations.
+        prepare: Changes a denoiser before it is run: freezes it, or adds adapters. Gradients then
+            reach the noisy tokens, as those of a frozen denoiser must.
     """
-    whole = _meta_model(model, dtype)
+    whole = meta_model(model, dtype)
     layers = len(whole.transformer_blocks)
-    two, three = (
-        _measured(_meta_model({**model, "num_layers": count}, dtype), image, text_tokens, batch)
-        for count in (2, 3)
-    )
+
+    def measured(blocks: int) -> _Pass:
+        part = meta_model({**model, "num_layers": blocks}, dtype)
+        if prepare is not None:
+            prepare(part)
+        return _measured(part, image, text_tokens, batch, prepare is not None)
+
+    two, three = measured(2), measured(3)
     total, block = two.grown(three, layers - 2), three.saved - two.saved
     block_parameters = sum(p.numel() for p in whole.transformer_blocks[0].parameters())
     return DryRun(
@@ -100,7 +107,8 @@ def dry_run(
     )
 
 
-def _meta_model(model: Mapping[str, Any], dtype: torch.dtype) -> LensTransformer2DModel:
+def meta_model(model: Mapping[str, Any], dtype: torch.dtype) -> LensTransformer2DModel:
+    """A denoiser without memory."""
     with torch.device("meta"):
         made: LensTransformer2DModel = LensTransformer2DModel(**model)
     # diffusers' own `to` remarks on every cast.
@@ -109,11 +117,17 @@ def _meta_model(model: Mapping[str, Any], dtype: torch.dtype) -> LensTransformer
 
 
 def _measured(
-    model: LensTransformer2DModel, image: tuple[int, int], text_tokens: int, batch: int
+    model: LensTransformer2DModel,
+    image: tuple[int, int],
+    text_tokens: int,
+    batch: int,
+    through: bool,
 ) -> _Pass:
     config, dtype = model.config, model.dtype
     tokens = image[0] * image[1]
-    noisy = torch.empty(batch, tokens, config.in_channels, dtype=dtype, device="meta")
+    noisy = torch.empty(
+        batch, tokens, config.in_channels, dtype=dtype, device="meta", requires_grad=through
+    )
     features = [
         torch.empty(batch, text_tokens, config.enc_hidden_dim, dtype=dtype, device="meta")
         for _ in config.selected_layer_index

@@ -4,15 +4,14 @@ Time is sigma: 0 is data, 1 is noise, `noisy = (1 - t) * clean + t * noise`, and
 `noise - clean`, so that `noisy - t * velocity` predicts the clean latents.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from lens_core.sampling import guide
 from lens_core.text_features import TextFeatures
-from lens_core.transformer import LensTransformer2DModel
 
 
 class VelocityField(Protocol):
@@ -33,28 +32,46 @@ class LensField:
     """The Lens transformer on pictures of one size.
 
     Args:
-        model: The denoiser.
+        model: The denoiser, or what is called like it.
         grid: Height and width in tokens.
-        dtype: Precision of what it reads; weights of another one are cast by autocast.
+        dtype: Precision it computes in.
     """
 
     def __init__(
-        self, model: LensTransformer2DModel, grid: tuple[int, int], dtype: torch.dtype
+        self, model: Callable[..., Any], grid: tuple[int, int], dtype: torch.dtype
     ) -> None:
         self._model = model
-        self._shapes = [(1, *grid)]
+        self._grid = grid
         self._dtype = dtype
 
     def __call__(self, latents: Tensor, timesteps: Tensor, text: TextFeatures | None) -> Tensor:
         """See `VelocityField.__call__`."""
-        features, mask = None, None
-        if text is not None:
-            features, mask = list(text.embeds.to(self._dtype).unbind(0)), text.mask
-        with torch.autocast(latents.device.type, self._dtype, self._dtype != torch.float32):
-            velocity: Tensor = self._model(
-                latents.to(self._dtype), features, mask, timesteps, self._shapes, False
-            )[0]
+        velocity: Tensor = self._model(
+            *denoiser_inputs(latents, timesteps, text, self._grid, self._dtype)
+        )[0]
         return velocity.float()
+
+
+def denoiser_inputs(
+    latents: Tensor,
+    timesteps: Tensor,
+    text: TextFeatures | None,
+    grid: tuple[int, int],
+    dtype: torch.dtype,
+) -> tuple[Any, ...]:
+    """Arguments of `LensTransformer2DModel.forward` that return a tuple; see `VelocityField`.
+
+    Args:
+        latents: Noisy tokens `[B, N, C]`.
+        timesteps: `[B]` in [0, 1].
+        text: Features of B prompts, or None.
+        grid: Height and width in tokens.
+        dtype: Precision that the model computes in.
+    """
+    features, mask = None, None
+    if text is not None:
+        features, mask = list(text.embeds.to(dtype).unbind(0)), text.mask
+    return latents.to(dtype), features, mask, timesteps, [(1, *grid)], False
 
 
 class GuidedField:

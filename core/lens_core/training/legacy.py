@@ -1,7 +1,7 @@
 """States of runs begun before training could be sharded: one `state.safetensors` in `state/`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from lens_core.errors import CheckpointError
 from lens_core.training.checkpointing import Saved
 from lens_core.training.denoiser import matrix_names
+from lens_core.training.roles import Role
 
 
 def legacy_state(folder: Path, masters: Mapping[str, Tensor]) -> Saved | None:
@@ -23,9 +24,6 @@ def legacy_state(folder: Path, masters: Mapping[str, Tensor]) -> Saved | None:
     Raises:
         CheckpointError: The folder is there but not complete.
     """
-    source = folder if folder.exists() else folder.with_suffix(".old")
-    if not source.exists():
-        return None
     matrices = matrix_names(masters)
     owners = [matrices, [name for name in masters if name not in set(matrices)]]
 
@@ -36,6 +34,36 @@ def legacy_state(folder: Path, masters: Mapping[str, Tensor]) -> Saved | None:
         index, _, entry = rest.partition(".")
         return f"optimizer.{owners[int(kind.removeprefix('optimizer'))][int(index)]}.{entry}"
 
+    return _saved(folder, known_as)
+
+
+def legacy_role_state(folder: Path, roles: Sequence[Role]) -> Saved | None:
+    """The same for a stage of roles, whose optimiser states were numbered as their parameters.
+
+    Args:
+        folder: The run's `state/`.
+        roles: What is in training.
+
+    Raises:
+        CheckpointError: The folder is there but not complete.
+    """
+    owners = {role.name: list(role.parameters) for role in roles}
+
+    def known_as(stored: str) -> str:
+        role, _, rest = stored.partition(".")
+        kind, _, rest = rest.partition(".")
+        index, _, entry = rest.partition(".")
+        if kind != "optimizer" or role not in owners or int(index) >= len(owners[role]):
+            return stored
+        return f"{role}.optimizer.{owners[role][int(index)]}.{entry}"
+
+    return _saved(folder, known_as)
+
+
+def _saved(folder: Path, known_as: Callable[[str], str]) -> Saved | None:
+    source = folder if folder.exists() else folder.with_suffix(".old")
+    if not source.exists():
+        return None
     try:
         return Saved(source, json.loads((source / "state.json").read_text()), known_as)
     except (OSError, ValueError) as error:

@@ -5,9 +5,9 @@ and gradients that reach the masters as the mean over batches and processes. The
 the optimisers do not know which they have.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,16 +21,18 @@ from lens_core.training.config import DenoiserConfig
 from lens_core.training.network import Denoiser, start_as_identity
 from lens_core.training.workers import Workers
 
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
-class Weights(Protocol):
+
+class Weights(Protocol[NetworkT]):
     """The weights of a run.
 
     Attributes:
         network: Computes; float32 inputs are to be cast to the run's precision first.
-        masters: Float32 leaves by name, `model.*` and `head.*`; `DTensor`s where sharded.
+        masters: Float32 leaves by their names in the network; `DTensor`s where sharded.
     """
 
-    network: Denoiser
+    network: NetworkT
     masters: dict[str, Tensor]
 
     def begin_batch(self, last: bool) -> None:
@@ -46,25 +48,51 @@ class Weights(Protocol):
         """Let the network compute with what the masters hold now."""
 
 
-def place_weights(config: DenoiserConfig, workers: Workers, device: torch.device) -> Weights:
-    """Fresh weights from the run's seed: the same ones, however many processes there are.
+def weight_mesh(sharding: int | None, workers: Workers, device: torch.device) -> DeviceMesh | None:
+    """How processes share weights; None where each has its own copy.
+
+    Args:
+        sharding: Processes that share one copy; None takes all.
+        workers: The processes that train together.
+        device: Where this one computes.
 
     Raises:
         ParameterError: `sharding` does not divide the processes.
     """
-    shared_by = workers.count if config.sharding is None else config.sharding
+    shared_by = workers.count if sharding is None else sharding
     if workers.count % shared_by:
         raise ParameterError(
             f"sharding {shared_by} does not divide the {workers.count} processes; choose a divisor "
             "or leave it out to share the weights among all"
         )
     if shared_by == 1:
-        return ReplicatedWeights.create(config, workers, device)
-    return ShardedWeights.create(config, workers.count // shared_by, shared_by, device)
+        return None
+    shape = (workers.count // shared_by, shared_by)
+    mesh = init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
+    return mesh if shape[0] > 1 else mesh["shard"]
+
+
+def place_weights(
+    config: DenoiserConfig, workers: Workers, device: torch.device
+) -> Weights[Denoiser]:
+    """Fresh weights from the run's seed: the same ones, however many processes there are.
+
+    Raises:
+        ParameterError: `sharding` does not divide the processes.
+    """
+    mesh = weight_mesh(config.sharding, workers, device)
+    precision = getattr(torch, config.precision)
+    if mesh is not None:
+        return _drawn_in_parts(config, mesh, device)
+    torch.manual_seed(config.seed)
+    network = Denoiser(config)
+    start_as_identity(dict(network.named_parameters()))
+    prepare_blocks(network.blocks, config)
+    return ReplicatedWeights.of(network, workers, device, precision)
 
 
 @dataclass
-class ReplicatedWeights:
+class ReplicatedWeights(Generic[NetworkT]):
     """All weights in every process: masters beside a copy in the run's precision.
 
     Attributes:
@@ -73,24 +101,21 @@ class ReplicatedWeights:
         workers: Average the gradients.
     """
 
-    network: Denoiser
+    network: NetworkT
     masters: dict[str, Tensor]
     workers: Workers
 
     @classmethod
-    def create(
-        cls, config: DenoiserConfig, workers: Workers, device: torch.device
-    ) -> "ReplicatedWeights":
-        """Draw the weights from the seed."""
-        torch.manual_seed(config.seed)
-        network = Denoiser(config)
-        start_as_identity(dict(network.named_parameters()))
+    def of(
+        cls, network: NetworkT, workers: Workers, device: torch.device, precision: torch.dtype
+    ) -> "ReplicatedWeights[NetworkT]":
+        """Take over a float32 network, the same in every process."""
         masters = {
             name: parameter.detach().to(device, copy=True).requires_grad_()
             for name, parameter in network.named_parameters()
         }
-        network.to(device, dtype=getattr(torch, config.precision))
-        prepare_blocks(network.blocks, config)
+        # diffusers' own `to` remarks on every cast.
+        nn.Module.to(network, device, dtype=precision)
         return cls(network, masters, workers)
 
     def begin_batch(self, last: bool) -> None:
@@ -117,7 +142,7 @@ class ReplicatedWeights:
 
 
 @dataclass
-class ShardedWeights:
+class ShardedWeights(Generic[NetworkT]):
     """Every process holds a part of each weight; blocks gather theirs when they compute.
 
     Attributes:
@@ -125,25 +150,20 @@ class ShardedWeights:
         masters: Its own parameters.
     """
 
-    network: Denoiser
+    network: NetworkT
     masters: dict[str, Tensor]
 
     @classmethod
-    def create(
-        cls, config: DenoiserConfig, replicas: int, shared_by: int, device: torch.device
-    ) -> "ShardedWeights":
-        """Draw the weights from the seed, one layer in memory at a time."""
-        mesh = init_device_mesh(
-            device.type, (replicas, shared_by), mesh_dim_names=("replicate", "shard")
-        )
-        with torch.device("meta"):
-            network = Denoiser(config)
-        prepare_blocks(network.blocks, config)
-        _shard(network, mesh if replicas > 1 else mesh["shard"], config)
-        network.to_empty(device=device)
-        masters = cast(dict[str, Tensor], dict(network.named_parameters()))
-        _draw(config, masters)
-        return cls(network, masters)
+    def of(
+        cls,
+        network: NetworkT,
+        blocks: Sequence[nn.Module],
+        mesh: DeviceMesh,
+        precision: torch.dtype,
+    ) -> "ShardedWeights[NetworkT]":
+        """Take over a float32 network, the same in every process; it may be on the CPU or meta."""
+        shard(network, blocks, mesh, precision)
+        return cls(network, cast(dict[str, Tensor], dict(network.named_parameters())))
 
     def begin_batch(self, last: bool) -> None:
         """Gradients are exchanged after the last batch only."""
@@ -162,41 +182,75 @@ class ShardedWeights:
                 module.reshard()
 
 
-def local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor, sharing its memory; a whole tensor itself."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def whole(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """Whole tensors in main memory, gathered one by one; every process must take part.
+def place_network(
+    network: NetworkT,
+    blocks: Sequence[nn.Module],
+    mesh: DeviceMesh | None,
+    workers: Workers,
+    device: torch.device,
+    precision: torch.dtype,
+) -> Weights[NetworkT]:
+    """Weights of a float32 network that is the same in every process, such as a loaded one.
 
     Args:
-        tensors: Sharded or not, the same names in every process.
-        keep: Whether this process wants them; others return nothing.
+        network: On the CPU; taken over.
+        blocks: Its parts that are sharded on their own.
+        mesh: See `weight_mesh`.
+        workers: The processes that train together.
+        device: Where this one computes.
+        precision: Format of the computation.
     """
-    gathered = {}
-    for name, tensor in tensors.items():
-        full = tensor.detach()
-        full = full.full_tensor() if isinstance(full, DTensor) else full
-        if keep:
-            gathered[name] = full.to("cpu", copy=True)
-    return gathered
+    if mesh is None:
+        return ReplicatedWeights.of(network, workers, device, precision)
+    return ShardedWeights.of(network, blocks, mesh, precision)
 
 
-def _shard(network: Denoiser, mesh: DeviceMesh, config: DenoiserConfig) -> None:
-    """Shard every block on its own, the last one kept gathered for the backward pass."""
+def shard(
+    network: nn.Module,
+    blocks: Sequence[nn.Module],
+    mesh: DeviceMesh,
+    precision: torch.dtype,
+    kept_whole: Collection[nn.Parameter] = (),
+) -> None:
+    """Shard every block on its own, the last one kept gathered for the backward pass.
+
+    Args:
+        network: Wrapped in place, frozen weights too.
+        blocks: Of it.
+        mesh: Processes that share its weights.
+        precision: Format that weights are gathered and computed with in.
+        kept_whole: Parameters that stay whole in every process.
+    """
     # Inputs are cast by the caller: rotary tables must stay in float32.
     policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if config.precision == "bfloat16" else None,
+        param_dtype=None if precision == torch.float32 else precision,
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,
     )
-    blocks = network.blocks
+    ignored = set(kept_whole)
     for block in blocks:
         fully_shard(
-            block, mesh=mesh, mp_policy=policy, reshard_after_forward=block is not blocks[-1]
+            block,
+            mesh=mesh,
+            mp_policy=policy,
+            reshard_after_forward=block is not blocks[-1],
+            ignored_params=ignored,
         )
-    fully_shard(network, mesh=mesh, mp_policy=policy)
+    fully_shard(network, mesh=mesh, mp_policy=policy, ignored_params=ignored)
+
+
+def _drawn_in_parts(
+    config: DenoiserConfig, mesh: DeviceMesh, device: torch.device
+) -> ShardedWeights[Denoiser]:
+    """Sharded weights drawn from the seed, one layer in memory at a time."""
+    with torch.device("meta"):
+        network = Denoiser(config)
+    prepare_blocks(network.blocks, config)
+    shard(network, network.blocks, mesh, getattr(torch, config.precision))
+    network.to_empty(device=device)
+    masters = cast(dict[str, Tensor], dict(network.named_parameters()))
+    _draw(config, masters)
+    return ShardedWeights(network, masters)
 
 
 @torch.no_grad()

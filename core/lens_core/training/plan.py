@@ -12,14 +12,15 @@ from lens_core.training.config import (
     DenoiserConfig,
     PretrainConfig,
     Size,
+    StageConfig,
     load_config,
 )
 from lens_core.training.dry_run import Checkpointing, DryRun, dry_run, encoding_flops
 from lens_core.training.flops import TRAINING_FACTOR, peak_of
 from lens_core.training.stages import setting_value, stage_config
 
-PLANNED_STAGES = ("lowres", "mixed", "pretrain")
-"""Stages that train the denoiser by flow matching."""
+PLANNED_STAGES = ("lowres", "mixed", "pretrain", "rl", "distill")
+"""Stages that train the denoiser: by flow matching, and the two of `post_plan`."""
 
 GPU_MEMORY_GB: Mapping[str, float] = {"a100": 80.0, "h100": 80.0, "h200": 141.0}
 """Memory of a GPU; of the larger A100."""
@@ -87,10 +88,20 @@ class MemoryPlan:
     gathered: float
     activations: Mapping[Checkpointing, float]
 
+    @property
+    def held(self) -> Mapping[str, float]:
+        """What is there besides activations, by what it is."""
+        return {
+            "master weights": self.masters,
+            "gradients": self.gradients,
+            "optimiser": self.optimizer,
+            "moving average": self.average,
+            "gathered weights": self.gathered,
+        }
+
     def total(self, checkpointing: Checkpointing) -> float:
         """Everything, with a kind of checkpointing."""
-        fixed = self.masters + self.gradients + self.optimizer + self.average + self.gathered
-        return fixed + self.activations[checkpointing]
+        return sum(self.held.values()) + self.activations[checkpointing]
 
 
 @dataclass(frozen=True)
@@ -188,14 +199,7 @@ def plan_training(
     Raises:
         ParameterError: An unknown GPU, or numbers out of range.
     """
-    peak_of(gpu)
-    if gpus < 1 or step_batches < 1 or text_tokens < 1:
-        raise ParameterError(
-            f"gpus {gpus}, step batches {step_batches} and text tokens {text_tokens} must all be "
-            "above 0"
-        )
-    if not 0 < mfu <= 1:
-        raise ParameterError(f"mfu {mfu} must lie above 0 and not above 1, such as 0.4")
+    check_numbers(gpus, gpu, mfu, step_batches, text_tokens)
     kinds = []
     for size, pictures in _batches(config):
         grid = (size[0] // SIZE_MULTIPLE, size[1] // SIZE_MULTIPLE)
@@ -208,9 +212,25 @@ def plan_training(
     )
 
 
+def check_numbers(gpus: int, gpu: str, mfu: float, step_batches: int, text_tokens: int) -> None:
+    """Refuse what no plan can be made for.
+
+    Raises:
+        ParameterError: An unknown GPU, or numbers out of range.
+    """
+    peak_of(gpu)
+    if gpus < 1 or step_batches < 1 or text_tokens < 1:
+        raise ParameterError(
+            f"gpus {gpus}, step batches {step_batches} and text tokens {text_tokens} must all be "
+            "above 0"
+        )
+    if not 0 < mfu <= 1:
+        raise ParameterError(f"mfu {mfu} must lie above 0 and not above 1, such as 0.4")
+
+
 def planned_config(
     source: str, stage: str | None, overrides: Mapping[str, str] | None = None
-) -> tuple[str, DenoiserConfig]:
+) -> tuple[str, StageConfig]:
     """Settings to plan with, and the stage they are of.
 
     Args:
@@ -236,10 +256,7 @@ def planned_config(
             f"stage {stage!r} cannot be planned; choose one of {', '.join(PLANNED_STAGES)}"
         )
     values = {name: setting_value(text) for name, text in (overrides or {}).items()}
-    config = load_config(stage_config(stage), source, stage, values)
-    if not isinstance(config, DenoiserConfig):
-        raise TypeError(f"{stage} does not train the denoiser")
-    return stage, config
+    return stage, load_config(stage_config(stage), source, stage, values)
 
 
 def _batches(config: DenoiserConfig) -> list[tuple[Size, int]]:

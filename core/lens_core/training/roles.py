@@ -1,60 +1,88 @@
 """A module in training: its optimiser, the norm of its gradients, its skipped updates."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lens_core.errors import NonFiniteError
-from lens_core.training.state import optimizer_tensors, restore_optimizer, select, under
-from lens_core.training.workers import Workers
+from lens_core.errors import CheckpointError, NonFiniteError
+from lens_core.training.parallel import Weights
+from lens_core.training.parts import full_tensor
+from lens_core.training.state import under
 
 _TOLERATED_SKIPS = 20
 
 
 @dataclass
 class Role:
-    """Parameters that one optimiser updates.
+    """Weights that one optimiser updates.
 
     Attributes:
         name: In checkpoints, logs and errors.
-        parameters: Float32, by name.
-        optimizer: Updates them.
+        weights: Whole in every process or sharded.
+        optimizer: Updates the masters.
         clip: Largest gradient norm.
-        updates: Updates made.
-        skipped: Updates left out because a gradient was not finite.
+        counts: Updates made, and updates left out because a gradient was not finite; a tensor,
+            so that it is saved and read with the others.
     """
 
     name: str
-    parameters: dict[str, nn.Parameter]
+    weights: Weights[Any]
     optimizer: torch.optim.Optimizer
     clip: float
-    updates: int = 0
-    skipped: int = 0
+    counts: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.int64))
 
-    def update(self, workers: Workers) -> tuple[float, bool]:
-        """Apply the gradients, averaged over the workers, and clear them.
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The float32 masters by name."""
+        return self.weights.masters
+
+    @property
+    def updates(self) -> int:
+        """Updates made."""
+        return int(self.counts[0])
+
+    @property
+    def skipped(self) -> int:
+        """Updates left out because a gradient was not finite."""
+        return int(self.counts[1])
+
+    def learn(self, loss: Tensor, last: bool) -> None:
+        """Add the gradients of a batch's loss.
+
+        Args:
+            loss: Its backward pass is run.
+            last: Whether it is the last batch before an update.
+        """
+        self.weights.begin_batch(last)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.weights.end_batch()
+
+    def update(self) -> tuple[float, bool]:
+        """Apply the gradients, averaged over the processes, and clear them.
 
         Returns:
             The gradient norm, and whether it was finite. A norm that is not changes nothing; it is
-            the same on all workers, so they agree.
+            the same in all processes, so they agree.
 
         Raises:
             NonFiniteError: Too many updates were skipped.
         """
-        for parameter in self.parameters.values():
-            # A worker may have had nothing to train on; all must send the same tensors.
+        parameters = self.parameters.values()
+        for parameter in parameters:
+            # A process may have had nothing to train on; all must send the same tensors.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        workers.average(p.grad for p in self.parameters.values() if p.grad is not None)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip))
-        finite = bool(torch.isfinite(torch.tensor(norm)))
+        self.weights.reduce()
+        norm = float(full_tensor(torch.nn.utils.clip_grad_norm_(parameters, self.clip)))
+        finite = math.isfinite(norm)
         if finite:
             self.optimizer.step()
-            self.updates += 1
-        else:
-            self.skipped += 1
+            self.weights.refresh()
+        self.counts[0 if finite else 1] += 1
         self.optimizer.zero_grad(set_to_none=True)
         if self.skipped > _TOLERATED_SKIPS:
             raise NonFiniteError(
@@ -64,20 +92,36 @@ class Role:
         return norm, finite
 
     def tensors(self) -> dict[str, Tensor]:
-        """Parameters, optimiser state and counts, for a checkpoint."""
-        counts = {"counts": torch.tensor([self.updates, self.skipped])}
-        return under(
-            self.name,
-            under("parameter", self.parameters)
-            | under("optimizer", optimizer_tensors(self.optimizer))
-            | counts,
-        )
+        """`NAME.parameter.*`, `NAME.optimizer.PARAMETER.*` and `NAME.counts`, for a checkpoint."""
+        state = under("parameter", self.parameters) | {"counts": self.counts}
+        for name, parameter in self.parameters.items():
+            entries = self.optimizer.state.get(cast(Any, parameter), {})
+            state |= under(f"optimizer.{name}", entries)
+        return {name: tensor.detach() for name, tensor in under(self.name, state).items()}
 
-    @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `tensors` gave."""
-        own = select(self.name, tensors)
-        for name, tensor in select("parameter", own).items():
-            self.parameters[name].copy_(tensor)
-        restore_optimizer(self.optimizer, select("optimizer", own))
-        self.updates, self.skipped = (int(count) for count in own["counts"])
+    def targets(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Tensors to read a checkpoint's into; optimiser state is made as named.
+
+        Args:
+            names: What the checkpoint holds; those of other roles are passed over.
+
+        Raises:
+            CheckpointError: It holds something of this role that there is no place for.
+        """
+        found = self.tensors()
+        start = f"{self.name}."
+        for name in names:
+            if not name.startswith(start) or name in found:
+                continue
+            kind, _, rest = name[len(start) :].partition(".")
+            owner, _, entry = rest.rpartition(".")
+            if kind != "optimizer" or owner not in self.parameters:
+                raise CheckpointError(
+                    f"the training state holds {name}, which this run has no place for; give the "
+                    "settings it was saved with"
+                )
+            parameter = self.parameters[owner]
+            state = self.optimizer.state[cast(Any, parameter)]
+            blank = torch.zeros(()) if entry == "step" else torch.zeros_like(parameter.detach())
+            found[name] = state.setdefault(entry, blank)
+        return found

@@ -48,7 +48,7 @@ class Validation:
             `reward` with its standard error `error`, `strict` with its 95 % `interval` where the
             reward tells, and `scored`, the number of pictures they rest on.
         """
-        for rows in self._batches()[self.workers.rank :: self.workers.count]:
+        for rows, mine in self.workers.deal(self._batches()):
             size = self.sizes[rows[0] % len(self.sizes)]
             noise = self.studio.noise(size, [seeded(self.seed, _NOISE, row) for row in rows])
             text = take(
@@ -61,6 +61,8 @@ class Validation:
                 self.studio.sigmas(size, steps),
                 "euler",
             )
+            if not mine:
+                continue
             for row, picture in zip(rows, self.studio.pictures(latents, size), strict=True):
                 self.queue.submit(row, picture, self.prompts[row])
         scores: dict[int, Score | None] = {}

@@ -1,7 +1,7 @@
 """Data-parallel workers: as many processes as `torchrun` starts, or just this one."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -44,6 +44,19 @@ class Workers:
     def leads(self) -> bool:
         """Whether this process writes logs and files."""
         return self.rank == 0
+
+    def deal(self, items: Sequence[T]) -> list[tuple[T, bool]]:
+        """This process's share: every `count`-th item from its own number on, marked True.
+
+        All processes get equally many, since those that share weights must compute equally often:
+        where the items do not suffice, the last turn is one of the first items, marked False.
+
+        Args:
+            items: At least one, the same in every process.
+        """
+        turns = -(-len(items) // self.count)
+        numbers = range(self.rank, turns * self.count, self.count)
+        return [(items[number % len(items)], number < len(items)) for number in numbers]
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors by their mean over all processes, in one message."""

@@ -14,6 +14,7 @@ from lens_sdk.cli.options import ConfigOption, SetOption
 
 if TYPE_CHECKING:
     from lens_core.training.plan import TrainingPlan
+    from lens_core.training.post_plan import PostPlan
 
 
 @reports_errors
@@ -27,7 +28,10 @@ def plan(
     ] = 0.4,
     stage: Annotated[
         str | None,
-        typer.Option("--stage", help="lowres, mixed or pretrain, where the config has several."),
+        typer.Option(
+            "--stage",
+            help="lowres, mixed, pretrain, rl or distill, where the config has several.",
+        ),
     ] = None,
     step_batches: Annotated[
         int,
@@ -48,9 +52,21 @@ def plan(
 
     values = overrides_of(settings)
     require_packages()
+    from lens_core.training.config import DenoiserConfig, PostTrainingConfig
     from lens_core.training.plan import plan_training, planned_config
+    from lens_core.training.post_plan import plan_post_training
 
     found, chosen = planned_config(config, stage, values)
+    if isinstance(chosen, PostTrainingConfig):
+        planned = plan_post_training(chosen, gpus, gpu.value, mfu, text_tokens)
+        if as_json:
+            print_json(described_post(planned))
+            return
+        out.print(_memory(planned))
+        out.print(_post_time(planned))
+        return
+    if not isinstance(chosen, DenoiserConfig):
+        raise TypeError(f"{found} does not train the denoiser")
     made = plan_training(chosen, found, gpus, gpu.value, mfu, step_batches, text_tokens)
     if as_json:
         print_json(described(made))
@@ -94,6 +110,27 @@ def described(plan: TrainingPlan) -> dict[str, Any]:
     }
 
 
+def described_post(plan: PostPlan) -> dict[str, Any]:
+    """The plan of a post-training stage for JSON; memory in GB of a GPU."""
+    memory = asdict(plan.memory)
+    memory["total"] = {kind: plan.memory.total(kind) for kind in plan.memory.activations}
+    return {
+        "stage": plan.stage,
+        "gpus": plan.gpus,
+        "gpu": plan.gpu,
+        "mfu": plan.mfu,
+        "parameters": plan.parameters,
+        "steps": plan.config.steps,
+        "pictures_per_step": plan.pictures,
+        "operations_per_step": plan.step_flops,
+        "step_seconds": plan.step_seconds,
+        "days": plan.days,
+        "activation_checkpointing": plan.config.activation_checkpointing,
+        "memory_gb": memory,
+        "fits": {kind: plan.fits(kind) for kind in plan.memory.activations},
+    }
+
+
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
@@ -124,7 +161,7 @@ def _batches(plan: TrainingPlan) -> Table:
     return table
 
 
-def _memory(plan: TrainingPlan) -> Table:
+def _memory(plan: TrainingPlan | PostPlan) -> Table:
     """Memory by kind of checkpointing; the config's own is marked."""
     from lens_core.training.plan import GPU_MEMORY_GB
 
@@ -136,13 +173,7 @@ def _memory(plan: TrainingPlan) -> Table:
         "activation checkpointing",
         *(f"{kind} (set)" if kind == mine else kind for kind in kinds),
     )
-    for name, size in (
-        ("master weights", memory.masters),
-        ("gradients", memory.gradients),
-        ("optimiser", memory.optimizer),
-        ("moving average", memory.average),
-        ("gathered weights", memory.gathered),
-    ):
+    for name, size in memory.held.items():
         table.add_row(name, *[f"{size:.2f}"] * len(kinds))
     table.add_row("activations", *(f"{memory.activations[kind]:.2f}" for kind in kinds))
     table.add_row("total", *(f"{memory.total(kind):.2f}" for kind in kinds))
@@ -164,6 +195,23 @@ def _time(plan: TrainingPlan) -> Table:
         ("seconds of a step", f"{plan.step_seconds:.3g}"),
         ("days", f"{plan.days:.4g}"),
         ("GPU hours", f"{plan.gpu_hours:,.0f}"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _post_time(plan: PostPlan) -> Table:
+    """Steps, pictures, days of a post-training stage."""
+    title = f"{plan.stage} on {plan.gpus} {plan.gpu} at MFU {plan.mfu:g}, without rewards"
+    table = _table(title, "", "whole stage")
+    rows = [
+        ("parameters of the denoiser", f"{plan.parameters:,}"),
+        ("steps", f"{plan.config.steps:,}"),
+        ("pictures of a step", f"{plan.pictures:,}"),
+        ("operations of a step", f"{plan.step_flops:.4g}"),
+        ("seconds of a step", f"{plan.step_seconds:.3g}"),
+        ("days", f"{plan.days:.4g}"),
     ]
     for row in rows:
         table.add_row(*row)

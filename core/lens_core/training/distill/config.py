@@ -4,23 +4,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from lens_core.training.config import NANO_SIZES, Size, StageConfig
+from lens_core.training.config import NANO_SIZES, PostTrainingConfig, Size
 
 StudentSampler = Literal["euler", "renoise"]
 
 
-class DistillConfig(StageConfig):
+class DistillConfig(PostTrainingConfig):
     """Decoupled DMD. The defaults are the recipe's; `steps` counts updates of the student."""
 
     start: str | None = None
     """Pipeline folder of the teacher; None takes `rl/pipeline` in the same training."""
-    device: str = "cpu"
-    """`cpu`, or `cuda` for the device of every process's local rank."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Format of the computation; the weights in training are always float32."""
-    gradient_checkpointing: bool = False
-    """Compute blocks again in the backward pass instead of keeping what is inside them."""
-
     data: str | None = None
     """Folder of shards by bucket; None takes the nano world's cached scenes in `shards`."""
     cache: str | None = None

@@ -2,58 +2,82 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from lens_core.errors import ParameterError
 from lens_core.text_features import TextFeatures
-from lens_core.training.fields import LensField
-from lens_core.transformer import LensTransformer2DModel
+from lens_core.training.fields import denoiser_inputs
+from lens_core.transformer import LensTransformer2DModel, LensTransformerBlock
 
 
-class TeacherFeatures:
-    """Image tokens after some blocks of a teacher, computed no further than the last of them.
+class Teacher(nn.Module):
+    """A frozen denoiser that also tells its image tokens after some blocks.
+
+    One module for both, on the same blocks: where it is sharded, it gathers its weights whichever
+    is asked for.
 
     Args:
-        teacher: Frozen; its weights are shared, not copied.
+        model: The denoiser; called like it, the teacher answers like it.
         taps: Blocks, counted from 0, in rising order.
 
     Raises:
-        ParameterError: A block the teacher does not have.
+        ParameterError: A block the denoiser does not have.
     """
 
-    def __init__(self, teacher: LensTransformer2DModel, taps: Sequence[int]) -> None:
-        blocks = len(teacher.transformer_blocks)
+    def __init__(self, model: LensTransformer2DModel, taps: Sequence[int]) -> None:
+        super().__init__()
+        blocks = len(model.transformer_blocks)
         if not taps or sorted(set(taps)) != list(taps) or taps[0] < 0 or taps[-1] >= blocks:
             raise ParameterError(
                 f"taps {tuple(taps)} must be rising numbers of blocks from 0 to {blocks - 1}"
             )
-        self.width = int(teacher.config.inner_dim)
-        self._trunk = _trunk(teacher, taps[-1] + 1)
-        self._captured: list[Tensor] = []
-        for tap in taps:
-            self._trunk.transformer_blocks[tap].register_forward_hook(
-                lambda module, inputs, output: self._captured.append(output[0])
-            )
+        self.width = int(model.config.inner_dim)
+        self.model = model.requires_grad_(False)
+        self._trunk = _trunk(model, taps[-1] + 1)
+        self._taps = tuple(taps)
 
-    def __call__(
-        self,
-        noisy: Tensor,
-        timesteps: Tensor,
-        text: TextFeatures | None,
-        grid: tuple[int, int],
-        dtype: torch.dtype,
-    ) -> list[Tensor]:
-        """Float32 maps `[B, width, height, width in tokens]`, one per tap."""
-        self._captured.clear()
-        LensField(self._trunk, grid, dtype)(noisy, timesteps, text)
-        maps = [
-            tokens.float().transpose(1, 2).reshape(len(tokens), -1, *grid)
-            for tokens in self._captured
+    @property
+    def blocks(self) -> list[LensTransformerBlock]:
+        """The transformer blocks."""
+        return cast(list[LensTransformerBlock], list(self.model.transformer_blocks))
+
+    def forward(self, *inputs: Any, tapped: bool = False) -> tuple[Tensor, ...]:
+        """Velocity; or, if tapped, the image tokens `[B, N, width]` after every tap.
+
+        The tokens are computed no further than the last tap, with gradient to the latents.
+        """
+        if not tapped:
+            velocity: tuple[Tensor, ...] = self.model(*inputs)
+            return velocity
+        captured: list[Tensor] = []
+        hooks = [
+            self.blocks[tap].register_forward_hook(lambda *call: captured.append(call[2][0]))
+            for tap in self._taps
         ]
-        self._captured.clear()
-        return maps
+        try:
+            self._trunk(*inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return tuple(captured)
+
+
+def feature_maps(
+    teacher: Teacher,
+    noisy: Tensor,
+    timesteps: Tensor,
+    text: TextFeatures | None,
+    grid: tuple[int, int],
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    """Float32 maps `[B, width, height, width in tokens]` of the teacher's tokens, one per tap."""
+    tokens = teacher(*denoiser_inputs(noisy, timesteps, text, grid, dtype), tapped=True)
+    return [
+        part.float().transpose(1, 2).reshape(len(part), teacher.width, *grid) for part in tokens
+    ]
 
 
 class Discriminator(nn.Module):
@@ -85,12 +109,12 @@ class Discriminator(nn.Module):
         return torch.stack(logits, dim=1)
 
 
-def _trunk(teacher: LensTransformer2DModel, blocks: int) -> LensTransformer2DModel:
-    """The teacher cut after some blocks, on the same weights."""
-    config = {**teacher.config, "num_layers": blocks}
+def _trunk(model: LensTransformer2DModel, blocks: int) -> LensTransformer2DModel:
+    """The denoiser cut after some blocks, made of the same modules."""
+    config = {**model.config, "num_layers": blocks}
     with torch.device("meta"):
         trunk: LensTransformer2DModel = LensTransformer2DModel.from_config(config)
-    weights = teacher.state_dict()
-    trunk.load_state_dict({name: weights[name] for name in trunk.state_dict()}, assign=True)
-    trunk.requires_grad_(False)
+    for name, part in model.named_children():
+        setattr(trunk, name, part)
+    trunk.transformer_blocks = nn.ModuleList(list(model.transformer_blocks)[:blocks])
     return trunk

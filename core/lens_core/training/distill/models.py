@@ -1,21 +1,25 @@
 """The networks of the distillation and their optimisers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from lens_core.loading import load_transformer
 from lens_core.pipeline import LensPipeline
+from lens_core.training.blocks import wrap_blocks
 from lens_core.training.distill.config import DistillConfig
-from lens_core.training.distill.discriminator import Discriminator, TeacherFeatures
+from lens_core.training.distill.discriminator import Discriminator, Teacher
 from lens_core.training.fields import LensField
 from lens_core.training.optim import update_average
+from lens_core.training.parallel import Weights, place_network, shard, weight_mesh
+from lens_core.training.parts import exchange, local, whole
 from lens_core.training.roles import Role
-from lens_core.training.state import select, under
+from lens_core.training.workers import Workers
 from lens_core.transformer import LensTransformer2DModel
 
 ADAM_BETAS = (0.0, 0.9)
@@ -23,102 +27,140 @@ ADAM_BETAS = (0.0, 0.9)
 
 @dataclass
 class Models:
-    """Weights of the stage.
+    """Weights of the stage, whole in every process or sharded.
 
     Attributes:
         config: The run's settings.
-        teacher: Frozen.
-        student: In training, in a few steps what the teacher does in many.
-        fake: In training, the score of the student's samples.
-        features: The teacher's, for the discriminator.
-        discriminator: In training.
-        roles: Of student, fake and discriminator, by name.
-        average: Moving average of the student.
+        teacher: Frozen, in the run's precision.
+        roles: `student`, in a few steps what the teacher is in many; `fake`, the score of the
+            student's samples; `discriminator`.
+        average: Moving average of the student's masters, laid out as they are.
     """
 
     config: DistillConfig
-    teacher: LensTransformer2DModel
-    student: LensTransformer2DModel
-    fake: LensTransformer2DModel
-    features: TeacherFeatures
-    discriminator: Discriminator
+    teacher: Teacher
     roles: dict[str, Role]
     average: dict[str, Tensor]
 
     @classmethod
-    def create(cls, config: DistillConfig, start: Path, pipeline: LensPipeline) -> "Models":
-        """Student and fake score start as float32 copies of the pipeline's denoiser."""
+    def create(
+        cls, config: DistillConfig, start: Path, pipeline: LensPipeline, workers: Workers
+    ) -> "Models":
+        """Student and fake score start as copies of the pipeline's denoiser.
+
+        Args:
+            config: The run's settings.
+            start: The pipeline's folder.
+            pipeline: Where and in the precision in which it is to compute; its denoiser becomes
+                the teacher.
+            workers: The processes that train together.
+
+        Raises:
+            ParameterError: `taps` the teacher does not have, or `sharding` that does not fit.
+        """
         device = pipeline.device
-        teacher = pipeline.transformer.requires_grad_(False)
-        student, fake = (load_transformer(start / "transformer").to(device) for _ in range(2))
-        if config.gradient_checkpointing:
-            student.enable_gradient_checkpointing()
-            fake.enable_gradient_checkpointing()
-        features = TeacherFeatures(teacher, config.taps)
+        mesh = weight_mesh(config.sharding, workers, device)
+        precision = getattr(torch, config.precision)
+        teacher = Teacher(pipeline.transformer, config.taps)
+        wrap_blocks(teacher.blocks, config)
+        if mesh is not None:
+            shard(teacher, teacher.blocks, mesh, precision)
+
+        def copy() -> Weights[Any]:
+            network = load_transformer(start / "transformer").requires_grad_(True)
+            blocks = list(network.transformer_blocks)
+            wrap_blocks(blocks, config)
+            return place_network(network, blocks, mesh, workers, device, precision)
+
+        student, fake = copy(), copy()
         torch.manual_seed(config.seed)
-        discriminator = Discriminator(features.width, len(config.taps)).to(device)
-        roles = {
-            "student": _role("student", student, config.learning_rate, config),
-            "fake": _role("fake", fake, config.fake_learning_rate, config),
-            "discriminator": _role(
-                "discriminator", discriminator, config.discriminator_learning_rate, config
-            ),
-        }
-        average = {n: p.detach().clone() for n, p in roles["student"].parameters.items()}
-        return cls(config, teacher, student, fake, features, discriminator, roles, average)
+        head = Discriminator(teacher.width, len(config.taps))
+        judge = place_network(head, [], mesh, workers, device, torch.float32)
+        roles = [
+            _role("student", student, config.learning_rate, config),
+            _role("fake", fake, config.fake_learning_rate, config),
+            _role("discriminator", judge, config.discriminator_learning_rate, config),
+        ]
+        average = {n: p.detach().clone() for n, p in student.masters.items()}
+        return cls(config, teacher, {role.name: role for role in roles}, average)
+
+    @property
+    def student(self) -> LensTransformer2DModel:
+        """What computes for the student."""
+        return cast(LensTransformer2DModel, self.roles["student"].weights.network)
+
+    @property
+    def fake(self) -> LensTransformer2DModel:
+        """What computes for the fake score."""
+        return cast(LensTransformer2DModel, self.roles["fake"].weights.network)
+
+    @property
+    def discriminator(self) -> Discriminator:
+        """What computes for the discriminator, in float32."""
+        return cast(Discriminator, self.roles["discriminator"].weights.network)
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the computation."""
         return cast(torch.dtype, getattr(torch, self.config.precision))
 
-    def field(self, model: LensTransformer2DModel, grid: tuple[int, int]) -> LensField:
+    def field(self, model: nn.Module, grid: tuple[int, int]) -> LensField:
         """One of the denoisers as a velocity field."""
         return LensField(model, grid, self.dtype)
 
     @torch.no_grad()
     def follow(self) -> None:
         """After an update of the student: align the fake score with it, and average it."""
-        student = self.roles["student"]
-        for name, parameter in self.roles["fake"].parameters.items():
-            parameter.lerp_(student.parameters[name], self.config.alignment)
+        student, fake = self.roles["student"], self.roles["fake"]
+        for name, parameter in fake.parameters.items():
+            local(parameter.detach()).lerp_(
+                local(student.parameters[name].detach()), self.config.alignment
+            )
+        fake.weights.refresh()
         names = list(self.average)
         update_average(
-            [self.average[name] for name in names],
-            [student.parameters[name].detach() for name in names],
+            [local(self.average[name]) for name in names],
+            [local(student.parameters[name].detach()) for name in names],
             self.config.ema_decay,
             student.updates - 1,
         )
 
-    def averaged(self) -> LensTransformer2DModel:
-        """A float32 denoiser that holds the student's average."""
-        config = dict(self.student.config)
-        model = cast(LensTransformer2DModel, LensTransformer2DModel.from_config(config))
-        model.load_state_dict({name: tensor.clone() for name, tensor in self.average.items()})
-        model.to(self.teacher.device).eval()
-        return model
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the student compute with its average for a while."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The whole state, for a checkpoint."""
-        state = under("average", self.average)
-        for role in self.roles.values():
-            state |= role.tensors()
-        return state
+    def export(self, wanted: bool) -> LensTransformer2DModel | None:
+        """A float32 denoiser in main memory that holds the student's average.
 
-    @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `tensors` gave."""
-        for role in self.roles.values():
-            role.restore(tensors)
-        for name, tensor in select("average", tensors).items():
-            self.average[name].copy_(tensor)
+        Args:
+            wanted: Whether this process wants it; all must call.
+        """
+        weights = whole(self.average, wanted)
+        if not wanted:
+            return None
+        with torch.device("meta"):
+            model = LensTransformer2DModel.from_config(dict(self.student.config))
+        model.load_state_dict(weights, assign=True)
+        return cast(LensTransformer2DModel, model.eval())
+
+    def others(self) -> dict[str, Tensor]:
+        """What belongs to a training state besides the roles, by name."""
+        return {f"average.{name}": tensor for name, tensor in self.average.items()}
+
+    def _exchange(self) -> None:
+        student = self.roles["student"]
+        exchange(student.parameters, self.average)
+        student.weights.refresh()
 
 
-def _role(name: str, module: nn.Module, rate: float, config: DistillConfig) -> Role:
-    module.requires_grad_(True)
-    parameters = dict(module.named_parameters())
+def _role(name: str, weights: Weights[Any], rate: float, config: DistillConfig) -> Role:
     optimizer = torch.optim.AdamW(
-        parameters.values(), lr=rate, betas=ADAM_BETAS, weight_decay=config.weight_decay
+        weights.masters.values(), lr=rate, betas=ADAM_BETAS, weight_decay=config.weight_decay
     )
     optimizer.param_groups[0]["peak"] = rate
-    return Role(name, parameters, optimizer, config.clip)
+    return Role(name, weights, optimizer, config.clip)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lens_core.data.frozen import FrozenParts
 from lens_core.data.loader import BucketLoader, LoaderSettings
@@ -27,11 +28,10 @@ from lens_core.training.measures import Measures
 from lens_core.training.optim import rate_factor, set_rates
 from lens_core.training.prompts import NanoPrompts
 from lens_core.training.rewards import NanoReward, RewardQueue
-from lens_core.training.state import load_state, save_state
+from lens_core.training.role_states import RoleStates
 from lens_core.training.studio import Studio
 from lens_core.training.validation import Validation
 from lens_core.training.workers import Workers
-from lens_core.transformer import LensTransformer2DModel
 
 
 def distill(config: DistillConfig, start: Path, shards: Path, out: Path) -> None:
@@ -41,35 +41,37 @@ def distill(config: DistillConfig, start: Path, shards: Path, out: Path) -> None
         config: Settings; the same ones must be given again to resume.
         start: Pipeline folder of the teacher.
         shards: Folder of the cached scenes of the nano world, for a config without `data`.
-        out: This stage's own folder, for `state/` and `log.jsonl`.
+        out: This stage's own folder, for `checkpoints/` and `log.jsonl`.
 
     Raises:
         NonFiniteError: Gradients stayed NaN or infinite for many updates.
         ComponentError: Shards are missing.
+        CheckpointError: A state could not be read or written.
+        ParameterError: Settings that do not fit the processes or the device.
     """
     torch.set_num_threads(config.threads)
-    stage = Stage.create(config, start, shards, Workers.join())
-    saved = load_state(out / "state")
-    first = 0
-    if saved is not None:
-        stage.models.restore(saved[0])
-        first = int(saved[1]["step"])
-    leads = stage.updater.workers.leads
-    journal = Journal.of_stage(out, config, first, leads)
+    workers = Workers.join()
+    stage = Stage.create(config, start, shards, workers)
+    models = stage.models
+    states = RoleStates.of(
+        out, list(models.roles.values()), models.others(), workers, config.keep_checkpoints
+    )
+    first = states.resume()
+    journal = Journal.of_stage(out, config, first, workers.leads)
     try:
         for step in range(first, config.steps):
             record = stage.run(step)
             done = step + 1
-            if leads and (done % config.log_every == 0 or "validation" in record):
+            if workers.leads and (done % config.log_every == 0 or "validation" in record):
                 journal.report(done, **record)
-            if leads and (done % config.save_every == 0 or done == config.steps):
-                save_state(out / "state", stage.models.tensors(), {"step": done})
+            if done % config.save_every == 0 or done == config.steps:
+                states.save(done)
     finally:
+        states.wait()
         journal.close()
         if stage.validation is not None:
             stage.validation.queue.close()
-    if leads:
-        stage.export(out / "pipeline")
+    stage.export(out / "pipeline")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Stage:
         )
         studio = Studio(pipeline, device)
         source = _source(config, start, pipeline, shards)
-        models = Models.create(config, start, pipeline)
+        models = Models.create(config, start, pipeline, workers)
         validation = None
         if config.evaluate_every:
             validation = Validation(
@@ -123,11 +125,11 @@ class Stage:
         norms = {}
         for turn in range(config.critic_updates):
             self.updater.critics(step, turn, measures)
-            norms["fake_norm"], _ = roles["fake"].update(workers)
+            norms["fake_norm"], _ = roles["fake"].update()
             if config.adversarial_weight > 0:
-                norms["discriminator_norm"], _ = roles["discriminator"].update(workers)
+                norms["discriminator_norm"], _ = roles["discriminator"].update()
         self.updater.student(step, measures)
-        norms["student_norm"], finite = roles["student"].update(workers)
+        norms["student_norm"], finite = roles["student"].update()
         if finite:
             self.models.follow()
         record |= measures.means(workers) | norms
@@ -136,9 +138,15 @@ class Stage:
         return record | self._validate(step + 1)
 
     def export(self, folder: Path) -> None:
-        """Write the pipeline of the averaged student; it runs in a few steps without guidance."""
+        """Write the pipeline of the averaged student; it runs in a few steps without guidance.
+
+        All processes must call; the first one writes.
+        """
+        model = self.models.export(self.updater.workers.leads)
+        if model is None:
+            return
         pipeline = self.updater.studio.pipeline
-        parts = {**pipeline.components, "transformer": self.models.averaged()}
+        parts = {**pipeline.components, "transformer": model}
         defaults: LensDefaults = replace(
             pipeline.defaults,
             num_inference_steps=self.config.student_steps,
@@ -163,10 +171,12 @@ class Stage:
         every = self.config.evaluate_every
         if not every or (done % every and done != self.config.steps):
             return {}
-        return {"validation": self._scores(self.models.averaged(), self.config.student_steps, 1.0)}
+        with self.models.averaged():
+            scores = self._scores(self.models.student, self.config.student_steps, 1.0)
+        return {"validation": scores}
 
     def _scores(
-        self, model: LensTransformer2DModel, steps: int, guidance_scale: float
+        self, model: nn.Module, steps: int, guidance_scale: float
     ) -> dict[str, float | list[float]]:
         if self.validation is None:
             return {}

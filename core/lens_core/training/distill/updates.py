@@ -7,9 +7,9 @@ import torch
 from torch import Generator, Tensor
 
 from lens_core.errors import ParameterError
-from lens_core.text_features import TextFeatures
 from lens_core.training.distill import losses
 from lens_core.training.distill.config import DistillConfig
+from lens_core.training.distill.discriminator import feature_maps
 from lens_core.training.distill.models import Models
 from lens_core.training.distill.pairs import Pairs, PairSource
 from lens_core.training.distill.schedule import StudentSchedule
@@ -33,6 +33,7 @@ class Draw:
         grid: Height and width in tokens.
         schedule: The student's noise levels at that size.
         step: The student's step, the same for all batches of the update.
+        last: Whether it is this process's last batch of the update.
         noise: What the student starts from.
         generator: For every further chance.
     """
@@ -41,6 +42,7 @@ class Draw:
     grid: tuple[int, int]
     schedule: StudentSchedule
     step: int
+    last: bool
     noise: Tensor
     generator: Generator
 
@@ -48,6 +50,8 @@ class Draw:
 @dataclass(frozen=True)
 class Updater:
     """Computes gradients; the roles apply them.
+
+    All processes compute equally often and in the same order, as sharded weights need.
 
     Attributes:
         config: The run's settings.
@@ -78,7 +82,7 @@ class Updater:
             field = self.models.field(self.models.fake, draw.grid)
             times = self._times(draw)
             loss = losses.fake_score_loss(field, sample, draw.pairs.text, times, draw.generator)
-            (loss * self._share).backward()  # type: ignore[no-untyped-call]
+            self.models.roles["fake"].learn(loss * self._share, draw.last)
             measures.add(fake_loss=loss)
             if self.config.adversarial_weight > 0:
                 self._discriminate(draw, sample, measures)
@@ -96,9 +100,9 @@ class Updater:
                 fooled = losses.generator_loss(self._logits(draw, noisy, times))
                 loss = loss + config.adversarial_weight * fooled
                 measures.add(generator_loss=fooled)
-            (loss * self._share).backward()  # type: ignore[no-untyped-call]
+            self.models.roles["student"].learn(loss * self._share, draw.last)
             # The discriminator took part but is not what this update is for.
-            self.models.roles["discriminator"].optimizer.zero_grad(set_to_none=True)
+            self.models.discriminator.zero_grad(set_to_none=True)
             measures.add(
                 x0_std=sample.std(),
                 x0_mean=sample.mean(),
@@ -117,7 +121,8 @@ class Updater:
         chooser = seeded(config.seed, CHOICE, step, turn)
         chosen = int(torch.randint(config.student_steps, (), generator=chooser))
         update = step * (config.critic_updates + 1) + turn
-        for part in range(self.workers.rank, config.batches_per_update, self.workers.count):
+        parts = range(self.workers.rank, config.batches_per_update, self.workers.count)
+        for part in parts:
             pairs = self.source.batch(update * config.batches_per_update + part)
             pairs = pairs.to(self.studio.device)
             generator = seeded(config.seed, BATCH, step, turn, part)
@@ -126,6 +131,7 @@ class Updater:
                 self.studio.grid(pairs.size),
                 StudentSchedule.create(pairs.latents.shape[1], config.student_steps),
                 chosen,
+                part == parts[-1],
                 normal_like(pairs.latents, generator),
                 generator,
             )
@@ -200,7 +206,8 @@ class Updater:
         logits = [self._logits(draw, noisy, times) for noisy in (real, fake, perturbed)]
         loss = losses.discriminator_loss(logits[0], logits[1])
         penalty = losses.approximate_r1(logits[0], logits[2], config.r1_weight)
-        ((loss + penalty) * self._share).backward()  # type: ignore[no-untyped-call]
+        judge = self.models.roles["discriminator"]
+        judge.learn((loss + penalty) * self._share, draw.last)
         measures.add(
             discriminator_loss=loss,
             r1=penalty,
@@ -210,7 +217,7 @@ class Updater:
 
     def _logits(self, draw: Draw, noisy: Tensor, times: Tensor) -> Tensor:
         """Logits of noisy latents, in float32, with gradient to whatever of them has one."""
-        text: TextFeatures = draw.pairs.text
-        maps = self.models.features(noisy, times, text, draw.grid, self.models.dtype)
-        logits: Tensor = self.models.discriminator(maps)
+        models, text = self.models, draw.pairs.text
+        maps = feature_maps(models.teacher, noisy, times, text, draw.grid, models.dtype)
+        logits: Tensor = models.discriminator(maps)
         return logits

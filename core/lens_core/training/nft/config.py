@@ -4,26 +4,22 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lens_core.training.config import NANO_SIZES, Size, StageConfig
+from lens_core.training.config import NANO_SIZES, PostTrainingConfig, Size
 from lens_core.training.solvers import Solver
 
 Decay = Literal["copy", "linear_to_0_5", "delayed_linear_to_0_999"]
 ATTENTION = ("img_qkv", "txt_qkv", "to_out.0", "to_add_out")
 
 
-class RLConfig(StageConfig):
-    """DiffusionNFT on LoRA adapters. The defaults are the recipe's, and the paper's code's."""
+class RLConfig(PostTrainingConfig):
+    """DiffusionNFT on LoRA adapters. The defaults are the recipe's, and the paper's code's.
+
+    Adapters are float32 and whole in every process; `sharding` is that of the frozen weights.
+    """
 
     start: str | None = None
     """Pipeline folder to start from; None takes `mixed/pipeline`, or else `pretrain/pipeline`, of
     the same training."""
-    device: str = "cpu"
-    """`cpu`, or `cuda` for the device of every process's local rank."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Format of the frozen weights and of the computation; adapters are always float32."""
-    gradient_checkpointing: bool = False
-    """Compute the blocks again in the backward pass instead of keeping what is inside them."""
-
     prompts: str = "nano"
     """`nano` for captions of drawn scenes, or a JSON-lines file of prompts with their facts."""
     held_out_prompts: str | None = None

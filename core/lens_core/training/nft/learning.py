@@ -28,18 +28,24 @@ def accumulate(
     """Add the gradients of a step's loss, and return its measures over all workers.
 
     The loss is the mean over all pictures that have a reward, on any worker, and over their
-    timesteps: `loss_scale * policy + kl_weight * kl`.
+    timesteps: `loss_scale * policy + kl_weight * kl`. A batch without any reward is left out; among
+    several workers it is computed on zeros, with no weight, to keep pace with the others'.
     """
     measures = Measures()
     share = workers.count / max(1, int(targets.known.sum())) / config.trained_timesteps
     for rollout in rollouts:
         images = list(rollout.batch.images)
-        rows = targets.known[images].nonzero().flatten().tolist()
-        if not rows:
+        rows = targets.known[images].nonzero().flatten().tolist() if rollout.counts else []
+        idle = not rows
+        if idle and workers.count == 1:
             continue
+        rows = rows or [0]
         device = rollout.latents.device
         wanted = targets.values[images][rows].to(device)
         clean, text = rollout.latents[rows], take(rollout.text, rows)
+        weight = 0.0 if idle else share
+        if idle:
+            clean = torch.zeros_like(clean)
         field = policy.field(studio.grid(rollout.batch.size))
         # Chances are drawn for all pictures, so that a missing reward changes those of no other.
         generator = seeded(config.seed, TIMES, step, rollout.batch.number)
@@ -49,7 +55,9 @@ def accumulate(
             noise = normal_like(rollout.latents, generator)[rows]
             terms = _terms(config, policy, field, clean, text, sigmas[:, index], noise, wanted)
             loss = config.loss_scale * terms.policy + config.kl_weight * terms.kl
-            (loss.sum() * share).backward()  # type: ignore[no-untyped-call]
+            policy.role.learn(loss.sum() * weight, last=True)
+            if idle:
+                continue
             measures.add(
                 loss=loss,
                 policy=terms.policy,

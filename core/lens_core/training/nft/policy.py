@@ -13,12 +13,16 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lens_core.errors import ParameterError
+from lens_core.training.blocks import wrap_blocks
 from lens_core.training.fields import LensField
 from lens_core.training.nft.config import Decay, RLConfig
 from lens_core.training.optim import update_average
+from lens_core.training.parallel import shard, weight_mesh
+from lens_core.training.parts import whole
 from lens_core.training.roles import Role
-from lens_core.training.state import select, under
-from lens_core.transformer import LensTransformer2DModel
+from lens_core.training.state import under
+from lens_core.training.workers import Workers
+from lens_core.transformer import LensTransformer2DModel, LensTransformerBlock
 
 Voice = Literal["default", "old", "reference"]
 
@@ -42,7 +46,8 @@ class Policy:
 
     Attributes:
         config: The run's settings.
-        model: The denoiser with adapters `default` (in training) and `old` (draws).
+        model: The denoiser with adapters `default` (in training) and `old` (draws), which are
+            whole in every process; the frozen weights may be sharded.
         role: `default` and its optimiser.
         old: Parameters of `old`, named as those of `default`.
         average: Moving average of `default`, for validation and export.
@@ -51,39 +56,34 @@ class Policy:
     config: RLConfig
     model: LensTransformer2DModel
     role: Role
-    old: dict[str, nn.Parameter]
+    old: dict[str, Tensor]
     average: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def create(cls, config: RLConfig, model: LensTransformer2DModel) -> "Policy":
+    def create(
+        cls, config: RLConfig, model: LensTransformer2DModel, workers: Workers | None = None
+    ) -> "Policy":
         """Add fresh adapters, drawn from the run's seed, that change nothing yet.
 
+        Args:
+            config: The run's settings.
+            model: The denoiser where it is to compute, in the run's precision; taken over.
+            workers: The processes that train together; None is this one alone.
+
         Raises:
-            ParameterError: No layer has one of the names in `target_modules`.
+            ParameterError: No layer has one of the names in `target_modules`, or `sharding` does
+                not divide the processes.
         """
+        workers = workers or Workers()
         torch.manual_seed(config.seed)
-        model.requires_grad_(False)
-        adapter = LoraConfig(
-            r=config.rank,
-            lora_alpha=config.alpha,
-            target_modules=list(config.target_modules),
-            init_lora_weights="gaussian",
-        )
-        try:
-            with warnings.catch_warnings():
-                # Two adapters on one model are what is wanted here.
-                warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-                for name in ("old", "default"):
-                    model.add_adapter(adapter, adapter_name=name)
-        except ValueError as error:
-            raise ParameterError(f"target_modules {config.target_modules}: {error}") from error
-        for module in model.modules():
-            if isinstance(module, LoraLayer):
-                module.lora_A.float()
-                module.lora_B.float()
-        if config.gradient_checkpointing:
-            model.enable_gradient_checkpointing()
+        add_adapters(model, config)
         mine, old = _adapter(model, "default"), _adapter(model, "old")
+        blocks = cast(list[LensTransformerBlock], list(model.transformer_blocks))
+        wrap_blocks(blocks, config)
+        mesh = weight_mesh(config.sharding, workers, model.device)
+        if mesh is not None:
+            precision = getattr(torch, config.precision)
+            shard(model, blocks, mesh, precision, kept_whole=[*mine.values(), *old.values()])
         optimizer = torch.optim.AdamW(
             mine.values(),
             lr=config.learning_rate,
@@ -92,8 +92,10 @@ class Policy:
             weight_decay=config.weight_decay,
         )
         optimizer.param_groups[0]["peak"] = config.learning_rate
+        weights = AdapterWeights(model, cast(dict[str, Tensor], mine), workers)
+        role = Role("policy", weights, optimizer, config.clip)
         average = {name: parameter.detach().clone() for name, parameter in mine.items()}
-        policy = cls(config, model, Role("policy", mine, optimizer, config.clip), old, average)
+        policy = cls(config, model, role, cast(dict[str, Tensor], old), average)
         policy.blend_old(0.0)
         return policy
 
@@ -148,15 +150,9 @@ class Policy:
         finally:
             _fill(self.role.parameters, kept)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The whole state, for a checkpoint."""
-        return self.role.tensors() | under("old", self.old) | under("average", self.average)
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `tensors` gave."""
-        self.role.restore(tensors)
-        _fill(self.old, select("old", tensors))
-        _fill(self.average, select("average", tensors))
+    def others(self) -> dict[str, Tensor]:
+        """What belongs to a training state besides the role, by name."""
+        return under("old", self.old) | under("average", self.average)
 
     def save_adapter(self, folder: Path) -> None:
         """Write the averaged adapter in the format that diffusers loads."""
@@ -164,24 +160,85 @@ class Policy:
             self.model.save_lora_adapter(folder, adapter_name="default")
 
     @torch.no_grad()
-    def merged(self) -> LensTransformer2DModel:
-        """A denoiser without adapters whose weights contain the averaged one."""
+    def merged(self, wanted: bool = True) -> LensTransformer2DModel | None:
+        """A denoiser in main memory, without adapters, whose weights contain the averaged one.
+
+        Args:
+            wanted: Whether this process wants it; all must call.
+        """
+        frozen = {
+            name.replace(".base_layer.", "."): tensor
+            for name, tensor in self.model.state_dict().items()
+            if ".lora_" not in name
+        }
+        weights = whole(frozen, wanted)
+        if not wanted:
+            return None
         with self.averaged():
-            weights = {
-                name.replace(".base_layer.", "."): tensor.clone()
-                for name, tensor in self.model.state_dict().items()
-                if ".lora_" not in name
-            }
             for name, module in self.model.named_modules():
                 if isinstance(module, LoraLayer):
                     weight = weights[f"{name}.weight"]
-                    delta = module.get_delta_weight("default")
+                    delta = module.get_delta_weight("default").to(weight.device)
                     weights[f"{name}.weight"] = (weight + delta).to(weight.dtype)
-        config = dict(self.model.config)
-        merged = cast(LensTransformer2DModel, LensTransformer2DModel.from_config(config))
+        with torch.device("meta"):
+            merged = LensTransformer2DModel.from_config(dict(self.model.config))
         merged.load_state_dict(weights, assign=True)
-        merged.eval()
-        return merged
+        return cast(LensTransformer2DModel, merged.eval())
+
+
+@dataclass
+class AdapterWeights:
+    """Float32 adapters inside a frozen denoiser; see `training.parallel.Weights`.
+
+    Attributes:
+        network: The denoiser; it computes with the adapters themselves.
+        masters: They, by name.
+        workers: Average the gradients.
+    """
+
+    network: LensTransformer2DModel
+    masters: dict[str, Tensor]
+    workers: Workers
+
+    def begin_batch(self, last: bool) -> None:
+        """Nothing to prepare."""
+
+    def end_batch(self) -> None:
+        """The gradients are the masters' own."""
+
+    def reduce(self) -> None:
+        """Average over the workers."""
+        self.workers.average(m.grad for m in self.masters.values() if m.grad is not None)
+
+    def refresh(self) -> None:
+        """The network holds the masters."""
+
+
+def add_adapters(model: LensTransformer2DModel, config: RLConfig) -> None:
+    """Freeze a denoiser and add the adapters `old` and `default`, in float32; the latter is active.
+
+    Raises:
+        ParameterError: No layer has one of the names in `target_modules`.
+    """
+    model.requires_grad_(False)
+    adapter = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        target_modules=list(config.target_modules),
+        init_lora_weights="gaussian",
+    )
+    try:
+        with warnings.catch_warnings():
+            # Two adapters on one model are what is wanted here.
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            for name in ("old", "default"):
+                model.add_adapter(adapter, adapter_name=name)
+    except ValueError as error:
+        raise ParameterError(f"target_modules {config.target_modules}: {error}") from error
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.lora_A.float()
+            module.lora_B.float()
 
 
 def _adapter(model: nn.Module, name: str) -> dict[str, nn.Parameter]:

@@ -45,12 +45,14 @@ class Rollout:
         latents: Clean latents `[B, N, C]`.
         text: Features of their prompts.
         sigmas: Noise levels of the sampler, the last 0 left out.
+        counts: False for a batch that another worker draws too: it only keeps pace.
     """
 
     batch: Batch
     latents: Tensor
     text: TextFeatures
     sigmas: tuple[float, ...]
+    counts: bool = True
 
 
 def plan(config: RLConfig, step: int) -> list[Batch]:
@@ -77,11 +79,14 @@ def roll_out(
     workers: Workers,
     queue: RewardQueue,
 ) -> list[Rollout]:
-    """Draw this worker's batches and hand every picture to the reward as soon as it is there."""
+    """Draw this worker's batches and hand every picture to the reward as soon as it is there.
+
+    All workers draw equally many batches, as sharded weights need; see `Workers.deal`.
+    """
     text = studio.features([prompt.text for prompt in prompts])
     rollouts = []
     with policy.speaking("old"):
-        for batch in plan(config, step)[workers.rank :: workers.count]:
+        for batch, counts in workers.deal(plan(config, step)):
             owners = [image // config.images_per_prompt for image in batch.images]
             generators = [seeded(config.seed, NOISE, step, image) for image in batch.images]
             sigmas = studio.sigmas(batch.size, config.rollout_steps)
@@ -93,7 +98,9 @@ def roll_out(
                 sigmas,
                 config.rollout_solver,
             )
-            rollouts.append(Rollout(batch, latents, chosen, tuple(sigmas[:-1])))
+            rollouts.append(Rollout(batch, latents, chosen, tuple(sigmas[:-1]), counts))
+            if not counts:
+                continue
             pictures = studio.pictures(latents, batch.size)
             for image, owner, picture in zip(batch.images, owners, pictures, strict=True):
                 queue.submit(image, picture, prompts[owner])

@@ -27,7 +27,7 @@ from lens_core.training.nft.rollout import Rollout, roll_out
 from lens_core.training.optim import rate_factor, set_rates
 from lens_core.training.prompts import Prompt, PromptSource, load_prompts
 from lens_core.training.rewards import RewardError, RewardQueue, Score, load_reward
-from lens_core.training.state import load_state, save_state
+from lens_core.training.role_states import RoleStates
 from lens_core.training.studio import Studio
 from lens_core.training.validation import Validation
 from lens_core.training.workers import Workers
@@ -39,20 +39,20 @@ def train_rl(config: RLConfig, start: Path, out: Path) -> None:
     Args:
         config: Settings; the same ones must be given again to resume.
         start: Pipeline folder of the model to improve.
-        out: This stage's own folder, for `state/`, `log.jsonl` and `samples/`.
+        out: This stage's own folder, for `checkpoints/`, `log.jsonl` and `samples/`.
 
     Raises:
         RewardError: Too many pictures of a step went without a reward.
         NonFiniteError: Gradients stayed NaN or infinite for many steps.
+        CheckpointError: A state could not be read or written.
+        ParameterError: Settings that do not fit the processes or the device.
     """
     torch.set_num_threads(config.threads)
     workers = Workers.join()
     stage = Stage.create(config, start, workers)
-    saved = load_state(out / "state")
-    first = 0
-    if saved is not None:
-        stage.policy.restore(saved[0])
-        first = int(saved[1]["step"])
+    policy = stage.policy
+    states = RoleStates.of(out, [policy.role], policy.others(), workers, config.keep_checkpoints)
+    first = states.resume()
     journal = Journal.of_stage(out, config, first, workers.leads)
     try:
         for step in range(first, config.steps):
@@ -60,14 +60,15 @@ def train_rl(config: RLConfig, start: Path, out: Path) -> None:
             done = step + 1
             if workers.leads and done % config.log_every == 0:
                 journal.report(done, **record)
-            if workers.leads and (done % config.save_every == 0 or done == config.steps):
-                save_state(out / "state", stage.policy.tensors(), {"step": done})
+            if done % config.save_every == 0 or done == config.steps:
+                states.save(done)
     finally:
+        states.wait()
         stage.queue.close()
         journal.close()
     if workers.leads:
-        stage.policy.save_adapter(out / "lora")
-        stage.export(out / "pipeline")
+        policy.save_adapter(out / "lora")
+    stage.export(out / "pipeline")
 
 
 @dataclass
@@ -125,7 +126,7 @@ class Stage:
                 config.batch_size,
                 workers,
             )
-        policy = Policy.create(config, pipeline.transformer)
+        policy = Policy.create(config, pipeline.transformer, workers)
         return cls(config, workers, policy, studio, source, queue, validation)
 
     def run(self, step: int, samples: Path) -> dict[str, Any]:
@@ -144,7 +145,7 @@ class Stage:
             config, self.policy, self.studio, rollouts, targets, step, self.workers
         )
         set_rates([self.policy.role.optimizer], rate_factor(step, config))
-        norm, finite = self.policy.role.update(self.workers)
+        norm, finite = self.policy.role.update()
         decay = self.policy.advance() if finite else None
         record |= _diagnostics(targets, scores) | measures
         record |= {"grad_norm": norm, "old_decay": decay, "skipped": self.policy.role.skipped}
@@ -159,9 +160,14 @@ class Stage:
         return record | self._validate(done)
 
     def export(self, folder: Path) -> None:
-        """Write the pipeline with the averaged adapter merged in."""
-        parts = dict(self.studio.pipeline.components)
-        parts["transformer"] = self.policy.merged()
+        """Write the pipeline with the averaged adapter merged in.
+
+        All processes must call; the first one writes.
+        """
+        model = self.policy.merged(self.workers.leads)
+        if model is None:
+            return
+        parts = {**self.studio.pipeline.components, "transformer": model}
         pipeline = LensPipeline(**parts, defaults=self.studio.pipeline.defaults)
         pipeline.to(dtype=torch.bfloat16).save_pretrained(folder)
 

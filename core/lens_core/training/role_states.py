@@ -1,0 +1,90 @@
+"""Training states of the stages that are made of roles: reinforcement learning, distillation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from lens_core.errors import CheckpointError
+from lens_core.training.checkpointing import Checkpoints, Saved
+from lens_core.training.legacy import legacy_role_state
+from lens_core.training.rng import generator_states, restore_generators
+from lens_core.training.roles import Role
+from lens_core.training.workers import Workers
+
+
+@dataclass(frozen=True)
+class RoleStates:
+    """Saves and resumes a stage; see `checkpointing`.
+
+    Attributes:
+        folder: The stage's own.
+        roles: What is in training.
+        others: Further tensors of its state, by name, such as averages.
+        workers: All take part.
+        checkpoints: The states on disk.
+    """
+
+    folder: Path
+    roles: Sequence[Role]
+    others: Mapping[str, Tensor]
+    workers: Workers
+    checkpoints: Checkpoints
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        roles: Sequence[Role],
+        others: Mapping[str, Tensor],
+        workers: Workers,
+        keep: int,
+    ) -> "RoleStates":
+        """States in `folder/checkpoints`, of which the latest `keep` stay."""
+        checkpoints = Checkpoints(folder / "checkpoints", workers, keep)
+        return cls(folder, roles, others, workers, checkpoints)
+
+    def save(self, step: int) -> None:
+        """Copy the state after some steps and write it in the background; all processes call."""
+        tensors = {name: tensor.detach() for name, tensor in self.others.items()}
+        for role in self.roles:
+            tensors |= role.tensors()
+        processes = self.workers.gather({"rng": generator_states()})
+        self.checkpoints.save(step, tensors, {"processes": processes})
+
+    def wait(self) -> None:
+        """Wait until what is being written is on disk."""
+        self.checkpoints.wait()
+
+    def resume(self) -> int:
+        """Take back the newest state, also of the older form; returns its steps, 0 without one.
+
+        Raises:
+            CheckpointError: It could not be read or does not fit these settings.
+        """
+        saved = self.checkpoints.latest()
+        if saved is None:
+            saved = legacy_role_state(self.folder / "state", self.roles)
+        if saved is None:
+            return 0
+        saved.read(self._targets(saved))
+        for role in self.roles:
+            role.weights.refresh()
+        processes = saved.values.get("processes", [])
+        if len(processes) == self.workers.count:
+            restore_generators(processes[self.workers.rank]["rng"])
+        return int(saved.values["step"])
+
+    def _targets(self, saved: Saved) -> dict[str, Tensor]:
+        names = saved.names()
+        targets = {name: tensor.detach() for name, tensor in self.others.items()}
+        for role in self.roles:
+            targets |= role.targets(names)
+        unknown = sorted(set(names) - set(targets))
+        if unknown:
+            raise CheckpointError(
+                f"{saved.folder} holds {unknown[0]}, which this run has no place for; give the "
+                "settings it was saved with"
+            )
+        return targets
