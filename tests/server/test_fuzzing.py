@@ -109,7 +109,7 @@ def behind_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def run(plain: Running) -> str:
-    answer = httpx.post(f"{plain.v1}/runs", json={"request": REQUEST})
+    answer = httpx.post(f"{plain.v1}/runs", json={"request": REQUEST}, timeout=60)
     return str(answer.raise_for_status().json()["id"])
 
 
@@ -151,7 +151,7 @@ def _about_something(case: Case, run: str) -> None:
 
 
 def test_nothing_is_told_without_a_key(behind_keys: Running) -> None:
-    with httpx.Client(base_url=behind_keys.url) as client:
+    with httpx.Client(base_url=behind_keys.url, timeout=60) as client:
         known = {"authorization": f"Bearer {KEY}"}
         paths = client.get("/openapi.json", headers=known).json()["paths"]
         for path, operations in paths.items():
@@ -165,7 +165,7 @@ def test_nothing_is_told_without_a_key(behind_keys: Running) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/images/edits", "/v1/runs"])
 def test_odd_headers_are_no_failure(plain: Running, path: str) -> None:
-    with httpx.Client(base_url=plain.url) as client:
+    with httpx.Client(base_url=plain.url, timeout=60) as client:
         for headers in ODD:
             answer = client.post(path, content=b"{}", headers=headers)
             assert 400 <= answer.status_code < 500, headers

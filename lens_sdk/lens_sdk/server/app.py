@@ -265,7 +265,7 @@ def _add_runs(app: FastAPI, services: Services) -> None:
         "/v1/runs/{name}/events",
         status_code=200,
         response_class=EventStream,
-        responses=answers(400, 404),
+        responses=answers(400, 404, content=EVENTS),
     )
     async def events(
         name: str,

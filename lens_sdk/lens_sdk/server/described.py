@@ -26,8 +26,16 @@ RunStatus = Literal["running", "finished", "cancelled", "failed", "interrupted"]
 
 Responses = dict[int | str, dict[str, Any]]
 
-EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
-"""Content of an answer that may be server-sent events."""
+EVENTS = {
+    "text/event-stream": {
+        "schema": {
+            "type": "object",
+            "required": ["data"],
+            "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+        }
+    }
+}
+"""Content of an answer of server-sent events; the schema is that of one."""
 
 _OPEN = ("/healthz", "/readyz")
 _SCHEMES = {"key": {"type": "http", "scheme": "bearer"}}
