@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from lens_sdk.cli.choices import Strategy
 from lens_sdk.cli.console import (
     DRAWING,
-    INTERRUPTED,
     JUDGE_HELP,
     LIMITS,
     PARTS,
     REASONER_HELP,
     SETTING,
-    UNAVAILABLE,
     GuidanceOption,
     JsonOption,
     StepsOption,
     err,
-    out,
     parse_size,
     print_json,
     reports_errors,
 )
-from lens_sdk.cli.optimize_display import StudyDisplay, show_result
+from lens_sdk.cli.optimize_follow import follow_study, tell_study
 from lens_sdk.cli.options import checked_options
 from lens_sdk.cli.saving import check_output
 
 if TYPE_CHECKING:
-    from lens_prompt_opt import PromptSet, StopSwitch, StudyResult
-    from lens_sdk.optimize_run import OptimizeRun
+    from lens_prompt_opt import PromptSet
 
 STUDY = "How the study is done"
 _LIMIT = "All limits together hold for the whole study, its final claim included."
@@ -272,7 +263,7 @@ def optimize(
         return
     with err.status("Loading"):
         run.load()
-    _report(run, _followed(run), as_json=as_json)
+    tell_study(run, follow_study(run), as_json=as_json)
 
 
 def _requests(path: Path, size: str | None, steps: int | None, guidance: float | None) -> PromptSet:
@@ -291,55 +282,3 @@ def _requests(path: Path, size: str | None, steps: int | None, guidance: float |
     }
     with checked_options():
         return prompts.with_defaults({name: v for name, v in wanted.items() if v is not None})
-
-
-def _followed(run: OptimizeRun) -> StudyResult:
-    """Run the study, shown as it goes; an interruption says how to go on."""
-    from lens_prompt_opt import StopSwitch, StudyInterruptedError
-
-    display, stop = StudyDisplay(err, run.order.budget), StopSwitch()
-    go_on = f"Go on with: lens optimize --resume {run.folder}"
-
-    async def work() -> StudyResult:
-        with _first_interrupt_stops(stop, display):
-            return await run.run(on_progress=display.update, stop=stop)
-
-    try:
-        with display.shown():
-            return asyncio.run(work())
-    except StudyInterruptedError as error:
-        if display.notice:
-            err.print(f"Stopped. {go_on}", markup=False, soft_wrap=True)
-            raise typer.Exit(INTERRUPTED) from None
-        err.print(f"[bold red]Error:[/] {escape(error.message)}", soft_wrap=True)
-        err.print(go_on, markup=False, soft_wrap=True)
-        raise typer.Exit(UNAVAILABLE) from None
-    except KeyboardInterrupt:
-        err.print(go_on, markup=False, soft_wrap=True)
-        raise
-
-
-@contextmanager
-def _first_interrupt_stops(stop: StopSwitch, display: StudyDisplay) -> Iterator[None]:
-    """Ctrl-C finishes the calls under way, so that none is paid for in vain; a second one ends."""
-    before = signal.getsignal(signal.SIGINT)
-
-    def press(*_: object) -> None:
-        stop.press()
-        display.notice = "Finishing the calls under way; Ctrl-C again stops at once."
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, press)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _report(run: OptimizeRun, result: StudyResult, *, as_json: bool) -> None:
-    if as_json:
-        print_json(result.model_dump(mode="json", exclude={"run_dir"}))
-        return
-    show_result(out, result)
-    out.print(str(run.folder / "prompt.json"), markup=False, soft_wrap=True)
-    err.print(f"Pictures and everything else: lens report {run.folder}", markup=False)

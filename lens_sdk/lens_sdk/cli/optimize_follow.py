@@ -1,0 +1,72 @@
+"""A prompt study of the command line run to its end, and told."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+from rich.markup import escape
+
+from lens_sdk.cli.console import INTERRUPTED, UNAVAILABLE, err, out, print_json
+from lens_sdk.cli.optimize_display import StudyDisplay, show_result
+
+if TYPE_CHECKING:
+    from lens_prompt_opt import StopSwitch, StudyResult
+    from lens_sdk.optimize_run import OptimizeRun
+
+
+def follow_study(run: OptimizeRun) -> StudyResult:
+    """Run the study, shown as it goes; an interruption says how to go on."""
+    from lens_prompt_opt import StopSwitch, StudyInterruptedError
+
+    display, stop = StudyDisplay(err, run.order.budget), StopSwitch()
+    go_on = f"Go on with: lens optimize --resume {run.folder}"
+
+    async def work() -> StudyResult:
+        with _first_interrupt_stops(stop, display):
+            return await run.run(on_progress=display.update, stop=stop)
+
+    try:
+        with display.shown():
+            return asyncio.run(work())
+    except StudyInterruptedError as error:
+        if display.notice:
+            err.print(f"Stopped. {go_on}", markup=False, soft_wrap=True)
+            raise typer.Exit(INTERRUPTED) from None
+        err.print(f"[bold red]Error:[/] {escape(error.message)}", soft_wrap=True)
+        err.print(go_on, markup=False, soft_wrap=True)
+        raise typer.Exit(UNAVAILABLE) from None
+    except KeyboardInterrupt:
+        err.print(go_on, markup=False, soft_wrap=True)
+        raise
+
+
+@contextmanager
+def _first_interrupt_stops(stop: StopSwitch, display: StudyDisplay) -> Iterator[None]:
+    """Ctrl-C finishes the calls under way, so that none is paid for in vain; a second one ends."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def press(*_: object) -> None:
+        stop.press()
+        display.notice = "Finishing the calls under way; Ctrl-C again stops at once."
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def tell_study(run: OptimizeRun, result: StudyResult, *, as_json: bool) -> None:
+    """Print what a study came to."""
+    if as_json:
+        print_json(result.model_dump(mode="json", exclude={"run_dir"}))
+        return
+    show_result(out, result)
+    out.print(str(run.folder / "prompt.json"), markup=False, soft_wrap=True)
+    err.print(f"Pictures and everything else: lens report {run.folder}", markup=False)
