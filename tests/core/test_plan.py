@@ -1,5 +1,6 @@
 """Operations counted against torch's counter, memory against what training keeps, and plans."""
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -178,3 +179,6 @@ def test_the_command_prints_the_plan() -> None:
     assert result.exit_code == 0, result.output
     for part in ("4,104,225,152", "1.229e+09", "batches of a step", "full (set)"):
         assert part in result.output
+    told = json.loads(CliRunner().invoke(app, ["train", "plan", "--json"]).stdout)
+    assert (told["parameters"], told["gpus"]) == (4104225152, 128)
+    assert set(told["fits"]) == set(told["memory_gb"]["total"])

@@ -76,6 +76,9 @@ def test_the_command_prints_a_table_and_writes_the_numbers(
     assert report["tasks"][0]["interval_95"][0] == 0
     assert report["model"]["weights"]
 
+    again = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert again == {**report, "path": str(tmp_path / "report.json")}
+
     other = CliRunner().invoke(app, [*arguments, "--seed", "1"])
     assert other.exit_code == 1
     assert "other settings" in other.stderr

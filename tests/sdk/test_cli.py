@@ -214,6 +214,8 @@ def test_training_runs_a_stage_and_goes_on(lens: Lens, tmp_path: Path) -> None:
     options = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
     stdout, _ = lens("train", "autoencoder", "--out", "run", *options)
     assert stdout.strip() == f"Finished: {Path('run/autoencoder')}"
+    stdout, _ = lens("train", "autoencoder", "--out", "run", *options, "--json")
+    assert json.loads(stdout) == {"stage": "autoencoder", "folder": str(Path("run/autoencoder"))}
     log = (tmp_path / "run" / "autoencoder" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in log] == [1, 2]
 

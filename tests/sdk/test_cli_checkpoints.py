@@ -25,7 +25,8 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(*arguments: object, code: int = 0) -> str:
     result = RUNNER.invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == code, result.output
-    return result.output
+    # JSON is for programs, which read standard output alone.
+    return result.stdout if "--json" in arguments else result.output
 
 
 def test_inspect_tells_what_files_are(tmp_path: Path, wide: None) -> None:
@@ -69,7 +70,8 @@ def test_convert_writes_other_layouts(tmp_path: Path, wide: None) -> None:
     bare = GOLDEN / "transformer.safetensors"
     assert "give its config" in run("convert", bare, tmp_path / "x", "--to", "single", code=1)
     config = GOLDEN / "transformer_config.json"
-    run("convert", bare, tmp_path / "x", "--to", "mxfp8", "--config", config)
+    told = run("convert", bare, tmp_path / "x", "--to", "mxfp8", "--config", config, "--json")
+    assert json.loads(told)["layout"] == "MXFP8"
 
 
 def test_pull_downloads_and_tells_from_where(tmp_path: Path, wide: None) -> None:
@@ -81,6 +83,8 @@ def test_pull_downloads_and_tells_from_where(tmp_path: Path, wide: None) -> None
         place = re.search(r"model: (\S+)", text)
         assert place is not None
         assert (Path(place[1]) / "vae").is_dir()
+        [part] = json.loads(run("pull", "good/lens", *arguments, "--json"))["parts"]
+        assert (part["path"], part["commit"]) == (place[1], "3" * 40)
         text = run("pull", "lens-turbo", "--only", "vae", *arguments, code=1)
         assert "no source works" in text
         assert text.count("flux2-vae") >= 1

@@ -17,7 +17,8 @@ def lens(*arguments: str, code: int = 0) -> str:
     result = CliRunner().invoke(app, ["data", *arguments])
     assert result.exit_code == code, (result.output, result.exception)
     assert "Traceback" not in result.output
-    return result.output
+    # JSON is for programs, which read standard output alone.
+    return result.stdout if "--json" in arguments else result.output
 
 
 @pytest.fixture
@@ -39,6 +40,9 @@ def test_a_folder_becomes_shards_that_can_be_checked(pictures: Path, tmp_path: P
     assert manifest["made"]["source"] == str(pictures)
     assert len(manifest["buckets"]) == 27
     assert "are as they were written" in lens("check", str(shards))
+    told = json.loads(lens("check", str(shards), "--json"))
+    assert told["buckets"] == {"512x512": 2, "576x1024": 1}
+    assert told["skipped"] == {"unfit_image": 1}
     path = shards / "512x512" / "shard-000000.tar"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert "its SHA-256 is not the manifest's" in lens("check", str(shards), code=1)
@@ -67,10 +71,11 @@ def test_a_table_names_the_pictures(pictures: Path, tmp_path: Path) -> None:
 def test_drawn_scenes_are_encoded_once(tmp_path: Path) -> None:
     model, shards, cache = tmp_path / "model", tmp_path / "shards", tmp_path / "cache"
     tiny_pipeline().save_pretrained(model)
-    lens("shard", "nano", "--scenes", "3", "--buckets", "nano-128", "--out", str(shards))
+    nano = ("shard", "nano", "--scenes", "3", "--buckets", "nano-128", "--out", str(shards))
+    assert json.loads(lens(*nano, "--json"))["path"] == str(shards / "manifest.json")
     arguments = ("encode", str(shards), "--model", str(model), "--cache", str(cache))
     assert "Computed 9 latents and features" in lens(*arguments)
     assert len(list((cache / "latents").rglob("*.safetensors"))) == 3
     assert "Computed 0 latents and features" in lens(*arguments)
-    assert "Computed 6 latents and features" in lens(*arguments, "--layers", "1")
+    assert json.loads(lens(*arguments, "--layers", "1", "--json"))["computed"] == 6
     assert "layers 0 to 1, not [7]" in lens(*arguments, "--layers", "7", code=1)
