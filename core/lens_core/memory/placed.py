@@ -73,8 +73,8 @@ class PlacedComponent:
         for index, (block, group) in enumerate(zip(blocks, self._blocks, strict=True)):
             after = self._blocks[index + 1] if index + 1 < len(self._blocks) else None
             self._handles += [
-                block.register_forward_pre_hook(_loading(group)),
-                block.register_forward_hook(_moving_on(group, after, pace)),
+                block.register_forward_pre_hook(_loading(group, after, pace)),
+                block.register_forward_hook(_unloading(group, pace)),
             ]
 
 
@@ -94,26 +94,28 @@ class _Pace:
         self._latest = self._transfer.moment()
 
     def make_room(self) -> None:
-        """Wait until the block that left before is no longer read."""
+        """Wait until the block that left last is no longer read."""
         if self._latest is not None:
             self._transfer.settle(self._latest)
             self._latest = None
 
 
-def _loading(group: WeightGroup) -> Any:
+def _loading(
+    group: WeightGroup, after: WeightGroup | None = None, pace: _Pace | None = None
+) -> Any:
     def hook(_module: nn.Module, _inputs: Any) -> None:
+        group.begin()
+        if pace is not None:
+            pace.make_room()
+        if after is not None:
+            after.begin()
         group.load()
 
     return hook
 
 
-def _moving_on(group: WeightGroup, after: WeightGroup | None, pace: _Pace) -> Any:
-    """Once a block's work is launched, the next block travels into the room of the one before."""
-
+def _unloading(group: WeightGroup, pace: _Pace) -> Any:
     def hook(_module: nn.Module, _inputs: Any, _output: Any) -> None:
-        pace.make_room()
-        if after is not None:
-            after.begin()
         group.unload()
         pace.block_left()
 
