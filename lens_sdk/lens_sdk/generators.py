@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from lens_reasoner import (
@@ -105,6 +106,27 @@ def plan_memory(
             hint="Leave out --memory and --feature-cache, or choose a Lens model.",
         )
     generator.runtime.plan_memory(memory, feature_cache)
+
+
+def plan_loras(generator: Generator, loras: Sequence[tuple[Path, float]]) -> None:
+    """Say which LoRAs work with a Lens model, before it is loaded.
+
+    Args:
+        generator: As chosen.
+        loras: Files in any known key style or PEFT folders, each with its weight.
+
+    Raises:
+        UnknownPartError: The generator is not a Lens model on this machine.
+        GeneratorError: There is no such file.
+    """
+    if not loras:
+        return
+    if not isinstance(generator, LocalLensGenerator):
+        raise UnknownPartError(
+            f"{generator.name!r} takes no LoRAs of Lens.",
+            hint="Leave out --lora, or choose a Lens model.",
+        )
+    generator.runtime.plan_loras(loras)
 
 
 def plan_speed(generator: Generator, speed: str | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lens_reasoner import GeneratedImage, Generator, run_sync
 from lens_sdk.editing import transparent_mask
 from lens_sdk.errors import ReproductionError, UnknownModelError
-from lens_sdk.generators import choose_generator, lens_model
+from lens_sdk.generators import choose_generator, lens_model, plan_loras
 from lens_sdk.local import LocalLensGenerator
 from lens_sdk.metadata import versions
 from lens_sdk.recipe import MAKER, SourceFile
@@ -70,6 +70,7 @@ def reproduce(
     model: str | Generator | None = None,
     image: str | Path | None = None,
     mask: str | Path | None = None,
+    loras: Sequence[tuple[Path, float]] = (),
 ) -> Reproduction:
     """Make a saved picture again and compare the pixels.
 
@@ -82,6 +83,8 @@ def reproduce(
         model: What draws; the model of the record by default, which is not known by its path.
         image: The picture it started from, if that was too large to be kept in the file.
         mask: The mask, if that was.
+        loras: Files or folders and weights of the LoRAs it was drawn with, in their order; the file
+            knows them by SHA-256 only.
 
     Raises:
         ImageFileError: The file says nothing about its making.
@@ -92,6 +95,7 @@ def reproduce(
     original = GeneratedImage.load(path)
     recipe = original.recipe
     generator = _generator(original, recipe, model)
+    plan_loras(generator, loras)
     changes = _changes(recipe, generator)
     if recipe.get("image") is not None:
         generator = _from_source(generator, recipe, image, mask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ class LensRuntime:
         self._memory: str | None = None
         self._feature_cache: Path | None = None
         self._speed: str | None = None
+        self._loras: tuple[tuple[Path, float], ...] = ()
 
     @classmethod
     def of_pipeline(cls, model: LensModel, pipeline: LensPipeline) -> LensRuntime:
@@ -44,7 +45,7 @@ class LensRuntime:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the weights and with the libraries that compute with them.
+        """Changes with the weights, LoRAs among them, and with the libraries that compute.
 
         Weight files too large to hash are known by path, size and time of change.
         """
@@ -55,7 +56,8 @@ class LensRuntime:
             for name, what in self.model.weights.items()
             for path in [self.model.files[name].resolve()]
         }
-        text = json.dumps([weights, versions()], sort_keys=True)
+        loras = [[_digest(path), weight] for path, weight in self._loras]
+        text = json.dumps([weights, versions(), *loras], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def plan_memory(self, memory: str | None = None, feature_cache: Path | None = None) -> None:
@@ -71,6 +73,19 @@ class LensRuntime:
         if memory not in {None, AUTO}:
             find_plan(str(memory))
         self._memory, self._feature_cache = memory, feature_cache
+
+    def plan_loras(self, loras: Sequence[tuple[Path, float]]) -> None:
+        """Say, before the weights are loaded, which LoRAs work with them, and how strongly.
+
+        Args:
+            loras: Files in any known key style or PEFT folders, each with its weight.
+
+        Raises:
+            GeneratorError: There is no such file, or not only safetensors.
+        """
+        for path, _ in loras:
+            _digest(path)
+        self._loras = tuple(loras)
 
     def plan_speed(self, speed: str | None = None) -> None:
         """Say, before the weights are loaded, which of the faster paths to take.
@@ -136,6 +151,8 @@ class LensRuntime:
                 memory=self._memory or (None if self.model.nano else AUTO),
                 feature_cache=self._feature_cache,
             )
+            for path, weight in self._loras:
+                pipeline.load_lora_weights(path, weight=weight)
             if self._speed is not None:
                 accelerate(pipeline, self._speed)
         except LensCoreError as error:
@@ -148,6 +165,18 @@ class LensRuntime:
                 transformers_logging.enable_progress_bar()
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+
+def _digest(lora: Path) -> str:
+    from lens_core.checkpoints.lora_files import lora_digest
+
+    try:
+        return lora_digest(lora)
+    except (LensCoreError, OSError) as error:
+        raise GeneratorError(
+            f"The LoRA {str(lora)!r} cannot be read: {error}",
+            hint="Name a safetensors file or a PEFT folder.",
+        ) from error
 
 
 @contextmanager

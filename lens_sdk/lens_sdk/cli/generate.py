@@ -40,6 +40,7 @@ from lens_sdk.cli.options import (
     AllOption,
     DeadlineOption,
     FeatureCacheOption,
+    LoraOption,
     MaxCostOption,
     MaxImagesOption,
     MemoryOption,
@@ -51,6 +52,7 @@ from lens_sdk.cli.options import (
     SpeedOption,
     image_request,
     loop_limits,
+    lora_weights,
 )
 from lens_sdk.cli.progress import RunDisplay
 from lens_sdk.cli.saving import check_output
@@ -130,6 +132,7 @@ def generate(
     memory: MemoryOption = None,
     feature_cache: FeatureCacheOption = None,
     speed: SpeedOption = None,
+    lora: LoraOption = None,
     drop_unsupported: Annotated[
         bool,
         typer.Option(
@@ -151,6 +154,7 @@ def generate(
         choose_generator,
         lens_model,
         load_generator,
+        plan_loras,
         plan_memory,
         plan_speed,
     )
@@ -176,6 +180,7 @@ def generate(
             number=number,
         )
     )
+    loras = lora_weights(lora)
     limits = loop_limits(rounds, max_images, max_cost, deadline)
     for folder in (output, *filter(None, (run_dir, cache))):
         check_output(folder)
@@ -191,6 +196,7 @@ def generate(
     generator = choose_generator(settings.model, on_unsupported=lenient)
     plan_memory(generator, memory, feature_cache)
     plan_speed(generator, speed)
+    plan_loras(generator, loras)
     if image is not None:
         try:
             generator = start_from(generator, image, mask, strength)

@@ -91,6 +91,17 @@ FeatureCacheOption = Annotated[
         rich_help_panel=DRAWING,
     ),
 ]
+LoraOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="PATH[@WEIGHT]",
+        help="A LoRA for a Lens model, and how strongly it works, such as style.safetensors@0.8; "
+        "repeatable.",
+        rich_help_panel=DRAWING,
+    ),
+]
+
 SpeedOption = Annotated[
     str | None,
     typer.Option(
@@ -190,3 +201,24 @@ def checked_options() -> Iterator[None]:
         field = str(detail["loc"][0]) if detail["loc"] else ""
         told = message if "empty" in message or not field else f"{detail['input']!r}: {message}"
         raise typer.BadParameter(told, param_hint=_OPTIONS.get(field, field or None)) from error
+
+
+def lora_weights(given: list[str] | None) -> list[tuple[Path, float]]:
+    """Files and weights of `--lora`.
+
+    Raises:
+        typer.BadParameter: A weight that is no number.
+    """
+    found = []
+    for text in given or ():
+        path, mark, weight = text.rpartition("@")
+        if not mark:
+            path, weight = text, "1"
+        try:
+            found.append((Path(path), float(weight)))
+        except ValueError as error:
+            raise typer.BadParameter(
+                f"--lora {text!r}: {weight!r} is no number; write PATH or PATH@WEIGHT, such as "
+                "style.safetensors@0.8"
+            ) from error
+    return found

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lens_sdk.cli.console import JsonOption, err, out, print_json, reports_errors
+from lens_sdk.cli.options import LoraOption, lora_weights
 from lens_sdk.cli.saving import check_output
 from lens_sdk.models import MODEL_CHOICES
 
@@ -30,6 +31,7 @@ def reproduce(
     mask: Annotated[
         Path | None, typer.Option("--mask", help="The mask, if that is not kept in the file.")
     ] = None,
+    lora: LoraOption = None,
     output: Annotated[
         Path | None, typer.Option("--out", "-o", help="Where to save the new picture.")
     ] = None,
@@ -43,7 +45,7 @@ def reproduce(
 
     if output is not None:
         check_output(output)
-    found = draw_again(picture, model=model, image=image, mask=mask)
+    found = draw_again(picture, model=model, image=image, mask=mask, loras=lora_weights(lora))
     saved = None if output is None else found.again.save(output)
     if as_json:
         values = {

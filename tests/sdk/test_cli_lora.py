@@ -1,0 +1,76 @@
+"""LoRAs from the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from lens_sdk.cli import app
+from lens_sdk.generators import local_generator
+
+MODULE = "transformer_blocks.0.attn.img_qkv"
+
+
+def lens(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == code, (result.output, result.exception)
+    return " ".join(result.output.split())
+
+
+def values(*arguments: str, code: int = 0) -> dict[str, Any]:
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == code, (result.output, result.exception)
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+@pytest.fixture
+def lora(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A LoRA that changes one layer of the tiny model a lot."""
+    out, width = (
+        local_generator(str(tiny_folder))
+        .runtime.load()
+        .transformer.get_submodule(MODULE)
+        .weight.shape
+    )
+    pairs = {
+        f"{MODULE}.lora_A.weight": torch.full((2, width), 0.5),
+        f"{MODULE}.lora_B.weight": torch.linspace(-1, 1, 2 * out).reshape(out, 2),
+    }
+    save_file(pairs, tmp_path / "style.safetensors")
+    return tmp_path / "style.safetensors"
+
+
+def test_a_picture_is_drawn_and_made_again_with_a_lora(
+    tiny_folder: Path, lora: Path, tmp_path: Path
+) -> None:
+    target, model = tmp_path / "picture.png", ("--model", str(tiny_folder))
+    told = ("--no-reason", "--no-judge", "--seed", "3", "--steps", "2", "--out", str(target))
+    lens("generate", "a red apple", *model, *told, "--lora", f"{lora}@0.5")
+    again = values("reproduce", str(target), *model, "--lora", f"{lora}@0.5")
+    assert again["identical"]
+    without = values("reproduce", str(target), *model, code=4)
+    assert "the LoRAs were" in " ".join(without["changes"])
+
+
+def test_what_is_no_lora_is_refused_before_anything_is_loaded(
+    tiny_folder: Path, lora: Path, tmp_path: Path
+) -> None:
+    told = ("generate", "x", "--no-reason", "--no-judge", "--model", str(tiny_folder), "--lora")
+    assert "'strong' is no number" in lens(*told, f"{lora}@strong", code=2)
+    missing = lens(*told, str(tmp_path / "none.safetensors"), code=1)
+    assert "none.safetensors' cannot be read" in missing
+    assert "Name a safetensors file or a PEFT folder" in missing
+
+
+def test_the_cache_tells_models_with_loras_apart(tiny_folder: Path, lora: Path) -> None:
+    marks = set()
+    for loras in ((), ((lora, 1.0),), ((lora, 0.5),)):
+        runtime = local_generator(str(tiny_folder)).runtime
+        runtime.plan_loras(loras)
+        marks.add(runtime.fingerprint)
+    assert len(marks) == 3
