@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from lens_prompt_opt import Budget, PairedSequentialGate
 from lens_prompt_opt.simulation.parts import simulated_requests
 from lens_prompt_opt.simulation.world import seed_prompt
 from lens_reasoner.parts import LoopParts
+from lens_sdk.nano_judge import NanoJudge, NanoRubricWriter
 from lens_sdk.server.app import create_app
 from lens_sdk.server.config import ServerConfig
 from lens_sdk.server.guard import ApiKeys
-from loopback_lens import Running
+from loopback_lens import Running, serving
 from plain_generator import PlainGenerator
 from prompt_opt.simulated_study import WORLD, study
 
@@ -48,6 +50,17 @@ def client(studies: Path, tmp_path: Path) -> TestClient:
     parts = LoopParts(generator=PlainGenerator())
     config = ServerConfig(parts, folder=tmp_path, keys=ApiKeys([KEY]), studies=studies)
     return TestClient(create_app(config), base_url="http://127.0.0.1")
+
+
+@pytest.fixture
+def painting(studies: Path, tmp_path: Path) -> Iterator[Running]:
+    """A server that draws and judges in a moment."""
+    parts = LoopParts(
+        generator=PlainGenerator(), judge=NanoJudge(), rubric_writer=NanoRubricWriter()
+    )
+    server = serving(ServerConfig(parts, folder=tmp_path / "server", studies=studies))
+    yield server
+    server.stop()
 
 
 def test_studies_are_listed_with_their_numbers(client: TestClient) -> None:
@@ -113,11 +126,10 @@ def test_no_name_leads_out_of_the_folder(client: TestClient, name: str) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 def test_the_page_leads_to_a_report_by_keyboard_and_its_verdicts_can_be_labelled(
-    running: Running, studies: Path, tmp_path: Path
+    painting: Running, tmp_path: Path
 ) -> None:
-    shutil.copytree(studies, running.services.config.folder / "studies", dirs_exist_ok=True)
     with chromium_page(tmp_path) as page:
-        page.open(running.url, width=390, phone=True)
+        page.open(painting.url, width=390, phone=True)
         page.wait("document.querySelectorAll('#study-list li').length === 2")
         assert page.value("document.documentElement.scrollWidth") <= 390
         facts = page.value("document.getElementById('study-list').innerText")
@@ -125,7 +137,6 @@ def test_the_page_leads_to_a_report_by_keyboard_and_its_verdicts_can_be_labelled
         assert "% of criteria met" in facts
         page.value("document.getElementById('images').value = 1")
         page.value("document.getElementById('rounds').value = 1")
-        page.value("document.getElementById('steps').value = 2")
         page.value("document.getElementById('text').focus()")
         page.type("a green star")
         page.press("Enter", code=13, modifiers=2)
@@ -135,12 +146,12 @@ def test_the_page_leads_to_a_report_by_keyboard_and_its_verdicts_can_be_labelled
         assert page.value("document.querySelectorAll('.label [value=no]:checked').length") == 1
         assert page.value("document.querySelector('.count').textContent").startswith("1 of 2")
         kept = page.value("Object.values(JSON.parse(localStorage.getItem('lens-labels:/')))")
-        [run] = running.services.runs.newest(1)
-        [candidate] = running.services.runs.record(run["id"]).result().candidates
+        [run] = painting.services.runs.newest(1)
+        [candidate] = painting.services.runs.record(run["id"]).result().candidates
         assert kept[0]["image"] == candidate.image.sha256
         assert kept[0]["criterion"] == candidate.verdict.verdicts[0].criterion
 
         page.value("document.querySelector('#study-list a').focus()")
         page.press("Enter", code=13)
-        page.wait("document.querySelector('h1').textContent.startsWith('Prompt study')")
+        page.wait("document.querySelector('h1')?.textContent.startsWith('Prompt study')")
         page.wait("document.querySelector('nav a[aria-current]') !== null")
