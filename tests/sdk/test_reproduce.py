@@ -266,4 +266,4 @@ def test_the_command_draws_from_a_picture_inside_a_mask(
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     openai = ("--model", "openai", "--image", "source.png", "--strength", "0.5")
     assert "strength cannot be honoured" in run(*openai, code=1)
-    assert "base 1000" in run(*nano, "--size", "16:9@1000", code=1)
+    assert "base 1000" in run(*nano, "--size", "16:9@1000", code=2)
