@@ -75,7 +75,7 @@ def local_generator(model: str = DEFAULT_MODEL) -> LocalLensGenerator:
     """A generator that draws with a Lens model on this machine; nothing is loaded yet.
 
     Args:
-        model: One of `NANO_MODELS` or the path of a Lens folder.
+        model: `lens-nano` or the path of a Lens folder.
 
     Raises:
         UnknownModelError: There is no such model.

@@ -13,14 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lens_core.packaged import packaged_folder
 from lens_sdk.errors import MissingExtraError, MissingWeightsError, UnknownModelError
 
 DEFAULT_MODEL = "lens-nano"
 """The model inside the package: small, offline, without keys."""
-
-NANO_MODELS = (DEFAULT_MODEL, "lens-nano-base", "lens-nano-turbo")
-"""All models inside the package; the base is before reinforcement learning, the turbo takes four
-steps."""
 
 PUBLISHED_MODELS = ("lens", "lens-turbo", "lens-base")
 """The published models; `lens pull` fetches their weights. Steps and guidance come with each."""
@@ -33,7 +30,7 @@ HUB_PIPELINES = {
 """Short names of diffusers pipelines on the hub."""
 
 MODEL_CHOICES = (
-    f"{', '.join((*NANO_MODELS, *PUBLISHED_MODELS))}, the folder of a Lens model, "
+    f"{', '.join((DEFAULT_MODEL, *PUBLISHED_MODELS))}, the folder of a Lens model, "
     f"{', '.join(HUB_PIPELINES)}, diffusers:ID_OR_FOLDER, openai, openai:MODEL, "
     "or a server: vllm-omni:URL#MODEL, sglang:URL#MODEL or server:URL#MODEL"
 )
@@ -98,7 +95,7 @@ def resolve_model(name: str = DEFAULT_MODEL) -> LensModel:
     """The model that a name or a path means.
 
     Args:
-        name: One of `NANO_MODELS`; `lens`, `lens-turbo` or `lens-base`, if their weights are on
+        name: `lens-nano`; `lens`, `lens-turbo` or `lens-base`, if their weights are on
             this machine; or a folder with `transformer/`, `text_encoder/` and `vae/`, which comes
             before a model of the same name.
 
@@ -108,8 +105,8 @@ def resolve_model(name: str = DEFAULT_MODEL) -> LensModel:
         UnknownModelError: There is no such model.
     """
     require_packages()
-    packaged = name in NANO_MODELS and not Path(name).is_dir()
-    folder = _packaged_folder(name) if packaged else Path(name).expanduser()
+    packaged = name == DEFAULT_MODEL
+    folder = packaged_folder() if packaged else Path(name).expanduser()
     if name in PUBLISHED_MODELS and not folder.exists():
         return _published(name)
     missing = [part for part in _COMPONENTS if not (folder / part / "config.json").is_file()]
@@ -127,7 +124,7 @@ def resolve_model(name: str = DEFAULT_MODEL) -> LensModel:
     what = f"has no {missing[0]}/config.json" if folder.is_dir() else "is not a folder"
     raise UnknownModelError(
         f"Model {name!r} is not known: there is no model of that name, and as a path it {what}.",
-        hint=f"Choices: {', '.join((*NANO_MODELS, *PUBLISHED_MODELS))}, or the path of a Lens "
+        hint=f"Choices: {', '.join((DEFAULT_MODEL, *PUBLISHED_MODELS))}, or the path of a Lens "
         f"folder with {', '.join(f'{part}/' for part in _COMPONENTS)}.",
     )
 
@@ -167,12 +164,6 @@ def _published(name: str) -> LensModel:
     if missing:
         raise MissingWeightsError(name, tuple(missing))
     return LensModel(name=name, folder=None, nano=False, parts=parts)
-
-
-def _packaged_folder(name: str) -> Path:
-    from lens_core.packaged import packaged_folder
-
-    return packaged_folder(name)
 
 
 def _rewrites(folder: Path) -> bool:
