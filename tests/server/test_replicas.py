@@ -97,6 +97,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("replicas")
     paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     with pytest.MonkeyPatch.context() as patch:
+        # A busy machine needs longer to start Ray than its 30 seconds.
+        patch.setenv("RAY_agent_register_timeout_ms", "100000")
         # Replicas are processes of their own, and find the painter there.
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         running = replicas_running(
