@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -142,3 +143,9 @@ def test_the_command_writes_the_page(
     for request in REQUESTS:
         assert request in page.text
     assert len(page.all("article")) == len(REQUESTS)
+    told = CliRunner().invoke(app, [*arguments, "--request", "a red cup", "--steps", "1", "--json"])
+    values = json.loads(told.stdout)
+    assert values["page"] == str(path)
+    [one] = values["requests"]
+    assert one["request"] == "a red cup"
+    assert one["scores"].keys() == {"before", "after"}
