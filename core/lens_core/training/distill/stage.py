@@ -30,7 +30,7 @@ from lens_core.training.prompts import NanoPrompts
 from lens_core.training.rewards import NanoReward, RewardQueue
 from lens_core.training.role_states import RoleStates
 from lens_core.training.studio import Studio
-from lens_core.training.validation import Validation
+from lens_core.training.validation import Validation, holds_scores
 from lens_core.training.workers import Workers
 
 
@@ -62,7 +62,7 @@ def distill(config: DistillConfig, start: Path, shards: Path, out: Path) -> None
         for step in range(first, config.steps):
             record = stage.run(step)
             done = step + 1
-            if workers.leads and (done % config.log_every == 0 or "validation" in record):
+            if workers.leads and (done % config.log_every == 0 or holds_scores(record)):
                 journal.report(done, **record)
             if done % config.save_every == 0 or done == config.steps:
                 states.save(done)

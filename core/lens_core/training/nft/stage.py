@@ -29,7 +29,7 @@ from lens_core.training.prompts import Prompt, PromptSource, load_prompts
 from lens_core.training.rewards import RewardError, RewardQueue, Score, load_reward
 from lens_core.training.role_states import RoleStates
 from lens_core.training.studio import Studio
-from lens_core.training.validation import Validation
+from lens_core.training.validation import Validation, holds_scores
 from lens_core.training.workers import Workers
 
 
@@ -58,7 +58,7 @@ def train_rl(config: RLConfig, start: Path, out: Path) -> None:
         for step in range(first, config.steps):
             record = stage.run(step, out / "samples")
             done = step + 1
-            if workers.leads and done % config.log_every == 0:
+            if workers.leads and (done % config.log_every == 0 or holds_scores(record)):
                 journal.report(done, **record)
             if done % config.save_every == 0 or done == config.steps:
                 states.save(done)
