@@ -20,7 +20,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
     return server_load
 
 
-@pytest.mark.parametrize("name", ["batches", "crowd", "slow_readers", "leavers", "memory"])
+@pytest.mark.parametrize("name", ["batches", "crowd", "leavers", "memory"])
 def test_cases_hold(bench: Any, start: Start, tmp_path: Path, name: str) -> None:
     from load_server import Server
 
