@@ -78,6 +78,12 @@ class LocalChat:
         """Name of the model and of the part that writes."""
         return f"{self._runtime.model.name} (text encoder)"
 
+    @property
+    def fingerprint(self) -> str:
+        """The weights, and everything that decides what is written."""
+        settings = f"thinking={self._thinking} temperature={self._temperature:g}"
+        return f"{self._runtime.fingerprint} {settings} top_p={self._top_p:g} seed={self._seed}"
+
     async def complete(
         self,
         messages: Sequence[Message],

@@ -33,8 +33,8 @@ class NanoRuleReasoner:
 
     @property
     def fingerprint(self) -> str:
-        """The writer and its version; the prompt is not part of it."""
-        return f"{_AUTHOR} {package_version()}"
+        """The writer, its version and the prompt it follows."""
+        return f"{_AUTHOR} {package_version()} {self.system_prompt.label}"
 
     def with_system_prompt(self, prompt: SystemPrompt) -> NanoRuleReasoner:
         """One that follows another prompt."""

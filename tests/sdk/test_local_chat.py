@@ -4,7 +4,7 @@ import asyncio
 import gc
 import threading
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -261,6 +261,11 @@ async def test_nothing_else_uses_the_model_meanwhile(chat: LocalChat) -> None:
 
 def test_plain_code_can_ask(chat: LocalChat) -> None:
     assert chat.complete_sync(_messages("sky"), schema=Colour).parsed_as(Colour).name == "red"
+
+
+def test_a_cache_tells_its_settings_apart(nano: LensRuntime) -> None:
+    settings: list[dict[str, Any]] = [{}, {"thinking": "high"}, {"temperature": 0.5}, {"seed": 1}]
+    assert len({LocalChat(nano, **given).fingerprint for given in settings}) == 4
 
 
 async def test_pictures_are_refused(chat: LocalChat) -> None:

@@ -105,3 +105,8 @@ async def test_every_entry_of_the_library_makes_another_prompt_and_mood_can_be_r
     assert len({prompt_id(prompt) for prompt in made}) == len(NANO_LIBRARY)
     [mended] = [p for p in made if "Mood" not in {s.name for s in p.sections}]
     assert read_rules(mended).topics == {"brief"}
+
+
+def test_a_cache_tells_the_prompts_it_follows_apart() -> None:
+    marks = {NanoRuleReasoner(prompt_of(text)).fingerprint for text in (GOOD, "Be brief.")}
+    assert len(marks) == 2
