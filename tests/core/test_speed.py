@@ -155,6 +155,7 @@ def test_blocks_compile_whole_and_once_for_all_of_their_kind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Captured without breaks; the code generator is left out, as it takes minutes."""
+    torch.compiler.reset()  # What other tests compiled decides what is compiled again.
     graphs: list[Any] = []
 
     def keep(graph: Any, _inputs: Any) -> Any:
