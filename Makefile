@@ -1,6 +1,6 @@
 # make demo   makes pictures and says where to look at them
 # make test   checks everything
-# make test-optional   checks 8-bit weights and the Triton kernels with packages the rest does without
+# make test-optional   checks 8-bit weights, the Triton kernels and replicas with packages the rest does without
 # make test-openai2   checks the language-model clients with the openai library's older major
 # Both make a virtual environment in .venv first, if there is none. README.md has the plain commands.
 
@@ -31,6 +31,8 @@ test-optional: $(OPTIONAL) $(RAY)
 	PYTHONPATH=$(OPTIONAL) $(BIN)/python -c 'import torchao, triton'
 	PYTHONPATH=$(OPTIONAL) TRITON_INTERPRET=1 $(BIN)/python -m pytest \
 		tests/core/test_quantised_plans.py tests/core/test_triton_mxfp4.py tests/core/test_fused_qk.py
+	PYTHONPATH=$(RAY) $(BIN)/python -c 'import ray'
+	PYTHONPATH=$(RAY) $(BIN)/python -m pytest tests/server/test_replicas.py
 
 $(OPTIONAL): $(READY)
 	$(BIN)/python -m pip install --no-deps --target $@ torchao==0.18.0 triton==3.7.1
