@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from lens_core.bench.configs import BenchConfig
 from lens_core.bench.kernels import BACKENDS
@@ -22,18 +22,7 @@ Kind = Literal[
     "accuracy",
     "paired",
 ]
-KINDS: tuple[Kind, ...] = (
-    "ceiling",
-    "attention",
-    "encode",
-    "denoise",
-    "decode",
-    "png",
-    "generate",
-    "split",
-    "accuracy",
-    "paired",
-)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 SAMPLING = {"lens": (20, 5.0), "lens-turbo": (4, 1.0)}
 """Steps and guidance of the published models."""

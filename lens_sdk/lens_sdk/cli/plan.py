@@ -78,24 +78,12 @@ def plan(
 
 def described(plan: TrainingPlan) -> dict[str, Any]:
     """The plan for JSON; memory in GB of a GPU."""
-    memory = asdict(plan.memory)
-    memory["total"] = {kind: plan.memory.total(kind) for kind in plan.memory.activations}
     return {
-        "stage": plan.stage,
-        "gpus": plan.gpus,
-        "gpu": plan.gpu,
-        "mfu": plan.mfu,
-        "parameters": plan.kinds[0].run.parameters,
-        "steps": plan.config.steps,
+        **_described(plan, plan.kinds[0].run.parameters),
         "accumulate": plan.accumulate,
         "pictures": plan.pictures,
         "operations": plan.total_flops,
-        "step_seconds": plan.step_seconds,
-        "days": plan.days,
         "gpu_hours": plan.gpu_hours,
-        "activation_checkpointing": plan.config.activation_checkpointing,
-        "memory_gb": memory,
-        "fits": {kind: plan.fits(kind) for kind in plan.memory.activations},
         "batches": [
             {
                 "width": kind.size[1],
@@ -112,6 +100,15 @@ def described(plan: TrainingPlan) -> dict[str, Any]:
 
 def described_post(plan: PostPlan) -> dict[str, Any]:
     """The plan of a post-training stage for JSON; memory in GB of a GPU."""
+    return {
+        **_described(plan, plan.parameters),
+        "pictures_per_step": plan.pictures,
+        "operations_per_step": plan.step_flops,
+    }
+
+
+def _described(plan: TrainingPlan | PostPlan, parameters: int) -> dict[str, Any]:
+    """What every plan tells."""
     memory = asdict(plan.memory)
     memory["total"] = {kind: plan.memory.total(kind) for kind in plan.memory.activations}
     return {
@@ -119,10 +116,8 @@ def described_post(plan: PostPlan) -> dict[str, Any]:
         "gpus": plan.gpus,
         "gpu": plan.gpu,
         "mfu": plan.mfu,
-        "parameters": plan.parameters,
+        "parameters": parameters,
         "steps": plan.config.steps,
-        "pictures_per_step": plan.pictures,
-        "operations_per_step": plan.step_flops,
         "step_seconds": plan.step_seconds,
         "days": plan.days,
         "activation_checkpointing": plan.config.activation_checkpointing,

@@ -247,10 +247,15 @@ def _join(ray: Any, choices: RayChoices) -> None:
         ray.init(log_to_driver=False, **there)
     except Exception as error:
         ray.shutdown()
-        what = "start" if choices.address is None else f"answer at {choices.address}"
+        said = str(error).strip().splitlines()[0]
+        if choices.address is None:
+            raise ReplicasError(
+                f"Ray did not start: {said}",
+                hint="Its logs say more: session_latest/logs in Ray's folder for temporary files.",
+            ) from error
         raise ReplicasError(
-            f"Ray did not {what}: {str(error).strip().splitlines()[0]}",
-            hint="Its logs are in /tmp/ray/session_latest/logs.",
+            f"Ray did not answer at {choices.address}: {said}",
+            hint="Look whether the cluster is up (ray status) and the address is right.",
         ) from error
 
 
