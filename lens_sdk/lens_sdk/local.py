@@ -168,6 +168,7 @@ class LocalLensGenerator(BlockingGenerator):
             date=_date(settings),
             batch=batch,
             index=index,
+            speed=self.runtime.speed,
             **self._source_files(),
         )
 

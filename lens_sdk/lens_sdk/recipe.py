@@ -61,6 +61,7 @@ def make_recipe(
     date: str,
     batch: Sequence[int],
     index: int,
+    speed: str | None = None,
     image: SourceFile | None = None,
     mask: SourceFile | None = None,
 ) -> dict[str, JsonValue]:
@@ -73,6 +74,7 @@ def make_recipe(
         date: What the text encoder believed the day to be.
         batch: Seeds of all pictures that were drawn together, as their number moves the last bits.
         index: Which of them this picture is.
+        speed: Name of the speed plan it was drawn with.
         image: What it started from.
         mask: Where that could change.
     """
@@ -83,6 +85,8 @@ def make_recipe(
         "versions": dict(versions()),
         "device": str(pipeline._execution_device.type),
         "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
+        "memory": pipeline.memory_plan.name,
+        "speed": speed,
         "date": date,
         "loras": pipeline.lora_records,
         "batch": {"seeds": list(batch), "index": index},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lens_reasoner import GeneratedImage, Generator, run_sync
 from lens_sdk.editing import transparent_mask
 from lens_sdk.errors import ReproductionError, UnknownModelError
-from lens_sdk.generators import choose_generator, lens_model, plan_loras
+from lens_sdk.generators import choose_generator, lens_model, plan_loras, plan_memory, plan_speed
 from lens_sdk.local import LocalLensGenerator
 from lens_sdk.metadata import versions
 from lens_sdk.recipe import MAKER, SourceFile
@@ -18,7 +18,7 @@ from lens_sdk.recipe import MAKER, SourceFile
 if TYPE_CHECKING:
     import numpy as np
 
-_CONDITIONS = ("device", "dtype")
+_CONDITIONS = ("device", "dtype", "memory", "speed")
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ def reproduce(
     recipe = original.recipe
     generator = _generator(original, recipe, model)
     plan_loras(generator, loras)
+    _plan(generator, recipe)
     changes = _changes(recipe, generator)
     if recipe.get("image") is not None:
         generator = _from_source(generator, recipe, image, mask)
@@ -126,6 +127,20 @@ def _generator(
             f"The picture was drawn by {name!r}, which was the folder of a model.",
             hint="Name the folder with --model.",
         ) from error
+
+
+def _plan(generator: Generator, recipe: Mapping[str, Any]) -> None:
+    """Share memory and take the paths as then, unless that was on another kind of device."""
+    if not isinstance(generator, LocalLensGenerator) or generator.runtime.loaded:
+        return
+    from lens_core.memory.choose import default_device
+    from lens_core.memory.plan import PLANS
+
+    if recipe.get("maker") != MAKER or recipe.get("device") != default_device().type:
+        return
+    if recipe.get("memory") in PLANS:
+        plan_memory(generator, recipe["memory"])
+    plan_speed(generator, recipe.get("speed"))
 
 
 def _from_source(
@@ -185,11 +200,16 @@ def _changes(recipe: Mapping[str, Any], generator: Generator) -> tuple[str, ...]
     ]
     assert isinstance(generator, LocalLensGenerator)
     pipeline = generator.runtime.load()
-    here = (pipeline._execution_device.type, str(pipeline.transformer.dtype).removeprefix("torch."))
+    here = (
+        pipeline._execution_device.type,
+        str(pipeline.transformer.dtype).removeprefix("torch."),
+        pipeline.memory_plan.name,
+        generator.runtime.speed,
+    )
     found += [
-        f"the {name} was {recipe.get(name)} and is {value}"
+        f"the {name} was {recipe[name]} and is {value}"
         for name, value in zip(_CONDITIONS, here, strict=True)
-        if recipe.get(name) != value
+        if name in recipe and recipe[name] != value
     ]
     if recipe.get("loras", {}) != pipeline.lora_records:
         found.append(f"the LoRAs were {recipe['loras']} and are {pipeline.lora_records}")

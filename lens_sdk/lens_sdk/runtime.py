@@ -45,7 +45,7 @@ class LensRuntime:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the weights, LoRAs among them, and with the libraries that compute.
+        """Changes with the weights, LoRAs among them, the plans, and the libraries that compute.
 
         Weight files too large to hash are known by path, size and time of change.
         """
@@ -57,7 +57,8 @@ class LensRuntime:
             for path in [self.model.files[name].resolve()]
         }
         loras = [[_digest(path), weight] for path, weight in self._loras]
-        text = json.dumps([weights, versions(), *loras], sort_keys=True)
+        plans = [plan for plan in (self._memory, self._speed) if plan is not None]
+        text = json.dumps([weights, versions(), *loras, *plans], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def plan_memory(self, memory: str | None = None, feature_cache: Path | None = None) -> None:
@@ -103,6 +104,11 @@ class LensRuntime:
         self._speed = speed
 
     @property
+    def speed(self) -> str | None:
+        """The faster paths taken, by the name of their plan; None for those of any pipeline."""
+        return self._speed
+
+    @property
     def loaded(self) -> bool:
         """Whether the weights are in memory."""
         return self._pipeline is not None
@@ -116,7 +122,7 @@ class LensRuntime:
         # Who only asks something of it need not wait for a picture that is being drawn.
         if self._pipeline is not None:
             return self._pipeline
-        with self._lock:
+        with self._lock, _no_bars():
             if self._pipeline is None:
                 self._pipeline = self._read()
             return self._pipeline
@@ -124,7 +130,8 @@ class LensRuntime:
     @contextmanager
     def exclusive(self) -> Iterator[LensPipeline]:
         """The pipeline for one thread alone: reading text features marks its layers for a while."""
-        with self._lock:
+        # Under a memory plan the text encoder is loaded when it is first needed.
+        with self._lock, _no_bars():
             pipeline = self.load()
             if not self.model.nano:
                 yield pipeline
@@ -134,14 +141,11 @@ class LensRuntime:
 
     def _read(self) -> LensPipeline:
         import torch
-        from transformers.utils import logging as transformers_logging
 
         from lens_core.checkpoints.hub import Hub
         from lens_core.pipeline import LensPipeline
         from lens_core.speed import accelerate
 
-        bars = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()
         try:
             pipeline = LensPipeline.from_pretrained(
                 self.model.source,
@@ -160,9 +164,6 @@ class LensRuntime:
                 f"The model {self.model.name!r} from {self.model.source} cannot be loaded: {error}",
                 hint="Fetch the checkpoint again or choose another model.",
             ) from error
-        finally:
-            if bars:
-                transformers_logging.enable_progress_bar()
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -190,3 +191,16 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

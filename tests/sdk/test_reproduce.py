@@ -27,7 +27,7 @@ from lens_sdk import LocalLensGenerator, build_loop, recipe, save_candidate
 from lens_sdk.cli import app
 from lens_sdk.editing import transparent_mask
 from lens_sdk.errors import ReproductionError
-from lens_sdk.models import LensModel
+from lens_sdk.models import LensModel, resolve_model
 from lens_sdk.reproduce import reproduce
 from lens_sdk.runtime import LensRuntime
 from lens_sdk.server.drawing import BatchingLensGenerator, batching
@@ -267,3 +267,20 @@ def test_the_command_draws_from_a_picture_inside_a_mask(
     openai = ("--model", "openai", "--image", "source.png", "--strength", "0.5")
     assert "strength cannot be honoured" in run(*openai, code=1)
     assert "base 1000" in run(*nano, "--size", "16:9@1000", code=2)
+
+
+def test_it_is_drawn_with_the_plans_of_then(nano_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    drawn = ("a red apple", "--no-reason", "--no-judge", "--seed", "3", "--out", str(path))
+    plans = ("--memory", "12gb", "--speed", "plain", "--json")
+    model = ("--model", str(nano_folder))
+    result = CliRunner().invoke(app, ["generate", *drawn, *plans, *model])
+    assert result.exit_code == 0, result.output
+    recipe = GeneratedImage.load(path).recipe
+    assert (recipe["memory"], recipe["speed"]) == ("12gb", "plain")
+    found = reproduce(path, model=str(nano_folder))
+    assert (found.identical, found.changes) == (True, ())
+    loaded = LocalLensGenerator(LensRuntime(resolve_model(str(nano_folder))))
+    loaded.runtime.load()
+    told = reproduce(path, model=loaded).changes
+    assert told == ("the memory was 12gb and is resident", "the speed was plain and is None")
