@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lens_core.errors import (
     CheckpointError,
     ComponentError,
+    HubUnreachableError,
     InvalidSizeError,
     LensCoreError,
     NonFiniteError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointError",
     "ComponentError",
+    "HubUnreachableError",
     "InvalidSizeError",
     "LensCoreError",
     "LensPipeline",

@@ -37,6 +37,10 @@ class CheckpointError(LensCoreError, ValueError):
     """A checkpoint that is incomplete, unreadable or not of the expected kind."""
 
 
+class HubUnreachableError(CheckpointError):
+    """The hub does not answer, so that a checkpoint cannot be had now; it may be had later."""
+
+
 class NonFiniteError(LensCoreError, ArithmeticError):
     """NaN or infinity in the latents; the message names the step."""
 

@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from lens_core.errors import CheckpointError
+from lens_core.errors import CheckpointError, HubUnreachableError
 
 _log = logging.getLogger(__name__)
 
@@ -65,13 +65,17 @@ class Hub:
         """The local file or folder of a component, downloaded if it is not there.
 
         Raises:
+            HubUnreachableError: It is not here, and the hub does not answer.
             CheckpointError: It cannot be had, has no weights, or has another sha256.
         """
+        asks = not (self.local_only or constants.HF_HUB_OFFLINE)
         try:
             found = self._file(source) if source.is_file else self._folder(source)
         except (OSError, ValueError, EntryNotFoundError) as error:
             reason = " ".join(str(error).split())[:_REASON] or type(error).__name__
-            raise CheckpointError(f"{source}: {reason}") from error
+            away = asks and isinstance(error, LocalEntryNotFoundError | ConnectionError)
+            kind = HubUnreachableError if away else CheckpointError
+            raise kind(f"{source}: {reason}") from error
         self._check(source, found)
         return found
 
@@ -143,16 +147,19 @@ def fetch_first(
         tell: Told of every source that does not work.
 
     Raises:
+        HubUnreachableError: None can, and at least one because the hub does not answer.
         CheckpointError: None can; tells why, source by source.
     """
-    refused = []
+    refused: list[CheckpointError] = []
     for source in sources:
         try:
             return hub.fetch(source), source
         except CheckpointError as error:
-            refused.append(str(error))
+            refused.append(error)
             tell(str(error))
-    raise CheckpointError("no source works:\n  " + "\n  ".join(refused))
+    away = any(isinstance(error, HubUnreachableError) for error in refused)
+    reasons = "\n  ".join(str(error) for error in refused)
+    raise (HubUnreachableError if away else CheckpointError)(f"no source works:\n  {reasons}")
 
 
 def _digest(file: Path) -> str:

@@ -15,12 +15,13 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
-from lens_core.errors import LensCoreError
+from lens_core.errors import HubUnreachableError, LensCoreError
+from lens_core.packaged import PACKAGED_MODELS
 from lens_core.sizes import read_size
 from lens_reasoner import ReasonerError
 from lens_sdk.error_kinds import may_work_later
 from lens_sdk.errors import MissingExtraError
-from lens_sdk.models import DEFAULT_MODEL, LOCAL_PACKAGES, MODEL_CHOICES
+from lens_sdk.models import LOCAL_PACKAGES, MODEL_CHOICES
 
 P = ParamSpec("P")
 
@@ -58,7 +59,7 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help=f"What draws: {DEFAULT_MODEL}, or a Lens model's folder.",
+        help=f"What draws: {', '.join(PACKAGED_MODELS)}, or a Lens model's folder.",
         rich_help_panel=PARTS,
     ),
 ]
@@ -152,7 +153,7 @@ def reported() -> Iterator[None]:
     except ReasonerError as error:
         _fail(error.message, error.hint, UNAVAILABLE if may_work_later(error) else FAILED)
     except LensCoreError as error:
-        _fail(str(error))
+        _fail(str(error), code=UNAVAILABLE if isinstance(error, HubUnreachableError) else FAILED)
     except ValidationError as error:
         _fail("; ".join(_problem(dict(detail)) for detail in error.errors()))
     except ModuleNotFoundError as error:

@@ -46,7 +46,8 @@ def machine(model: LensModel | None) -> Iterator[Check]:
 
 def disks(settings: Settings) -> Iterator[Check]:
     """Free space where runs and downloads go."""
-    hub = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home)
     for name, folder in (("runs", settings.runs or DEFAULT_RUNS), ("downloads", hub)):
         there = _existing(folder)
         free = shutil.disk_usage(there).free
