@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from lens_core.packaged import PACKAGED_MODELS
 from lens_reasoner import (
     DiffusersGenerator,
     Generator,
@@ -66,7 +67,7 @@ def choose_generator(
     try:
         return local_generator(model)
     except UnknownModelError as error:
-        if model == DEFAULT_MODEL:
+        if model in PACKAGED_MODELS:
             raise
         raise UnknownModelError(error.message, hint=f"Choices: {MODEL_CHOICES}.") from error
 
@@ -75,7 +76,7 @@ def local_generator(model: str = DEFAULT_MODEL) -> LocalLensGenerator:
     """A generator that draws with a Lens model on this machine; nothing is loaded yet.
 
     Args:
-        model: `lens-nano` or the path of a Lens folder.
+        model: A name of `PACKAGED_MODELS` or the path of a Lens folder.
 
     Raises:
         UnknownModelError: There is no such model.

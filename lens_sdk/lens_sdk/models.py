@@ -13,11 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lens_core.packaged import packaged_folder
+from lens_core.packaged import PACKAGED_MODELS, packaged_folder
 from lens_sdk.errors import MissingExtraError, MissingWeightsError, UnknownModelError
 
-DEFAULT_MODEL = "lens-nano"
-"""The model inside the package: small, offline, without keys."""
+DEFAULT_MODEL = PACKAGED_MODELS[0]
+"""The usual one of the models inside the package, which need neither network nor keys."""
 
 PUBLISHED_MODELS = ("lens", "lens-turbo", "lens-base")
 """The published models; `lens pull` fetches their weights. Steps and guidance come with each."""
@@ -30,7 +30,7 @@ HUB_PIPELINES = {
 """Short names of diffusers pipelines on the hub."""
 
 MODEL_CHOICES = (
-    f"{', '.join((DEFAULT_MODEL, *PUBLISHED_MODELS))}, the folder of a Lens model, "
+    f"{', '.join((*PACKAGED_MODELS, *PUBLISHED_MODELS))}, the folder of a Lens model, "
     f"{', '.join(HUB_PIPELINES)}, diffusers:ID_OR_FOLDER, openai, openai:MODEL, "
     "or a server: vllm-omni:URL#MODEL, sglang:URL#MODEL or server:URL#MODEL"
 )
@@ -95,9 +95,9 @@ def resolve_model(name: str = DEFAULT_MODEL) -> LensModel:
     """The model that a name or a path means.
 
     Args:
-        name: `lens-nano`; `lens`, `lens-turbo` or `lens-base`, if their weights are on
-            this machine; or a folder with `transformer/`, `text_encoder/` and `vae/`, which comes
-            before a model of the same name.
+        name: `lens-nano`, `lens-nano-base` or `lens-nano-turbo`; `lens`, `lens-turbo` or
+            `lens-base`, if their weights are on this machine; or a folder with `transformer/`,
+            `text_encoder/` and `vae/`, which comes before a published model of the same name.
 
     Raises:
         MissingExtraError: The packages to run it are not installed.
@@ -105,8 +105,8 @@ def resolve_model(name: str = DEFAULT_MODEL) -> LensModel:
         UnknownModelError: There is no such model.
     """
     require_packages()
-    packaged = name == DEFAULT_MODEL
-    folder = packaged_folder() if packaged else Path(name).expanduser()
+    packaged = name in PACKAGED_MODELS
+    folder = packaged_folder(name) if packaged else Path(name).expanduser()
     if name in PUBLISHED_MODELS and not folder.exists():
         return _published(name)
     missing = [part for part in _COMPONENTS if not (folder / part / "config.json").is_file()]
@@ -124,7 +124,7 @@ def resolve_model(name: str = DEFAULT_MODEL) -> LensModel:
     what = f"has no {missing[0]}/config.json" if folder.is_dir() else "is not a folder"
     raise UnknownModelError(
         f"Model {name!r} is not known: there is no model of that name, and as a path it {what}.",
-        hint=f"Choices: {', '.join((DEFAULT_MODEL, *PUBLISHED_MODELS))}, or the path of a Lens "
+        hint=f"Choices: {', '.join((*PACKAGED_MODELS, *PUBLISHED_MODELS))}, or the path of a Lens "
         f"folder with {', '.join(f'{part}/' for part in _COMPONENTS)}.",
     )
 

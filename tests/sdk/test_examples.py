@@ -256,7 +256,7 @@ def test_the_readme_tells_code_that_runs(
     tmp_path: Path, nano_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lens_sdk.models.packaged_folder", lambda: nano_folder)
+    monkeypatch.setattr("lens_sdk.models.packaged_folder", lambda name: nano_folder)
     readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     assert len(blocks) == 2

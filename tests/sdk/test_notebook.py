@@ -151,7 +151,7 @@ async def test_the_notebook_runs_inside_a_running_loop(
 ) -> None:
     """As in Jupyter, where cells are run by a loop that is running already."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lens_sdk.models.packaged_folder", lambda: nano_folder)
+    monkeypatch.setattr("lens_sdk.models.packaged_folder", lambda name: nano_folder)
     assert resolve_model().nano
     assert asyncio.get_running_loop().is_running()
     names: dict[str, Any] = {}
