@@ -51,7 +51,6 @@ DISTILL = {
     "fake_learning_rate": "0.002",
     "discriminator_learning_rate": "0.002",
     "warmup_steps": "0",
-    "decay_steps": "0",
     "taps": "[0, 1]",
     "log_every": "1",
     "save_every": "2",

@@ -21,8 +21,8 @@ from typing import Any
 from lens_core.errors import CheckpointError, ParameterError
 
 WHOLE = "lens-nano"
-PACKAGED_MODELS = (WHOLE, "lens-nano-base")
-"""After reinforcement learning, and before it."""
+PACKAGED_MODELS = (WHOLE, "lens-nano-base", "lens-nano-turbo")
+"""After reinforcement learning; before it; and distilled to four steps."""
 
 _DENOISER = Path("transformer") / "diffusion_pytorch_model.safetensors"
 _DIFFERENCE = "transformer.safetensors"

@@ -70,11 +70,32 @@ def test_names_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
     Path("lens-nano").mkdir()
     assert model_folder("lens-nano") == Path("lens-nano")
-    assert len(PACKAGED_MODELS) == 2
+    assert len(PACKAGED_MODELS) == 3
 
 
-def test_a_pipeline_is_loaded_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "steps", "guidance"),
+    [
+        ("lens-nano", 20, 3.0),
+        ("lens-nano-base", 20, 3.0),
+        ("lens-nano-turbo", 4, 1.0),
+    ],
+)
+def test_packaged_models_are_loaded_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, steps: int, guidance: float
+) -> None:
     monkeypatch.chdir(tmp_path)
-    pipeline = LensPipeline.from_pretrained("lens-nano", text_encoder=None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    _assembled.cache_clear()
+    assert name in PACKAGED_MODELS
+    pipeline = LensPipeline.from_pretrained(name, text_encoder=None)
     assert pipeline.transformer.config.num_layers == 6
-    assert pipeline.defaults.height == 128
+    used = pipeline.defaults
+    assert (used.height, used.num_inference_steps, used.guidance_scale) == (128, steps, guidance)
+    card = packaged_folder().parent / name / "README.md"
+    assert "NanoEval" in card.read_text(encoding="utf-8")
+
+
+def test_the_packaged_models_take_24_megabytes_at_most() -> None:
+    files = packaged_folder().parent.rglob("*.safetensors")
+    assert sum(path.stat().st_size for path in files) < 24e6
