@@ -2,23 +2,23 @@
 
 A model of its own folder holds `model_index.json` and `transformer.safetensors`, the tensors of
 its denoiser that are not those of `lens-nano`. When it is first asked for it is put together in the
-user's cache, so that everything that reads a folder reads it like any other. No torch is needed.
+user's cache, so that everything that reads a folder reads it like any other.
 """
 
 import hashlib
-import json
 import os
 import shutil
-import struct
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lens_core.errors import CheckpointError, ParameterError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WHOLE = "lens-nano"
 PACKAGED_MODELS = (WHOLE, "lens-nano-base", "lens-nano-turbo")
@@ -61,117 +61,70 @@ def write_difference(whole: Path, model: Path, out: Path) -> None:
     Raises:
         CheckpointError: Their denoisers differ in names, shapes or precision.
     """
-    ours, theirs = _Tensors.read(whole / _DENOISER), _Tensors.read(model / _DENOISER)
-    if ours.layout() != theirs.layout():
+    import torch
+    from safetensors.torch import save_file
+
+    ours, theirs = _read(whole / _DENOISER), _read(model / _DENOISER)
+    if _layout(ours) != _layout(theirs):
         raise CheckpointError(f"{model} and {whole} have denoisers of different layouts")
-    changed = [name for name in theirs.entries if theirs.bytes_of(name) != ours.bytes_of(name)]
-    header: dict[str, Any] = {}
-    body = bytearray()
-    for name in changed:
-        start = len(body)
-        body += theirs.bytes_of(name)
-        header[name] = {**theirs.entries[name], "data_offsets": [start, len(body)]}
+    changed = {name: new for name, new in theirs.items() if not torch.equal(new, ours[name])}
     out.mkdir(parents=True, exist_ok=True)
-    (out / _DIFFERENCE).write_bytes(_encoded(header) + body)
+    save_file(changed, out / _DIFFERENCE, {"format": "pt"})
     shutil.copyfile(model / "model_index.json", out / "model_index.json")
 
 
-@dataclass(frozen=True)
-class _Tensors:
-    """A safetensors file in memory, its tensors as bytes.
+def _read(path: Path) -> "dict[str, Tensor]":
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
-    Attributes:
-        path: The file.
-        entries: Precision, shape and place of every tensor by name.
-        content: The whole file.
-        start: Where tensors begin.
-    """
-
-    path: Path
-    entries: Mapping[str, Mapping[str, Any]]
-    content: bytes
-    start: int
-
-    @classmethod
-    def read(cls, path: Path) -> "_Tensors":
-        """Read a file.
-
-        Raises:
-            CheckpointError: It is missing or damaged.
-        """
-        try:
-            content = path.read_bytes()
-            start = 8 + int(struct.unpack("<Q", content[:8])[0])
-            header = json.loads(content[8:start])
-        except (OSError, ValueError, struct.error) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
-        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        if max((entry["data_offsets"][1] for entry in entries.values()), default=0) > (
-            len(content) - start
-        ):
-            raise CheckpointError(f"{path} is cut short; install lens-sdk again")
-        return cls(path, entries, content, start)
-
-    def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Precision and shape of every tensor."""
-        return {name: (e["dtype"], tuple(e["shape"])) for name, e in self.entries.items()}
-
-    def place(self, name: str) -> slice:
-        """Where in the file a tensor lies."""
-        first, end = self.entries[name]["data_offsets"]
-        return slice(self.start + first, self.start + end)
-
-    def bytes_of(self, name: str) -> bytes:
-        """A tensor's values."""
-        return self.content[self.place(name)]
-
-    def with_values(self, other: "_Tensors") -> bytes:
-        """This file with the other one's tensors in the place of its own.
-
-        Raises:
-            CheckpointError: The other has tensors of other names, shapes or precisions.
-        """
-        mine = self.layout()
-        strange = [name for name, kind in other.layout().items() if mine.get(name) != kind]
-        if strange:
-            raise CheckpointError(
-                f"{other.path} does not belong to {self.path}: {strange[:3]} differ in name, shape "
-                "or precision; install lens-sdk again"
-            )
-        result = bytearray(self.content)
-        for name in other.entries:
-            result[self.place(name)] = other.bytes_of(name)
-        return bytes(result)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; install lens-sdk again") from error
 
 
-def _encoded(header: Mapping[str, Any]) -> bytes:
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
+def _layout(tensors: "Mapping[str, Tensor]") -> dict[str, tuple[object, ...]]:
+    return {name: (tensor.dtype, *tensor.shape) for name, tensor in tensors.items()}
 
 
 @cache
 def _assembled(weights: Path, name: str) -> Path:
     """The folder in the cache, made if it is not there yet."""
     whole, own = weights / WHOLE, weights / name
-    denoiser = _Tensors.read(whole / _DENOISER).with_values(_Tensors.read(own / _DIFFERENCE))
-    index = (own / "model_index.json").read_bytes()
-    mark = hashlib.sha256(denoiser + index).hexdigest()[:12]
+    sources = (whole / _DENOISER, own / _DIFFERENCE, own / "model_index.json")
+    try:
+        mark = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+    except OSError as error:
+        raise CheckpointError(f"{name} is incomplete: {error}; install lens-sdk again") from error
     folder = _cache() / f"{name}-{mark}" / name
-    if (folder / "model_index.json").is_file():
-        return folder
+    if not (folder / "model_index.json").is_file():
+        _assemble(whole, own, folder)
+    return folder
+
+
+def _assemble(whole: Path, own: Path, folder: Path) -> None:
+    """Put a model together beside its place, and move it there."""
+    from safetensors.torch import save_file
+
+    tensors, changed = _read(whole / _DENOISER), _read(own / _DIFFERENCE)
+    known = _layout(tensors)
+    strange = [name for name, kind in _layout(changed).items() if known.get(name) != kind]
+    if strange:
+        raise CheckpointError(
+            f"{own} does not belong to {whole}: {strange[:3]} differ in name, shape or precision; "
+            "install lens-sdk again"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=folder.parent)) / name
+    made = Path(tempfile.mkdtemp(dir=folder.parent)) / folder.name
     shutil.copytree(whole, made, ignore=shutil.ignore_patterns("*.md"))
-    (made / _DENOISER).write_bytes(denoiser)
-    (made / "model_index.json").write_bytes(index)
+    save_file(tensors | changed, made / _DENOISER, {"format": "pt"})
+    shutil.copyfile(own / "model_index.json", made / "model_index.json")
     try:
         made.rename(folder)
     except OSError:
         # Another process was quicker; the content is the same.
         shutil.rmtree(made)
     made.parent.rmdir()
-    return folder
 
 
 def _cache() -> Path:

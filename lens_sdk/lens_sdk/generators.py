@@ -101,12 +101,8 @@ def plan_memory(
     """
     if memory is None and feature_cache is None:
         return
-    if not isinstance(generator, LocalLensGenerator):
-        raise UnknownPartError(
-            f"{generator.name!r} does not share this machine's memory as a Lens model does.",
-            hint="Leave out --memory and --feature-cache, or choose a Lens model.",
-        )
-    generator.runtime.plan_memory(memory, feature_cache)
+    what = "does not share this machine's memory as a Lens model does"
+    _runtime(generator, what, "--memory and --feature-cache").plan_memory(memory, feature_cache)
 
 
 def plan_loras(generator: Generator, loras: Sequence[tuple[Path, float]]) -> None:
@@ -122,12 +118,7 @@ def plan_loras(generator: Generator, loras: Sequence[tuple[Path, float]]) -> Non
     """
     if not loras:
         return
-    if not isinstance(generator, LocalLensGenerator):
-        raise UnknownPartError(
-            f"{generator.name!r} takes no LoRAs of Lens.",
-            hint="Leave out --lora, or choose a Lens model.",
-        )
-    generator.runtime.plan_loras(loras)
+    _runtime(generator, "takes no LoRAs of Lens", "--lora").plan_loras(loras)
 
 
 def plan_speed(generator: Generator, speed: str | None = None) -> None:
@@ -143,12 +134,7 @@ def plan_speed(generator: Generator, speed: str | None = None) -> None:
     """
     if speed is None:
         return
-    if not isinstance(generator, LocalLensGenerator):
-        raise UnknownPartError(
-            f"{generator.name!r} has no faster paths to choose from.",
-            hint="Leave out --speed, or choose a Lens model.",
-        )
-    generator.runtime.plan_speed(speed)
+    _runtime(generator, "has no faster paths to choose from", "--speed").plan_speed(speed)
 
 
 def load_generator(generator: Generator) -> None:
@@ -202,6 +188,15 @@ def _foreign_pipeline(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(index, dict) and index.get("_class_name") not in {None, "LensPipeline"}
+
+
+def _runtime(generator: Generator, lacks: str, options: str) -> LensRuntime:
+    """What a Lens model on this machine is loaded by; others are told which options to leave."""
+    if not isinstance(generator, LocalLensGenerator):
+        raise UnknownPartError(
+            f"{generator.name!r} {lacks}.", hint=f"Leave out {options}, or choose a Lens model."
+        )
+    return generator.runtime
 
 
 def _unknown(model: str, what: str) -> UnknownModelError:

@@ -18,8 +18,6 @@ from lens_sdk.recipe import MAKER, SourceFile
 if TYPE_CHECKING:
     import numpy as np
 
-_CONDITIONS = ("device", "dtype", "memory", "speed")
-
 
 @dataclass(frozen=True)
 class PixelDifference:
@@ -200,15 +198,15 @@ def _changes(recipe: Mapping[str, Any], generator: Generator) -> tuple[str, ...]
     ]
     assert isinstance(generator, LocalLensGenerator)
     pipeline = generator.runtime.load()
-    here = (
-        pipeline._execution_device.type,
-        str(pipeline.transformer.dtype).removeprefix("torch."),
-        pipeline.memory_plan.name,
-        generator.runtime.speed,
-    )
+    here = {
+        "device": pipeline._execution_device.type,
+        "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
+        "memory": pipeline.memory_plan.name,
+        "speed": generator.runtime.speed,
+    }
     found += [
         f"the {name} was {recipe[name]} and is {value}"
-        for name, value in zip(_CONDITIONS, here, strict=True)
+        for name, value in here.items()
         if name in recipe and recipe[name] != value
     ]
     if recipe.get("loras", {}) != pipeline.lora_records:

@@ -58,7 +58,10 @@ def test_a_difference_to_other_weights_is_refused(weights: Path) -> None:
     with pytest.raises(CheckpointError, match=r"proj_out\.bias.*install lens-sdk again"):
         _assembled(weights, "changed")
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(CheckpointError, match="cut short"):
+    with pytest.raises(CheckpointError, match=r"cannot be read.*install lens-sdk again"):
+        _assembled(weights, "changed")
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"changed is incomplete.*install lens-sdk again"):
         _assembled(weights, "changed")
 
 
