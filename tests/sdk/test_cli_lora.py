@@ -74,3 +74,13 @@ def test_the_cache_tells_models_with_loras_apart(tiny_folder: Path, lora: Path) 
         runtime.plan_loras(loras)
         marks.add(runtime.fingerprint)
     assert len(marks) == 3
+
+
+def test_the_cache_tells_plans_apart(tiny_folder: Path) -> None:
+    marks = set()
+    for memory, speed in ((None, None), ("12gb", None), (None, "plain"), (None, "fp8")):
+        runtime = local_generator(str(tiny_folder)).runtime
+        runtime.plan_memory(memory)
+        runtime.plan_speed(speed)
+        marks.add(runtime.fingerprint)
+    assert len(marks) == 4
