@@ -48,6 +48,7 @@ DISTILL = {
     "batch_size": "2",
     "batches_per_update": "2",
     "learning_rate": "0.001",
+    "student_sigmas": "[1, 0.6, 0.3, 0.1]",
     "fake_learning_rate": "0.002",
     "discriminator_learning_rate": "0.002",
     "warmup_steps": "0",

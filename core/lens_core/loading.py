@@ -6,7 +6,7 @@ used to find classes: every subfolder has one meaning.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from lens_core.checkpoint_files import (
 )
 from lens_core.defaults import LensDefaults as LensDefaults
 from lens_core.errors import CheckpointError, ComponentError, ParameterError
-from lens_core.sampling import default_scheduler
+from lens_core.sampling import default_scheduler, given_sigmas
 from lens_core.text_encoder import LensTextEncoder
 from lens_core.tokenizer import load_packaged_tokenizer
 from lens_core.transformer import LensTransformer2DModel
@@ -197,15 +197,23 @@ def load_defaults(folder: Path) -> LensDefaults:
     """
     path = folder / INDEX_NAME
     entry = read_json(path).get(DEFAULTS_KEY, {}) if path.is_file() else {}
-    known = {field.name: field.type for field in fields(LensDefaults)}
+    known = {field.name: field.type for field in fields(LensDefaults) if field.name != "sigmas"}
+    sigmas = entry.pop("sigmas", None)
     for name, value in entry.items():
         number = (int, float) if known.get(name) is float else int
         if name not in known or isinstance(value, bool) or not isinstance(value, number):
             raise CheckpointError(
                 f"{path}: {DEFAULTS_KEY} has {name!r}: {value!r}; it may hold numbers named "
-                f"{sorted(known)}"
+                f"{sorted(known)} and a list of sigmas"
             )
-    return LensDefaults(**entry)
+    own = LensDefaults(**entry)
+    if sigmas is None:
+        return own
+    try:
+        levels = given_sigmas(sigmas, own.num_inference_steps)
+    except ParameterError as error:
+        raise CheckpointError(f"{path}: {DEFAULTS_KEY}: {error}") from error
+    return replace(own, sigmas=tuple(levels.tolist()))
 
 
 def _write_index(folder: Path, components: Mapping[str, Any], defaults: LensDefaults) -> None:
@@ -213,7 +221,7 @@ def _write_index(folder: Path, components: Mapping[str, Any], defaults: LensDefa
     index: dict[str, Any] = {
         "_class_name": "LensPipeline",
         "_diffusers_version": diffusers_version,
-        DEFAULTS_KEY: asdict(defaults),
+        DEFAULTS_KEY: {key: value for key, value in asdict(defaults).items() if value is not None},
     }
     for name, component in components.items():
         library = type(component).__module__.split(".")[0]

@@ -215,8 +215,8 @@ class LensPipeline(LoadablePipeline):
             reference: Repeat the published code's choices (noise and latents in the transformer's
                 dtype, time rounded to it, one masked batch, truncated pixels, blank negative
                 prompts read beside others, the format's end cut off where a prompt is too long).
-            sigmas: Noise levels before the time shift, one per step, falling from 1; even ones by
-                default. Instead of `num_inference_steps`.
+            sigmas: Noise levels before the time shift, one per step, falling from 1; those of
+                `default_sigmas` by default. Instead of `num_inference_steps`.
             size: Instead of height and width, a name such as `16:9`, `16:9@1440` or `1376x768`
                 (width first); one for all prompts or one each.
             seed: Instead of generator: one per picture, or the first of numbers in a row.
@@ -299,6 +299,23 @@ class LensPipeline(LoadablePipeline):
         multiple = self.size_multiple
         return self.preview_map.pictures(latents, height // multiple, width // multiple)
 
+    def default_sigmas(self, steps: int | None = None) -> np.ndarray:
+        """Noise levels before the time shift that a call without `sigmas` is drawn on.
+
+        Args:
+            steps: How many; the checkpoint's own number by default. If it states levels for that
+                many they are its own, otherwise they are even.
+
+        Raises:
+            ParameterError: A number below 1, or levels of the checkpoint that are none.
+        """
+        own = self.defaults
+        count = own.num_inference_steps if steps is None else steps
+        inputs.check_count("num_inference_steps", count)
+        if own.sigmas is not None and count == own.num_inference_steps:
+            return given_sigmas(own.sigmas, count)
+        return linear_sigmas(count)
+
     def fitting_size(self, height: int, width: int) -> Size:
         """Height and width that are drawn by default from a picture of this size.
 
@@ -318,9 +335,7 @@ class LensPipeline(LoadablePipeline):
     def _levels(self, steps: int | None, sigmas: Sequence[float] | None) -> np.ndarray:
         if sigmas is not None:
             return given_sigmas(sigmas, steps)
-        count = self.defaults.num_inference_steps if steps is None else steps
-        inputs.check_count("num_inference_steps", count)
-        return linear_sigmas(count)
+        return self.default_sigmas(steps)
 
     def _call(self, **asked: Any) -> PictureCall:
         """The call with the checkpoint's own values where none are given, checked."""

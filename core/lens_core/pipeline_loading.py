@@ -18,6 +18,7 @@ from lens_core.loading import LensDefaults, save_components
 from lens_core.memory.choose import MemoryChoice
 from lens_core.memory.mixin import MemoryMixin, encoder_loader, plan_pipeline, refuse_planned
 from lens_core.previews import FILE_NAME, PreviewMap, find_preview_map
+from lens_core.transformer import LensTransformer2DModel
 
 
 class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: ignore[misc]
@@ -154,6 +155,21 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
             for one, moved in zip(statistics, (norm.running_mean, norm.running_var), strict=True)
         )
         return self
+
+    def with_transformer(
+        self, transformer: LensTransformer2DModel, defaults: LensDefaults | None = None
+    ) -> Self:
+        """The same parts around another denoiser.
+
+        Args:
+            transformer: The denoiser.
+            defaults: What the pipeline is run with; as this one by default.
+        """
+        made: Self = type(self)(
+            **{**self.components, "transformer": transformer}, defaults=defaults or self.defaults
+        )
+        made._preview_map = self._preview_map
+        return made
 
     def save_pretrained(
         self,

@@ -59,9 +59,19 @@ def given_sigmas(levels: Sequence[float], steps: int | None) -> np.ndarray:
 
 
 def make_sigmas(steps: int, mu: float) -> Tensor:
-    """Noise levels of every step, from 1 (noise) down, and a final 0: float32 `[steps + 1]`."""
+    """Noise levels of even steps, from 1 (noise) down, and a final 0: float32 `[steps + 1]`."""
+    return shifted_sigmas(linear_sigmas(steps), mu)
+
+
+def shifted_sigmas(levels: np.ndarray, mu: float) -> Tensor:
+    """Noise levels after the time shift, and a final 0: float32 `[steps + 1]`.
+
+    Args:
+        levels: Those before it, one per step.
+        mu: Time-shift parameter.
+    """
     scheduler = default_scheduler()
-    scheduler.set_timesteps(sigmas=linear_sigmas(steps), mu=mu)
+    scheduler.set_timesteps(sigmas=levels, mu=mu)
     sigmas: Tensor = scheduler.sigmas
     return sigmas
 

@@ -1,35 +1,24 @@
 """Few-step distillation: closed forms of its losses, and short runs of the whole stage."""
 
 import copy
-import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 
-from lens_core import LensPipeline, ParameterError
-from lens_core.errors import ComponentError
-from lens_core.sampling import compute_mu, make_sigmas
+from lens_core import ParameterError
+from lens_core.sampling import compute_mu, linear_sigmas, make_sigmas
 from lens_core.text_features import TextFeatures
-from lens_core.training import run_stage
-from lens_core.training.config import load_config
 from lens_core.training.distill import losses
-from lens_core.training.distill.config import DistillConfig, StudentSampler
+from lens_core.training.distill.config import StudentSampler
 from lens_core.training.distill.discriminator import Discriminator, Teacher, feature_maps
-from lens_core.training.distill.models import Models
-from lens_core.training.distill.pairs import ShardPairs
 from lens_core.training.distill.schedule import StudentSchedule
 from lens_core.training.distill.simulation import Simulation
 from lens_core.training.fields import LensField, VelocityField, add_noise
 from lens_core.training.studio import Studio
-from lens_core.training.workers import Workers
 from tiny_components import tiny_pipeline, tiny_transformer
-from tiny_stages import DISTILL as TINY
-from tiny_stages import write_shard
 
 FLOOR = 1e3
 """A floor above every distance: gradients are then divided by it and nothing else."""
@@ -64,7 +53,7 @@ TEACHER = Mixture([[-1.5, 0.0], [1.5, 0.5]], [0.7, 0.3], 0.3)
 
 
 def _schedule(mu: float = 0.5) -> StudentSchedule:
-    plain = StudentSchedule.create(64, 4)
+    plain = StudentSchedule.create(64, linear_sigmas(4))
     shifted = replace(plain, mu=mu).shift(torch.tensor(plain.levels)).tolist()
     return replace(plain, mu=mu, sigmas=(*shifted, 0.0))
 
@@ -74,7 +63,7 @@ def _schedule(mu: float = 0.5) -> StudentSchedule:
 
 @pytest.mark.parametrize("tokens", [64, 4096, 4232])
 def test_student_steps_where_inference_steps(tokens: int) -> None:
-    schedule = StudentSchedule.create(tokens, 4)
+    schedule = StudentSchedule.create(tokens, linear_sigmas(4))
     assert schedule.sigmas == tuple(make_sigmas(4, compute_mu(tokens, 4)).tolist())
     torch.testing.assert_close(
         schedule.shift(torch.tensor(schedule.levels)), torch.tensor(schedule.sigmas[:4])
@@ -88,6 +77,14 @@ def test_matching_covers_the_full_range() -> None:
     assert times.max() == pytest.approx(0.98)
     level = schedule.shift(torch.tensor(0.5))
     assert (times < level).float().mean() == pytest.approx(0.5, abs=0.01)
+    # Half of the levels of a shift by 3 lie below 3 * 0.5 / (1 + 2 * 0.5).
+    other = replace(schedule, score_shift=3.0)
+    times = other.full_times(4000, 0.02, Generator().manual_seed(0))
+    assert (times < 0.75).float().mean() == pytest.approx(0.5, abs=0.01)
+    assert torch.equal(
+        other.cleaner_times(9, 1, 0.02, Generator().manual_seed(0)),
+        schedule.cleaner_times(9, 1, 0.02, Generator().manual_seed(0)),
+    )
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3])
@@ -256,7 +253,8 @@ def test_simulation_goes_through_the_states_of_inference(step: int) -> None:
         output_type="latent",
         callback_on_step_end=lambda pipe, index, time, given: states.append(given["latents"]),
     )
-    simulation = Simulation(StudentSchedule.create(12, 4), "euler")
+    schedule = StudentSchedule.create(12, pipeline.default_sigmas(4))
+    simulation = Simulation(schedule, "euler")
     field = LensField(pipeline.transformer, (4, 3), torch.float32)
     text = studio.features(["a red cup"])
     found = simulation.reach(field, noise, text, step, Generator())
@@ -351,113 +349,3 @@ def _energy_distance(simulation: Simulation, field: VelocityField) -> float:
     real = TEACHER.sample(1000, generator)[:, 0]
     across = 2 * torch.cdist(made, real).mean()
     return float(across - torch.cdist(made, made).mean() - torch.cdist(real, real).mean())
-
-
-# The stage.
-
-
-@pytest.fixture(scope="module")
-def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training folder with a tiny teacher and a shard of random pairs."""
-    out = tmp_path_factory.mktemp("distill")
-    tiny_pipeline().save_pretrained(out / "rl" / "pipeline")
-    write_shard(out / "shards")
-    return out
-
-
-@pytest.fixture(scope="module")
-def distilled(training: Path) -> Path:
-    """Four steps without a stop."""
-    return run_stage("distill", "nano", training, TINY)
-
-
-def test_every_step_logs_its_diagnostics(distilled: Path) -> None:
-    lines = (distilled / "log.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    assert [record["step"] for record in records] == [1, 2, 3, 4]
-    named = {"matching_norm", "augmentation_norm", "score_cosine", "score_ratio", "x0_std"}
-    named |= {"x0_mean", "fake_loss", "discriminator_loss", "r1", "generator_loss"}
-    named |= {"student_norm", "fake_norm", "discriminator_norm", "skipped"}
-    assert all(named <= record.keys() for record in records)
-    assert len({record["student_step"] for record in records}) > 1
-
-
-def test_critics_are_updated_four_times_as_often(distilled: Path) -> None:
-    state = _state(distilled)
-    assert state["student.counts"].tolist() == [4, 0]
-    assert state["fake.counts"].tolist() == [16, 0]
-    assert state["discriminator.counts"].tolist() == [16, 0]
-
-
-def _state(folder: Path) -> dict[str, Tensor]:
-    """The last state of a run of one process."""
-    (file,) = max((folder / "checkpoints").glob("step-*")).glob("*.safetensors")
-    return load_file(file)
-
-
-def test_student_is_exported_for_few_steps_without_guidance(
-    distilled: Path, training: Path
-) -> None:
-    pipeline = LensPipeline.from_pretrained(distilled / "pipeline")
-    assert (pipeline.defaults.num_inference_steps, pipeline.defaults.guidance_scale) == (4, 1.0)
-    average = _state(distilled)["average.proj_out.weight"]
-    found = pipeline.transformer.proj_out.weight
-    torch.testing.assert_close(found, average, atol=1e-2, rtol=1e-2)
-    teacher = LensPipeline.from_pretrained(training / "rl" / "pipeline").transformer
-    assert not torch.equal(found, teacher.proj_out.weight)
-
-
-def test_fake_score_is_drawn_to_the_student(training: Path) -> None:
-    start = training / "rl" / "pipeline"
-    config = load_config(
-        DistillConfig, "nano", "distill", {name: json.loads(text) for name, text in TINY.items()}
-    )
-    models = Models.create(config, start, LensPipeline.from_pretrained(start), Workers())
-    with torch.no_grad():
-        models.roles["student"].parameters["proj_out.weight"].add_(1.0)
-    before = models.fake.proj_out.weight.detach().clone()
-    models.roles["student"].counts[0] = 1000
-    models.follow()
-    moved = models.fake.proj_out.weight - before
-    torch.testing.assert_close(moved, torch.full_like(moved, 0.03))
-    averaged = models.average["proj_out.weight"] - before
-    torch.testing.assert_close(averaged, torch.full_like(moved, 0.02))
-
-
-def test_validation_shows_the_naive_teacher_beside_the_student(
-    training: Path, tmp_path: Path
-) -> None:
-    for part in ("rl", "shards"):
-        (tmp_path / part).symlink_to(training / part)
-    overrides = {**TINY, "steps": "1", "evaluate_every": "1", "evaluate_prompts": "2"}
-    overrides |= {"adversarial_weight": "0", "evaluate_sizes": "[[32, 32]]", "brief_share": "1"}
-    # Scores are told whatever the steps between two lines of the log.
-    folder = run_stage("distill", "nano", tmp_path, overrides | {"log_every": "7"})
-    record = json.loads((folder / "log.jsonl").read_text())
-    for name in ("teacher", "teacher_unguided", "teacher_naive", "validation"):
-        assert record[name]["scored"] == 2
-    assert "discriminator_loss" not in record
-
-
-def test_pairs_come_by_number_and_once_per_pass(training: Path) -> None:
-    source = ShardPairs(training / "shards", 1, 2, 0.5, seed=0)
-    first = [source.batch(number) for number in range(10)]
-    rows = torch.stack([pairs.latents[:, 0, 0] for pairs in first]).flatten()
-    assert len(rows.unique()) == 20
-    again = source.batch(7)
-    assert torch.equal(again.latents, first[7].latents)
-    second = torch.stack([source.batch(10 + n).latents[:, 0, 0] for n in range(10)]).flatten()
-    assert torch.equal(second.sort().values, rows.sort().values)
-    assert not torch.equal(second, rows)
-    with pytest.raises(ComponentError, match="lower batch_size"):
-        ShardPairs(training / "shards", 1, 50, 0.5, seed=0)
-    with pytest.raises(ComponentError, match="shard-0001"):
-        ShardPairs(training / "shards", 2, 2, 0.5, seed=0)
-
-
-def test_preset_holds_the_recipe() -> None:
-    config = load_config(DistillConfig, "lens-turbo", "distill")
-    assert (config.guidance_scale, config.critic_updates, config.alignment) == (5.0, 4, 0.03)
-    assert (config.matching_weight, config.adversarial_weight) == (0.1, 0.001)
-    assert (config.learning_rate, config.fake_learning_rate) == (5e-7, 5e-7)
-    assert (config.batch_size * config.batches_per_update, config.student_steps) == (32, 4)

@@ -5,6 +5,7 @@ import io
 import threading
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,6 +60,21 @@ async def test_pictures_that_join_between_steps_are_those_drawn_alone(runtime: L
         assert image.settings == single.settings
         assert np.abs(pixels(single) - pixels(image)).max() <= 1
     generator.close()
+
+
+async def test_a_checkpoint_with_levels_of_its_own_is_batched_on_them(
+    runtime: LensRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = ("a green star", 4, QUICK.model_copy(update={"num_inference_steps": 3}))
+    even = await draw(LocalLensGenerator(runtime), case)
+    own = replace(runtime.load().defaults, num_inference_steps=3, sigmas=(1.0, 0.3, 0.1))
+    monkeypatch.setattr(runtime.load(), "defaults", own)
+    generator = BatchingLensGenerator(runtime)
+    batched = await draw(generator, case)
+    generator.close()
+    single = await draw(LocalLensGenerator(runtime), case)
+    assert np.abs(pixels(single) - pixels(batched)).max() <= 1
+    assert np.abs(pixels(single) - pixels(even)).max() > 8
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +77,7 @@ def test_studies_are_listed_with_their_numbers(client: TestClient) -> None:
     half = found["half"]
     assert (half["status"], half["claim"], half["improved"]) == ("unfinished", None, None)
     assert half["cost"]["images"] == done["cost"]["images"]
+    assert half["created_at"] <= half["updated_at"] <= time.time()
 
 
 def test_a_report_opens_without_a_key_at_the_address_that_was_given(client: TestClient) -> None:
@@ -135,6 +137,7 @@ def test_the_page_leads_to_a_report_by_keyboard_and_its_verdicts_can_be_labelled
         facts = page.value("document.getElementById('study-list').innerText")
         assert "unfinished" in facts
         assert "% of criteria met" in facts
+        assert facts.count("last entry just now") + facts.count("min ago") == 1
         page.value("document.getElementById('images').value = 1")
         page.value("document.getElementById('rounds').value = 1")
         page.value("document.getElementById('text').focus()")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -11,7 +12,7 @@ from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH
 from lens_core.conditioning import TextConditioner
 from lens_core.errors import ComponentError
 from lens_core.pipeline import LensPipeline
-from lens_core.sampling import compute_mu, make_sigmas
+from lens_core.sampling import compute_mu, shifted_sigmas
 from lens_core.text_features import TextFeatures
 from lens_core.training.config import Size
 
@@ -54,11 +55,18 @@ class Studio:
             raise ComponentError(f"size {size} must be two multiples of {multiple}")
         return size[0] // multiple, size[1] // multiple
 
-    def sigmas(self, size: Size, steps: int) -> list[float]:
-        """Noise levels of inference at a picture size, from 1 down to 0: `steps + 1` of them."""
+    def sigmas(self, size: Size, levels: np.ndarray) -> list[float]:
+        """Noise levels of inference at a picture size, from 1 down, and a final 0.
+
+        Args:
+            size: Picture size in pixels.
+            levels: Before the time shift, one per step.
+        """
         height, width = self.grid(size)
-        levels: list[float] = make_sigmas(steps, compute_mu(height * width, steps)).tolist()
-        return levels
+        shifted: list[float] = shifted_sigmas(
+            levels, compute_mu(height * width, len(levels))
+        ).tolist()
+        return shifted
 
     def noise(self, size: Size, generators: Sequence[torch.Generator]) -> Tensor:
         """Noise tokens `[B, N, C]`, a row from each generator."""

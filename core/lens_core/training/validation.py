@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from lens_core.nano.evaluation import wilson_interval
 from lens_core.training.config import Size
 from lens_core.training.fields import GuidedField, VelocityField, take
@@ -41,9 +43,14 @@ class Validation:
     workers: Workers
 
     def run(
-        self, field_of: Callable[[Size], VelocityField], steps: int, guidance_scale: float
+        self, field_of: Callable[[Size], VelocityField], levels: np.ndarray, guidance_scale: float
     ) -> dict[str, float | list[float]]:
         """Draw every prompt once and report the scores.
+
+        Args:
+            field_of: The denoiser at a picture size.
+            levels: Noise levels before the time shift, one per step.
+            guidance_scale: Classifier-free guidance; 1 is none.
 
         Returns:
             `reward` with its standard error `error`, `strict` with its 95 % `interval` where the
@@ -59,7 +66,7 @@ class Validation:
                 GuidedField(field_of(size), guidance_scale),
                 noise,
                 text,
-                self.studio.sigmas(size, steps),
+                self.studio.sigmas(size, levels),
                 "euler",
             )
             if not mine:

@@ -15,7 +15,7 @@ from lens_core.errors import NonFiniteError, ParameterError
 from lens_core.modulation import ModulationTable
 from lens_core.pipeline_inputs import SamplingSettings, initial_latents
 from lens_core.pipeline_output import finished
-from lens_core.sampling import compute_mu, guide, linear_sigmas
+from lens_core.sampling import compute_mu, guide
 from lens_core.sizes import validate_size
 from lens_core.starting_points import (
     Canvas,
@@ -78,7 +78,7 @@ class RowSampler:
         guided = checked.guidance_scale > 1
         scheduler = copy.deepcopy(pipeline.scheduler)
         scheduler.set_timesteps(
-            sigmas=linear_sigmas(checked.steps),
+            sigmas=pipeline.default_sigmas(checked.steps),
             mu=compute_mu(checked.tokens, checked.steps),
             device=self._device,
         )

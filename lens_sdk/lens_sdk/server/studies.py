@@ -49,6 +49,8 @@ class StudyAnswer(BaseModel):
     """Always the same."""
     created_at: int
     """When it was begun, in seconds since 1970."""
+    updated_at: int
+    """When it last wrote something down: every call of a study that runs is one."""
     status: Literal["finished", "unfinished"]
     """Whether it came to its end."""
     prompt: str
@@ -205,6 +207,7 @@ def _summary(folder: Path, stamp: Stamp) -> StudyAnswer:
     return StudyAnswer(
         id=folder.name,
         created_at=stamp[0] // 10**9,
+        updated_at=max(stamp) // 10**9,
         status="unfinished" if result is None else "finished",
         prompt=about["seed_prompt"]["name"],
         generators=list(generators),

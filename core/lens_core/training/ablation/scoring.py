@@ -57,7 +57,7 @@ def score_pipeline(folder: Path, config: AblationConfig) -> CellScore:
     try:
         found = validation.run(
             lambda size: LensField(pipeline.transformer, studio.grid(size), dtype),
-            config.sampling_steps,
+            pipeline.default_sigmas(config.sampling_steps),
             config.guidance_scale,
         )
     finally:

@@ -31,6 +31,9 @@ class DistillConfig(PostTrainingConfig):
 
     student_steps: int = Field(4, gt=0)
     """Steps of the student."""
+    student_sigmas: tuple[float, ...] = ()
+    """Noise levels before the time shift, one for each of them, that the student trains on and its
+    checkpoint states as its own; without any, the even ones of inference."""
     student_sampler: StudentSampler = "euler"
     """How its steps are linked in training: as the pipeline does, or with fresh noise."""
     guidance_scale: float = Field(5.0, ge=1)
@@ -43,6 +46,9 @@ class DistillConfig(PostTrainingConfig):
     """Weight of the student's adversarial loss; 0 trains no discriminator."""
     normaliser_floor: float = Field(0.05, gt=0)
     """Least value of what divides a sample's gradient."""
+    score_shift: float | None = Field(None, gt=0)
+    """Time shift s of the noise levels at which matching, fake score and discriminator look, in
+    `s u / (1 + (s - 1) u)` with u uniform; None takes that of inference."""
     least_timestep: float = Field(0.02, ge=0, lt=0.5)
     """Noise levels are kept this far from 0 and 1."""
     taps: tuple[int, ...] = (16, 24, 32)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,6 +22,7 @@ from lens_core.training.devices import place
 from lens_core.training.distill.config import DistillConfig
 from lens_core.training.distill.models import Models
 from lens_core.training.distill.pairs import LoaderPairs, PairSource, ShardPairs
+from lens_core.training.distill.schedule import student_levels
 from lens_core.training.distill.updates import Updater
 from lens_core.training.fields import LensField
 from lens_core.training.journal import Journal
@@ -146,25 +148,25 @@ class Stage:
         if model is None:
             return
         pipeline = self.updater.studio.pipeline
-        parts = {**pipeline.components, "transformer": model}
         defaults: LensDefaults = replace(
             pipeline.defaults,
             num_inference_steps=self.config.student_steps,
             guidance_scale=1.0,
+            sigmas=self.config.student_sigmas or None,
         )
-        finished = LensPipeline(**parts, defaults=defaults)
+        finished = pipeline.with_transformer(model, defaults)
         finished.to(dtype=torch.bfloat16).save_pretrained(folder)
 
     def _compare_teacher(self) -> dict[str, Any]:
         """The teacher as it is meant to be used, and naively in as many steps as the student."""
         if self.validation is None:
             return {}
-        usual = self.updater.studio.pipeline.defaults
-        teacher = self.models.teacher
+        pipeline, teacher = self.updater.studio.pipeline, self.models.teacher
+        usual, few = pipeline.default_sigmas(), student_levels(self.config)
         return {
-            "teacher": self._scores(teacher, usual.num_inference_steps, usual.guidance_scale),
-            "teacher_unguided": self._scores(teacher, usual.num_inference_steps, 1.0),
-            "teacher_naive": self._scores(teacher, self.config.student_steps, 1.0),
+            "teacher": self._scores(teacher, usual, pipeline.defaults.guidance_scale),
+            "teacher_unguided": self._scores(teacher, usual, 1.0),
+            "teacher_naive": self._scores(teacher, few, 1.0),
         }
 
     def _validate(self, done: int) -> dict[str, Any]:
@@ -172,11 +174,11 @@ class Stage:
         if not every or (done % every and done != self.config.steps):
             return {}
         with self.models.averaged():
-            scores = self._scores(self.models.student, self.config.student_steps, 1.0)
+            scores = self._scores(self.models.student, student_levels(self.config), 1.0)
         return {"validation": scores}
 
     def _scores(
-        self, model: nn.Module, steps: int, guidance_scale: float
+        self, model: nn.Module, levels: np.ndarray, guidance_scale: float
     ) -> dict[str, float | list[float]]:
         if self.validation is None:
             return {}
@@ -184,7 +186,7 @@ class Stage:
         def field_of(size: Size) -> LensField:
             return self.models.field(model, self.updater.studio.grid(size))
 
-        return self.validation.run(field_of, steps, guidance_scale)
+        return self.validation.run(field_of, levels, guidance_scale)
 
 
 def _source(config: DistillConfig, start: Path, pipeline: LensPipeline, shards: Path) -> PairSource:

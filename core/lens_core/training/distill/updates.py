@@ -12,7 +12,7 @@ from lens_core.training.distill.config import DistillConfig
 from lens_core.training.distill.discriminator import feature_maps
 from lens_core.training.distill.models import Models
 from lens_core.training.distill.pairs import Pairs, PairSource
-from lens_core.training.distill.schedule import StudentSchedule
+from lens_core.training.distill.schedule import StudentSchedule, student_levels
 from lens_core.training.distill.simulation import Simulation
 from lens_core.training.fields import add_noise, normal_like
 from lens_core.training.measures import Measures
@@ -68,6 +68,7 @@ class Updater:
     workers: Workers
 
     def __post_init__(self) -> None:
+        student_levels(self.config)
         if self.config.batches_per_update % self.workers.count:
             raise ParameterError(
                 f"batches_per_update {self.config.batches_per_update} must be a multiple of the "
@@ -129,7 +130,9 @@ class Updater:
             yield Draw(
                 pairs,
                 self.studio.grid(pairs.size),
-                StudentSchedule.create(pairs.latents.shape[1], config.student_steps),
+                StudentSchedule.create(
+                    pairs.latents.shape[1], student_levels(config), config.score_shift
+                ),
                 chosen,
                 part == parts[-1],
                 normal_like(pairs.latents, generator),

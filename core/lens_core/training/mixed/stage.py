@@ -12,6 +12,7 @@ from lens_core.data.encoding import BatchEncoder
 from lens_core.data.frozen import FrozenParts
 from lens_core.data.reading import ShardFolder
 from lens_core.pipeline import LensPipeline
+from lens_core.previews import find_preview_map
 from lens_core.training.denoiser import DenoiserTraining
 from lens_core.training.devices import place
 from lens_core.training.engine import DenoiserRun, Looks
@@ -80,7 +81,11 @@ class MixedStage:
         if self.weights is None:
             side = max(bucket.base for bucket in self.data.manifest.bucket_list())
             defaults = replace(defaults, height=side, width=side)
-        return LensPipeline(transformer=model, **parts, defaults=defaults)
+        pipeline = LensPipeline(transformer=model, **parts, defaults=defaults)
+        previews = find_preview_map(self.parts.folder)
+        if previews is not None:
+            pipeline.preview_map = previews
+        return pipeline
 
     def looks(self) -> Looks:
         """Validation on held-out shards, and sample grids of the nano world."""

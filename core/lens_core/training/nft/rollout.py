@@ -84,12 +84,13 @@ def roll_out(
     All workers draw equally many batches, as sharded weights need; see `Workers.deal`.
     """
     text = studio.features([prompt.text for prompt in prompts])
+    levels = studio.pipeline.default_sigmas(config.rollout_steps)
     rollouts = []
     with policy.speaking("old"):
         for batch, counts in workers.deal(plan(config, step)):
             owners = [image // config.images_per_prompt for image in batch.images]
             generators = [seeded(config.seed, NOISE, step, image) for image in batch.images]
-            sigmas = studio.sigmas(batch.size, config.rollout_steps)
+            sigmas = studio.sigmas(batch.size, levels)
             chosen = take(text, owners)
             latents = integrate(
                 GuidedField(policy.field(studio.grid(batch.size)), config.rollout_guidance),

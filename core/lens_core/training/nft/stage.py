@@ -167,8 +167,7 @@ class Stage:
         model = self.policy.merged(self.workers.leads)
         if model is None:
             return
-        parts = {**self.studio.pipeline.components, "transformer": model}
-        pipeline = LensPipeline(**parts, defaults=self.studio.pipeline.defaults)
+        pipeline = self.studio.pipeline.with_transformer(model)
         pipeline.to(dtype=torch.bfloat16).save_pretrained(folder)
 
     def _scores(self) -> tuple[dict[int, Score | None], list[str]]:
@@ -199,10 +198,10 @@ class Stage:
         """Scores of held-out prompts before the first step and every so often, by guidance."""
         if self.validation is None or done % self.config.evaluate_every:
             return {}
-        steps = self.studio.pipeline.defaults.num_inference_steps
+        levels = self.studio.pipeline.default_sigmas()
         with self.policy.averaged():
             results = {
-                f"guidance_{scale:g}": self.validation.run(self._field, steps, scale)
+                f"guidance_{scale:g}": self.validation.run(self._field, levels, scale)
                 for scale in self.config.evaluate_guidance
             }
         return {"start" if done == 0 else "validation": results}

@@ -295,11 +295,18 @@ function outcome({ status, improved, claim }) {
   return claim ? [`${points(claim.gain, true)} points`, claim.interval[0] > 0 ? "finished" : ""] : ["improved", "finished"];
 }
 
-function studyFacts({ claim, cost, created_at }) {
+function ago(seconds) {
+  const minutes = Math.max(0, Math.round((Date.now() / 1000 - seconds) / 60));
+  if (minutes < 60) return minutes ? `${minutes} min ago` : "just now";
+  return minutes < 2880 ? `${Math.round(minutes / 60)} h ago` : `${Math.round(minutes / 1440)} days ago`;
+}
+
+function studyFacts({ claim, cost, created_at, updated_at, status }) {
   const scores = claim && `${points(claim.seed_score)} % → ${points(claim.best_score)} % of criteria met`;
   const interval = claim && `gain ${claim.interval.map((end) => points(end, true)).join(" to ")} (${Math.round(100 * claim.confidence)} %)`;
   const spent = cost.usd || !cost.unpriced ? `$${cost.usd.toFixed(2)}${cost.unpriced ? " and more" : ""}` : "cost unknown";
-  return [[scores, interval], [`${cost.images.toLocaleString()} pictures`, spent, day(created_at)]]
+  const heard = status !== "finished" && `last entry ${ago(updated_at)}`;
+  return [[scores, interval], [heard], [`${cost.images.toLocaleString()} pictures`, spent, day(created_at)]]
     .map((line) => line.filter(Boolean).join(" · ")).filter(Boolean);
 }
 
