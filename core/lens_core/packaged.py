@@ -1,6 +1,6 @@
-"""The models inside the package: `lens-nano` whole, the others as the tensors in which they differ.
+"""The models inside the package: `lens-nano` whole, the others as what tells them from it.
 
-A model of its own folder holds `model_index.json` and `transformer.safetensors`: for every tensor
+The folder of another model holds `model_index.json` and `transformer.safetensors`: for every tensor
 of its denoiser that is not that of `lens-nano`, the difference of the two bfloat16 bit patterns,
 modulo 2^16, as int16. That is exact, and as most differences are small it packs into a quarter of
 the weights. When a model is first asked for it is put together in the user's cache, so that

@@ -45,7 +45,7 @@ class LensRuntime:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the weights, LoRAs among them, the plans, and the libraries that compute.
+        """Changes with weights, settings, LoRAs and plans, and with the libraries that compute.
 
         Weight files too large to hash are known by path, size and time of change.
         """
@@ -58,8 +58,15 @@ class LensRuntime:
         }
         loras = [[_digest(path), weight] for path, weight in self._loras]
         plans = [plan for plan in (self._memory, self._speed) if plan is not None]
-        text = json.dumps([weights, versions(), *loras, *plans], sort_keys=True)
+        text = json.dumps([weights, self._index(), versions(), *loras, *plans], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _index(self) -> str | None:
+        """Digest of the file that holds the checkpoint's own steps, guidance and noise levels."""
+        path = None if self.model.folder is None else self.model.folder / "model_index.json"
+        if path is None or not path.is_file():
+            return None
+        return hashlib.sha256(path.read_bytes()).hexdigest()
 
     def plan_memory(self, memory: str | None = None, feature_cache: Path | None = None) -> None:
         """Say, before the weights are loaded, how they are to share the device's memory.

@@ -16,6 +16,7 @@ from lens_core.training.config import load_config
 from lens_core.training.distill.config import DistillConfig
 from lens_core.training.distill.models import Models
 from lens_core.training.distill.pairs import ShardPairs
+from lens_core.training.distill.stage import Stage
 from lens_core.training.workers import Workers
 from tiny_components import tiny_pipeline
 from tiny_stages import DISTILL as TINY
@@ -77,6 +78,19 @@ def test_student_is_exported_for_few_steps_without_guidance(
     torch.testing.assert_close(found, average, atol=1e-2, rtol=1e-2)
     teacher = LensPipeline.from_pretrained(training / "rl" / "pipeline").transformer
     assert not torch.equal(found, teacher.proj_out.weight)
+
+
+def test_every_update_is_made_on_the_levels_that_are_exported(training: Path) -> None:
+    values = {name: json.loads(text) for name, text in TINY.items()} | {"score_shift": 2.0}
+    config = load_config(DistillConfig, "nano", "distill", values)
+    start = training / "rl" / "pipeline"
+    stage = Stage.create(config, start, training / "shards", Workers())
+    for draw in stage.updater._draws(0, 0):
+        assert draw.schedule.levels == config.student_sigmas
+        assert draw.schedule.score_shift == 2.0
+    stage.export(training / "exported")
+    exported = LensPipeline.from_pretrained(training / "exported")
+    assert exported.defaults.sigmas == config.student_sigmas
 
 
 def test_fake_score_is_drawn_to_the_student(training: Path) -> None:

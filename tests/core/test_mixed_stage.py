@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from lens_core import LensPipeline
 from lens_core.data.buckets import NANO_HELD_OUT, TABLES
 from lens_core.errors import ComponentError, LensCoreError, ParameterError
+from lens_core.previews import PreviewMap
 from lens_core.training import run_stage
 from lens_core.training.ablation.config import load_ablation
 from lens_core.training.config import DenoiserConfig, load_config
@@ -29,11 +30,14 @@ from tiny_stages import DISTILL
 
 TESTS = Path(__file__).parents[1]
 Tensors = dict[str, torch.Tensor]
+PREVIEWS = PreviewMap(torch.ones(16, 3), torch.arange(3.0))
 
 
 def prepare(out: Path) -> Path:
     """A finished pre-training and shards, as a run expects them."""
-    tiny_pipeline().save_pretrained(out / "pretrain" / "pipeline")
+    pipeline = tiny_pipeline()
+    pipeline.preview_map = PREVIEWS
+    pipeline.save_pretrained(out / "pretrain" / "pipeline")
     write_data(out / "data")
     return out
 
@@ -67,6 +71,7 @@ def test_the_stage_goes_on_from_pretraining_and_leaves_a_pipeline(trained: Path)
     assert max(moved.values()) < 0.1
     pipeline = LensPipeline.from_pretrained(trained / "mixed" / "pipeline")
     assert pipeline.defaults.guidance_scale == 3.0
+    assert torch.equal(pipeline.preview_map.bias, PREVIEWS.bias)
     image = pipeline(TABLE[1].name, height=64, width=64, num_inference_steps=1).images[0]
     assert image.size == (64, 64)
 

@@ -1,6 +1,7 @@
 """LoRAs from the command line."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,15 @@ def test_the_cache_tells_plans_apart(tiny_folder: Path) -> None:
         runtime.plan_speed(speed)
         marks.add(runtime.fingerprint)
     assert len(marks) == 4
+
+
+def test_the_cache_tells_noise_levels_apart(tiny_folder: Path, tmp_path: Path) -> None:
+    """Steps and guidance are part of a request; the levels a checkpoint brings are not."""
+    other = Path(shutil.copytree(tiny_folder, tmp_path / tiny_folder.name))
+    same = local_generator(str(other)).runtime.fingerprint
+    assert same == local_generator(str(tiny_folder)).runtime.fingerprint
+    index = json.loads((other / "model_index.json").read_text())
+    steps = index["_lens_defaults"]["num_inference_steps"]
+    index["_lens_defaults"]["sigmas"] = [1 - 0.9 * step / steps for step in range(steps)]
+    (other / "model_index.json").write_text(json.dumps(index))
+    assert local_generator(str(other)).runtime.fingerprint != same

@@ -68,7 +68,7 @@ class Updater:
     workers: Workers
 
     def __post_init__(self) -> None:
-        student_levels(self.config)
+        student_levels(self.config)  # Levels that are none are refused before anything is drawn.
         if self.config.batches_per_update % self.workers.count:
             raise ParameterError(
                 f"batches_per_update {self.config.batches_per_update} must be a multiple of the "
