@@ -135,7 +135,11 @@ class ModulationTableMixin:
         if not len(times) or not bool(((times >= 0) & (times <= 1)).all()):
             raise ParameterError(f"timesteps {times.tolist()} must be one or more from 0 to 1")
         where = device or self.device
-        embedded = [_run(self.time_text_embed, time[None].to(where), self.dtype) for time in times]
+        embedding = _tensors_on(self.time_text_embed, where)
+        embedded = [
+            functional_call(self.time_text_embed, embedding, (time[None].to(where), self.dtype))
+            for time in times
+        ]
         blocks = [
             [_outputs(getattr(block, stream), embedded) for stream in STREAMS]
             for block in self.transformer_blocks
@@ -205,18 +209,17 @@ class ModulationTableMixin:
 
 
 def _outputs(modulation: nn.Module, embedded: Sequence[Tensor]) -> Tensor:
-    """`[T, 6 * dim]` of embeddings `[1, dim]`."""
+    """`[T, 6 * dim]` of embeddings `[1, dim]`, wherever the layer's weights are."""
     if isinstance(modulation, TabulatedModulation):
         modulation = nn.Sequential(*modulation)
-    return torch.cat([_run(modulation, time) for time in embedded])
+    weights = _tensors_on(modulation, embedded[0].device)
+    return torch.cat([functional_call(modulation, weights, (time,)) for time in embedded])
 
 
-def _run(module: nn.Module, x: Tensor, *args: Any) -> Tensor:
-    """Call a layer on the device of `x`, wherever its weights are."""
+def _tensors_on(module: nn.Module, device: torch.device) -> dict[str, Tensor]:
+    """A layer's weights and buffers on a device, each moved once."""
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    moved = {name: tensor.to(x.device) for name, tensor in tensors.items()}
-    out: Tensor = functional_call(module, moved, (x, *args))
-    return out
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def layer_state(module: nn.Module) -> tuple[Any, ...]:

@@ -1,8 +1,5 @@
 """The order in which weights come and go, what it takes at most, and real sizes counted by hand."""
 
-import weakref
-from typing import Any
-
 import pytest
 import torch
 
@@ -14,40 +11,8 @@ from lens_core.memory.plan import PLANS, MemoryPlan
 from lens_core.memory.predict import predict
 from lens_core.memory.published import published_model
 from lens_core.memory.rehearsal import Work
-from lens_core.memory.transfer import DirectTransfer
+from memory_probes import Late, Unpaced
 from mid_size import mid_pipeline, mid_transformer
-
-
-class Late(DirectTransfer):
-    """A device that has not yet done what it was asked to: memory that is let go is not free.
-
-    It becomes free when the host has waited for a later moment, and not before.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(torch.device("cpu"))
-        self.live = self.peak = self.settled = 0
-        self._gone: list[int] = []
-
-    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
-        copied = tensor.clone()
-        storage = copied.untyped_storage()
-        weakref.finalize(storage, self._gone.append, storage.nbytes())
-        self.live += storage.nbytes()
-        self.peak = max(self.peak, self.live)
-        return copied
-
-    def moment(self) -> Any:
-        return len(self._gone)
-
-    def settle(self, moment: Any) -> None:
-        self.live -= sum(self._gone[self.settled : moment])
-        self.settled = max(self.settled, moment)
-
-
-class Unpaced(Late):
-    def settle(self, moment: Any) -> None:
-        pass
 
 
 @torch.no_grad()

@@ -1,7 +1,5 @@
 """Memory plans: the same pictures, as much memory as was predicted, and nothing left behind."""
 
-import gc
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 import lens_core
 from golden_components import case, max_error, read_json, write_checkpoint
@@ -30,8 +27,8 @@ from lens_core.memory.plan import CARD_GIB, PLANS, MemoryPlan
 from lens_core.memory.predict import Model, predict
 from lens_core.memory.published import published_model
 from lens_core.memory.rehearsal import Work
-from lens_core.memory.table import END, START, markdown, predictions, write_table
-from lens_core.memory.transfer import DirectTransfer
+from lens_core.memory.table import DRAWING, predictions
+from memory_probes import Cloning, measured
 from mid_size import mid_pipeline
 from tiny_components import TEXTS, tiny_pipeline
 
@@ -42,18 +39,6 @@ PROMPT = " ".join(TEXTS)
 SIDE = 192
 
 
-class Cloning(DirectTransfer):
-    """A device of its own within the host's memory: what goes there is a copy that takes room."""
-
-    def __init__(self) -> None:
-        super().__init__(torch.device("cpu"))
-        self.copied = 0
-
-    def copy(self, tensor: Tensor) -> Tensor:
-        self.copied += 1
-        return tensor.clone()
-
-
 def draw(pipeline: LensPipeline, **changes: Any) -> Tensor:
     arguments: dict[str, Any] = {
         "prompt": PROMPT,
@@ -61,19 +46,6 @@ def draw(pipeline: LensPipeline, **changes: Any) -> Tensor:
         "generator": torch.Generator().manual_seed(5),
     }
     return pipeline(**arguments | changes).images  # type: ignore[return-value]
-
-
-def measured(run: Callable[[], Any]) -> int:
-    """Most bytes that torch's allocator gave out at once, beyond those it had given before."""
-    gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        run()
-    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak
 
 
 @pytest.fixture(scope="module")
@@ -313,8 +285,9 @@ def test_layouts_know_the_components() -> None:
 def test_the_table_in_the_documentation_is_what_is_predicted() -> None:
     """To 0.2 GiB; `lens memory --write docs/memory.md` writes it anew."""
     sizes = [Work(1024, 1024), Work(1440, 1440)]
-    expected = markdown(predictions(published_model(), sizes)).splitlines()
-    found = DOCUMENT.read_text().split(START)[1].split(END)[0].strip().splitlines()
+    start, end = DRAWING.marks
+    expected = DRAWING.markdown(predictions(published_model(), sizes)).splitlines()
+    found = DOCUMENT.read_text().split(start)[1].split(end)[0].strip().splitlines()
     assert len(found) == len(expected) > 2 * len(PLANS)
     for line, fresh in zip(found, expected, strict=True):
         for cell, number in zip(line.split("|"), fresh.split("|"), strict=True):
@@ -327,8 +300,9 @@ def test_the_table_in_the_documentation_is_what_is_predicted() -> None:
 def test_the_table_needs_its_place(tmp_path: Path) -> None:
     found = predictions(published_model(), [Work(512, 512)], [PLANS["8gb"]])
     document = tmp_path / "memory.md"
-    document.write_text(f"before\n{START}\nold\n{END}\nafter\n")
-    write_table(document, found)
+    start, end = DRAWING.marks
+    document.write_text(f"before\n{start}\nold\n{end}\nafter\n")
+    DRAWING.write(document, found)
     text = document.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
@@ -336,7 +310,7 @@ def test_the_table_needs_its_place(tmp_path: Path) -> None:
     assert "| 8gb |" in text
     document.write_text("nothing here")
     with pytest.raises(ParameterError, match="must have one line"):
-        write_table(document, found)
+        DRAWING.write(document, found)
 
 
 def test_rounding_without_torchao_says_what_to_install(

@@ -30,6 +30,18 @@ def test_the_table_names_every_plan() -> None:
     assert "No accelerator here" in lens("memory", "--size", "512x768")
 
 
+def test_fine_tuning_has_a_table_of_its_own(tiny_folder: Path) -> None:
+    told = ("--config", "nano", "--set", f"start={tiny_folder}")
+    found = json.loads(lens("train", "memory", *told, "--json"))
+    assert [plan["plan"] for plan in found] == list(PLANS)
+    assert {(plan["width"], plan["batch"]) for plan in found} == {(160, 4)}
+    trained = {plan["plan"]: plan["stages"]["train"] for plan in found}
+    assert trained["resident"] == trained["16gb"] > trained["8gb"]
+    assert [plan["plan"] for plan in found if not plan["lossless"]] == ["6gb"]
+    assert "captions" in lens("train", "memory", *told)
+    assert "holds no pipeline" in lens("train", "memory", "--set", "start=nowhere", code=1)
+
+
 def test_a_picture_under_a_plan_is_the_same_and_its_features_are_kept(
     tiny_folder: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, encode_prompts
 from lens_core.data.hashing import module_hash, tokenizer_hash
 from lens_core.latents import encode_pixels
+from lens_core.memory.placements import working_device
 from lens_core.text_encoder import LensTextEncoder
 from lens_core.text_features import TextFeatures
 
@@ -61,7 +62,7 @@ class VaeEncoder:
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """See `ImageEncoder.encode`."""
-        return encode_pixels(pixels.to(self.vae.device), self.vae)
+        return encode_pixels(pixels, self.vae, working_device(self.vae))
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class HarmonyEncoder:
         rows = encode_prompts(
             self.tokenizer, captions, self.date, self.max_length, encoder.config.pad_token_id
         )
-        device = next(encoder.parameters()).device
+        device = working_device(encoder)
         mask = torch.tensor(rows.attention_mask, device=device)
         hidden = encoder.features(
             torch.tensor(rows.input_ids, device=device),

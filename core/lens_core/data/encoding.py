@@ -4,7 +4,7 @@ Cached values are computed one by one, so that they do not depend on which batch
 are kept in bfloat16, and used as they are kept.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +16,7 @@ from lens_core.data.caches import TensorCache
 from lens_core.data.encoders import CaptionEncoder, ImageEncoder
 from lens_core.data.fitting import decode_image, pixels
 from lens_core.data.hashing import text_hash
-from lens_core.data.reading import ShardFolder
+from lens_core.data.reading import ShardFolder, StoredSample
 from lens_core.errors import ComponentError
 from lens_core.text_features import TextFeatures
 
@@ -72,6 +72,30 @@ class BatchEncoder:
     def has_latents(self, content_hash: str) -> bool:
         """Whether a picture need not be decoded."""
         return self.latent_cache is not None and content_hash in self.latent_cache
+
+    def keep_captions(self, captions: Iterable[str]) -> None:
+        """See that captions are cached.
+
+        Raises:
+            ComponentError: There is no cache, or a caption is missing and no encoder there.
+        """
+        if self.text_cache is None:
+            raise ComponentError("features are to be kept, and there is no cache for them")
+        for caption in dict.fromkeys(captions):
+            self._cached_text(caption, self.text_cache)
+
+    def keep_picture(self, stored: StoredSample) -> None:
+        """See that a picture is cached; errors as in `keep_captions`.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        if self.latent_cache is None:
+            raise ComponentError("latents are to be kept, and there is no cache for them")
+        if self.latent_cache.get(stored.content_hash) is None:
+            shown = pixels(decode_image(stored.picture, stored.name))
+            sample = LoadedSample(stored.name, stored.content_hash, shown, "")
+            self._cached_latents(sample, self.latent_cache)
 
     def without_encoders(self) -> "BatchEncoder":
         """The caches alone, so that the encoders' memory can be given back."""
@@ -141,28 +165,32 @@ def fill_caches(
 ) -> int:
     """Encode every picture and every caption of a folder of shards that is not cached yet.
 
+    All captions come first, then all pictures: where the encoders share a device's memory, they
+    change places once.
+
     Args:
         data: The shards.
         encoder: With both caches.
-        report: Told how many pictures are done.
+        report: Told how much is done, up to twice the number of samples.
 
     Returns:
         How many latents and features were computed.
 
     Raises:
+        ComponentError: The encoder lacks a cache.
         DataError: A shard or picture that cannot be read.
     """
-    buckets = {bucket.name: bucket for bucket in data.manifest.bucket_list()}
-    before, done = encoder.missed, 0
+    before, samples = encoder.missed, data.manifest.samples
+    for done, stored in enumerate(_stored(data), 1):
+        encoder.keep_captions(stored.captions.values())
+        report(done)
+    for done, stored in enumerate(_stored(data), samples + 1):
+        encoder.keep_picture(stored)
+        report(done)
+    return encoder.missed - before
+
+
+def _stored(data: ShardFolder) -> Iterator[StoredSample]:
     for shard in data.manifest.shards:
         for row in range(shard.samples):
-            stored = data.read(shard, row)
-            shown = None
-            if not encoder.has_latents(stored.content_hash):
-                shown = pixels(decode_image(stored.picture, stored.name))
-            for caption in dict.fromkeys(stored.captions.values()):
-                sample = LoadedSample(stored.name, stored.content_hash, shown, caption)
-                encoder.encode(BucketBatch(0, buckets[shard.bucket], (sample,)))
-            done += 1
-            report(done)
-    return encoder.missed - before
+            yield data.read(shard, row)

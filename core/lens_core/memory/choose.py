@@ -1,6 +1,7 @@
 """The plan that fits what a device has free."""
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 
@@ -11,6 +12,9 @@ from lens_core.memory.rehearsal import Work
 
 MemoryChoice = str | MemoryPlan
 """`auto`, the name of a plan, or a plan of one's own."""
+
+Predicted = Callable[[MemoryPlan], Prediction]
+"""What a plan needs for some work."""
 
 
 def default_device() -> torch.device:
@@ -34,7 +38,7 @@ def free_bytes(device: torch.device) -> int | None:
 def resolve_plan(
     choice: MemoryChoice, model: Callable[[], Model], device: torch.device, work: Work = LARGEST
 ) -> MemoryPlan:
-    """The plan that a choice means for a model on a device.
+    """The plan that a choice means for drawing with a model on a device.
 
     Args:
         choice: `auto` takes the fastest named plan whose prediction fits what is free now; on the
@@ -46,28 +50,49 @@ def resolve_plan(
     Raises:
         ParameterError: No plan of that name, or none that fits.
     """
+    known = cache(model)
+    return chosen_plan(choice, device, lambda plan: predict(known(), plan, work))
+
+
+def chosen_plan(choice: MemoryChoice, device: torch.device, predicted: Predicted) -> MemoryPlan:
+    """The plan that a choice means for any work; see `resolve_plan`.
+
+    Args:
+        choice: As there.
+        device: Where.
+        predicted: Tells what a plan needs; asked only if the choice depends on it.
+
+    Raises:
+        ParameterError: No plan of that name, or none that fits.
+    """
     if isinstance(choice, MemoryPlan):
         return choice
     if choice != AUTO:
         return find_plan(choice)
     free = None if device.type == "cpu" else free_bytes(device)
-    return RESIDENT if free is None else fitting_plan(model(), free, work)
+    return RESIDENT if free is None else fastest_plan(predicted, free)
 
 
 def fitting_plan(model: Model, free: int, work: Work = LARGEST) -> MemoryPlan:
-    """The fastest named plan that needs no more than `free` bytes.
+    """The fastest named plan for drawing that needs no more than `free` bytes.
 
     Raises:
         ParameterError: None does; names the least that is needed.
     """
+    return fastest_plan(lambda plan: predict(model, plan, work), free)
+
+
+def fastest_plan(predicted: Predicted, free: int) -> MemoryPlan:
+    """The fastest named plan that needs no more than `free` bytes; see `fitting_plan`."""
     least: Prediction | None = None
     for plan in PLANS.values():
-        prediction = predict(model, plan, work)
+        prediction = predicted(plan)
         if prediction.needed <= free:
             return plan
         if least is None or prediction.needed < least.needed:
             least = prediction
     assert least is not None
+    work = least.work
     raise ParameterError(
         f"memory='auto': {free / 2**30:.1f} GiB are free on the device, and the smallest plan, "
         f"{least.plan.name!r}, needs {least.needed / 2**30:.1f} GiB for {work.width}x{work.height} "

@@ -85,9 +85,9 @@ def predict(model: Model, plan: MemoryPlan, work: Work = LARGEST) -> Prediction:
     """
     parts = _footprints(model, plan)
     places = {"text_encoder": plan.text_encoder, "transformer": plan.transformer, "vae": plan.vae}
-    table = _table_bytes(model.transformer, work.steps) if plan.modulation_table else 0
+    table = table_bytes(model.transformer, work.steps) if plan.modulation_table else 0
     computing = {
-        "text_encoder": _encoding(model, work),
+        "text_encoder": encoding_bytes(model, work),
         "transformer": _denoising(model, work) + table,
         "vae": _decoding(model, work, plan.vae_tile) + table,
     }
@@ -123,13 +123,15 @@ def _host(
     return sum(kept.values())
 
 
-def _table_bytes(transformer: nn.Module, steps: int) -> int:
+def table_bytes(transformer: nn.Module, steps: int) -> int:
+    """Bytes of a modulation table of a number of timesteps."""
     config: Any = transformer.config
     element = next(transformer.parameters()).element_size()
     return int((steps + 1) * config.num_layers * len(STREAMS) * 6 * config.inner_dim * element)
 
 
-def _encoding(model: Model, work: Work) -> int:
+def encoding_bytes(model: Model, work: Work) -> int:
+    """What reading a text takes besides weights; nothing without a text encoder."""
     encoder = model.text_encoder
     if encoder is None:
         return 0

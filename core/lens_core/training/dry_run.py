@@ -11,14 +11,13 @@ from functools import cache
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKLFlux2
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from lens_core.memory.meter import FusedAttention
 from lens_core.training.blocks import KEPT_OPERATIONS
 from lens_core.transformer import LensTransformer2DModel
 
@@ -143,7 +142,7 @@ def _measured(
     with ExitStack() as stack:
         stack.enter_context(counter)
         stack.enter_context(operations)
-        stack.enter_context(_FusedAttention())
+        stack.enter_context(FusedAttention())
         stack.enter_context(saved_tensors_hooks(saved.pack, lambda tensor: tensor))
         timesteps = torch.empty(batch, device="meta")
         model(noisy, features, None, timesteps, [(1, *image)], False)
@@ -156,7 +155,7 @@ def encoding_flops(size: tuple[int, int]) -> int:
     with torch.device("meta"):
         encoder = AutoencoderKLFlux2().encoder
         picture = torch.empty(1, 3, *size)
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), _FusedAttention():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), FusedAttention():
         encoder(picture)
     return int(counter.get_total_flops())
 
@@ -205,20 +204,3 @@ class _KeptOutputs(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._inside and func in KEPT_OPERATIONS:
             self._outputs.add(result)
         return result
-
-
-class _FusedAttention(TorchFunctionMode):
-    """The flash kernel's shapes: on the meta device torch would choose plain products."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        options = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **options)
-        query, key, value = (
-            options[name] if name in options else args[index]
-            for index, name in enumerate(("query", "key", "value"))
-        )
-        flash = torch.ops.aten._scaled_dot_product_flash_attention
-        return flash(query, key, value, 0.0, False, return_debug_mask=False)[0]

@@ -34,7 +34,7 @@ STEP_BATCHES = 128
 GB = 1e9
 _ENCODER_ACTIVE = 3_600_000_000
 """Weights of GPT-OSS-20B that a token passes through (arXiv 2508.10925)."""
-_TEMPLATE_TOKENS = 97
+TEMPLATE_TOKENS = 97
 """Tokens of the chat template before the caption."""
 
 
@@ -204,7 +204,7 @@ def plan_training(
     for size, pictures in _batches(config):
         grid = (size[0] // SIZE_MULTIPLE, size[1] // SIZE_MULTIPLE)
         run = dry_run(config.model, grid, text_tokens, pictures)
-        frozen = encoding_flops(size) + 2 * _ENCODER_ACTIVE * (text_tokens + _TEMPLATE_TOKENS)
+        frozen = encoding_flops(size) + 2 * _ENCODER_ACTIVE * (text_tokens + TEMPLATE_TOKENS)
         kinds.append(BatchKind(size, pictures, grid[0] * grid[1], run, frozen))
     memory = _memory(config, [kind.run for kind in kinds], config.sharding or gpus)
     return TrainingPlan(

@@ -160,7 +160,7 @@ def encode(
         chosen = parts.layers(tuple(int(part) for part in layers.split(",") if part.strip()))
         encoder = parts.encoder(chosen, cache, cache)
     with progress_bars(err) as bars:
-        task = bars.add_task("Encoding", total=opened.manifest.samples)
+        task = bars.add_task("Encoding", total=2 * opened.manifest.samples)
         computed = fill_caches(opened, encoder, lambda done: bars.update(task, completed=done))
     if as_json:
         print_json({"computed": computed, "cache": str(cache)})

@@ -13,6 +13,7 @@ from lens_sdk.cli.options import BatchOption
 
 if TYPE_CHECKING:
     from lens_core.memory.predict import Prediction
+    from lens_core.memory.table import MemoryTable
 
 
 @reports_errors
@@ -38,22 +39,23 @@ def memory(
     require_packages()
     from lens_core.memory.published import published_model
     from lens_core.memory.rehearsal import Work
-    from lens_core.memory.table import predictions, write_table
+    from lens_core.memory.table import DRAWING, predictions
 
     sizes = [parse_size(one) for one in size or ["1024x1024", "1440x1440"]]
     works = [Work(height or 0, width or 0, batch) for width, height in sizes]
     found = predictions(published_model(), works)
     if write is not None:
-        write_table(write, found)
+        DRAWING.write(write, found)
     if as_json:
-        print_json([_described(one) for one in found])
+        print_json([described(one) for one in found])
         return
     for work in works:
-        _show([one for one in found if one.work == work])
+        show(DRAWING, [one for one in found if one.work == work])
     _tell_device()
 
 
-def _described(prediction: Prediction) -> dict[str, Any]:
+def described(prediction: Prediction) -> dict[str, Any]:
+    """A prediction for JSON; bytes."""
     return {
         "plan": prediction.plan.name,
         "width": prediction.work.width,
@@ -67,17 +69,16 @@ def _described(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _show(found: list[Prediction]) -> None:
-    from lens_core.memory.table import HEADER, row
-
+def show(kind: MemoryTable, found: list[Prediction]) -> None:
+    """Print a table of one size."""
     work = found[0].work
     table = Table(
         title=f"{work.width}x{work.height}, batch {work.batch}, GiB", title_justify="left"
     )
-    for name in HEADER:
-        table.add_column(name, justify="left" if name in {"plan", "pictures"} else "right")
+    for name in kind.header:
+        table.add_column(name, justify="left" if name in {"plan", kind.effect} else "right")
     for prediction in found:
-        table.add_row(*row(prediction))
+        table.add_row(*kind.row(prediction))
     out.print(table)
 
 

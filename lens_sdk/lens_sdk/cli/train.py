@@ -9,9 +9,11 @@ import typer
 from typer.core import TyperGroup
 
 from lens_sdk.cli.ablation import ablation
+from lens_sdk.cli.choices import Memory
 from lens_sdk.cli.console import JsonOption, out, print_json, reports_errors
 from lens_sdk.cli.options import ConfigOption, SetOption
 from lens_sdk.cli.plan import plan
+from lens_sdk.cli.train_memory import memory
 
 
 class _Stages(TyperGroup):
@@ -31,6 +33,7 @@ app = typer.Typer(
 )
 app.command("plan")(plan)
 app.command("ablation")(ablation)
+app.command("memory")(memory)
 
 
 @app.command("stage")
@@ -57,6 +60,15 @@ def train(
         Path | None,
         typer.Option("--images", help="For lora: folder or table of pictures and captions."),
     ] = None,
+    plan_name: Annotated[
+        Memory | None,
+        typer.Option(
+            "--memory",
+            metavar="PLAN",
+            help=f"For lora: how it shares the GPU's memory, {', '.join(Memory)}; see lens train "
+            "memory.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train one stage of a model, or go on with a run that was stopped.
@@ -70,6 +82,8 @@ def train(
     overrides = overrides_of(settings)
     if images is not None:
         overrides["images"] = str(images)
+    if plan_name is not None:
+        overrides["memory"] = plan_name.value
     require_packages()
     from lens_core.training import run_stage
     from lens_core.training.workers import Workers

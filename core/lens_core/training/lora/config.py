@@ -2,9 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lens_core.data.fitting import Crop
+from lens_core.memory.plan import AUTO, MemoryPlan, find_plan
 from lens_core.training.mixed.config import BucketConfig
 
 ATTENTION = ("img_qkv", "txt_qkv", "to_out.0", "to_add_out")
@@ -33,10 +34,19 @@ class LoraTrainingConfig(BucketConfig):
     """Layers by the end of their names, in place of `modules`."""
     buckets: str = "lens"
     """Table of the sizes that pictures are fitted to."""
+    memory: str | MemoryPlan = "resident"
+    """`auto`, the name of a memory plan, or the fields of one; see `docs/memory.md`."""
     crop: Crop = "centre"
     """Which part of a picture is kept."""
     most_cut: float = Field(0.3, ge=0, le=1)
     """Share of a picture that may be cut off."""
+
+    @field_validator("memory")
+    @classmethod
+    def _check_memory(cls, memory: str | MemoryPlan) -> str | MemoryPlan:
+        if isinstance(memory, str) and memory != AUTO:
+            find_plan(memory)
+        return memory
 
     def targets(self) -> tuple[str, ...]:
         """Ends of the names of the layers that are changed."""

@@ -21,10 +21,13 @@ from lens_core.data.reading import ShardFolder
 from lens_core.data.sources import SourceImage, folder_images, table_images
 from lens_core.data.writing import ShardSettings, write_shards
 from lens_core.loading import load_components, load_transformer, save_components
+from lens_core.memory.placements import Placements
+from lens_core.memory.plan import MemoryPlan
 from lens_core.training.denoiser import DenoiserTraining
 from lens_core.training.devices import place
 from lens_core.training.engine import DenoiserRun
 from lens_core.training.lora.config import LoraTrainingConfig
+from lens_core.training.lora.memory import record_plan, run_plan
 from lens_core.training.lora.weights import ADAPTER, LoraWeights, lora_training
 from lens_core.training.mixed.source import BucketBatches
 from lens_core.training.mixed.start import fill_weights, model_arguments, pipeline_folder
@@ -41,15 +44,19 @@ def train_lora(config: LoraTrainingConfig, folder: Path) -> None:
     Raises:
         ComponentError: `start` holds no pipeline.
         DataError: No usable pictures, or pictures that the policy refuses.
-        ParameterError: Layers that the model does not have, or another setting that does not fit.
+        ParameterError: Layers that the model does not have, or another setting that does not fit;
+            a memory plan that does not.
     """
     torch.set_num_threads(config.threads)
     workers = Workers.join()
     start = pipeline_folder("lora", config.start, Path(config.start))
     config = config.model_copy(update={"model": model_arguments(start)})
+    plan = run_plan(config, start, folder, place(config.device))
     data = _shards(config, folder / "data", workers)
-    encoder = _encoded(config, start, data, folder / "cache", workers)
-    training = _training(config, start, workers)
+    if workers.leads:
+        record_plan(plan, folder)
+    encoder = _encoded(config, start, data, folder / "cache", plan, workers)
+    training = _training(config, start, plan, workers)
     source = BucketBatches(config, data, encoder, workers)
     try:
         DenoiserRun(config, training, source, workers, folder).train()
@@ -82,29 +89,41 @@ def _images(path: Path) -> Iterator[SourceImage]:
 
 
 def _encoded(
-    config: LoraTrainingConfig, start: Path, data: ShardFolder, cache: Path, workers: Workers
+    config: LoraTrainingConfig,
+    start: Path,
+    data: ShardFolder,
+    cache: Path,
+    plan: MemoryPlan,
+    workers: Workers,
 ) -> BatchEncoder:
     """Caches that hold every picture and caption; the encoders' memory is free again."""
-    parts = FrozenParts.load(start, place(config.device), config.encoder_precision)
+    parts = FrozenParts.load(start, "cpu", config.encoder_precision)
+    places = Placements(place(config.device))
+    places.place(
+        {"text_encoder": (parts.text_encoder, plan.text_encoder), "vae": (parts.vae, plan.vae)}
+    )
     encoder = parts.encoder(parts.layers(), cache, cache, config.text_multiple)
     if workers.leads:
         fill_caches(data, encoder)
     workers.gather(cache.name)
     kept = encoder.without_encoders()
-    del parts, encoder
+    places.clear()
+    del parts, places, encoder
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return kept
 
 
-def _training(config: LoraTrainingConfig, start: Path, workers: Workers) -> DenoiserTraining:
+def _training(
+    config: LoraTrainingConfig, start: Path, plan: MemoryPlan, workers: Workers
+) -> DenoiserTraining:
     if config.method == "full":
         training = DenoiserTraining.create(config, workers)
         fill_weights(training, load_transformer(start / "transformer").state_dict())
         return training
     model = load_transformer(start / "transformer", getattr(torch, config.precision))
-    return lora_training(config, model.to(place(config.device)), workers)
+    return lora_training(config, model, workers, plan)
 
 
 def _save(training: DenoiserTraining, start: Path, folder: Path, workers: Workers) -> None:
