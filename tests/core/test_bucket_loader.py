@@ -1,22 +1,16 @@
-"""Shards by bucket and the loader: assignment, exact positions, damage, caches."""
+"""Shards by bucket and the loader: assignment, exact positions, damage."""
 
 import io
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import Tensor
 
 from lens_core.data.buckets import BATCH_SIZES, TABLES, Bucket, fitting_buckets, nearest_bucket
-from lens_core.data.caches import TensorCache
-from lens_core.data.encoders import HarmonyEncoder, VaeEncoder
-from lens_core.data.encoding import BatchEncoder, fill_caches
 from lens_core.data.errors import (
     DamagedShardError,
     ManifestError,
@@ -25,63 +19,28 @@ from lens_core.data.errors import (
     UnreadableImageError,
 )
 from lens_core.data.fitting import CropPolicy, decode_image, fit
-from lens_core.data.loader import BucketLoader, LoaderSettings
 from lens_core.data.manifest import load_manifest
 from lens_core.data.order import EpochOrder, ResampledOrder
 from lens_core.data.policy import DataPolicy
 from lens_core.data.reading import ShardFolder
-from lens_core.data.sources import SourceImage, folder_images, nano_images, table_images
+from lens_core.data.sources import folder_images, nano_images, table_images
 from lens_core.data.writing import ShardSettings, write_shards
-from lens_core.errors import ComponentError, ParameterError
-from tiny_components import tiny_pipeline
-
-TABLE = (Bucket(64, 64, 64), Bucket(64, 48, 80), Bucket(96, 96, 96))
-SIZES = {64: 3, 96: 2}
-COUNTS = {"64x64": 14, "48x80": 9, "96x96": 5}
-
-
-def picture(width: int, height: int, shade: int = 0, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (width, height), (shade % 256, shade // 256, 90)).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def source(name: str, content: bytes, **captions: str) -> SourceImage:
-    return SourceImage(name, captions, lambda: content)
-
-
-def images() -> list[SourceImage]:
-    shapes = {"64x64": (64, 64), "48x80": (80, 48), "96x96": (96, 96)}
-    return [
-        source(f"{name}-{i}", picture(*shapes[name], i), dense=f"{name} dense {i}", brief=f"b {i}")
-        for name, count in COUNTS.items()
-        for i in range(count)
-    ]
+from lens_core.errors import ParameterError
+from tiny_shards import (
+    COUNTS,
+    TABLE,
+    images,
+    loader,
+    picture,
+    source,
+    take,
+    write_images,
+)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_shards(images(), tmp_path / "shards", ShardSettings(TABLE, samples_per_shard=4), {})
-    return tmp_path / "shards"
-
-
-def settings(**changes: object) -> LoaderSettings:
-    return LoaderSettings.model_validate({"seed": 5, "batch_sizes": SIZES} | changes)
-
-
-def loader(folder: Path, rank: int = 0, ranks: int = 1, **changes: object) -> BucketLoader:
-    return BucketLoader(ShardFolder.open(folder), settings(**changes), rank, ranks)
-
-
-Seen = tuple[int, str, tuple[str, ...]]
-
-
-def take(stream: BucketLoader, count: int) -> list[Seen]:
-    """Number, bucket and captions of some batches; captions name the pictures."""
-    return [
-        (batch.number, batch.bucket.name, tuple(sample.caption for sample in batch.samples))
-        for batch in (next(stream) for _ in range(count))
-    ]
+    return write_images(tmp_path / "shards")
 
 
 def test_the_published_buckets_are_27_with_their_batch_sizes() -> None:
@@ -385,85 +344,6 @@ def test_captions_and_pictures_come_from_folders_and_tables(tmp_path: Path) -> N
     (tmp_path / "bad.jsonl").write_text('{"caption": "x"}\n')
     with pytest.raises(ParameterError, match="row 1 names no picture"):
         list(table_images(tmp_path / "bad.jsonl"))
-
-
-class Spy:
-    """Counts what an encoder is asked for."""
-
-    fingerprint = "spy"
-
-    def __init__(self, encoder: VaeEncoder) -> None:
-        self.encoder, self.pictures = encoder, 0
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        self.pictures += len(pixels)
-        return self.encoder.encode(pixels)
-
-
-def encoder(cache: Path | None, layers: Sequence[int] = (0, 1)) -> tuple[BatchEncoder, Spy]:
-    pipeline = tiny_pipeline()
-    assert pipeline.text_encoder is not None
-    spy = Spy(VaeEncoder(pipeline.vae))
-    words = HarmonyEncoder(pipeline.text_encoder, pipeline.tokenizer, tuple(layers))
-    if cache is None:
-        return BatchEncoder(spy, words), spy
-    stores = TensorCache(cache, "latents", "spy"), TensorCache(cache, "text", words.fingerprint)
-    return BatchEncoder(spy, words, *stores), spy
-
-
-def test_caches_give_the_same_bits_and_spare_the_encoders(folder: Path, tmp_path: Path) -> None:
-    cold, spy = encoder(tmp_path / "cache")
-    batches = [next(stream) for stream in [loader(folder)] for _ in range(6)]
-    first = [cold.encode(batch) for batch in batches]
-    asked = spy.pictures
-    assert asked == len({s.content_hash for b in batches for s in b.samples})
-    again = [cold.encode(batch) for batch in batches]
-    assert spy.pictures == asked
-    exact, _ = encoder(None)
-    for one, two, batch in zip(first, again, batches, strict=True):
-        assert torch.equal(one.latents, two.latents)
-        assert torch.equal(one.text.embeds, two.text.embeds)
-        plain = exact.encode(batch)
-        assert torch.equal(plain.text.mask, one.text.mask)
-        torch.testing.assert_close(one.latents, plain.latents, atol=0.02, rtol=0.01)
-        kept = plain.text.mask
-        torch.testing.assert_close(
-            one.text.embeds.float()[:, kept], plain.text.embeds[:, kept], atol=0.02, rtol=0.01
-        )
-
-
-def test_filled_caches_need_no_encoders_and_no_decoding(folder: Path, tmp_path: Path) -> None:
-    full, spy = encoder(tmp_path)
-    data = ShardFolder.open(folder)
-    assert fill_caches(data, full) == 28 + 28 + 14
-    assert fill_caches(data, full) == 0
-    alone = full.without_encoders()
-    stream = BucketLoader(data, settings(), cached=alone.has_latents)
-    batch = next(stream)
-    assert all(sample.pixels is None for sample in batch.samples)
-    before = spy.pictures
-    encoded = alone.encode(batch)
-    assert spy.pictures == before
-    assert encoded.latents.shape[0] == encoded.text.batch == len(batch.samples)
-    victim = next((tmp_path / "latents").rglob("*.safetensors"))
-    for path in (tmp_path / "latents").rglob("*.safetensors"):
-        path.write_bytes(victim.read_bytes()[:20])
-    with pytest.raises(ComponentError, match="not in the cache"):
-        alone.encode(batch)
-
-
-def test_another_encoder_has_another_cache() -> None:
-    pipeline = tiny_pipeline()
-    assert pipeline.text_encoder is not None
-    words = [
-        HarmonyEncoder(pipeline.text_encoder, pipeline.tokenizer, layers).fingerprint
-        for layers in ((0, 1), (1,), (0, 1))
-    ]
-    assert words[0] == words[2] != words[1]
-    before = VaeEncoder(pipeline.vae).fingerprint
-    with torch.no_grad():
-        pipeline.vae.bn.running_mean[0] += 1e-3
-    assert VaeEncoder(pipeline.vae).fingerprint != before
 
 
 def test_nano_scenes_become_shards_of_every_bucket(tmp_path: Path) -> None:

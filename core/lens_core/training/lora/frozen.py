@@ -74,7 +74,7 @@ def hold_frozen(
         ParameterError: Modulations are trained that the plan leaves with the host.
     """
     if plan.modulation_table:
-        _leave_modulations(model, plan)
+        _leave_modulations(model, plan, device)
     if plan.transformer != "stream":
         model.to(device)
         return
@@ -87,7 +87,9 @@ def hold_frozen(
     _StreamedBlocks(blocks, transfer or transfer_to(device))
 
 
-def _leave_modulations(model: LensTransformer2DModel, plan: MemoryPlan) -> None:
+def _leave_modulations(
+    model: LensTransformer2DModel, plan: MemoryPlan, device: torch.device
+) -> None:
     """Have what the modulations say of a batch's own times computed before the batch."""
     for block in model.transformer_blocks:
         if any(True for stream in STREAMS for _ in _trained(getattr(block, stream))):
@@ -96,6 +98,12 @@ def _leave_modulations(model: LensTransformer2DModel, plan: MemoryPlan) -> None:
                 "not trained; choose 16gb, 24gb or resident, or leave modulation out of modules"
             )
     model.precompute_modulations([1.0])
+    if device.type == "cuda":
+        # They visit the device for every batch, which is quicker from locked pages.
+        for block in model.transformer_blocks:
+            for stream in STREAMS:
+                for parameter in getattr(block, stream).parameters():
+                    parameter.data = parameter.data.pin_memory()
     model.register_forward_pre_hook(_tabulate)
 
 
