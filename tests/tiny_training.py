@@ -19,7 +19,6 @@ from lens_core.training.config import DenoiserConfig
 from lens_core.training.denoiser import DenoiserTraining
 from lens_core.training.engine import DenoiserRun, Looks
 from lens_core.training.workers import Workers
-from lens_core.transformer import LensTransformer2DModel
 
 SIZES = ((64, 64), (48, 80), (80, 48))
 MODEL = {
@@ -118,8 +117,11 @@ def run(
     return made
 
 
-def _draw(model: LensTransformer2DModel, path: Path) -> None:
+def _draw(training: DenoiserTraining, path: Path, wanted: bool) -> None:
     """A picture of nothing, and the weights it would be drawn with."""
+    model = training.export(wanted)
+    if model is None:
+        return
     path.parent.mkdir(exist_ok=True)
     Image.new("RGB", (2, 2)).save(path)
     save_file(model.state_dict(), path.with_suffix(".safetensors"))

@@ -133,7 +133,7 @@ def test_the_lora_preset_fits_the_cards_that_plans_are_named_after(name: str) ->
     model = published_model()
     found = predict_training(preset, model, PLANS[name])
     assert found.needed <= CARD_GIB.get(name, 24) * 0.96 * 2**30
-    assert set(found.stages) == {"captions", "pictures", "train"}
+    assert set(found.stages) == {"captions", "pictures", "train", "samples"}
     weights = planned_footprint(
         model.transformer, PLANS[name].transformer_weights, PLANS[name].modulation_table
     )

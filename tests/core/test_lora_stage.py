@@ -112,9 +112,37 @@ def test_a_killed_run_goes_on_with_the_same_bits(images: Path, tiny: str, tmp_pa
     assert len(whole) == 2 * 4 * 2
 
 
+@pytest.mark.parametrize("memory", ["resident", "4gb"])
+def test_samples_are_what_the_saved_lora_draws(
+    images: Path, tiny: str, tmp_path: Path, memory: str
+) -> None:
+    few = overrides(images, start=tiny, steps="2", rank="2", memory=memory)
+    run_stage("lora", "nano", tmp_path / "blind", {**few, "sample_every": "0"})
+    shown = {**few, "sample_every": "1", "sample_prompts": '["a cup", "two cups"]'}
+    run_stage("lora", "nano", tmp_path / "seen", {**shown, "sample_size": "[64, 48]"})
+    blind, seen = (
+        load_file(tmp_path / name / "lora" / "weights" / "adapter_model.safetensors")
+        for name in ("blind", "seen")
+    )
+    assert all(torch.equal(blind[name], seen[name]) for name in blind)
+    samples = sorted((tmp_path / "seen" / "lora" / "samples").iterdir())
+    assert [path.name for path in samples] == ["000001.png", "000002.png"]
+    sheet = np.asarray(Image.open(samples[-1])).astype(int)
+    pipeline = LensPipeline.from_pretrained(tiny, dtype=torch.float32)
+    pipeline.load_lora_weights(tmp_path / "seen" / "lora" / "weights")
+    for seed, prompt in enumerate(["a cup", "two cups"]):
+        noise = torch.Generator().manual_seed(seed)
+        drawn = pipeline(prompt, generator=noise, height=64, width=48).images[0]
+        shown_there = sheet[:64, seed * 52 : seed * 52 + 48]
+        assert np.abs(np.asarray(drawn).astype(int) - shown_there).max() <= 1
+
+
 def test_every_weight_may_be_trained(images: Path, tiny: str, tmp_path: Path) -> None:
-    settings = overrides(images, start=tiny, steps="1", method="full")
+    settings = overrides(images, start=tiny, steps="1", method="full", sample_every="1")
     run_stage("lora", "nano", tmp_path, settings)
+    # Four pictures beside each other, after the four captions.
+    width, height = Image.open(tmp_path / "lora" / "samples" / "000001.png").size
+    assert width > 3 * height
     pipeline = LensPipeline.from_pretrained(tmp_path / "lora" / "weights", dtype=torch.float32)
     start = LensPipeline.from_pretrained(tiny, dtype=torch.float32)
     moved = {

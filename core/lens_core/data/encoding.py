@@ -181,16 +181,17 @@ def fill_caches(
         DataError: A shard or picture that cannot be read.
     """
     before, samples = encoder.missed, data.manifest.samples
-    for done, stored in enumerate(_stored(data), 1):
+    for done, stored in enumerate(stored_samples(data), 1):
         encoder.keep_captions(stored.captions.values())
         report(done)
-    for done, stored in enumerate(_stored(data), samples + 1):
+    for done, stored in enumerate(stored_samples(data), samples + 1):
         encoder.keep_picture(stored)
         report(done)
     return encoder.missed - before
 
 
-def _stored(data: ShardFolder) -> Iterator[StoredSample]:
+def stored_samples(data: ShardFolder) -> Iterator[StoredSample]:
+    """Every sample of a folder of shards, in order."""
     for shard in data.manifest.shards:
         for row in range(shard.samples):
             yield data.read(shard, row)

@@ -88,8 +88,8 @@ def predict(model: Model, plan: MemoryPlan, work: Work = LARGEST) -> Prediction:
     table = table_bytes(model.transformer, work.steps) if plan.modulation_table else 0
     computing = {
         "text_encoder": encoding_bytes(model, work),
-        "transformer": _denoising(model, work) + table,
-        "vae": _decoding(model, work, plan.vae_tile) + table,
+        "transformer": denoising_bytes(model, work) + table,
+        "vae": decoding_bytes(model, work, plan.vae_tile) + table,
     }
     stages = {}
     for stage, working in zip(("encode", "denoise", "decode"), places, strict=True):
@@ -144,12 +144,14 @@ def encoding_bytes(model: Model, work: Work) -> int:
     )
 
 
-def _denoising(model: Model, work: Work) -> int:
+def denoising_bytes(model: Model, work: Work) -> int:
+    """What a forward of the denoiser takes besides weights."""
     config = tuple(sorted((k, _frozen(v)) for k, v in model.transformer.config.items()))
     return _denoising_bytes(config, model.transformer.dtype, work)
 
 
-def _decoding(model: Model, work: Work, tile: int | None) -> int:
+def decoding_bytes(model: Model, work: Work, tile: int | None) -> int:
+    """What decoding takes besides weights."""
     config = tuple(sorted((k, _frozen(v)) for k, v in model.vae.config.items()))
     return _decoding_bytes(config, model.vae.dtype, work, tile)
 

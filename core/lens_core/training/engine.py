@@ -24,7 +24,6 @@ from lens_core.training.legacy import legacy_state
 from lens_core.training.metrics import TrainingMetrics
 from lens_core.training.rng import generator_states, restore_generators
 from lens_core.training.workers import Workers
-from lens_core.transformer import LensTransformer2DModel
 
 _TOLERATED_SKIPS = 20
 
@@ -35,11 +34,12 @@ class Looks:
 
     Attributes:
         held_out: Batches of the validation loss.
-        draw: Draws sample pictures of a model into a file.
+        draw: Draws sample pictures with the averaged weights into a file. Every process calls it,
+            and says whether it wants them.
     """
 
     held_out: Sequence[Batch] = ()
-    draw: Callable[[LensTransformer2DModel, Path], None] | None = None
+    draw: Callable[[DenoiserTraining, Path, bool], None] | None = None
 
 
 @dataclass
@@ -140,12 +140,10 @@ class DenoiserRun:
         every = self.config.sample_every
         if self.looks.draw is None or not every or self.step % every:
             return
-        model = self.training.export(self.workers.leads)
-        if model is None or journal is None:
-            return
         path = self.folder / "samples" / f"{self.step:06d}.png"
-        self.looks.draw(model, path)
-        journal.picture(self.step, "samples", path)
+        self.looks.draw(self.training, path, self.workers.leads)
+        if journal is not None:
+            journal.picture(self.step, "samples", path)
 
     def _save(self, checkpoints: Checkpoints) -> None:
         parts = self.workers.gather({"data": self.source.state(), "rng": generator_states()})

@@ -1,5 +1,6 @@
 """Sample grids: the same captions and seeds at every look, so that progress shows."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,18 @@ def grid_prompts(per_task: int = 4, seed: int = 20_000_003) -> list[str]:
     ]
 
 
-def save_grid(pipeline: LensPipeline, path: Path, columns: int = 8) -> None:
-    """Draw `grid_prompts` with seeds 0, 1, ... and save them as one picture."""
-    prompts = grid_prompts()
+def save_grid(
+    pipeline: LensPipeline, path: Path, given: Sequence[str] = (), columns: int = 8
+) -> None:
+    """Draw prompts with seeds 0, 1, ... and save them as one picture.
+
+    Args:
+        pipeline: Draws.
+        path: Of the picture file.
+        given: The prompts; `grid_prompts` without any.
+        columns: Pictures side by side.
+    """
+    prompts = list(given) or grid_prompts()
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
     output = pipeline(prompts, generator=generators, output_type="pil", return_dict=False)

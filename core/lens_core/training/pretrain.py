@@ -63,8 +63,10 @@ def pretrain(config: PretrainConfig, out: Path) -> None:
     training = DenoiserTraining.create(config, workers)
     source = SceneBatches(config, out / "shards", workers)
 
-    def draw(model: LensTransformer2DModel, path: Path) -> None:
-        save_grid(assemble(config, model, out / "components"), path)
+    def draw(training: DenoiserTraining, path: Path, wanted: bool) -> None:
+        model = training.export(wanted)
+        if model is not None:
+            save_grid(assemble(config, model, out / "components"), path)
 
     looks = Looks(_held_out(config, out, workers), draw)
     DenoiserRun(config, training, source, workers, out / "pretrain", looks).train()

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 from lens_core.data.fitting import Crop
 from lens_core.memory.plan import AUTO, MemoryPlan, find_plan
+from lens_core.training.config import Size
 from lens_core.training.mixed.config import BucketConfig
 
 ATTENTION = ("img_qkv", "txt_qkv", "to_out.0", "to_add_out")
@@ -36,6 +37,12 @@ class LoraTrainingConfig(BucketConfig):
     """Table of the sizes that pictures are fitted to."""
     memory: str | MemoryPlan = "resident"
     """`auto`, the name of a memory plan, or the fields of one; see `docs/memory.md`."""
+    guidance_scale: float = 5.0
+    """Not used: sample pictures are drawn as `start` is."""
+    sample_prompts: tuple[str, ...] = ()
+    """Prompts of the sample pictures; without any, the captions of the first four pictures."""
+    sample_size: Size | None = None
+    """Height and width of sample pictures; None takes the square of the largest bucket."""
     crop: Crop = "centre"
     """Which part of a picture is kept."""
     most_cut: float = Field(0.3, ge=0, le=1)

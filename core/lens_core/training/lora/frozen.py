@@ -20,6 +20,8 @@ from lens_core.modulation import STREAMS
 from lens_core.training.lora.config import LoraTrainingConfig
 from lens_core.transformer import LensTransformer2DModel
 
+_TILE = 512
+
 
 def check_plan(plan: MemoryPlan, config: LoraTrainingConfig) -> None:
     """See that a run can have a plan.
@@ -51,6 +53,11 @@ def recomputing(plan: MemoryPlan, config: LoraTrainingConfig) -> LoraTrainingCon
     if plan.transformer == "stream" or (rounded and chosen == "none"):
         chosen = "full"
     return config.model_copy(update={"activation_checkpointing": chosen})
+
+
+def sample_tile(plan: MemoryPlan) -> int | None:
+    """Side of the tiles that sample pictures are decoded in, the denoiser being there too."""
+    return plan.vae_tile or (None if plan.vae == "resident" else _TILE)
 
 
 def hold_frozen(
@@ -104,11 +111,11 @@ def _leave_modulations(
             for stream in STREAMS:
                 for parameter in getattr(block, stream).parameters():
                     parameter.data = parameter.data.pin_memory()
-    model.register_forward_pre_hook(_tabulate)
+    model.register_forward_pre_hook(_tabulate, with_kwargs=True)
 
 
-def _tabulate(model: nn.Module, arguments: tuple[Any, ...]) -> None:
-    timestep: Tensor = arguments[3]
+def _tabulate(model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+    timestep: Tensor = named["timestep"] if "timestep" in named else arguments[3]
     model.precompute_modulations(timestep, timestep.device)  # type: ignore[operator]
 
 

@@ -16,21 +16,28 @@ from lens_core.memory.choose import chosen_plan
 from lens_core.memory.encoder_file import EncoderFile
 from lens_core.memory.footprint import Footprint, footprint_of, planned_footprint
 from lens_core.memory.plan import AUTO, MemoryPlan
-from lens_core.memory.predict import Model, Prediction, encoding_bytes, table_bytes
+from lens_core.memory.predict import (
+    Model,
+    Prediction,
+    decoding_bytes,
+    denoising_bytes,
+    encoding_bytes,
+    table_bytes,
+)
 from lens_core.memory.quantise import quantised_layers
 from lens_core.memory.rehearsal import Work
 from lens_core.memory.table import MemoryTable
 from lens_core.memory.tensors import cast_parameters, module_bytes
 from lens_core.training.lora.config import LoraTrainingConfig
-from lens_core.training.lora.frozen import check_plan, recomputing
+from lens_core.training.lora.frozen import check_plan, recomputing, sample_tile
 from lens_core.training.lora.rehearsal import rehearse_pictures, rehearse_step
 from lens_core.training.plan import TEMPLATE_TOKENS
 from lens_core.transformer import LensTransformer2DModel
 
 TUNING = MemoryTable(
     "fine-tuning memory table",
-    {"captions": "captions", "pictures": "pictures", "train": "training"},
-    "frozen weights",
+    {"captions": "reading", "pictures": "images", "train": "training", "samples": "samples"},
+    "weights",
     lambda plan: "in full" if plan.transformer_weights == "full" else plan.transformer_weights,
 )
 """Of fine-tuning; see `MemoryTable`."""
@@ -138,15 +145,21 @@ def predict_training(
 
     Returns:
         Bytes in each stage: `captions` and `pictures` are encoded, then, when the encoders are
-        gone, `train`. It is of the kind of batch that takes most, all ratios of a base taken for
-        its square.
+        gone, `train`, and `samples` if any are drawn. It is of the kind of batch that takes most,
+        all ratios of a base taken for its square.
     """
     learnt = -(-(text_tokens - TEMPLATE_TOKENS) // config.text_multiple) * config.text_multiple
     works = [Work(base, base, pictures, learnt) for base, pictures in config.batch_sizes.items()]
-    needs = {work: _training_bytes(config, model, plan, work) for work in works}
+    needs = {work: _step_bytes(config, model, plan, work) for work in works}
     largest = max(works, key=lambda work: needs[work])
-    encoded = Work(max(config.batch_sizes), max(config.batch_sizes), text_tokens=text_tokens)
-    stages = _encoding_stages(model, plan, encoded) | {"train": needs[largest]}
+    held = _held_bytes(config, model, plan, largest)
+    side = max(config.batch_sizes)
+    stages = _encoding_stages(model, plan, Work(side, side, text_tokens=text_tokens))
+    stages["train"] = held + needs[largest]
+    if config.sample_every:
+        height, width = config.sample_size or (side, side)
+        drawn = _drawing_bytes(model, plan, Work(height, width, text_tokens=learnt))
+        stages["samples"] = held + drawn
     return Prediction(plan, largest, stages, _host_bytes(model, plan))
 
 
@@ -167,21 +180,38 @@ def _encoders(model: Model) -> Mapping[str, Footprint]:
     return {"text_encoder": footprint_of(model.text_encoder), "vae": footprint_of(model.vae)}
 
 
-def _training_bytes(config: LoraTrainingConfig, model: Model, plan: MemoryPlan, work: Work) -> int:
+def _settings(config: LoraTrainingConfig, model: Model, plan: MemoryPlan) -> LoraTrainingConfig:
     arguments = {k: v for k, v in model.transformer.config.items() if not k.startswith("_")}
-    settings = recomputing(plan, config).model_copy(update={"model": arguments})
-    step, adapters = rehearse_step(settings, work)
+    return recomputing(plan, config).model_copy(update={"model": arguments})
+
+
+def _held_bytes(config: LoraTrainingConfig, model: Model, plan: MemoryPlan, work: Work) -> int:
+    """Frozen weights, and adapters with all that belongs to them."""
     frozen = planned_footprint(model.transformer, plan.transformer_weights, plan.modulation_table)
     held = frozen.working("stream") if plan.transformer == "stream" else frozen.total
-    width = model.transformer.dtype.itemsize
-    needed = held + adapters * (_MASTERS + width) + step
+    _, adapters = rehearse_step(_settings(config, model, plan), work)
+    return held + adapters * (_MASTERS + model.transformer.dtype.itemsize)
+
+
+def _step_bytes(config: LoraTrainingConfig, model: Model, plan: MemoryPlan, work: Work) -> int:
+    needed, _ = rehearse_step(_settings(config, model, plan), work)
     if plan.modulation_table:
         needed += table_bytes(model.transformer, work.batch)
-    if plan.transformer_weights != "full":
-        needed += max(
-            module_bytes(quantised_layers(block)) for block in model.transformer.transformer_blocks
-        )
-    return needed
+    return needed + _unpacked_bytes(model, plan)
+
+
+def _unpacked_bytes(model: Model, plan: MemoryPlan) -> int:
+    """Matrices in full of the block that computes, where they are rounded."""
+    if plan.transformer_weights == "full":
+        return 0
+    blocks = model.transformer.transformer_blocks
+    return max(module_bytes(quantised_layers(block)) for block in blocks)
+
+
+def _drawing_bytes(model: Model, plan: MemoryPlan, work: Work) -> int:
+    sampling = denoising_bytes(model, work) + _unpacked_bytes(model, plan)
+    vae = footprint_of(model.vae).total
+    return max(sampling, vae + decoding_bytes(model, work, sample_tile(plan)))
 
 
 def _host_bytes(model: Model, plan: MemoryPlan) -> int:

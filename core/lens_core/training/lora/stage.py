@@ -25,9 +25,10 @@ from lens_core.memory.placements import Placements
 from lens_core.memory.plan import MemoryPlan
 from lens_core.training.denoiser import DenoiserTraining
 from lens_core.training.devices import place
-from lens_core.training.engine import DenoiserRun
+from lens_core.training.engine import DenoiserRun, Looks
 from lens_core.training.lora.config import LoraTrainingConfig
 from lens_core.training.lora.memory import record_plan, run_plan
+from lens_core.training.lora.samples import sample_sheet
 from lens_core.training.lora.weights import ADAPTER, LoraWeights, lora_training
 from lens_core.training.mixed.source import BucketBatches
 from lens_core.training.mixed.start import fill_weights, model_arguments, pipeline_folder
@@ -55,11 +56,11 @@ def train_lora(config: LoraTrainingConfig, folder: Path) -> None:
     data = _shards(config, folder / "data", workers)
     if workers.leads:
         record_plan(plan, folder)
-    encoder = _encoded(config, start, data, folder / "cache", plan, workers)
+    encoder, looks = _encoded(config, start, data, folder / "cache", plan, workers)
     training = _training(config, start, plan, workers)
     source = BucketBatches(config, data, encoder, workers)
     try:
-        DenoiserRun(config, training, source, workers, folder).train()
+        DenoiserRun(config, training, source, workers, folder, looks).train()
     finally:
         source.close()
     _save(training, start, folder / "weights", workers)
@@ -95,24 +96,32 @@ def _encoded(
     cache: Path,
     plan: MemoryPlan,
     workers: Workers,
-) -> BatchEncoder:
-    """Caches that hold every picture and caption; the encoders' memory is free again."""
+) -> tuple[BatchEncoder, Looks]:
+    """Caches that hold every picture and caption, and what draws samples.
+
+    The encoders' memory is free again, but for the autoencoder in the host's where it draws.
+    """
+    device = place(config.device)
     parts = FrozenParts.load(start, "cpu", config.encoder_precision)
-    places = Placements(place(config.device))
+    places = Placements(device)
     places.place(
         {"text_encoder": (parts.text_encoder, plan.text_encoder), "vae": (parts.vae, plan.vae)}
     )
     encoder = parts.encoder(parts.layers(), cache, cache, config.text_multiple)
+    looks = Looks()
     if workers.leads:
         fill_caches(data, encoder)
+    if config.sample_every and encoder.captions is not None:
+        looks = Looks(draw=sample_sheet(config, parts, encoder.captions, data, plan, device))
     workers.gather(cache.name)
     kept = encoder.without_encoders()
     places.clear()
+    parts.vae.to("cpu")
     del parts, places, encoder
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return kept
+    return kept, looks
 
 
 def _training(

@@ -40,6 +40,8 @@ class BucketConfig(DenoiserConfig):
     """Keep latents on disk."""
     cache_text: bool = True
     """Keep text features on disk; at 3.8B they take about 3 MB for each caption."""
+    sample_prompts: tuple[str, ...] = ()
+    """Prompts of the sample pictures; without any, scenes of the nano world."""
     encoder_precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Format of the frozen encoders."""
 

@@ -88,12 +88,15 @@ class MixedStage:
         return pipeline
 
     def looks(self) -> Looks:
-        """Validation on held-out shards, and sample grids of the nano world."""
+        """Validation on held-out shards, and sample grids."""
         config = self.config
 
-        def draw(model: LensTransformer2DModel, path: Path) -> None:
-            device = self.parts.vae.device
-            save_grid(self.pipeline(model.to(device, dtype=self.parts.vae.dtype)), path)
+        def draw(training: DenoiserTraining, path: Path, wanted: bool) -> None:
+            model = training.export(wanted)
+            if model is not None:
+                vae = self.parts.vae
+                pipeline = self.pipeline(model.to(vae.device, dtype=vae.dtype))
+                save_grid(pipeline, path, config.sample_prompts)
 
         held_out = []
         if config.validate_every and config.validation_data is not None:
