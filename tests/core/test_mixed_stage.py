@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from lens_core import LensPipeline
@@ -46,8 +47,16 @@ def prepare(out: Path) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = prepare(tmp_path_factory.mktemp("mixed"))
     held_out = {"validate_every": "2", "validation_data": str(out / "data")}
+    held_out |= {"sample_every": "4", "sample_prompts": '["a cup", "two cups", "a red cup"]'}
     run_stage("mixed", "nano-mixed", out, {**MIXED, **held_out, "accumulate": "2"})
     return out
+
+
+def test_samples_are_of_the_given_prompts(trained: Path) -> None:
+    (sheet,) = (trained / "mixed" / "samples").iterdir()
+    assert sheet.name == "000004.png"
+    size = tiny_pipeline().defaults.height + 4
+    assert Image.open(sheet).size == (8 * size, size)
 
 
 def weights(out: Path) -> Tensors:
