@@ -55,8 +55,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_samples_are_of_the_given_prompts(trained: Path) -> None:
     (sheet,) = (trained / "mixed" / "samples").iterdir()
     assert sheet.name == "000004.png"
-    size = tiny_pipeline().defaults.height + 4
-    assert Image.open(sheet).size == (8 * size, size)
+    size = tiny_pipeline().defaults
+    assert Image.open(sheet).size == (3 * (size.width + 4), size.height + 4)
 
 
 def weights(out: Path) -> Tensors:

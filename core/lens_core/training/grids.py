@@ -43,6 +43,7 @@ def save_grid(
 
 def save_sheet(pictures: list[Image.Image], path: Path, columns: int, gap: int = 4) -> None:
     """Lay pictures of one size out in rows, on white."""
+    columns = min(columns, len(pictures))
     width, height = pictures[0].size
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * (width + gap), rows * (height + gap)), "white")
