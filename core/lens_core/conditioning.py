@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, Fit, cut_words, encode_prompts
 from lens_core.checkpoint_files import refuse_float16
 from lens_core.errors import ComponentError, NonFiniteError, ParameterError, PromptError
-from lens_core.feature_source import FeatureSource, features_of
+from lens_core.feature_source import FeatureSource, features_of, joined
 from lens_core.pipeline_inputs import (
     check_negative_prompts,
     check_prompts,
@@ -36,6 +36,9 @@ class TextRequest:
 
     def __post_init__(self) -> None:
         check_sequence_length(self.max_sequence_length)
+        negative = self.negative_prompt
+        if negative is not None and not isinstance(negative, (str, list, tuple)):
+            raise PromptError(f"negative_prompt {negative!r} must be a string or a list of strings")
         if self.prompt is not None and self.prompt_embeds is not None:
             raise ParameterError("give prompt or prompt_embeds, not both")
         if self.prompt is None and self.prompt_embeds is None:
@@ -64,6 +67,7 @@ class TextConditioner:
         tokenizer: Its tokenizer.
         device: Where to compute.
         fit: What becomes of prompts that are too long.
+        at_once: Most prompts read in one padded batch; None for all.
     """
 
     transformer: LensTransformer2DModel
@@ -71,6 +75,7 @@ class TextConditioner:
     tokenizer: PreTrainedTokenizerBase | None
     device: torch.device
     fit: Fit = cut_words
+    at_once: int | None = None
 
     def encode(self, prompts: Sequence[str], date: str, max_length: int) -> TextFeatures:
         """Features of prompts, in one padded batch, without the positions before the prompt.
@@ -83,10 +88,22 @@ class TextConditioner:
                 "this pipeline has no text encoder and tokenizer; give prompt_embeds, or load it "
                 "with them"
             )
-        source = features_of(self.text_encoder)
-        padding = source.pad_token_id
-        encoded = encode_prompts(self.tokenizer, prompts, date, max_length, padding, self.fit)
-        return source.read(encoded, self.transformer.config.selected_layer_index, self.device)
+        source, layers = (
+            features_of(self.text_encoder),
+            self.transformer.config.selected_layer_index,
+        )
+        size = self.at_once or len(prompts)
+        rows: list[Tensor] = []
+        for start in range(0, len(prompts), size):
+            chunk = prompts[start : start + size]
+            encoded = encode_prompts(
+                self.tokenizer, chunk, date, max_length, source.pad_token_id, self.fit
+            )
+            features = source.read(encoded, layers, self.device)
+            if size >= len(prompts):
+                return features
+            rows += [features.embeds[:, i, features.mask[i]] for i in range(features.batch)]
+        return joined(rows, self.device)
 
     def positive(self, request: TextRequest) -> TextFeatures:
         """Features of the prompts, one row per prompt, ready for the transformer.

@@ -79,18 +79,29 @@ class FeatureCache:
         try:
             with safe_open(path, framework="pt") as file:
                 features: Tensor = file.get_tensor(_TENSOR).clone()
-        except FileNotFoundError:
+            _check_shape(features, key)
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, ValueError) as error:
             _log.warning("text features %s cannot be read and are dropped: %s", path, error)
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             return None
         with suppress(OSError):
             os.utime(path)
         return features
 
     def store(self, key: FeatureKey, features: Tensor) -> None:
-        """Keep features `[layers, tokens, width]`; too large ones are not kept."""
+        """Keep features `[layers, tokens, width]`; too large ones are not kept.
+
+        A folder that cannot be written to is no reason to lose a picture: that is only logged.
+        """
+        try:
+            self._store(key, features)
+        except OSError as error:
+            _log.warning("text features cannot be kept in %s: %s", self.folder, error)
+
+    def _store(self, key: FeatureKey, features: Tensor) -> None:
         path = self._path(key)
         self.folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".part")
@@ -118,6 +129,12 @@ class FeatureCache:
                 return
             path.unlink(missing_ok=True)
             excess -= size
+
+
+def _check_shape(features: Tensor, key: FeatureKey) -> None:
+    expected = (len(key.layers), len(key.token_ids) - key.first)
+    if features.ndim != 3 or tuple(features.shape[:2]) != expected:
+        raise ValueError(f"they have shape {tuple(features.shape)}, not {expected} and a width")
 
 
 def split_rows(

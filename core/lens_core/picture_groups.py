@@ -1,4 +1,4 @@
-"""Which pictures of a call are sampled together: those of one size."""
+"""Which pictures of a call are sampled together: those of one size, as many as may be."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +49,8 @@ def requested_sizes(
     if size is not None and (height is not None or width is not None):
         raise ParameterError("give size, or height and width, not both")
     if size is not None:
+        if not isinstance(size, (str, list, tuple)):
+            raise InvalidSizeError(f"size {size!r} must be a name like '16:9', or a list of them")
         names = [size] if isinstance(size, str) else list(size)
         sizes = [read_size(name, base_of(*own)) for name in names]
     else:
@@ -73,8 +75,16 @@ def requested_sizes(
     return sizes
 
 
-def group_by_size(sizes: Sequence[Size], prompts: int, images_per_prompt: int) -> list[SizeGroup]:
+def group_by_size(
+    sizes: Sequence[Size], prompts: int, images_per_prompt: int, most: int | None = None
+) -> list[SizeGroup]:
     """The pictures of a call in groups of one size, in the order in which sizes first appear.
+
+    Args:
+        sizes: One for all prompts, or one per prompt.
+        prompts: How many there are.
+        images_per_prompt: Pictures for each.
+        most: Pictures of a group; None for no limit.
 
     Raises:
         InvalidSizeError: There is neither one size nor one per prompt.
@@ -89,7 +99,11 @@ def group_by_size(sizes: Sequence[Size], prompts: int, images_per_prompt: int) -
         members = [i for i, size in enumerate(of_prompts) if size == (height, width)]
         owners = tuple(i for i in members for _ in range(images_per_prompt))
         rows = tuple(i * images_per_prompt + k for i in members for k in range(images_per_prompt))
-        groups.append(SizeGroup(height, width, rows, owners))
+        step = most or len(rows)
+        groups += [
+            SizeGroup(height, width, rows[start : start + step], owners[start : start + step])
+            for start in range(0, len(rows), step)
+        ]
     return groups
 
 

@@ -40,6 +40,7 @@ class PictureCall:
         guidance_scale: 1 is no guidance.
         images_per_prompt: Pictures for each prompt.
         output_type: Form of the result.
+        batch_size: Most pictures sampled at once; None for all of one size.
         start: Pictures to start from; None for pure noise.
         generator: Source of the noise.
         seed: Or the seeds of the pictures' own generators.
@@ -55,6 +56,7 @@ class PictureCall:
     guidance_scale: float
     images_per_prompt: int
     output_type: inputs.OutputType
+    batch_size: int | None
     start: StartingPictures | None
     generator: inputs.Generators
     seed: int | Sequence[int] | None
@@ -98,13 +100,19 @@ class PictureRun:
         self._pipeline, self._call = pipeline, call
         self._cond, self._uncond = cond, uncond
         self._start = None if call.start is None else call.start.spread(cond.batch)
-        self._groups = group_by_size(call.sizes, cond.batch, call.images_per_prompt)
+        self._groups = group_by_size(
+            call.sizes, cond.batch, call.images_per_prompt, call.batch_size
+        )
         self._count = cond.batch * call.images_per_prompt
         self._generator = call.generator
         if call.seed is not None:
             self._generator = inputs.seeded(call.seed, self._count)
         inputs.check_generators(self._generator, self._count)
         self._latest: StepReport | None = None
+
+    @property
+    def _sizes(self) -> int:
+        return len({(group.height, group.width) for group in self._groups})
 
     def images(self) -> Pictures:
         """Draw everything.
@@ -113,7 +121,7 @@ class PictureRun:
             SamplingCancelledError: It was cancelled; has the pictures that were finished.
             NonFiniteError: NaN in the latents; names the step.
         """
-        collected = Collected(self._count, len(self._groups))
+        collected = Collected(self._count, self._sizes)
         for group in self._groups:
             try:
                 collected.add(group, self._draw(group))
@@ -170,6 +178,8 @@ class PictureRun:
         given = self._call.latents
         if given is None or (isinstance(given, Tensor) and len(self._groups) == 1):
             return given
+        if isinstance(given, Tensor) and self._sizes == 1 and len(given) == self._count:
+            return given[list(group.rows)]
         if isinstance(given, Tensor) or len(given) != self._count:
             raise ParameterError(
                 f"latents must be a list of {self._count} tensors [tokens, channels], one per "
@@ -196,8 +206,9 @@ class PictureRun:
         def after(state: EulerState) -> tuple[Tensor, bool]:
             if call.callback is not None:
                 tensors = {"latents": state.latents}
-                given = call.callback(pipeline, state.index, state.timestep, tensors) or {}
-                state = replace(state, latents=given.get("latents", state.latents))
+                given = call.callback(pipeline, state.index, state.timestep, tensors)
+                latents = inputs.replaced_latents(given, state.latents)
+                state = replace(state, latents=latents)
             progress.update()
             if call.on_step is not None or call.cancel is not None:
                 self._latest = self._report(group, state)

@@ -180,6 +180,7 @@ class LensPipeline(LoadablePipeline):
         sigmas: Sequence[float] | None = None,
         size: str | Sequence[str] | None = None,
         seed: int | Sequence[int] | None = None,
+        batch_size: int | None = None,
         image: PictureInput | Sequence[PictureInput] | None = None,
         mask_image: PictureInput | Sequence[PictureInput] | None = None,
         strength: float | None = None,
@@ -220,6 +221,8 @@ class LensPipeline(LoadablePipeline):
             size: Instead of height and width, a name such as `16:9`, `16:9@1440` or `1376x768`
                 (width first); one for all prompts or one each.
             seed: Instead of generator: one per picture, or the first of numbers in a row.
+            batch_size: Most prompts read and pictures sampled at once, of all by default. With 1
+                every picture is drawn as if it were alone, to the bit in any precision.
             image: A picture to start from, or one per prompt. It is scaled to the size, which by
                 default is its own as nearly as may be; what stands out is cut off.
             mask_image: White where it may change. Elsewhere every pixel stays as it was.
@@ -247,6 +250,7 @@ class LensPipeline(LoadablePipeline):
             guidance_scale=guidance_scale,
             images_per_prompt=num_images_per_prompt,
             output_type=output_type,
+            batch_size=batch_size,
             start=start,
             generator=generator,
             seed=seed,
@@ -257,6 +261,7 @@ class LensPipeline(LoadablePipeline):
             cancel=cancel,
         )
         inputs.check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        inputs.check_listeners(on_step, cancel)
         request = TextRequest(
             prompt,
             negative_prompt,
@@ -345,19 +350,28 @@ class LensPipeline(LoadablePipeline):
         inputs.SamplingSettings(
             (1, 1), call.steps, call.guidance_scale, call.images_per_prompt, call.output_type
         )
+        if call.batch_size is not None:
+            inputs.check_count("batch_size", call.batch_size)
         if call.seed is not None and call.generator is not None:
             raise ParameterError("give seed or generator, not both")
         return call
 
     def _conditioner(
-        self, device: torch.device | None = None, fit: Fit = cut_words
+        self,
+        device: torch.device | None = None,
+        fit: Fit = cut_words,
+        at_once: int | None = None,
     ) -> TextConditioner:
         where = self._execution_device if device is None else device
-        return TextConditioner(self.transformer, self.feature_source, self.tokenizer, where, fit)
+        return TextConditioner(
+            self.transformer, self.feature_source, self.tokenizer, where, fit, at_once
+        )
 
     def _run(self, request: TextRequest, call: PictureCall) -> PictureRun:
         """Read the text; what remains is drawing."""
-        conditioner = self._conditioner(fit=cut_end if call.reference else cut_words)
+        conditioner = self._conditioner(
+            fit=cut_end if call.reference else cut_words, at_once=call.batch_size
+        )
         cond, uncond = conditioner.positive(request), None
         negative = request.has_negative_prompt or request.negative_prompt_embeds is not None
         inputs.warn_unused_negative(negative, call.guidance_scale)

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -80,6 +80,45 @@ def check_sequence_length(value: int) -> None:
             f"max_sequence_length {value} must be at most {MAX_SEQUENCE_LENGTH}, "
             "the length Lens was trained with"
         )
+
+
+def check_listeners(on_step: object, cancel: object) -> None:
+    """Check what is told after a step, and what ends sampling.
+
+    Raises:
+        ParameterError: They cannot do that.
+    """
+    if on_step is not None and not callable(on_step):
+        raise ParameterError(f"on_step {on_step!r} must be a function")
+    if cancel is not None and not callable(getattr(cancel, "is_set", None)):
+        raise ParameterError(f"cancel {cancel!r} must be a threading.Event")
+
+
+def replaced_latents(given: object, latents: Tensor) -> Tensor:
+    """Latents after a callback, which may have given others.
+
+    Args:
+        given: What it returned.
+        latents: Those that it was shown.
+
+    Raises:
+        ParameterError: Something else than a dictionary with latents of the same shape.
+        PrecisionError: float16.
+    """
+    if given is None:
+        return latents
+    if not isinstance(given, Mapping):
+        raise ParameterError(
+            f"callback_on_step_end returned {given!r}; it must be a dictionary or None"
+        )
+    other = given.get("latents", latents)
+    if not isinstance(other, Tensor) or other.shape != latents.shape:
+        raise ParameterError(
+            f"callback_on_step_end returned latents {getattr(other, 'shape', other)!r}; they must "
+            f"be a tensor of {tuple(latents.shape)}"
+        )
+    refuse_float16(other.dtype, "latents from callback_on_step_end")
+    return other
 
 
 def check_callback(callback: object, names: Sequence[str]) -> None:
@@ -197,6 +236,10 @@ def check_generators(generator: Generators, count: int) -> None:
     Raises:
         ParameterError: A list of another length.
     """
+    given = list(generator) if isinstance(generator, Sequence) else [generator]
+    for one in given:
+        if one is not None and not isinstance(one, torch.Generator):
+            raise ParameterError(f"generator {one!r} must be a torch.Generator, or a list of them")
     if isinstance(generator, Sequence) and len(generator) != count:
         raise ParameterError(
             f"generator is a list of {len(generator)}; it must be one generator or a list of "

@@ -62,24 +62,32 @@ class Collected:
 
     Args:
         count: Pictures of the call.
-        groups: How many sizes it has.
+        sizes: How many sizes it has.
     """
 
-    def __init__(self, count: int, groups: int) -> None:
+    def __init__(self, count: int, sizes: int) -> None:
         self._by_row: list[Any] = [None] * count
-        self._whole: Pictures | None = None
-        self._single = groups == 1
+        self._parts: list[Pictures] = []
+        self._single = sizes == 1
 
     def add(self, group: SizeGroup, pictures: Pictures) -> None:
-        """Take in the pictures of one size."""
-        self._whole = pictures
+        """Take in the pictures of a group."""
+        self._parts.append(pictures)
         for row, picture in zip(group.rows, pictures, strict=True):
             self._by_row[row] = picture
 
     @property
     def images(self) -> Pictures:
         """All together if they have one size, otherwise one by one."""
-        return self._whole if self._single and self._whole is not None else self._by_row
+        if not self._single or any(picture is None for picture in self._by_row):
+            return self._by_row
+        if len(self._parts) == 1:
+            return self._parts[0]
+        tensors = [part for part in self._parts if isinstance(part, Tensor)]
+        if tensors:
+            return torch.cat(tensors)
+        arrays = [part for part in self._parts if isinstance(part, np.ndarray)]
+        return np.concatenate(arrays) if arrays else self._by_row
 
     @property
     def one_by_one(self) -> Sequence[Any]:

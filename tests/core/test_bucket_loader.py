@@ -346,6 +346,35 @@ def test_captions_and_pictures_come_from_folders_and_tables(tmp_path: Path) -> N
         list(table_images(tmp_path / "bad.jsonl"))
 
 
+def test_a_caption_that_is_not_utf8_is_skipped_or_refused_by_name(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name, text in (("marked", b"\xef\xbb\xbfa cup"), ("western", b"caf\xe9")):
+        (pictures / f"{name}.png").write_bytes(picture(64, 64))
+        (pictures / f"{name}.txt").write_bytes(text)
+    assert next(folder_images(pictures)).captions == {"caption": "a cup"}
+    made = write_shards(folder_images(pictures), tmp_path / "a", ShardSettings(TABLE), {})
+    assert (made.samples, made.skipped) == (1, {"missing_caption": 1})
+    refusing = ShardSettings(TABLE, policy=DataPolicy(missing_caption="refuse"))
+    with pytest.raises(MissingCaptionError, match=r"western\.txt is not UTF-8 .* save it as UTF-8"):
+        write_shards(folder_images(pictures), tmp_path / "b", refusing, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("t.csv", "path,caption\n0.png,café\n"), ("t.jsonl", '{"path": "0.png", "caption": "café"}')],
+)
+def test_a_table_is_utf8_with_a_mark_or_without(tmp_path: Path, name: str, text: str) -> None:
+    table = tmp_path / name
+    for encoding in ("utf-8", "utf-8-sig"):
+        table.write_text(text, encoding=encoding)
+        (found,) = table_images(table)
+        assert (found.name, found.captions) == ("0.png", {"caption": "café"})
+    table.write_text(text, encoding="latin-1")
+    with pytest.raises(ParameterError, match=f"{name} is not UTF-8 .* save it as UTF-8"):
+        list(table_images(table))
+
+
 def test_nano_scenes_become_shards_of_every_bucket(tmp_path: Path) -> None:
     table = TABLES["nano"][::6]
     manifest = write_shards(

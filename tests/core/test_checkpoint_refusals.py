@@ -1,6 +1,8 @@
 """Files that must not be loaded, and what is found out about files before loading."""
 
+import json
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -90,6 +92,28 @@ def test_files_that_end_too_early_are_refused(
         LAYOUTS[key](path)
     with pytest.raises(CheckpointError, match="damaged or incomplete"):
         inspect_checkpoint(path)
+
+
+def test_a_gguf_whose_words_are_none_is_refused(
+    files: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    original = weight_file(files["text_encoder", "gguf"]).read_bytes()
+    at = original.index(b"gpt-oss")
+    path = tmp_path / "model.gguf"
+    path.write_bytes(original[:at] + b"\xff\xfe" + original[at + 2 :])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        inspect_checkpoint(path)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_text_encoder(path)
+
+
+def test_a_vae_of_no_known_blocks_is_refused(golden_checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(golden_checkpoint / "vae", tmp_path / "vae")
+    config = tmp_path / "vae" / "config.json"
+    stated = json.loads(config.read_text()) | {"down_block_types": ["DownNothing"] * 4}
+    config.write_text(json.dumps(stated))
+    with pytest.raises(CheckpointError, match=r"of no FLUX\.2 autoencoder"):
+        load_vae_weights(tmp_path / "vae")
 
 
 @pytest.mark.parametrize("start", [b"", b"GGUF", b"GGUF\x03\x00\x00\x00", b"1234567", b"\x40" * 40])

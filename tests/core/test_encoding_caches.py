@@ -92,6 +92,15 @@ def test_filled_caches_need_no_encoders_and_no_decoding(folder: Path, tmp_path: 
     assert torch.equal(alone.encode(batch).latents, encoded.latents)
 
 
+def test_processes_share_the_work(folder: Path, tmp_path: Path) -> None:
+    data = ShardFolder.open(folder)
+    parts = [encoder(tmp_path) for _ in range(3)]
+    counts = [fill_caches(data, full, share=(i, 3)) for i, (full, _) in enumerate(parts)]
+    assert sum(counts) == 28 + 28 + 14
+    assert sorted(spy.pictures for _, spy in parts) == [9, 9, 10]
+    assert fill_caches(data, encoder(tmp_path)[0]) == 0
+
+
 def test_encoders_change_places_once(folder: Path, tmp_path: Path) -> None:
     full, spy = encoder(tmp_path)
     seen, done = [], []

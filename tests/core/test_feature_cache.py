@@ -147,10 +147,24 @@ def test_damaged_files_are_read_anew(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-5])
     assert cache.load(key(0)) is None
     assert not file.exists()
+    # So are whole files that hold something else.
+    save_file({"features": torch.zeros(2, 3)}, file)
+    assert cache.load(key(0)) is None
+    assert not file.exists()
+
+
+def test_a_folder_that_cannot_be_written_to_costs_no_picture(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    pipeline = loaded(checkpoint, tmp_path / "file")
+    plain = loaded(checkpoint, None)
+    assert torch.equal(draw(pipeline), draw(plain))
+    assert "cannot be kept in" in caplog.text
 
 
 def test_the_folder_stays_within_its_size(tmp_path: Path) -> None:
-    one = torch.zeros(2, 100, 10)
+    one = torch.zeros(2, 2, 500)
     cache = FeatureCache(tmp_path, max_bytes=3 * 8200)
     for number in range(3):
         cache.store(key(number), one)

@@ -1,7 +1,7 @@
 """Fine-tuning under memory plans: the same is learnt, in as much memory as was predicted."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -191,12 +191,18 @@ def test_a_run_keeps_the_form_of_its_weights(
 ) -> None:
     monkeypatch.setattr("lens_core.memory.quantise.find_spec", lambda _: None)
     with pytest.raises(ComponentError, match=r"pip install 'lens-sdk\[quantised\]'"):
-        run(images, tiny, tmp_path / "rounded", memory="6gb")
+        run(images, tiny, tmp_path, memory="6gb")
+    # That is said before anything is done, and holds nothing back.
+    assert not (tmp_path / "lora" / "data").exists()
     run(images, tiny, tmp_path, memory="auto", steps="1")
     record = tmp_path / "lora" / "memory.json"
     assert json.loads(record.read_text())["name"] == "resident"
-    with pytest.raises(ParameterError, match=r"was begun with .*'full', and '6gb' has 'fp8'"):
-        run(images, tiny, tmp_path, memory="6gb")
+    record.write_text(json.dumps(asdict(PLANS["4gb"])))
+    with pytest.raises(ParameterError, match="cannot be compiled"):
+        run(images, tiny, tmp_path, memory="auto", compile="true")
+    record.write_text(json.dumps(asdict(PLANS["6gb"])))
+    with pytest.raises(ParameterError, match=r"was begun with .*'fp8', and '8gb' has 'full'"):
+        run(images, tiny, tmp_path, memory="8gb")
     record.write_text("{")
     with pytest.raises(CheckpointError, match="is damaged"):
         run(images, tiny, tmp_path, memory="auto")
@@ -212,6 +218,10 @@ def test_a_run_keeps_the_form_of_its_weights(
         ({"memory": "4gb", "compile": "true"}, "cannot be compiled"),
         ({"memory": "12gb", "modules": '["modulation"]'}, "leave modulation out of modules"),
         ({"memory": "8gb", "target_modules": '["txt_mod.1"]'}, "where they are not trained"),
+        ({"validate_every": "1"}, "needs validation_images"),
+        ({"optimizer": "muon"}, "adapters are trained with adamw"),
+        ({"batch_sizes": "{}"}, "at least 1 item"),
+        ({"batch_sizes": '{"96": 2}'}, r"batch_sizes has none for \[128\]"),
     ],
 )
 def test_plans_that_do_not_fit_a_run_are_refused(
@@ -219,6 +229,11 @@ def test_plans_that_do_not_fit_a_run_are_refused(
 ) -> None:
     with pytest.raises(ParameterError, match=said):
         run(images, tiny, tmp_path, **changes)
+
+
+def test_a_published_name_is_no_folder_to_start_from(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ComponentError, match="lens convert writes such a folder"):
+        run(images, "lens", tmp_path)
 
 
 def test_every_weight_may_be_trained_where_only_the_encoders_move(

@@ -1,6 +1,7 @@
 """Fine-tuning on four drawn scenes: the loss falls, and pictures follow the saved LoRA."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lens_core import LensPipeline
+from lens_core.data.reading import ShardFolder
 from lens_core.errors import ComponentError, LensCoreError, ParameterError
 from lens_core.nano import dense_caption, render, sample_scene
 from lens_core.training import run_stage
@@ -188,6 +190,34 @@ def test_what_does_not_fit_is_named(
 ) -> None:
     with pytest.raises(error, match=message):
         run_stage("lora", "nano", tmp_path, {**overrides(images), "start": tiny, **settings})
+
+
+def test_pictures_may_change_until_training_has_begun(
+    images: Path, tiny: str, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(images, own)
+    few = {**overrides(own, start=tiny, steps="1"), "batch_sizes": '{"96": 2}'}
+    with pytest.raises(ParameterError, match="batch_sizes has none"):
+        run_stage("lora", "nano", tmp_path, few)
+    few["batch_sizes"] = '{"128": 2}'
+    (own / "3.png").unlink()
+    run_stage("lora", "nano", tmp_path, few)
+    assert ShardFolder.open(tmp_path / "lora" / "data").manifest.samples == 3
+    with pytest.raises(LensCoreError, match="other crop, and training has begun"):
+        run_stage("lora", "nano", tmp_path, {**few, "crop": "top"})
+    (own / "2.txt").write_text("something else")
+    with pytest.raises(LensCoreError, match="other files, and training has begun"):
+        run_stage("lora", "nano", tmp_path, few)
+
+
+def test_other_pictures_give_a_validation_loss(images: Path, tiny: str, tmp_path: Path) -> None:
+    held = {"validate_every": "1", "validation_images": str(images), "validation_pictures": "3"}
+    run_stage("lora", "nano", tmp_path, overrides(images, start=tiny, steps="2", **held))
+    lines = (tmp_path / "lora" / "log.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["validation"]["loss"] for line in lines]
+    assert len(losses) == 2
+    assert 0 < losses[1] != losses[0] > 0
 
 
 def test_another_folder_of_pictures_needs_another_run(trained: Path, tmp_path: Path) -> None:

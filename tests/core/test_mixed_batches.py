@@ -15,6 +15,7 @@ from golden_components import max_error
 from lens_core import (
     CheckpointError,
     InvalidSizeError,
+    LensCoreError,
     LensPipeline,
     ParameterError,
     SamplingCancelledError,
@@ -58,6 +59,64 @@ def test_every_picture_is_the_one_it_would_be_alone(pipeline: LensPipeline) -> N
             seed=5 + index,
         )
         assert max_error(alone[0], found) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_one_at_a_time_is_alone_to_the_bit(dtype: torch.dtype) -> None:
+    own = LensPipeline.from_pretrained(NANO, dtype=dtype)
+    own.set_progress_bar_config(disable=True)
+    prompts = ["a red cup", "two green apples left of a yellow star on a pink background"]
+    told = {"num_inference_steps": 4, "height": 64, "width": 64, "output_type": "pt"}
+    alone = torch.cat([own(p, seed=s, **told).images for p, s in zip(prompts, (5, 6), strict=True)])
+    apart = own(prompts, seed=5, batch_size=1, **told).images
+    assert torch.equal(apart, alone)
+    together = own(prompts, seed=5, **told).images
+    most, mean = (0.35, 0.02) if dtype is torch.bfloat16 else (1.5 / 255, 1e-4)
+    assert (together - alone).abs().max() < most
+    assert (together - alone).abs().mean() < mean
+
+
+def test_batches_are_as_large_as_asked_for(pipeline: LensPipeline) -> None:
+    rows: list[tuple[int, ...]] = []
+    arguments = {"seed": 3, "num_images_per_prompt": 2, "num_inference_steps": 1}
+
+    def listen(report: StepReport) -> None:
+        rows.append(report.rows)
+
+    found = latents(pipeline, PROMPTS, batch_size=4, on_step=listen, **arguments)
+    assert rows == [(0, 1, 2, 3), (4, 5)]
+    assert max_error(found, latents(pipeline, PROMPTS, **arguments)) < 1e-5
+    noise = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+    given = {"num_images_per_prompt": 2, "latents": noise}
+    whole = latents(pipeline, PROMPTS, **given)
+    assert max_error(latents(pipeline, PROMPTS, batch_size=1, **given), whole) < 1e-5
+    pictures = pipeline(PROMPTS, seed=3, batch_size=2, output_type="np").images
+    assert pictures.shape[0] == len(pipeline(PROMPTS, seed=3, batch_size=1).images) == 3
+    with pytest.raises(ParameterError, match="batch_size 0"):
+        pipeline(PROMPTS, batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"on_step": 5}, "on_step 5 must be a function"),
+        ({"cancel": 5}, "cancel 5 must be a threading.Event"),
+        ({"generator": "x"}, "generator 'x' must be a torch.Generator"),
+        ({"size": 5}, "size 5 must be a name"),
+        ({"negative_prompt": 3}, "negative_prompt 3 must be"),
+        ({"callback_on_step_end": lambda *_: 5}, "returned 5"),
+        ({"callback_on_step_end": lambda *_: {"latents": 5}}, "returned latents 5"),
+        (
+            {"callback_on_step_end": lambda *a: {"latents": a[3]["latents"].half()}},
+            "float16",
+        ),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named(
+    pipeline: LensPipeline, wrong: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(LensCoreError, match=said):
+        pipeline("a red cup", **wrong)
 
 
 def test_forms_of_a_mixed_result(pipeline: LensPipeline) -> None:

@@ -414,6 +414,17 @@ def test_update_with_nan_changes_nothing_and_is_counted() -> None:
     assert (weight.dtype, network.weight.dtype) == (torch.float32, torch.bfloat16)
     assert torch.equal(network.weight, weight.bfloat16())
     assert weight.tolist() != before
-    role.counts[1], weight.grad = 20, torch.tensor([[NAN, 1.0]])
-    with pytest.raises(NonFiniteError, match="policy"):
+
+
+def test_only_updates_with_nan_in_a_row_stop_a_run() -> None:
+    network = torch.nn.Linear(2, 1, bias=False)
+    weights = ReplicatedWeights.of(network, Workers(), torch.device("cpu"), torch.float32)
+    weight = weights.masters["weight"]
+    role = Role("policy", weights, torch.optim.AdamW([weight], lr=0.1), clip=1.0)
+    for value in (*[NAN] * 20, 1.0, *[NAN] * 20):
+        weight.grad = torch.tensor([[value, 1.0]])
+        role.update()
+    assert (role.updates, role.skipped) == (1, 40)
+    weight.grad = torch.tensor([[NAN, 1.0]])
+    with pytest.raises(NonFiniteError, match="21 updates of policy in a row"):
         role.update()

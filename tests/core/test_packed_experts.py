@@ -1,8 +1,10 @@
 """Text encoders whose experts stay packed: the same numbers as unpacked ones, features and text."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GptOssConfig
 
 import packed_references as reference
@@ -19,7 +22,7 @@ from lens_core.checkpoints.convert import Target, convert
 from lens_core.checkpoints.encoder import load_text_encoder
 from lens_core.checkpoints.header import read_header
 from lens_core.checkpoints.inspect import component_of
-from lens_core.packed_experts import MATRICES, Mxfp4Packing
+from lens_core.packed_experts import MATRICES, Mxfp4Packing, PackedExperts, PlainPacking
 from tiny_components import tiny_tokenizer
 
 FP32 = torch.float32
@@ -336,3 +339,39 @@ def test_arguments_for_the_library_are_refused_with_packed_weights(
 ) -> None:
     with pytest.raises(ParameterError, match="device_map"):
         LensTextEncoder.from_pretrained(layouts["mxfp4"], device_map="auto")
+
+
+def test_the_host_waits_once_however_many_experts_there_are() -> None:
+    """A wait for each expert would take longer on a GPU than everything else."""
+    config = GptOssConfig(
+        hidden_size=32, intermediate_size=32, num_local_experts=16, num_experts_per_tok=2
+    )
+    torch.manual_seed(0)
+    experts = PackedExperts(config, PlainPacking(FP32), PlainPacking(FP32))
+    for tensor in (*experts.parameters(), *experts.buffers()):
+        torch.nn.init.normal_(tensor)
+    hidden, weights = torch.randn(40, 32), torch.rand(40, 2)
+    chosen = torch.stack([torch.randperm(16)[:2] for _ in range(40)])
+    with torch.no_grad(), Operations() as seen:
+        found = experts(hidden, chosen, weights)
+        expected = torch.zeros_like(hidden)
+        counts = dict(seen.counts)
+        for row, (pair, strengths) in enumerate(zip(chosen.tolist(), weights, strict=True)):
+            for expert, strength in zip(pair, strengths, strict=True):
+                counted = [0] * expert + [1]
+                expected[row] += strength * experts.compute(hidden[row : row + 1], counted)[0]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+    assert not counts.keys() & {"nonzero", "_local_scalar_dense", "_unique2"}
+    assert counts["addmm"] == 2 * 16
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[func._schema.name.removeprefix("aten::")] += 1
+        return func(*args, **(kwargs or {}))

@@ -19,6 +19,7 @@ from golden_components import GOLDEN, max_error, read_json
 from lens_core import ComponentError, ParameterError
 from lens_core.bench import flops
 from lens_core.bench.configs import bench_config, random_text_encoder
+from lens_core.memory.transfer import DirectTransfer
 from lens_core.pipeline import LensPipeline
 from lens_core.speed import EXACT, FAST, PLAIN, SpeedPlan, accelerate
 from lens_core.speed.accelerate import accelerate_transformer
@@ -188,12 +189,35 @@ def test_what_cannot_run_is_refused() -> None:
     streamed.transformer.transformer_blocks[0].register_forward_pre_hook(lambda *_: None)
     with pytest.raises(ComponentError, match="one by one"):
         accelerate(streamed, FAST)
+    # Kernels are tried before anything is drawn.
+    with pytest.raises(ComponentError, match="attention '_native_cudnn' cannot be used on cpu"):
+        accelerate(tiny_pipeline(), SpeedPlan(attention="_native_cudnn"))
     with pytest.raises(ParameterError, match="flash_hub"):
         SpeedPlan(attention="flash_hub")
     with pytest.raises(ParameterError, match="reduce-overhead"):
         SpeedPlan(compile_blocks="reduce-overhead")  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="'warp' must be one of plain, exact, fast"):
         accelerate(tiny_pipeline(), "warp")
+
+
+def test_a_memory_plan_keeps_its_table_and_says_where_it_computes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipeline = tiny_pipeline().apply_memory("12gb", "cpu")
+    expected = pictures(pipeline)
+    for name in ("plain", "reuse-branches", "exact"):
+        accelerate(pipeline, name)
+        assert pipeline.transformer.keeps_modulation_table, name
+        assert torch.equal(pictures(pipeline), expected)
+    accelerate(pipeline.apply_memory("resident", "cpu"), "plain")
+    assert not pipeline.transformer.keeps_modulation_table
+    asked: list[torch.device] = []
+    monkeypatch.setitem(accelerate_transformer.__globals__, "require_fused_qk", asked.append)
+    moved = tiny_pipeline().apply_memory(
+        "16gb", "meta", transfer=DirectTransfer(torch.device("meta"))
+    )
+    accelerate(moved, SpeedPlan(fused_qk=True))
+    assert asked == [torch.device("meta")]
 
 
 def test_operations_by_formula_are_those_that_torch_counts() -> None:

@@ -24,9 +24,14 @@ class Repeating:
     def can_record(self, device: torch.device) -> bool:
         return True
 
-    def record(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def record(self, work: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
         self.recorded += 1
-        result = work().clone()
+        assert device == torch.device("cpu")
+        # What is recorded with gradients would keep every activation for a backward pass.
+        made = work()
+        assert not torch.is_grad_enabled()
+        assert not made.requires_grad
+        result = made.clone()
 
         def replay() -> Tensor:
             self.replayed += 1

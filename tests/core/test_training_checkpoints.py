@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from torch import Tensor
 from lens_core.errors import CheckpointError, NonFiniteError
 from lens_core.training.checkpointing import Checkpoints
 from lens_core.training.denoiser import DenoiserTraining, matrix_names
+from lens_core.training.journal import Journal
 from lens_core.training.rng import generator_states, restore_generators
 from lens_core.training.workers import Workers
 from tiny_training import losses, run, tiny_config
@@ -124,8 +126,39 @@ def test_a_state_that_does_not_fit_is_refused(tmp_path: Path, damage: str) -> No
         changes = {"model": {**tiny_config().model, "num_layers": 3}}
     else:
         changes = {"model": {**tiny_config().model, "enc_hidden_dim": 24}, "batch_size": 5}
-    with pytest.raises(CheckpointError, match="step-00000002"):
+    with pytest.raises(CheckpointError, match="step-00000002") as raised:
         run(tmp_path, Workers(), tiny_config(**changes))
+    assert "\n" not in str(raised.value)
+    if damage == "wider":
+        assert "(Size mismatch between" in str(raised.value)
+        assert "give the settings it was saved with" in str(raised.value)
+
+
+def test_a_resumed_run_logs_no_step_twice(tmp_path: Path) -> None:
+    """What was logged after the newest state goes, as does a line that a kill cut short."""
+    run(tmp_path, Workers(), tiny_config(steps=4, save_every=2))
+    log, newest = tmp_path / "log.jsonl", tmp_path / "checkpoints" / "step-00000004"
+    first = log.read_text().splitlines()[:2]
+    shutil.rmtree(newest)
+    with log.open("a") as file:
+        file.write('{"step": 5, "sec')
+    run(tmp_path, Workers(), tiny_config(steps=4, save_every=2))
+    lines = log.read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+    assert lines[:2] == first
+    assert sorted(path.name for path in tmp_path.glob("log*")) == ["log.jsonl"]
+
+
+def test_only_the_first_process_of_a_stage_drops_what_was_logged(tmp_path: Path) -> None:
+    """Another's would take the file away from under it; and shards are counted, not resumed."""
+    config, log = tiny_config(steps=4), tmp_path / "log.jsonl"
+    text = '{"step": 1}\n{"step": 2}\n{"note": "kept"}\n{"step": 3}\n'
+    log.write_text(text)
+    Journal.of_stage(tmp_path, config, 1, leads=False).close()
+    Journal(tmp_path, 4).close()
+    assert log.read_text() == text
+    Journal.of_stage(tmp_path, config, 1).close()
+    assert log.read_text() == '{"step": 1}\n{"note": "kept"}\n'
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
@@ -153,5 +186,13 @@ def test_steps_that_are_not_finite_change_nothing_and_stop_the_run_in_the_end(
     fresh = DenoiserTraining.create(made.config, Workers())
     assert made.skipped == 1
     assert_same_bits(made.training.tensors(), fresh.tensors())
-    with pytest.raises(NonFiniteError, match="21 steps"):
+    with pytest.raises(NonFiniteError, match="21 steps in a row"):
         run(tmp_path / "many", Workers(), tiny_config(steps=50), poisoned=range(50))
+
+
+def test_steps_that_are_not_finite_now_and_then_are_only_counted(tmp_path: Path) -> None:
+    """Over a stop too: the total is saved."""
+    poisoned = [step for step in range(30) if step % 8]
+    run(tmp_path, Workers(), tiny_config(steps=16, save_every=16), poisoned=poisoned)
+    made = run(tmp_path, Workers(), tiny_config(steps=30, save_every=30), poisoned=poisoned)
+    assert made.skipped == len(poisoned) == 26

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -213,6 +215,40 @@ def test_comparisons_tell_the_slower_path() -> None:
     timing = measure(once, torch.device("cpu"), warmup=1, repeats=4)
     assert len(timing.samples) == 4
     assert timing.clock == "host"
+
+
+def test_the_first_call_does_not_say_how_long_the_others_take() -> None:
+    calls: list[None] = []
+
+    def slow_at_first() -> None:
+        time.sleep(0.0 if calls else 0.3)
+        calls.append(None)
+
+    with patch("lens_core.bench.timing.PATIENCE", 1.0):
+        timing = measure(slow_at_first, torch.device("cpu"), warmup=1, repeats=20)
+    assert (timing.first > 0.3, len(timing.samples)) == (True, 20)
+
+
+def test_a_compiler_that_fails_ends_one_case_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure_case = Stages.measure
+
+    def failing(self: Stages, case: Case) -> Any:
+        if case.speed == "fast":
+            raise RuntimeError("C++ compile error\nand its whole output")
+        return measure_case(self, case)
+
+    monkeypatch.setattr(Stages, "measure", failing)
+    settings = BenchSettings("nano", "cpu", "float32", ("fast", "plain"), ("denoise",), (), 1, 1)
+    log = run_bench(settings, tmp_path)
+    errors = {row["key"]: row["error"] for row in log.rows if row.get("error")}
+    assert set(errors.values()) == {"RuntimeError: C++ compile error"}
+    assert all(key.endswith("/fast") for key in errors)
+    assert len(errors) < len(log.rows)
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(ParameterError, match="is damaged"):
+        run_bench(settings, tmp_path)
 
 
 def test_a_failed_case_is_kept_as_such(tmp_path: Path) -> None:

@@ -79,3 +79,11 @@ def test_drawn_scenes_are_encoded_once(tmp_path: Path) -> None:
     assert "Computed 0 latents and features" in lens(*arguments)
     assert json.loads(lens(*arguments, "--layers", "1", "--json"))["computed"] == 6
     assert "layers 0 to 1, not [7]" in lens(*arguments, "--layers", "7", code=1)
+    assert "'a' is not numbers" in lens(*arguments, "--layers", "a", code=2)
+
+
+def test_a_packaged_model_encodes_by_its_name(tmp_path: Path) -> None:
+    shards, cache = tmp_path / "shards", tmp_path / "cache"
+    lens("shard", "nano", "--scenes", "1", "--buckets", "nano-128", "--out", str(shards))
+    arguments = ("encode", str(shards), "--model", "lens-nano", "--cache", str(cache))
+    assert "Computed 3 latents and features" in lens(*arguments)

@@ -28,6 +28,8 @@ def test_the_table_names_every_plan() -> None:
     for plan in found:
         assert plan["peak"] == max(plan["stages"].values()) < plan["needed"]
     assert "No accelerator here" in lens("memory", "--size", "512x768")
+    for wrong, said in (("8x8", "multiple of 16"), ("4096x4096", "the largest is")):
+        assert said in lens("memory", "--size", wrong, code=1)
 
 
 def test_fine_tuning_has_a_table_of_its_own(tiny_folder: Path) -> None:

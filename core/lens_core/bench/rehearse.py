@@ -84,7 +84,7 @@ class _OnMeta:
     def can_record(self, device: torch.device) -> bool:
         return True
 
-    def record(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def record(self, work: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
         return work
 
 

@@ -44,6 +44,14 @@ def environment(device: torch.device) -> dict[str, Any]:
     return found
 
 
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ParameterError(f"{path} is damaged ({error}); name another folder") from error
+    return dict(found)
+
+
 class ResultLog:
     """A folder of results, which a run that was stopped goes on with.
 
@@ -65,7 +73,7 @@ class ResultLog:
         stated = json.loads(json.dumps(settings))
         path = folder / SETTINGS
         if path.is_file():
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = _settings(path)
             if differing := sorted(k for k in {*before, *stated} if before.get(k) != stated.get(k)):
                 raise ParameterError(
                     f"{folder} holds results with other {', '.join(differing)}; name another folder"

@@ -11,6 +11,7 @@ from lens_core.bench.cases import list_cases
 from lens_core.bench.configs import bench_config
 from lens_core.bench.results import ResultLog, Row, environment
 from lens_core.bench.stages import Stages
+from lens_core.bench.timing import synchronise
 from lens_core.errors import LensCoreError, ParameterError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -80,7 +81,9 @@ def run_bench(
 ) -> ResultLog:
     """Measure every case that the folder has no result of, and write the report.
 
-    A case that cannot run here (no such kernel, not enough memory) is noted and passed over. The
+    A case that cannot run here (no such kernel, a compiler that fails, not enough memory) is noted
+    and passed over. After an error that leaves the device unusable the run ends, and another one
+    with the same folder goes on with the next case. The
     report is written after every case, so that a run that was killed has one too.
 
     Args:
@@ -113,11 +116,19 @@ def run_bench(
         try:
             row = log.add(case, stages.measure(case))
         except torch.OutOfMemoryError as error:
-            row = log.add(case, None, f"out of memory: {str(error).splitlines()[0]}")
+            row = log.add(case, None, f"out of memory: {_first_line(error)}")
         except LensCoreError as error:
             row = log.add(case, None, str(error))
+        except Exception as error:
+            # Compilers and kernels fail in ways of their own.
+            row = log.add(case, None, f"{type(error).__name__}: {_first_line(error)}")
         if on_result is not None:
             on_result(row)
         log.write_report()
+        synchronise(device)
     log.left = len(waiting)
     return log
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")

@@ -51,7 +51,7 @@ def measure(work: Work, device: torch.device, warmup: int, repeats: int) -> Timi
     """Time work on a device: with events on CUDA, with the host's clock elsewhere.
 
     Args:
-        work: Called `warmup + repeats` times, at least twice; less often if it takes long.
+        work: Called `warmup + repeats` times, at least three times; less often if it takes long.
         device: Where it computes.
         warmup: Calls that do not count.
         repeats: Calls that do.
@@ -74,9 +74,10 @@ def measure(work: Work, device: torch.device, warmup: int, repeats: int) -> Timi
 
 def _warm_up(work: Work, device: torch.device, warmup: int, repeats: int) -> tuple[float, int]:
     """Seconds of the first call, and how many of the asked-for calls there is time for."""
-    first = latest = seconds_on_host(work, device)
+    first = seconds_on_host(work, device)
     begin = time.perf_counter()
-    for _ in range(warmup - 1):
+    # The first call compiles, so that another one must tell how long they take.
+    for _ in range(max(1, warmup - 1)):
         latest = seconds_on_host(work, device)
         if time.perf_counter() - begin > PATIENCE:
             break

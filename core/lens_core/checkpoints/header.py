@@ -145,6 +145,13 @@ def _entry(file: Path, name: str, entry: Mapping[str, Any]) -> TensorHeader:
 
 def _gguf(file: Path) -> FileHeader:
     reader = open_gguf(file)
+    try:
+        return _gguf_header(file, reader)
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
+        raise CheckpointError(f"{file} is damaged: {error}") from error
+
+
+def _gguf_header(file: Path, reader: Any) -> FileHeader:
     tensors = {
         tensor.name: TensorHeader(
             tensor.tensor_type.name, tuple(int(side) for side in reversed(tensor.shape))

@@ -1,6 +1,7 @@
 """LoRAs on a pipeline's denoiser: several at once, weighted, fused, swapped, saved."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,11 @@ class LoraMixin:
 
         Raises:
             CheckpointError: Modules that the model does not have, damaged or pickled files.
-            ParameterError: A name that is taken, or with `hotswap` one that is not; LoRAs are
-                fused; other modules when swapping.
+            ParameterError: A weight that is no number; a name that is taken, or with `hotswap` one
+                that is not; LoRAs are fused; other modules when swapping.
         """
         self._refuse_fused()
+        weight = _strength(weight)
         path = (hub or Hub()).fetch(source) if isinstance(source, HubSource) else Path(source)
         weights = read_lora(path, linear_shapes(self.transformer))
         name = adapter_name or next(
@@ -96,14 +98,15 @@ class LoraMixin:
             weights: One for all, or one for each.
 
         Raises:
-            ParameterError: A name that is not loaded, another count of weights, or LoRAs are fused.
+            ParameterError: A name that is not loaded, another count of weights, one that is no
+                number, or LoRAs are fused.
         """
         self._refuse_fused()
         chosen = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         scales = (
-            [float(weights)] * len(chosen)
-            if isinstance(weights, (int, float))
-            else [float(weight) for weight in weights]
+            [_strength(weight) for weight in weights]
+            if isinstance(weights, (list, tuple))
+            else [_strength(weights)] * len(chosen)
         )
         self._check_known(chosen)
         if len(scales) != len(chosen):
@@ -229,3 +232,14 @@ def refuse_loaded(pipeline: LoraMixin) -> None:
             f"LoRAs {sorted(pipeline.loras)} are loaded; unload_lora_weights() to save the model "
             "without them, bake_lora() to save it with them"
         )
+
+
+def _strength(weight: object) -> float:
+    """A weight, checked.
+
+    Raises:
+        ParameterError: It is no number, or not a finite one.
+    """
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not isfinite(weight):
+        raise ParameterError(f"weight {weight!r} of a LoRA must be a finite number")
+    return float(weight)

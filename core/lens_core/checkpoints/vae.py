@@ -19,6 +19,7 @@ from lens_core.checkpoints.weights import (
     open_weights,
     renamed,
 )
+from lens_core.errors import CheckpointError
 
 STEM = "diffusion_pytorch_model"
 COUNTER = "bn.num_batches_tracked"
@@ -83,9 +84,18 @@ def load_vae_weights(
 
 
 def blank_vae(source: VaeSource) -> AutoencoderKLFlux2:
-    """The model on the meta device, with which names and shapes can be compared."""
-    with torch.device("meta"):
-        return AutoencoderKLFlux2.from_config(source.config)
+    """The model on the meta device, with which names and shapes can be compared.
+
+    Raises:
+        CheckpointError: A configuration of no such model.
+    """
+    try:
+        with torch.device("meta"):
+            return AutoencoderKLFlux2.from_config(source.config)
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise CheckpointError(
+            f"{source.path}: its configuration is of no FLUX.2 autoencoder: {error}"
+        ) from error
 
 
 def build_vae(source: VaeSource, dtype: torch.dtype) -> AutoencoderKLFlux2:

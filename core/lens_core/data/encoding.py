@@ -161,7 +161,10 @@ class BatchEncoder:
 
 
 def fill_caches(
-    data: ShardFolder, encoder: BatchEncoder, report: Callable[[int], None] = lambda _: None
+    data: ShardFolder,
+    encoder: BatchEncoder,
+    report: Callable[[int], None] = lambda _: None,
+    share: tuple[int, int] = (0, 1),
 ) -> int:
     """Encode every picture and every caption of a folder of shards that is not cached yet.
 
@@ -172,6 +175,8 @@ def fill_caches(
         data: The shards.
         encoder: With both caches.
         report: Told how much is done, up to twice the number of samples.
+        share: Of several processes that fill the same caches, which this one is, and how many
+            there are: `(0, 1)` encodes everything.
 
     Returns:
         How many latents and features were computed.
@@ -182,10 +187,12 @@ def fill_caches(
     """
     before, samples = encoder.missed, data.manifest.samples
     for done, stored in enumerate(stored_samples(data), 1):
-        encoder.keep_captions(stored.captions.values())
+        if done % share[1] == share[0]:
+            encoder.keep_captions(stored.captions.values())
         report(done)
     for done, stored in enumerate(stored_samples(data), samples + 1):
-        encoder.keep_picture(stored)
+        if done % share[1] == share[0]:
+            encoder.keep_picture(stored)
         report(done)
     return encoder.missed - before
 

@@ -3,12 +3,13 @@
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from lens_core.data.buckets import Bucket
-from lens_core.data.errors import UnreadableImageError
+from lens_core.data.errors import MissingCaptionError, UnreadableImageError
 from lens_core.data.tables import captions_of, find_image, read_rows
 from lens_core.errors import ParameterError
 from lens_core.nano.captions import brief_caption, dense_caption
@@ -26,7 +27,8 @@ class SourceImage:
 
     Attributes:
         name: For messages and the shard's records.
-        captions: By kind, such as `dense` and `brief`; a plain caption is called `caption`.
+        captions: By kind, such as `dense` and `brief`; a plain caption is called `caption`. Those
+            of a text file are read when they are first asked for.
         read: Gives the file's bytes.
     """
 
@@ -35,11 +37,44 @@ class SourceImage:
     read: Callable[[], bytes]
 
 
+class _CaptionFile(Mapping[str, str]):
+    """The caption in a text file, read late so that a policy decides about one that is unusable.
+
+    Args:
+        path: The file; it may be missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __getitem__(self, kind: str) -> str:
+        return self._found[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @cached_property
+    def _found(self) -> dict[str, str]:
+        if not self._path.is_file():
+            return {}
+        try:
+            text = self._path.read_text(encoding="utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            raise MissingCaptionError(
+                f"{self._path} is not UTF-8 text ({error}); save it as UTF-8"
+            ) from error
+        return {"caption": text} if text else {}
+
+
 def folder_images(folder: Path) -> Iterator[SourceImage]:
     """Pictures below a folder, by name, with captions from a list in it or from text files.
 
     The list is `captions.jsonl`, `metadata.jsonl` or `metadata.csv`, as `table_images` reads it;
-    otherwise the caption of `x.png` is the text of `x.txt` beside it.
+    otherwise the caption of `x.png` is the text of `x.txt` beside it, in UTF-8; reading another
+    text is a `MissingCaptionError`.
 
     Raises:
         ParameterError: It is no folder, or holds no pictures.
@@ -56,9 +91,7 @@ def folder_images(folder: Path) -> Iterator[SourceImage]:
             f"{folder} holds no pictures; known suffixes: {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     for path in paths:
-        beside = path.with_suffix(".txt")
-        text = beside.read_text(encoding="utf-8").strip() if beside.is_file() else ""
-        captions = {"caption": text} if text else {}
+        captions = _CaptionFile(path.with_suffix(".txt"))
         yield SourceImage(str(path.relative_to(folder)), captions, path.read_bytes)
 
 
@@ -70,7 +103,7 @@ def table_images(path: Path) -> Iterator[SourceImage]:
     object `captions`.
 
     Raises:
-        ParameterError: Not such a table, or a row without a picture.
+        ParameterError: Not such a table, not UTF-8, or a row without a picture.
     """
     for number, row in enumerate(read_rows(path), 1):
         name = find_image(row, path, number)

@@ -18,8 +18,8 @@ def read_rows(path: Path) -> Iterator[Row]:
     """Rows of a table.
 
     Raises:
-        ParameterError: A missing file, another suffix, a line that is not JSON, or Parquet without
-            pyarrow.
+        ParameterError: A missing file, another suffix, text that is not UTF-8, a line that is not
+            JSON, or Parquet without pyarrow.
     """
     readers = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}
     reader = readers.get(path.suffix.lower())
@@ -27,7 +27,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise ParameterError(f"{path} is no table; known suffixes: {', '.join(readers)}")
     if not path.is_file():
         raise ParameterError(f"{path} does not exist")
-    return reader(path)
+    return _decoded(reader(path), path)
 
 
 def find_image(row: Row, path: Path, number: int) -> str:
@@ -62,8 +62,15 @@ def captions_of(row: Row) -> dict[str, str]:
     return {kind: text.strip() for kind, text in found.items() if text.strip()}
 
 
+def _decoded(rows: Iterator[Row], path: Path) -> Iterator[Row]:
+    try:
+        yield from rows
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
+
+
 def _json_lines(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -77,7 +84,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
 
 
 def _csv(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         yield from csv.DictReader(file)
 
 

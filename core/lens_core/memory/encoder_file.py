@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -115,10 +116,11 @@ def _digest(file: Path, remembered: Path | None) -> str:
     if key not in known:
         known[key] = _hash(file)
         if remembered is not None:
-            remembered.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = remembered.with_suffix(".part")
-            unfinished.write_text(json.dumps(known, indent=1), encoding="utf-8")
-            unfinished.replace(remembered)
+            with suppress(OSError):  # Then they are hashed again next time.
+                remembered.parent.mkdir(parents=True, exist_ok=True)
+                unfinished = remembered.with_suffix(".part")
+                unfinished.write_text(json.dumps(known, indent=1), encoding="utf-8")
+                unfinished.replace(remembered)
     return known[key]
 
 

@@ -30,6 +30,19 @@ def is_quantised(component: nn.Module) -> bool:
     return any(len(list(parts_of(weight))) > 1 for weight in component.parameters())
 
 
+def require_torchao(form: WeightForm) -> None:
+    """See that weights can be rounded to a form here.
+
+    Raises:
+        ComponentError: torchao is needed and not installed.
+    """
+    if form != "full" and find_spec("torchao") is None:
+        raise ComponentError(
+            f"transformer_weights={form!r} needs torchao: pip install 'lens-sdk[quantised]', or "
+            "choose a plan that rounds nothing"
+        )
+
+
 def quantise(transformer: nn.Module, form: WeightForm) -> None:
     """Round the large matrices of a denoiser in place.
 
@@ -47,11 +60,7 @@ def quantise(transformer: nn.Module, form: WeightForm) -> None:
         raise ParameterError(
             f"transformer_weights={form!r}: the weights are in 8 bits already; load them again"
         )
-    if find_spec("torchao") is None:
-        raise ComponentError(
-            f"transformer_weights={form!r} needs torchao: pip install 'lens-sdk[quantised]', or "
-            "choose a plan that rounds nothing"
-        )
+    require_torchao(form)
     from torchao.quantization import quantize_
 
     chosen = {id(layer) for layer in quantised_layers(transformer)}

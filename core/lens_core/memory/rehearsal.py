@@ -128,16 +128,19 @@ def rehearse_encoding(
 
 
 class _OneExpert(nn.Module):
-    """An expert that is chosen for every token: the most that one ever has to do."""
+    """Experts of which one is chosen by all: as much as they all together ever have to do."""
 
     def __init__(self, experts: nn.Module) -> None:
         super().__init__()
         self.experts = experts
 
-    def forward(self, hidden_states: Tensor, _experts: Tensor, _weights: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         experts: Any = self.experts
         if isinstance(experts, PackedExperts):
-            return torch.zeros_like(hidden_states).add_(experts.run(0, hidden_states))
+            rows = hidden_states.repeat_interleave(chosen.shape[1], 0)
+            outputs = experts.compute(rows, [len(rows)])
+            back = torch.empty_like(outputs).copy_(outputs).view(*chosen.shape, -1)
+            return (back * weights[..., None]).sum(1)
         gate_up = hidden_states @ experts.gate_up_proj[0] + experts.gate_up_proj_bias[0]
         out = experts._apply_gate(gate_up) @ experts.down_proj[0] + experts.down_proj_bias[0]
         return torch.zeros_like(hidden_states).add_(out)

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from diffusers import AutoencoderKLFlux2
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import nn
 
 from lens_core.blocks import LensAttention, project_jointly
 from lens_core.errors import ComponentError
+from lens_core.memory.placements import working_device
 from lens_core.memory.quantise import is_quantised
 from lens_core.modulation import Preparation
 from lens_core.prediction import predict_plainly
@@ -35,7 +37,8 @@ torch would silently go on uncompiled; its own limit is 8."""
 def accelerate(pipeline: "P", plan: SpeedPlan | str) -> "P":
     """Make a pipeline take the paths that a plan names, and the plain ones otherwise.
 
-    Weights, names and LoRAs stay as they are, and another plan may follow at any time.
+    Weights, names and LoRAs stay as they are, and another plan may follow at any time. A memory
+    plan's modulation table stays, whatever a speed plan says of it.
 
     Args:
         pipeline: Changed in place.
@@ -46,11 +49,14 @@ def accelerate(pipeline: "P", plan: SpeedPlan | str) -> "P":
 
     Raises:
         ParameterError: A plan of another name.
-        ComponentError: The plan asks for the Triton kernel or for fp8 where they cannot run, to
-            compile blocks whose weights come and go, or for fp8 of weights that come and go or are
-            rounded already.
+        ComponentError: The plan asks for the Triton kernel, an attention kernel or for fp8 where
+            they cannot run, to compile blocks whose weights come and go, or for fp8 of weights
+            that come and go or are rounded already.
     """
     chosen = named_plan(plan) if isinstance(plan, str) else plan
+    if pipeline.memory_plan.modulation_table and chosen.modulation_table is False:
+        _log.info("memory plan %r keeps its modulation table", pipeline.memory_plan.name)
+        chosen = replace(chosen, modulation_table=None)
     stays = pipeline.memory_plan.transformer == "resident"
     accelerate_transformer(pipeline.transformer, chosen if stays else _for_moving(chosen))
     accelerate_vae(pipeline.vae, chosen)
@@ -60,7 +66,9 @@ def accelerate(pipeline: "P", plan: SpeedPlan | str) -> "P":
 def accelerate_transformer(transformer: LensTransformer2DModel, plan: SpeedPlan) -> None:
     """The denoiser's share of `accelerate`."""
     if plan.fused_qk:
-        require_fused_qk(transformer.device)
+        require_fused_qk(working_device(transformer))
+    if plan.attention is not None:
+        _require_attention(transformer, plan.attention)
     if plan.compile_blocks is not None:
         _refuse_visiting_blocks(transformer)
     if plan.fp8 is not None:
@@ -82,6 +90,23 @@ def accelerate_transformer(transformer: LensTransformer2DModel, plan: SpeedPlan)
         transformer.compile_repeated_blocks(
             fullgraph=True, mode=plan.compile_blocks, dynamic=plan.dynamic_shapes
         )
+
+
+@torch.no_grad()
+def _require_attention(transformer: LensTransformer2DModel, name: str) -> None:
+    """Try a kernel, as it would otherwise fail in the middle of a picture."""
+    device = working_device(transformer)
+    heads = transformer.config.num_attention_heads, transformer.config.attention_head_dim
+    values = torch.zeros(1, 16, *heads, device=device, dtype=transformer.dtype)
+    try:
+        dispatch_attention_fn(values, values, values, backend=name)
+    except Exception as error:
+        told = next(iter(str(error).strip().splitlines()), "")
+        raise ComponentError(
+            f"attention {name!r} cannot be used on {device} in {transformer.dtype}: "
+            f"{type(error).__name__}: {told}. Install what it needs, or leave the choice to torch "
+            "(attention=None)"
+        ) from error
 
 
 def _prepare(transformer: LensTransformer2DModel, plan: SpeedPlan) -> None:

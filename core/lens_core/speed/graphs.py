@@ -31,8 +31,8 @@ class Recorder(Protocol):
         """Whether work on a device can be recorded."""
         ...
 
-    def record(self, work: Callable[[], Tensor]) -> Replay:
-        """Record work that reads and writes the same memory every time."""
+    def record(self, work: Callable[[], Tensor], device: torch.device) -> Replay:
+        """Record work on a device that reads and writes the same memory every time."""
         ...
 
 
@@ -46,22 +46,25 @@ class CudaRecorder:
         """On CUDA."""
         return device.type == "cuda"
 
-    def record(self, work: Callable[[], Tensor]) -> Replay:
+    def record(self, work: Callable[[], Tensor], device: torch.device) -> Replay:
         """Run the work once aside, so that libraries have what they need, then record it."""
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            work()
-        torch.cuda.current_stream().wait_stream(side)
-        graph: Any = torch.cuda.CUDAGraph()
-        # Other threads may go on using CUDA meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            result = work()
+        # Streams and graphs are those of the current device, which need not be this one.
+        with torch.cuda.device(device):
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                work()
+            torch.cuda.current_stream().wait_stream(side)
+            graph: Any = torch.cuda.CUDAGraph()
+            # Other threads may go on using CUDA meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                result = work()
 
         def replay() -> Tensor:
-            graph.replay()
+            with torch.cuda.device(device):
+                graph.replay()
             return result
 
         return replay
@@ -129,6 +132,7 @@ class _Recording:
     """One shape: its buffers and how to do it again."""
 
     @torch.inference_mode(False)
+    @torch.no_grad()
     def __init__(
         self,
         recorder: Recorder,
@@ -145,7 +149,7 @@ class _Recording:
         assert timestep is not None
         own = _branch_of(self._kept)
         self._replay = recorder.record(
-            lambda: predict_plainly(model, image, timestep, modulations, own)
+            lambda: predict_plainly(model, image, timestep, modulations, own), image.device
         )
 
     def __call__(self, changing: tuple[Tensor | None, ...], branch: Branch) -> Tensor:

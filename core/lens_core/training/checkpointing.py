@@ -84,8 +84,8 @@ class Saved:
             load(stored, storage_reader=reader, no_dist=not dist.is_initialized())
         except (Exception, CheckpointException) as error:
             raise CheckpointError(
-                f"{self.folder} does not fit this run ({error}); give the settings it was saved "
-                "with, or remove it to go on from an older one"
+                f"{self.folder} does not fit this run ({_cause(error)}); give the settings it was "
+                "saved with, or remove it to go on from an older one"
             ) from error
 
     def _wanted(self, targets: Mapping[str, Tensor]) -> list[str]:
@@ -185,9 +185,17 @@ class Checkpoints:
 
     def _unwritten(self, error: BaseException) -> CheckpointError:
         return CheckpointError(
-            f"the training state could not be written to {self._folder} ({error}); make room or "
-            "name another --out, and start again"
+            f"the training state could not be written to {self._folder} ({_cause(error)}); make "
+            "room or name another --out, and start again"
         )
 
     def _folders(self) -> list[Path]:
         return sorted(self._folder.glob("step-*"))
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what went wrong, without the tracebacks that torch adds to it."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

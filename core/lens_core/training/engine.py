@@ -26,6 +26,7 @@ from lens_core.training.rng import generator_states, restore_generators
 from lens_core.training.workers import Workers
 
 _TOLERATED_SKIPS = 20
+"""In a row; one more stops the run."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,13 @@ class DenoiserRun:
     step: int = 0
     skipped: int = 0
     batches: int = 0
+    _in_a_row: int = 0
 
     def train(self) -> None:
         """Train to the last step, from the newest state in the folder if there is one.
 
         Raises:
-            NonFiniteError: Gradients stayed NaN or infinite for many steps.
+            NonFiniteError: Gradients stayed NaN or infinite for many steps in a row.
             CheckpointError: A state could not be read or written.
             ParameterError: `global_batch` does not fit the processes.
         """
@@ -119,10 +121,11 @@ class DenoiserRun:
         norm, finite = self.training.update(self.step)
         self.step += 1
         self.skipped += not finite
-        if self.skipped > _TOLERATED_SKIPS:
+        self._in_a_row = 0 if finite else self._in_a_row + 1
+        if self._in_a_row > _TOLERATED_SKIPS:
             raise NonFiniteError(
-                f"{self.skipped} steps had gradients that are not finite, the last one step "
-                f"{self.step}; lower the learning rate or train in float32"
+                f"{self._in_a_row} steps in a row had gradients that are not finite, the last one "
+                f"step {self.step}; lower the learning rate or train in float32"
             )
         record = {"norm": norm, "skipped": self.skipped}
         if self.config.align_block is not None:

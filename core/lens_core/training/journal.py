@@ -12,6 +12,7 @@ from lens_core.training.config import StageConfig
 from lens_core.training.trackers import Tracker, open_trackers, scalars
 
 _BAR = 20
+_LOG = "log.jsonl"
 
 
 class Journal:
@@ -32,7 +33,7 @@ class Journal:
         trackers: Sequence[Tracker] = (),
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._file = (directory / "log.jsonl").open("a", encoding="utf-8")
+        self._file = (directory / _LOG).open("a", encoding="utf-8")
         self._total = total_steps
         self._first = first_step
         self._trackers = trackers
@@ -44,6 +45,8 @@ class Journal:
     ) -> "Journal":
         """The journal of a stage, with the trackers that its settings ask for.
 
+        Records in `log.jsonl` of steps after `first_step` are dropped: the run takes them again.
+
         Args:
             directory: The stage's folder.
             config: Its settings.
@@ -54,6 +57,8 @@ class Journal:
             TrackerMissingError: A tracker's package is not installed.
         """
         trackers = open_trackers(config.trackers, directory) if leads else []
+        if leads:
+            _drop_after(first_step, directory / _LOG)
         return cls(directory, config.steps, first_step, trackers)
 
     def report(self, step: int, **values: Any) -> None:
@@ -89,6 +94,28 @@ class Journal:
         self._file.close()
         for tracker in self._trackers:
             tracker.close()
+
+
+def _drop_after(step: int, log: Path) -> None:
+    """Drop the records of later steps, and lines that are none, such as one that a kill cut."""
+    if not log.is_file():
+        return
+    before = log.read_bytes()
+    after = b"".join(line + b"\n" for line in before.splitlines() if _is_by(step, line))
+    if after == before:
+        return
+    fresh = log.with_name(f"{_LOG}.new")
+    fresh.write_bytes(after)
+    fresh.replace(log)
+
+
+def _is_by(step: int, line: bytes) -> bool:
+    """Whether it is a record, and not of a step after this one."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(record, dict) and int(record.get("step", 0)) <= step
 
 
 def _short(value: Any) -> str:

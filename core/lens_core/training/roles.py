@@ -14,6 +14,7 @@ from lens_core.training.parts import full_tensor
 from lens_core.training.state import under
 
 _TOLERATED_SKIPS = 20
+"""In a row; one more stops the run."""
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Role:
     optimizer: torch.optim.Optimizer
     clip: float
     counts: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.int64))
+    _in_a_row: int = 0
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -69,7 +71,7 @@ class Role:
             the same in all processes, so they agree.
 
         Raises:
-            NonFiniteError: Too many updates were skipped.
+            NonFiniteError: Too many updates in a row were skipped.
         """
         parameters = self.parameters.values()
         for parameter in parameters:
@@ -84,10 +86,11 @@ class Role:
             self.weights.refresh()
         self.counts[0 if finite else 1] += 1
         self.optimizer.zero_grad(set_to_none=True)
-        if self.skipped > _TOLERATED_SKIPS:
+        self._in_a_row = 0 if finite else self._in_a_row + 1
+        if self._in_a_row > _TOLERATED_SKIPS:
             raise NonFiniteError(
-                f"{self.skipped} updates of {self.name} had gradients that are not finite; lower "
-                "its learning rate or train in float32"
+                f"{self._in_a_row} updates of {self.name} in a row had gradients that are not "
+                "finite; lower its learning rate or train in float32"
             )
         return norm, finite
 

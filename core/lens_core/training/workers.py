@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -10,6 +11,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+
+_PATIENCE = timedelta(hours=12)
+"""How long processes wait for each other: one of them may write shards or draw meanwhile. Those
+whose partner has died are ended by what started them."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Workers:
         if not dist.is_initialized():
             # Training states are exchanged in main memory, also where gradients are not.
             kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(kinds)
+            dist.init_process_group(kinds, timeout=_PATIENCE)
         return cls(dist.get_rank(), dist.get_world_size())
 
     def leave(self) -> None:

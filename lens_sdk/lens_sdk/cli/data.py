@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lens_core.packaged import PACKAGED_MODELS, model_folder
 from lens_sdk.cli.choices import Crop, Device, Dtype, Format, Problem
 from lens_sdk.cli.console import JsonOption, err, out, print_json, reports_errors
 from lens_sdk.cli.options import DeviceOption
@@ -132,12 +133,19 @@ def check(folder: Shards, as_json: JsonOption = False) -> None:
 def encode(
     folder: Shards,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Folder with vae/, text_encoder/, tokenizer/.")
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help=f"{', '.join(PACKAGED_MODELS)}, or a folder with vae/, text_encoder/, tokenizer/.",
+        ),
     ],
     cache: Annotated[Path, typer.Option("--cache", help="Folder to keep what was encoded in.")],
     layers: Annotated[
         str,
-        typer.Option("--layers", help="Text encoder layers; those of transformer/ if left out."),
+        typer.Option(
+            "--layers", help="Text encoder layers, such as 1,3; those of transformer/ if left out."
+        ),
     ] = "",
     device: DeviceOption = Device.AUTO,
     dtype: Annotated[
@@ -147,18 +155,18 @@ def encode(
 ) -> None:
     """Encode pictures and captions once, so that training need not do it again and again.
 
-    Example: lens data encode shards --model lens --cache encoded
+    Example: lens data encode shards --model lens-nano --cache encoded
     """
     require_packages()
     from lens_core.data.encoding import fill_caches
     from lens_core.data.frozen import FrozenParts
     from lens_core.data.reading import ShardFolder
 
+    wanted = _layers(layers)
     opened = ShardFolder.open(folder)
     with err.status("Loading the encoders"):
-        parts = FrozenParts.load(Path(model), *_where(device, dtype))
-        chosen = parts.layers(tuple(int(part) for part in layers.split(",") if part.strip()))
-        encoder = parts.encoder(chosen, cache, cache)
+        parts = FrozenParts.load(model_folder(model), *_where(device, dtype))
+        encoder = parts.encoder(parts.layers(wanted), cache, cache)
     with progress_bars(err) as bars:
         task = bars.add_task("Encoding", total=2 * opened.manifest.samples)
         computed = fill_caches(opened, encoder, lambda done: bars.update(task, completed=done))
@@ -166,6 +174,20 @@ def encode(
         print_json({"computed": computed, "cache": str(cache)})
     else:
         out.print(f"Computed {computed} latents and features into {cache}", markup=False)
+
+
+def _layers(text: str) -> tuple[int, ...]:
+    """Numbers of layers, separated by commas.
+
+    Raises:
+        typer.BadParameter: Something else is among them.
+    """
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is not numbers with commas between them, such as 1,3", param_hint="--layers"
+        ) from error
 
 
 def _where(device: Device, dtype: Dtype) -> tuple[str, str]:

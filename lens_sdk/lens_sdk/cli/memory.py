@@ -40,9 +40,12 @@ def memory(
     from lens_core.memory.published import published_model
     from lens_core.memory.rehearsal import Work
     from lens_core.memory.table import DRAWING, predictions
+    from lens_core.sizes import validate_size
 
     sizes = [parse_size(one) for one in size or ["1024x1024", "1440x1440"]]
     works = [Work(height or 0, width or 0, batch) for width, height in sizes]
+    for work in works:
+        validate_size(work.height, work.width)
     found = predictions(published_model(), works)
     if write is not None:
         DRAWING.write(write, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,7 +82,7 @@ def train(
 
     overrides = overrides_of(settings)
     if images is not None:
-        overrides["images"] = str(images)
+        overrides["images"] = json.dumps(str(images))
     if plan_name is not None:
         overrides["memory"] = plan_name.value
     require_packages()

@@ -25,7 +25,9 @@ def memory(
         Path | None, typer.Option("--write", help="Markdown file whose table to replace.")
     ] = None,
 ) -> None:
-    """Tell how much memory lens train lora needs under each plan, for its largest batch.
+    """Tell how much memory lens train lora needs under each plan it can have.
+
+    The largest batch is reckoned with.
 
     The model is the one it starts from; of the published names, the published sizes. JSON gives
     bytes, the table GiB.
@@ -40,6 +42,7 @@ def memory(
     from lens_core.memory.plan import PLANS
     from lens_core.training.config import load_config
     from lens_core.training.lora.config import LoraTrainingConfig
+    from lens_core.training.lora.frozen import can_have
     from lens_core.training.lora.memory import TUNING, predict_training
     from lens_core.training.stages import setting_value
 
@@ -47,7 +50,8 @@ def memory(
     chosen = load_config(LoraTrainingConfig, config, "lora", given)
     model = _model(chosen)
     with err.status("Going through a step on the meta device"):
-        found = [predict_training(chosen, model, plan) for plan in PLANS.values()]
+        plans = [plan for plan in PLANS.values() if can_have(plan, chosen)]
+        found = [predict_training(chosen, model, plan) for plan in plans]
     if write is not None:
         TUNING.write(write, found)
     if as_json:

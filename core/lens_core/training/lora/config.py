@@ -1,8 +1,8 @@
 """Settings of fine-tuning on one's own pictures."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from lens_core.data.fitting import Crop
 from lens_core.memory.plan import AUTO, MemoryPlan, find_plan
@@ -33,6 +33,12 @@ class LoraTrainingConfig(BucketConfig):
     """Which linear layers of every block are changed."""
     target_modules: tuple[str, ...] = ()
     """Layers by the end of their names, in place of `modules`."""
+    optimizer: Literal["muon", "adamw"] = "adamw"
+    """AdamW for adapters; `muon` for the matrices inside blocks where all weights are trained."""
+    validation_images: str | None = None
+    """Folder or table of pictures for the validation loss, which are not trained on."""
+    validation_pictures: int = Field(8, gt=0)
+    """Of every bucket, at most."""
     buckets: str = "lens"
     """Table of the sizes that pictures are fitted to."""
     memory: str | MemoryPlan = "resident"
@@ -54,6 +60,14 @@ class LoraTrainingConfig(BucketConfig):
         if isinstance(memory, str) and memory != AUTO:
             find_plan(memory)
         return memory
+
+    @model_validator(mode="after")
+    def _check_choices(self) -> Self:
+        if self.optimizer == "muon" and self.method == "lora":
+            raise ValueError("optimizer muon is for method=full; adapters are trained with adamw")
+        if self.validate_every and self.validation_images is None:
+            raise ValueError("validate_every needs validation_images, a folder of other pictures")
+        return self
 
     def targets(self) -> tuple[str, ...]:
         """Ends of the names of the layers that are changed."""

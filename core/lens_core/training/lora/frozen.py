@@ -35,11 +35,25 @@ def check_plan(plan: MemoryPlan, config: LoraTrainingConfig) -> None:
             f"memory plan {plan.name!r} is for frozen weights, and method=full trains them all; "
             "choose 16gb, 24gb or resident, or method=lora"
         )
+    if plan.modulation_table and any("_mod." in name for name in config.targets()):
+        raise ParameterError(
+            f"memory plan {plan.name!r} leaves the modulations with the host, where they are not "
+            "trained; choose 16gb, 24gb or resident, or leave modulation out of modules"
+        )
     if config.compile and plan.transformer == "stream":
         raise ParameterError(
             f"memory plan {plan.name!r} streams blocks, which cannot be compiled; set "
             "compile=false, or choose another plan"
         )
+
+
+def can_have(plan: MemoryPlan, config: LoraTrainingConfig) -> bool:
+    """Whether `check_plan` has nothing against it."""
+    try:
+        check_plan(plan, config)
+    except ParameterError:
+        return False
+    return True
 
 
 def recomputing(plan: MemoryPlan, config: LoraTrainingConfig) -> LoraTrainingConfig:
@@ -73,15 +87,12 @@ def hold_frozen(
     Args:
         model: With its adapters, in the host's memory; changed in place. Blocks must not be
             checkpointed or compiled yet.
-        plan: The plan.
+        plan: The plan, which `check_plan` has nothing against.
         device: Where to compute.
         transfer: How weights reach the device; by default the best way.
-
-    Raises:
-        ParameterError: Modulations are trained that the plan leaves with the host.
     """
     if plan.modulation_table:
-        _leave_modulations(model, plan, device)
+        _leave_modulations(model, device)
     if plan.transformer != "stream":
         model.to(device)
         return
@@ -94,16 +105,8 @@ def hold_frozen(
     _StreamedBlocks(blocks, transfer or transfer_to(device))
 
 
-def _leave_modulations(
-    model: LensTransformer2DModel, plan: MemoryPlan, device: torch.device
-) -> None:
+def _leave_modulations(model: LensTransformer2DModel, device: torch.device) -> None:
     """Have what the modulations say of a batch's own times computed before the batch."""
-    for block in model.transformer_blocks:
-        if any(True for stream in STREAMS for _ in _trained(getattr(block, stream))):
-            raise ParameterError(
-                f"memory plan {plan.name!r} leaves the modulations with the host, where they are "
-                "not trained; choose 16gb, 24gb or resident, or leave modulation out of modules"
-            )
     model.precompute_modulations([1.0])
     if device.type == "cuda":
         # They visit the device for every batch, which is quicker from locked pages.

@@ -24,14 +24,16 @@ from lens_core.memory.predict import (
     encoding_bytes,
     table_bytes,
 )
-from lens_core.memory.quantise import quantised_layers
+from lens_core.memory.quantise import quantised_layers, require_torchao
 from lens_core.memory.rehearsal import Work
 from lens_core.memory.table import MemoryTable
 from lens_core.memory.tensors import cast_parameters, module_bytes
+from lens_core.training.devices import place
 from lens_core.training.lora.config import LoraTrainingConfig
 from lens_core.training.lora.frozen import check_plan, recomputing, sample_tile
 from lens_core.training.lora.rehearsal import rehearse_pictures, rehearse_step
 from lens_core.training.plan import TEMPLATE_TOKENS
+from lens_core.training.workers import Workers
 from lens_core.transformer import LensTransformer2DModel
 
 TUNING = MemoryTable(
@@ -49,10 +51,8 @@ _MASTERS = 4 + 4 + 4 + 8
 """Bytes of a trained number in float32: itself, its gradient, its average and two moments."""
 
 
-def run_plan(
-    config: LoraTrainingConfig, start: Path, folder: Path, device: torch.device
-) -> MemoryPlan:
-    """The plan that a run has, the same when it is resumed.
+def run_plan(config: LoraTrainingConfig, start: Path, folder: Path, workers: Workers) -> MemoryPlan:
+    """The plan that a run has in all its processes, the same when it is resumed.
 
     `auto` takes the fastest named plan whose prediction fits what the device has free when the run
     begins; on the CPU that is `resident`.
@@ -61,11 +61,12 @@ def run_plan(
         config: The run's settings, `model` filled in.
         start: Pipeline folder that it starts from.
         folder: The run's own.
-        device: Where it computes.
+        workers: The processes that train together; the first one's choice counts.
 
     Raises:
         ParameterError: No plan fits, the run cannot have the plan, or was begun with weights in
             another form.
+        ComponentError: torchao is needed and not installed.
         CheckpointError: The record of a run that was begun is damaged.
     """
     if config.memory == AUTO and config.method == "full":
@@ -73,12 +74,15 @@ def run_plan(
             "memory='auto' reckons with frozen weights, and method=full trains them all; choose "
             "16gb, 24gb or resident, or method=lora"
         )
-    begun = _begun(folder / RECORD)
+    begun = _begun(folder / RECORD) if has_begun(folder) else None
     if begun is not None and config.memory == AUTO:
-        return begun
-    model = cache(lambda: blank_model(config, start))
-    plan = chosen_plan(config.memory, device, _predictions(config, model))
+        plan = begun
+    else:
+        model = cache(lambda: blank_model(config, start))
+        plan = chosen_plan(config.memory, place(config.device), _predictions(config, model))
+    plan = workers.gather(plan)[0]
     check_plan(plan, config)
+    require_torchao(plan.transformer_weights)
     if begun is not None and begun.transformer_weights != plan.transformer_weights:
         raise ParameterError(
             f"this run was begun with memory plan {begun.name!r} and frozen weights in form "
@@ -88,10 +92,17 @@ def run_plan(
     return plan
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a run has a training state to go on with."""
+    return any((folder / "checkpoints").glob("step-*"))
+
+
 def record_plan(plan: MemoryPlan, folder: Path) -> None:
     """Note the plan that a run has."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECORD).write_text(json.dumps(asdict(plan), indent=2) + "\n", encoding="utf-8")
+    unfinished = folder / f"{RECORD}.part"
+    unfinished.write_text(json.dumps(asdict(plan), indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(folder / RECORD)
 
 
 def _begun(record: Path) -> MemoryPlan | None:
@@ -148,6 +159,11 @@ def predict_training(
         gone, `train`, and `samples` if any are drawn. It is of the kind of batch that takes most,
         all ratios of a base taken for its square.
     """
+    if config.method == "full":
+        raise ParameterError(
+            "memory is predicted for frozen weights, and method=full trains them all: 22 bytes for "
+            "each weight, besides what a step takes; lens train plan tells of whole trainings"
+        )
     learnt = -(-(text_tokens - TEMPLATE_TOKENS) // config.text_multiple) * config.text_multiple
     works = [Work(base, base, pictures, learnt) for base, pictures in config.batch_sizes.items()]
     needs = {work: _step_bytes(config, model, plan, work) for work in works}

@@ -5,21 +5,15 @@ two never share the memory.
 """
 
 import gc
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from lens_core.checkpoints.lora_adapters import save_lora
-from lens_core.data.buckets import bucket_table
 from lens_core.data.encoding import BatchEncoder, fill_caches
-from lens_core.data.errors import ManifestError
-from lens_core.data.fitting import CropPolicy
 from lens_core.data.frozen import FrozenParts
-from lens_core.data.manifest import MANIFEST
 from lens_core.data.reading import ShardFolder
-from lens_core.data.sources import SourceImage, folder_images, table_images
-from lens_core.data.writing import ShardSettings, write_shards
 from lens_core.loading import load_components, load_transformer, save_components
 from lens_core.memory.placements import Placements
 from lens_core.memory.plan import MemoryPlan
@@ -27,10 +21,11 @@ from lens_core.training.denoiser import DenoiserTraining
 from lens_core.training.devices import place
 from lens_core.training.engine import DenoiserRun, Looks
 from lens_core.training.lora.config import LoraTrainingConfig
-from lens_core.training.lora.memory import record_plan, run_plan
+from lens_core.training.lora.memory import has_begun, record_plan, run_plan
+from lens_core.training.lora.pictures import picture_shards
 from lens_core.training.lora.samples import sample_sheet
 from lens_core.training.lora.weights import ADAPTER, LoraWeights, lora_training
-from lens_core.training.mixed.source import BucketBatches
+from lens_core.training.mixed.source import BucketBatches, held_out_batches
 from lens_core.training.mixed.start import fill_weights, model_arguments, pipeline_folder
 from lens_core.training.workers import Workers
 
@@ -52,13 +47,13 @@ def train_lora(config: LoraTrainingConfig, folder: Path) -> None:
     workers = Workers.join()
     start = pipeline_folder("lora", config.start, Path(config.start))
     config = config.model_copy(update={"model": model_arguments(start)})
-    plan = run_plan(config, start, folder, place(config.device))
-    data = _shards(config, folder / "data", workers)
-    if workers.leads:
-        record_plan(plan, folder)
+    plan = run_plan(config, start, folder, workers)
+    data = _Pictures.read(config, folder, workers)
     encoder, looks = _encoded(config, start, data, folder / "cache", plan, workers)
     training = _training(config, start, plan, workers)
-    source = BucketBatches(config, data, encoder, workers)
+    if workers.leads:
+        record_plan(plan, folder)
+    source = BucketBatches(config, data.shards, encoder, workers)
     try:
         DenoiserRun(config, training, source, workers, folder, looks).train()
     finally:
@@ -66,38 +61,39 @@ def train_lora(config: LoraTrainingConfig, folder: Path) -> None:
     _save(training, start, folder / "weights", workers)
 
 
-def _shards(config: LoraTrainingConfig, folder: Path, workers: Workers) -> ShardFolder:
-    """The pictures as shards; written by the first process, once."""
-    if workers.leads and not (folder / MANIFEST).is_file():
-        settings = ShardSettings(
-            bucket_table(config.buckets),
-            crop=CropPolicy(config.crop, config.most_cut),
-            policy=config.policy,
-        )
-        write_shards(_images(Path(config.images)), folder, settings, {"source": config.images})
-    workers.gather(folder.name)
-    data = ShardFolder.open(folder)
-    if data.manifest.made.get("source") != config.images:
-        raise ManifestError(
-            f"{folder} holds the pictures of {data.manifest.made.get('source')}, not of "
-            f"{config.images}; choose another --out"
-        )
-    return data
+@dataclass(frozen=True)
+class _Pictures:
+    """The user's own.
 
+    Attributes:
+        shards: To learn from.
+        held_out: For the validation loss; None without any.
+    """
 
-def _images(path: Path) -> Iterator[SourceImage]:
-    return table_images(path) if path.is_file() else folder_images(path)
+    shards: ShardFolder
+    held_out: ShardFolder | None
+
+    @classmethod
+    def read(cls, config: LoraTrainingConfig, folder: Path, workers: Workers) -> "_Pictures":
+        begun = has_begun(folder)
+        shards = picture_shards(config, config.images, folder / "data", begun, workers)
+        held_out = None
+        if config.validation_images is not None:
+            held_out = picture_shards(
+                config, config.validation_images, folder / "held-out", begun, workers
+            )
+        return cls(shards, held_out)
 
 
 def _encoded(
     config: LoraTrainingConfig,
     start: Path,
-    data: ShardFolder,
+    data: _Pictures,
     cache: Path,
     plan: MemoryPlan,
     workers: Workers,
 ) -> tuple[BatchEncoder, Looks]:
-    """Caches that hold every picture and caption, and what draws samples.
+    """Caches that hold every picture and caption, and what the run looks at on its way.
 
     The encoders' memory is free again, but for the autoencoder in the host's where it draws.
     """
@@ -108,12 +104,9 @@ def _encoded(
         {"text_encoder": (parts.text_encoder, plan.text_encoder), "vae": (parts.vae, plan.vae)}
     )
     encoder = parts.encoder(parts.layers(), cache, cache, config.text_multiple)
-    looks = Looks()
-    if workers.leads:
-        fill_caches(data, encoder)
-    if config.sample_every and encoder.captions is not None:
-        looks = Looks(draw=sample_sheet(config, parts, encoder.captions, data, plan, device))
+    fill_caches(data.shards, encoder, share=(workers.rank, workers.count))
     workers.gather(cache.name)
+    looks = _looks(config, parts, encoder, data, plan)
     kept = encoder.without_encoders()
     places.clear()
     parts.vae.to("cpu")
@@ -122,6 +115,23 @@ def _encoded(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return kept, looks
+
+
+def _looks(
+    config: LoraTrainingConfig,
+    parts: FrozenParts,
+    encoder: BatchEncoder,
+    data: _Pictures,
+    plan: MemoryPlan,
+) -> Looks:
+    """Held-out batches and sample prompts, read while the encoders are there."""
+    held_out, draw = [], None
+    if config.validate_every and data.held_out is not None:
+        held_out = held_out_batches(data.held_out, encoder, config, config.validation_pictures)
+    if config.sample_every and encoder.captions is not None:
+        device = place(config.device)
+        draw = sample_sheet(config, parts, encoder.captions, data.shards, plan, device)
+    return Looks(held_out, draw)
 
 
 def _training(

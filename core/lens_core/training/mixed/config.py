@@ -17,7 +17,7 @@ class BucketConfig(DenoiserConfig):
 
     batch_size: int = Field(1, gt=0)
     """Not used: `batch_sizes` says how large batches are."""
-    batch_sizes: dict[int, int] = Field(default_factory=lambda: dict(BATCH_SIZES))
+    batch_sizes: dict[int, int] = Field(default_factory=lambda: dict(BATCH_SIZES), min_length=1)
     """Pictures of a batch by the base of its bucket, so that batches take about equally long."""
     bucket_shares: Literal["samples", "uniform"] | dict[str, float] = "samples"
     """How often buckets are drawn: every picture equally often, all buckets alike, or by name."""

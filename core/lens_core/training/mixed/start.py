@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lens_core.checkpoint_files import read_config
+from lens_core.checkpoints.sources import PRESETS
 from lens_core.errors import ComponentError
 from lens_core.loading import load_transformer
 from lens_core.packaged import model_folder
@@ -22,6 +23,12 @@ def pipeline_folder(stage: str, given: str | None, usual: Path) -> Path:
         ComponentError: It holds no pipeline.
     """
     folder = usual if given is None else model_folder(given)
+    if given in PRESETS and not folder.is_dir():
+        raise ComponentError(
+            f"{given!r} is a published model, and {stage} starts from a folder with transformer/, "
+            "text_encoder/ and vae/: lens pull says where its files are, lens convert writes such "
+            "a folder, and --set start=FOLDER names it"
+        )
     if not (folder / "transformer").is_dir():
         raise ComponentError(
             f"{folder} holds no pipeline for {stage} to start from: run the stage before it with "

@@ -1,0 +1,107 @@
+"""A user's pictures as shards, written again when what they were made from changes."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lens_core.data.buckets import bucket_table
+from lens_core.data.errors import ManifestError
+from lens_core.data.fitting import CropPolicy
+from lens_core.data.manifest import MANIFEST, load_manifest
+from lens_core.data.reading import ShardFolder
+from lens_core.data.sources import SourceImage, folder_images, table_images
+from lens_core.data.writing import ShardSettings, write_shards
+from lens_core.errors import ParameterError
+from lens_core.training.lora.config import LoraTrainingConfig
+from lens_core.training.workers import Workers
+
+_BLOCK = 1 << 20
+
+
+def picture_shards(
+    config: LoraTrainingConfig, source: str, folder: Path, begun: bool, workers: Workers
+) -> ShardFolder:
+    """The pictures as shards; the first process writes them.
+
+    Shards of before are used again if they were made of the same files in the same way.
+
+    Args:
+        config: The run's settings.
+        source: Folder of pictures with captions, or a table that lists them.
+        folder: Of the shards.
+        begun: Whether training has begun on what is there: then they are never written again.
+        workers: The processes that train together.
+
+    Raises:
+        ManifestError: Training has begun on other pictures, or on shards made in another way.
+        ParameterError: No pictures, or no batch size for the buckets that they fit.
+        DataError: Pictures that the policy refuses.
+    """
+    made = _made(config, source)
+    if workers.leads and _differing(folder, made):
+        if begun:
+            raise ManifestError(
+                f"{folder} was made with other {', '.join(_differing(folder, made))}, and training "
+                "has begun on it; give what it was made with, or choose another --out"
+            )
+        shutil.rmtree(folder, ignore_errors=True)
+        settings = ShardSettings(
+            bucket_table(config.buckets), crop=_crop(config), policy=config.policy
+        )
+        write_shards(_images(Path(source)), folder, settings, made)
+    workers.gather(folder.name)
+    data = ShardFolder.open(folder)
+    bases = {bucket.base for bucket in data.manifest.bucket_list()}
+    if missing := sorted(bases - config.batch_sizes.keys()):
+        raise ParameterError(
+            f"the pictures of {source} fit buckets of bases {sorted(bases)}, and batch_sizes has "
+            f"none for {missing}; add them, or choose other buckets"
+        )
+    return data
+
+
+def _crop(config: LoraTrainingConfig) -> CropPolicy:
+    return CropPolicy(config.crop, config.most_cut)
+
+
+def _images(path: Path) -> Iterator[SourceImage]:
+    return table_images(path) if path.is_file() else folder_images(path)
+
+
+def _made(config: LoraTrainingConfig, source: str) -> dict[str, Any]:
+    """What decides the shards, as the manifest keeps it."""
+    return {
+        "source": source,
+        "files": _listing(Path(source)),
+        "buckets": config.buckets,
+        "policy": config.policy.model_dump(mode="json"),
+        "crop": asdict(_crop(config)),
+    }
+
+
+def _differing(folder: Path, made: dict[str, Any]) -> list[str]:
+    """Which of it is not that of the shards there; everything without shards."""
+    if not (folder / MANIFEST).is_file():
+        return list(made)
+    before = load_manifest(folder).made
+    # Shards of earlier versions say less of how they were made.
+    return [name for name, value in made.items() if before.get(name, value) != value]
+
+
+def _listing(source: Path) -> str:
+    """Changes when files are added, removed or changed: a hash of names, sizes and times."""
+    digest = hashlib.sha256()
+    if source.is_file():
+        with source.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+        return digest.hexdigest()
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            status = path.stat()
+            name = path.relative_to(source).as_posix()
+            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
