@@ -20,7 +20,7 @@ class DataPolicy(BaseModel):
     unreadable_image: Action = "skip"
     """A picture that cannot be decoded to its end."""
     missing_caption: Action = "skip"
-    """A picture without a caption."""
+    """A picture without a caption, or with one that is not UTF-8."""
     unfit_image: Action = "skip"
     """A picture smaller than every bucket, or too long for what may be cut off."""
 
