@@ -202,6 +202,10 @@ def test_pictures_may_change_until_training_has_begun(
         run_stage("lora", "nano", tmp_path, few)
     few["batch_sizes"] = '{"128": 2}'
     (own / "3.png").unlink()
+    inside = {**few, "sample_every": "1", "sample_prompts": '["a cup"]'}
+    run_stage("lora", "nano", own / "run", inside)
+    run_stage("lora", "nano", own / "run", inside)  # Its own files are no change of the user's.
+    shutil.rmtree(own / "run")
     run_stage("lora", "nano", tmp_path, few)
     assert ShardFolder.open(tmp_path / "lora" / "data").manifest.samples == 3
     with pytest.raises(LensCoreError, match="other crop, and training has begun"):

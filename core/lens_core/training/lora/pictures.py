@@ -40,7 +40,7 @@ def picture_shards(
         ParameterError: No pictures, or no batch size for the buckets that they fit.
         DataError: Pictures that the policy refuses.
     """
-    made = _made(config, source)
+    made = _made(config, source, folder.parent)
     if workers.leads and _differing(folder, made):
         if begun:
             raise ManifestError(
@@ -71,11 +71,11 @@ def _images(path: Path) -> Iterator[SourceImage]:
     return table_images(path) if path.is_file() else folder_images(path)
 
 
-def _made(config: LoraTrainingConfig, source: str) -> dict[str, Any]:
+def _made(config: LoraTrainingConfig, source: str, run: Path) -> dict[str, Any]:
     """What decides the shards, as the manifest keeps it."""
     return {
         "source": source,
-        "files": _listing(Path(source)),
+        "files": _listing(Path(source), run),
         "buckets": config.buckets,
         "policy": config.policy.model_dump(mode="json"),
         "crop": asdict(_crop(config)),
@@ -91,8 +91,11 @@ def _differing(folder: Path, made: dict[str, Any]) -> list[str]:
     return [name for name, value in made.items() if before.get(name, value) != value]
 
 
-def _listing(source: Path) -> str:
-    """Changes when files are added, removed or changed: a hash of names, sizes and times."""
+def _listing(source: Path, run: Path) -> str:
+    """Changes when files are added, removed or changed: a hash of names, sizes and times.
+
+    What the run itself writes does not count, if it lies among them.
+    """
     digest = hashlib.sha256()
     if source.is_file():
         with source.open("rb") as file:
@@ -100,7 +103,7 @@ def _listing(source: Path) -> str:
                 digest.update(block)
         return digest.hexdigest()
     for path in sorted(source.rglob("*")):
-        if path.is_file():
+        if path.is_file() and run.resolve() not in path.resolve().parents:
             status = path.stat()
             name = path.relative_to(source).as_posix()
             digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
