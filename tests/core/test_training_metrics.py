@@ -3,6 +3,7 @@
 import builtins
 import importlib.util
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -85,6 +86,21 @@ def test_a_run_logs_to_tensorboard(tmp_path: Path) -> None:
     )
     names = events.Tags()["scalars"]
     assert {"bins/0", "buckets/64x64", "norm", "validation/loss", "validation/bins/7"} <= set(names)
+
+
+def test_a_resumed_run_takes_steps_back_that_were_not_saved(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    told = {"trackers": ("tensorboard",), "save_every": 2}
+    run(tmp_path, Workers(), tiny_config(steps=3, **told))
+    shutil.rmtree(sorted((tmp_path / "checkpoints").glob("step-*"))[-1])
+    run(tmp_path, Workers(), tiny_config(steps=4, **told))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
 
 
 def test_a_tracker_that_is_not_installed_is_named(

@@ -56,7 +56,7 @@ class Journal:
         Raises:
             TrackerMissingError: A tracker's package is not installed.
         """
-        trackers = open_trackers(config.trackers, directory) if leads else []
+        trackers = open_trackers(config.trackers, directory, first_step) if leads else []
         if leads:
             _drop_after(first_step, directory / _LOG)
         return cls(directory, config.steps, first_step, trackers)

@@ -31,19 +31,23 @@ class Tracker(Protocol):
         ...
 
 
-def open_trackers(names: Sequence[str] | None, directory: Path) -> list[Tracker]:
+def open_trackers(
+    names: Sequence[str] | None, directory: Path, first_step: int = 0
+) -> list[Tracker]:
     """Open trackers by name.
 
     Args:
         names: `tensorboard`, `wandb`; None takes TensorBoard if it is installed.
         directory: The stage's folder; TensorBoard writes to `tensorboard/` in it.
+        first_step: Step that the run starts or resumes from; what TensorBoard holds of later ones
+            no longer counts.
 
     Raises:
         TrackerMissingError: A package is not installed.
     """
     if names is None:
         names = [name for name in ("tensorboard",) if importlib.util.find_spec(name)]
-    return [_open(name, directory) for name in names]
+    return [_open(name, directory, first_step) for name in names]
 
 
 def scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -61,10 +65,12 @@ def scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 class TensorBoardTracker:
     """Writes event files for `tensorboard --logdir`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: Any = SummaryWriter(str(directory / "tensorboard"))
+        self._writer: Any = SummaryWriter(
+            str(directory / "tensorboard"), purge_step=first_step + 1 if first_step else None
+        )
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         """See `Tracker.log`."""
@@ -106,10 +112,12 @@ class WandbTracker:
         self._run.finish()
 
 
-def _open(name: str, directory: Path) -> Tracker:
+def _open(name: str, directory: Path, first_step: int) -> Tracker:
     package = _PACKAGES[name]
     if importlib.util.find_spec(package) is None:
         raise TrackerMissingError(
             f"tracker {name!r} needs a package that is not installed: pip install {package}"
         )
-    return TensorBoardTracker(directory) if name == "tensorboard" else WandbTracker(directory)
+    if name == "tensorboard":
+        return TensorBoardTracker(directory, first_step)
+    return WandbTracker(directory)
