@@ -88,10 +88,8 @@ class TextConditioner:
                 "this pipeline has no text encoder and tokenizer; give prompt_embeds, or load it "
                 "with them"
             )
-        source, layers = (
-            features_of(self.text_encoder),
-            self.transformer.config.selected_layer_index,
-        )
+        source = features_of(self.text_encoder)
+        layers = self.transformer.config.selected_layer_index
         size = self.at_once or len(prompts)
         rows: list[Tensor] = []
         for start in range(0, len(prompts), size):

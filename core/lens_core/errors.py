@@ -59,3 +59,9 @@ class SamplingCancelledError(LensCoreError):
         super().__init__(message)
         self.images: Sequence[Any] = ()
         self.under_way = under_way
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, without the rest of its output."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -40,7 +40,7 @@ MOST_AT_ONCE = 8
 class LocalLensGenerator(BlockingGenerator):
     """A `Generator` round a `LensPipeline`.
 
-    Every picture starts from noise of its own seed, so it stays the same in any batch. Its
+    Every picture starts from noise of its own seed, which no batch changes. Its
     `capabilities` are the checkpoint's, which loads it when they are first asked for. The day that
     the text encoder believes it is can be set as `date` in `GenerationSettings.extra`.
     """

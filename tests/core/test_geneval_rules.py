@@ -14,7 +14,6 @@ from lens_core.nano import (
     Detection,
     EvalResult,
     NanoEvalReport,
-    Scene,
     atomic_checks,
     dense_caption,
     evaluate,
@@ -22,24 +21,11 @@ from lens_core.nano import (
     observe,
     parse_request,
     render,
-    sample_scene,
 )
 from lens_core.nano.checks import Observation
 from lens_core.nano.evaluation import TaskScore, wilson_interval
 from lens_core.nano.geometry import relations
-
-
-def scenes(count: int, seed: int = 7) -> list[Scene]:
-    rng = np.random.default_rng(seed)
-    return [sample_scene(rng) for _ in range(count)]
-
-
-def contents(items: Any) -> Counter[tuple[str, str]]:
-    return Counter((item.cls, item.color) for item in items)
-
-
-def truth(scene: Scene) -> dict[tuple[str, str], int]:
-    return {(group[0].cls, group[0].color): len(group) for group in scene.groups()}
+from nano_scenes import scenes
 
 
 def found(cls: str, x: float, y: float, color: str = "red", score: float = 0.9) -> Detection:

@@ -34,11 +34,7 @@ from lens_core.nano import (
 from lens_core.nano.facts import group_relation
 from lens_core.nano.scenes import pixel_size
 from lens_core.nano.sprites import master_sprite
-
-
-def scenes(count: int, seed: int = 7) -> list[Scene]:
-    rng = np.random.default_rng(seed)
-    return [sample_scene(rng) for _ in range(count)]
+from nano_scenes import scenes
 
 
 def contents(items: Any) -> Counter[tuple[str, str]]:
@@ -47,10 +43,6 @@ def contents(items: Any) -> Counter[tuple[str, str]]:
 
 def truth(scene: Scene) -> dict[tuple[str, str], int]:
     return {(group[0].cls, group[0].color): len(group) for group in scene.groups()}
-
-
-def found(cls: str, x: float, y: float, color: str = "red", score: float = 0.9) -> Detection:
-    return Detection(cls, color, (int(x) - 10, int(y) - 10, int(x) + 10, int(y) + 10), 300, score)
 
 
 # Scenes

@@ -1,10 +1,8 @@
 """Text encoders whose experts stay packed: the same numbers as unpacked ones, features and text."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
@@ -12,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GptOssConfig
 
 import packed_references as reference
@@ -24,6 +21,7 @@ from lens_core.checkpoints.header import read_header
 from lens_core.checkpoints.inspect import component_of
 from lens_core.packed_experts import MATRICES, Mxfp4Packing, PackedExperts, PlainPacking
 from tiny_components import tiny_tokenizer
+from torch_operations import Operations
 
 FP32 = torch.float32
 
@@ -363,15 +361,3 @@ def test_the_host_waits_once_however_many_experts_there_are() -> None:
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
     assert not counts.keys() & {"nonzero", "_local_scalar_dense", "_unique2"}
     assert counts["addmm"] == 2 * 16
-
-
-class Operations(TorchDispatchMode):
-    """Counts what torch is asked to do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.counts[func._schema.name.removeprefix("aten::")] += 1
-        return func(*args, **(kwargs or {}))

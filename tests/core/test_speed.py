@@ -1,7 +1,6 @@
 """Every faster path against the plain one: errors, and what is no longer computed."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -12,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from golden_components import GOLDEN, max_error, read_json
@@ -25,6 +23,7 @@ from lens_core.speed import EXACT, FAST, PLAIN, SpeedPlan, accelerate
 from lens_core.speed.accelerate import accelerate_transformer
 from lens_core.transformer import LensTransformer2DModel
 from tiny_components import tiny_pipeline, tiny_transformer
+from torch_operations import Operations
 
 FACTOR = 1.5
 """How much further from float32 a faster path in bfloat16 may be than the plain one in bfloat16."""
@@ -38,18 +37,6 @@ def relative(found: Tensor, expected: Tensor) -> float:
 def pictures(pipeline: LensPipeline, **arguments: Any) -> Tensor:
     settings = {"guidance_scale": 3.0, "output_type": "pt", "seed": 3} | arguments
     return pipeline("two red apples", **settings).images
-
-
-class Operations(TorchDispatchMode):
-    """Counts what torch is asked to do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.counts[func._schema.name.removeprefix("aten::")] += 1
-        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

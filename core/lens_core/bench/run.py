@@ -12,7 +12,7 @@ from lens_core.bench.configs import bench_config
 from lens_core.bench.results import ResultLog, Row, environment
 from lens_core.bench.stages import Stages
 from lens_core.bench.timing import synchronise
-from lens_core.errors import LensCoreError, ParameterError
+from lens_core.errors import LensCoreError, ParameterError, first_line
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -116,19 +116,15 @@ def run_bench(
         try:
             row = log.add(case, stages.measure(case))
         except torch.OutOfMemoryError as error:
-            row = log.add(case, None, f"out of memory: {_first_line(error)}")
+            row = log.add(case, None, f"out of memory: {first_line(error)}")
         except LensCoreError as error:
             row = log.add(case, None, str(error))
         except Exception as error:
             # Compilers and kernels fail in ways of their own.
-            row = log.add(case, None, f"{type(error).__name__}: {_first_line(error)}")
+            row = log.add(case, None, f"{type(error).__name__}: {first_line(error)}")
         if on_result is not None:
             on_result(row)
         log.write_report()
         synchronise(device)
     log.left = len(waiting)
     return log
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "")

@@ -10,7 +10,7 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import nn
 
 from lens_core.blocks import LensAttention, project_jointly
-from lens_core.errors import ComponentError
+from lens_core.errors import ComponentError, first_line
 from lens_core.memory.placements import working_device
 from lens_core.memory.quantise import is_quantised
 from lens_core.modulation import Preparation
@@ -101,11 +101,10 @@ def _require_attention(transformer: LensTransformer2DModel, name: str) -> None:
     try:
         dispatch_attention_fn(values, values, values, backend=name)
     except Exception as error:
-        told = next(iter(str(error).strip().splitlines()), "")
         raise ComponentError(
             f"attention {name!r} cannot be used on {device} in {transformer.dtype}: "
-            f"{type(error).__name__}: {told}. Install what it needs, or leave the choice to torch "
-            "(attention=None)"
+            f"{type(error).__name__}: {first_line(error)}. Install what it needs, or leave the "
+            "choice to torch (attention=None)"
         ) from error
 
 

@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from lens_core.errors import CheckpointError
+from lens_core.errors import CheckpointError, first_line
 from lens_core.training.workers import Workers
 
 _VALUES = "state.json"
@@ -197,5 +197,4 @@ def _cause(error: BaseException) -> str:
     """The first line of what went wrong, without the tracebacks that torch adds to it."""
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return first_line(error)
