@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from chromium import CHROMIUM, Page, chromium_page
-from loopback_lens import Running
+from lens_sdk.server.guard import ApiKeys
+from loopback_lens import Running, Start
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 
@@ -47,6 +48,8 @@ def test_a_request_by_keyboard_from_the_first_word_to_the_best_picture(
     assert page.value("document.querySelector('a.save').download").startswith("lens-")
     assert page.value("document.querySelector('a.save').href").startswith("data:image/png;base64,")
     assert page.value("document.activeElement.id") == "results"
+    page.value("document.querySelector('#status a').click()")
+    assert page.value("document.querySelector(':target').className") == "candidate best"
     page.wait("document.querySelectorAll('#past li').length > 0")
     page.screenshot(tmp_path / "page.png")
 
@@ -75,3 +78,40 @@ def test_a_mistake_is_told(running: Running, page: Page) -> None:
     page.value("document.getElementById('draw').click()")
     page.wait("document.getElementById('status').className === 'error'")
     assert "10 pictures" in page.value("document.getElementById('status').textContent")
+
+
+@needs_browser
+def test_a_key_is_asked_for_once_and_then_the_page_goes_on_with_the_run_in_its_address(
+    start: Start, page: Page
+) -> None:
+    key = "a key that is long enough"
+    server = start(keys=ApiKeys([key]))
+    small = {"text": "a green star", "width": 64, "height": 64, "num_inference_steps": 2}
+    who = {"authorization": f"Bearer {key}"}
+    name = httpx.post(f"{server.v1}/runs", json={"request": small}, headers=who).json()["id"]
+    page.open(f"{server.url}/?run={name}")
+    page.wait("document.activeElement.id === 'key'")
+    assert "asks for an API key" in page.value("document.getElementById('status').textContent")
+    page.type("another key that is long")
+    page.press("Enter", code=13)
+    page.wait("document.getElementById('status').textContent.includes('does not know')")
+    page.value("document.getElementById('key').select()")
+    page.type(key)
+    page.press("Enter", code=13)
+    page.wait("document.getElementById('status').textContent.startsWith('Done')")
+    assert page.value("document.getElementById('status').className") == "quiet"
+    assert page.value("document.getElementById('key-field').hidden") is True
+    assert page.value("document.querySelectorAll('.candidate img').length") == 1
+
+
+@needs_browser
+def test_a_server_that_is_gone_is_told_in_words(start: Start, page: Page) -> None:
+    server = start()
+    page.open(server.url)
+    page.wait("document.getElementById('size').options.length > 1")
+    server.stop()
+    page.value("document.getElementById('text').value = 'a cup'")
+    page.value("document.getElementById('draw').click()")
+    page.wait("document.getElementById('status').className === 'error'")
+    told = page.value("document.getElementById('status').textContent")
+    assert told == "The server cannot be reached."

@@ -15,7 +15,8 @@ function make(tag, options = {}, ...children) {
 }
 
 function say(text, error = false) {
-  $("status").textContent = text;
+  // The same words again would be read out again.
+  if ($("status").textContent !== text) $("status").textContent = text;
   $("status").className = error ? "error" : "quiet";
 }
 
@@ -24,13 +25,15 @@ async function call(path, options = {}) {
   const key = $("key").value || sessionStorage.getItem("lens-key");
   if (key) headers.authorization = "Bearer " + key;
   if (options.body) headers["content-type"] = "application/json";
-  const answer = await fetch(path, { ...options, headers });
+  const answer = await fetch(path, { ...options, headers }).catch(() => {
+    throw new Error("The server cannot be reached.");
+  });
   if (answer.status === 401) {
     $("key-field").hidden = false;
     $("key").focus();
-  } else if (key) {
-    sessionStorage.setItem("lens-key", key);
+    throw Object.assign(new Error(key ? "The server does not know this API key." : "This server asks for an API key."), { final: true });
   }
+  if (key) sessionStorage.setItem("lens-key", key);
   if (!answer.ok) {
     const told = await answer.json().catch(() => ({}));
     const error = new Error(told.error?.message ?? `The server answered ${answer.status}.`);
@@ -85,7 +88,7 @@ class RunView {
     let failures = 0;
     while (!this.over) {
       try {
-        for await (const event of events(`/v1/runs/${this.id}/events`, this.known, this.stopper.signal)) {
+        for await (const event of events(`/v1/runs/${encodeURIComponent(this.id)}/events`, this.known, this.stopper.signal)) {
           failures = 0;
           if (event.number) this.known = event.number;
           this.show(event.kind, event.data);
@@ -159,7 +162,7 @@ class RunView {
     const { bar } = this.card(index);
     bar.max = total;
     bar.value = step;
-    say(`Drawing round ${round + 1}, step ${step} of ${total}`);
+    say(`Drawing round ${round + 1} …`);
   }
 
   picture({ index, image, round }) {
@@ -203,11 +206,15 @@ class RunView {
 
   finished({ best, stop_reason, timings }) {
     this.over = true;
-    for (const [index, parts] of this.cards) {
-      parts.card.classList.toggle("best", index === best);
-      if (index === best) parts.head.append(make("span", { className: "badge judged-text", textContent: "best" }));
-    }
     say(`Done in ${timings.total.toFixed(1)} s: ${REASONS[stop_reason] ?? stop_reason}.`);
+    const parts = this.cards.get(best);
+    if (!parts) return;
+    parts.card.id = "best";
+    parts.card.classList.add("best");
+    parts.head.append(make("span", { className: "badge judged-text", textContent: "best" }));
+    if (this.cards.size > 1) {
+      $("status").append(" ", make("a", { href: "#best", className: "judged-text", textContent: "Go to the best picture" }));
+    }
   }
 
   ended({ status, error }) {
@@ -246,6 +253,7 @@ async function watch(id) {
   const view = new RunView(id);
   current = view;
   $("stop").disabled = false;
+  list();
   try {
     await view.follow();
   } finally {
@@ -330,6 +338,8 @@ async function list() {
   }
 }
 
+const wanted = new URLSearchParams(location.search);
+
 async function begin() {
   try {
     const model = (await (await call("/v1/models")).json()).data[0];
@@ -340,7 +350,16 @@ async function begin() {
     await list();
   } catch (error) {
     say(error.message, true);
+    return;
   }
+  if (!$("key-field").hidden) {
+    $("key-field").hidden = true;
+    $("text").focus();
+    if (!current) say("The key is right.");
+  }
+  const run = wanted.get("run");
+  wanted.delete("run");
+  if (run) watch(run).catch((error) => say(error.message, true));
 }
 
 $("form").addEventListener("submit", draw);
@@ -348,12 +367,16 @@ $("text").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
 });
 $("stop").addEventListener("click", () => {
-  if (current) call(`/v1/runs/${current.id}/cancel`, { method: "POST" }).catch((error) => say(error.message, true));
+  if (current) call(`/v1/runs/${encodeURIComponent(current.id)}/cancel`, { method: "POST" }).catch((error) => say(error.message, true));
 });
 $("key").addEventListener("change", begin);
+$("key").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
+  event.preventDefault();
+  begin();
+});
 // Addresses of reports work for an hour.
 document.addEventListener("visibilitychange", () => { if (!document.hidden && $("model").textContent) list(); });
 Labels.begin({ all: true });
-const wanted = new URLSearchParams(location.search);
 if (wanted.has("request")) $("text").value = wanted.get("request");
-begin().then(() => { if (wanted.has("run")) watch(wanted.get("run")).catch((e) => say(e.message, true)); });
+begin();
