@@ -115,3 +115,19 @@ def test_a_server_that_is_gone_is_told_in_words(start: Start, page: Page) -> Non
     page.wait("document.getElementById('status').className === 'error'")
     told = page.value("document.getElementById('status').textContent")
     assert told == "The server cannot be reached."
+
+
+@needs_browser
+def test_stopping_leaves_no_frames_of_pictures_that_will_not_come(
+    running: Running, page: Page
+) -> None:
+    page.open(running.url)
+    page.wait("document.getElementById('size').options.length > 1")
+    page.value("document.getElementById('text').value = 'a green star'")
+    page.value("document.getElementById('steps').value = 200")
+    page.value("document.getElementById('draw').click()")
+    page.wait("document.querySelectorAll('.candidate progress').length > 0")
+    page.value("document.getElementById('stop').click()")
+    page.wait("document.getElementById('status').textContent.startsWith('This run was cancelled')")
+    assert page.value("document.querySelectorAll('.candidate').length") == 0
+    assert "no pictures" in page.value("document.getElementById('status').textContent")

@@ -201,7 +201,11 @@ class RunView {
   failed({ index, failure }) {
     const text = `${failure.message} ${failure.hint}`.trim();
     if (index === null || index === undefined) this.prompt(`Could not ${failure.stage}`, text);
-    else this.card(index).verdict.replaceChildren(make("li", { className: "note", textContent: text }));
+    else {
+      const { bar, verdict } = this.card(index);
+      bar.remove();
+      verdict.replaceChildren(make("li", { className: "note", textContent: text }));
+    }
   }
 
   finished({ best, stop_reason, timings }) {
@@ -220,8 +224,10 @@ class RunView {
   ended({ status, error }) {
     if (status === "running") return;
     this.over = true;
-    for (const { bar } of this.cards.values()) bar.remove();
-    say(error ? error.message : `This run was ${status}. Its pictures so far are kept.`, Boolean(error));
+    // What was under way will not come.
+    for (const { bar, card } of this.cards.values()) if (bar.isConnected) card.remove();
+    const kept = $("candidates").querySelector("img") ? "Its pictures so far are kept." : "It has no pictures.";
+    say(error ? error.message : `This run was ${status}. ${kept}`, Boolean(error));
   }
 }
 
