@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -260,6 +261,20 @@ def test_damage_is_refused_or_replaced_and_counted(folder: Path) -> None:
     with pytest.raises(DamagedShardError, match="is missing"):
         take(loader(folder), 40)
     assert ShardFolder.open(folder).verify() == ["64x64/shard-000001.tar: missing"]
+
+
+def test_shards_that_are_written_again_are_read_anew(tmp_path: Path) -> None:
+    """By the same process, and as long as before: tar files are filled up."""
+    sizes = []
+    for text in ("a cup", "a cup " * 500):
+        folder = tmp_path / "shards"
+        shutil.rmtree(folder, ignore_errors=True)
+        pictures = [source("one", picture(64, 64), caption=text)]
+        write_shards(pictures, folder, ShardSettings(TABLE), {})
+        data = ShardFolder.open(folder)
+        assert dict(data.read(data.manifest.shards[0], 0).captions) == {"caption": text}
+        sizes.append(data.manifest.shards[0].size)
+    assert sizes[0] == sizes[1]
 
 
 def test_a_changed_picture_is_noticed(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Fine-tuning on four drawn scenes: the loss falls, and pictures follow the saved LoRA."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from lens_core import LensPipeline
 from lens_core.data.reading import ShardFolder
-from lens_core.errors import ComponentError, LensCoreError, ParameterError
+from lens_core.errors import CheckpointError, ComponentError, LensCoreError, ParameterError
 from lens_core.nano import dense_caption, render, sample_scene
 from lens_core.training import run_stage
 from lens_core.training.config import load_config
@@ -27,6 +28,7 @@ STRONG = {
     "modules": '["attention", "mlp"]',
     "caption_dropout": "0",
 }
+BEGUN = {"rank": "2", "sample_every": "0", "save_every": "1"}
 CAPTIONS = [f"zxq picture number {n}" for n in ("one", "two", "three", "four")]
 
 
@@ -87,6 +89,7 @@ def test_the_saved_lora_draws_the_pictures_it_learnt(trained: Path, images: Path
 def test_it_is_saved_in_pefts_form_and_leaves_modulation_alone(trained: Path) -> None:
     config = json.loads((trained / "weights" / "adapter_config.json").read_text())
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 16, 32.0)
+    assert config["target_modules"] == sorted(config["target_modules"])
     names = load_file(trained / "weights" / "adapter_model.safetensors").keys()
     assert len(names) == 6 * (4 + 6) * 2
     assert not [name for name in names if "_mod" in name.replace("base_model", "")]
@@ -98,6 +101,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("tiny")
     tiny_pipeline().save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def begun(images: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one step, to go on with."""
+    out = tmp_path_factory.mktemp("begun")
+    run_stage("lora", "nano", out, {**BEGUN, **overrides(images, start=tiny, steps="1")})
+    return out
 
 
 def test_a_killed_run_goes_on_with_the_same_bits(images: Path, tiny: str, tmp_path: Path) -> None:
@@ -112,6 +123,44 @@ def test_a_killed_run_goes_on_with_the_same_bits(images: Path, tiny: str, tmp_pa
     )
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
     assert len(whole) == 2 * 4 * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"alpha": "8"}, "with alpha 16.0, and this run has 8.0"), ({}, "with start weights")],
+)
+def test_what_gives_adapters_their_meaning_cannot_change(
+    begun: Path, images: Path, tmp_path: Path, change: dict[str, str], message: str
+) -> None:
+    """`alpha`, and the weights that the adapters lie beside, wherever these are now."""
+    other = tiny_pipeline()
+    with torch.no_grad():
+        other.transformer.img_in.weight.mul_(1 if change else 2)
+    other.save_pretrained(tmp_path / "start")
+    start = {"start": str(tmp_path / "start"), "steps": "2"}
+    few = overrides(images, **BEGUN, **start, **change)
+    with pytest.raises(CheckpointError, match=message):
+        run_stage("lora", "nano", begun, few)
+
+
+def test_a_run_whose_pictures_are_cached_does_without_the_encoders(
+    begun: Path, images: Path, tiny: str, tmp_path: Path
+) -> None:
+    """They are replaced by what cannot be read, under the same size and time."""
+    start, run = tmp_path / "start", tmp_path / "run"
+    shutil.copytree(tiny, start)
+    shutil.copytree(begun, run)
+    held = {"validate_every": "1", "validation_images": str(images)}
+    few = {**BEGUN, **overrides(images, start=str(start), steps="2"), **held}
+    run_stage("lora", "nano", run, few)
+    weights = start / "text_encoder" / "model.safetensors"
+    status = weights.stat()
+    weights.write_bytes(bytes(status.st_size))
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+    run_stage("lora", "nano", run, {**few, "steps": "3"})
+    next((run / "lora" / "cache" / "latents").rglob("*.safetensors")).unlink()
+    with pytest.raises(CheckpointError, match="text_encoder"):
+        run_stage("lora", "nano", run, {**few, "steps": "4"})
 
 
 @pytest.mark.parametrize("memory", ["resident", "4gb"])

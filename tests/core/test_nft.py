@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from lens_core import ParameterError
+from lens_core.checkpoints.header import read_header
 from lens_core.errors import NonFiniteError
 from lens_core.nano import TASKS, render, sample_scene
 from lens_core.sampling import guide
@@ -316,6 +317,19 @@ def test_only_attention_gets_adapters_unless_asked() -> None:
     assert any("img_mlp.w1" in name for name in Policy.create(more, tiny_transformer()).old)
     with pytest.raises(ParameterError, match="nothing_like_it"):
         Policy.create(_config(target_modules='["nothing_like_it"]'), tiny_transformer())
+
+
+def test_equal_adapters_give_equal_files(tmp_path: Path) -> None:
+    """Whatever order the file's own writer and Python's sets would put things in."""
+    policy = Policy.create(_config(), tiny_transformer())
+    files = []
+    for name in "abcdef":
+        policy.save_adapter(tmp_path / name)
+        files.append((tmp_path / name / "pytorch_lora_weights.safetensors").read_bytes())
+    assert len(set(files)) == 1
+    stated = read_header(tmp_path / "a" / "pytorch_lora_weights.safetensors").metadata
+    modules = json.loads(stated["lora_adapter_metadata"])["target_modules"]
+    assert modules == sorted(modules)
 
 
 # Prompts, rewards and the plan of a step.

@@ -4,6 +4,7 @@ The denoiser's own methods (of diffusers) attach them. Strengths are set here, a
 the scale tensors that spare a compiled model from being compiled again.
 """
 
+import json
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lens_core.checkpoint_files import summarise
-from lens_core.checkpoints.lora_files import ADAPTER_STEM, LoraWeights
+from lens_core.checkpoints.lora_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_STEM,
+    METADATA,
+    LoraWeights,
+)
 from lens_core.errors import ParameterError
 from lens_core.transformer import LensTransformer2DModel
 
@@ -123,16 +129,43 @@ def save_lora(transformer: LensTransformer2DModel, folder: Path, name: str) -> N
     configs = getattr(transformer, "peft_config", {})
     if name not in configs:
         raise ParameterError(f"no LoRA is called {name!r}; there are {sorted(configs)}")
-    tensors = {}
+    tensors = {
+        f"base_model.model.{key}": matrix for key, matrix in _matrices(transformer, name).items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / f"{ADAPTER_STEM}.safetensors", metadata={"format": "pt"})
+    (folder / ADAPTER_CONFIG).write_text(_described(configs[name]), encoding="utf-8")
+
+
+def save_lora_file(transformer: LensTransformer2DModel, path: Path, name: str) -> None:
+    """Save an adapter of a denoiser in the form of diffusers: one file that states PEFT's settings.
+
+    Equal adapters give equal files, which diffusers' own `save_lora_adapter` does not.
+    """
+    # A second entry, such as the usual "format", would come before or after it by chance.
+    metadata = {METADATA: _described(transformer.peft_config[name])}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(_matrices(transformer, name), path, metadata=metadata)
+
+
+def _matrices(transformer: LensTransformer2DModel, name: str) -> dict[str, Tensor]:
+    """An adapter's matrices by their names in files."""
+    found = {}
     for module, layer in _layers(transformer, name):
         # Room left for swapping in larger LoRAs is not part of this one.
         rank = layer.r[name]
-        start = f"base_model.model.{module}"
-        tensors[f"{start}.lora_A.weight"] = _plain(layer.lora_A[name].weight[:rank])
-        tensors[f"{start}.lora_B.weight"] = _plain(layer.lora_B[name].weight[:, :rank])
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / f"{ADAPTER_STEM}.safetensors", metadata={"format": "pt"})
-    configs[name].save_pretrained(folder)
+        found[f"{module}.lora_A.weight"] = _plain(layer.lora_A[name].weight[:rank])
+        found[f"{module}.lora_B.weight"] = _plain(layer.lora_B[name].weight[:, :rank])
+    return found
+
+
+def _described(config: Any) -> str:
+    """PEFT's settings as JSON, its sets in order."""
+    values = {
+        key: sorted(value) if isinstance(value, set) else value
+        for key, value in config.to_dict().items()
+    }
+    return json.dumps(values, indent=2, sort_keys=True)
 
 
 def _layers(transformer: LensTransformer2DModel, name: str) -> Iterator[tuple[str, Any]]:

@@ -38,7 +38,7 @@ _SIDES = {
 _MATRIX = re.compile(
     r"(.+)\.(lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up)(?:\.\w+)?\.weight"
 )
-_METADATA = "lora_adapter_metadata"
+METADATA = "lora_adapter_metadata"
 """Metadata of files saved by diffusers: the PEFT configuration as JSON."""
 
 Shapes = Mapping[str, tuple[int, int]]
@@ -186,10 +186,10 @@ def _peft_config(weights: Weights) -> dict[str, Any]:
     beside = weights.path.is_dir() or weights.path.stem == ADAPTER_STEM
     if beside and (folder / ADAPTER_CONFIG).is_file():
         return read_json(folder / ADAPTER_CONFIG)
-    if _METADATA not in weights.metadata:
+    if METADATA not in weights.metadata:
         return {}
     try:
-        stated = json.loads(weights.metadata[_METADATA])
+        stated = json.loads(weights.metadata[METADATA])
         return {name.removeprefix("transformer."): value for name, value in stated.items()}
     except (TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{weights.path}: its {_METADATA} is not a JSON object") from error
+        raise CheckpointError(f"{weights.path}: its {METADATA} is not a JSON object") from error

@@ -1,11 +1,14 @@
-"""Hashes of frozen encoders, so that what they computed is never taken for another's."""
+"""Hashes of encoders, weights, files and captions, so that nothing is taken for another's."""
 
 import hashlib
 import json
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+
+_MARKED = 64
 
 
 def module_hash(module: nn.Module, *settings: object) -> str:
@@ -25,9 +28,39 @@ def module_hash(module: nn.Module, *settings: object) -> str:
     return digest.hexdigest()
 
 
+def weights_mark(module: nn.Module) -> str:
+    """Tells weights of one form from each other without reading all of them, in hexadecimal.
+
+    It rests on the first values of every tensor, as bfloat16, so that it takes no time and is the
+    same in either precision.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        first = tensor.detach().reshape(-1)[:_MARKED].to("cpu", torch.bfloat16)
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(first.view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 over a fast tokenizer's definition, in hexadecimal."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def listing_hash(folder: Path, without: Path | None = None) -> str:
+    """SHA-256 over the names, sizes and times of a folder's files, in hexadecimal.
+
+    Args:
+        folder: With all folders in it.
+        without: A folder that does not count, if it lies there.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and (without is None or without.resolve() not in path.resolve().parents):
+            status = path.stat()
+            name = path.relative_to(folder).as_posix()
+            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def text_hash(text: str) -> str:

@@ -51,8 +51,12 @@ class StoredSample:
 
 
 @lru_cache(maxsize=256)
-def shard_index(path: Path) -> tuple[Mapping[str, Place], ...]:
+def shard_index(path: Path, digest: str) -> tuple[Mapping[str, Place], ...]:
     """Members of every sample by suffix, in the order of the file.
+
+    Args:
+        path: The shard.
+        digest: Of its content, so that what is known of a file is not taken for its successor's.
 
     Raises:
         DamagedShardError: The file is missing, cut short or not a tar file.
@@ -135,7 +139,7 @@ class ShardFolder:
             raise DamagedShardError(
                 f"shard {path} has {size} bytes instead of {shard.size}; write it again"
             )
-        index = shard_index(path)
+        index = shard_index(path, shard.sha256)
         if len(index) != shard.samples:
             raise DamagedShardError(
                 f"shard {path} has {len(index)} samples instead of {shard.samples}"

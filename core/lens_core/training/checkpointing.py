@@ -88,6 +88,23 @@ class Saved:
                 "saved with, or remove it to go on from an older one"
             ) from error
 
+    def require(self, fixed: Mapping[str, Any]) -> None:
+        """Refuse settings that would give the saved tensors another meaning.
+
+        Args:
+            fixed: By name, as JSON; states of before they were noted go with any.
+
+        Raises:
+            CheckpointError: One of them is not what it was saved with.
+        """
+        before = self.values.get("fixed", {})
+        for name, value in fixed.items():
+            if before.get(name, value) != value:
+                raise CheckpointError(
+                    f"{self.folder} was saved with {name} {before[name]!r}, and this run has "
+                    f"{value!r}: give what it was saved with, or choose another --out"
+                )
+
     def _wanted(self, targets: Mapping[str, Tensor]) -> list[str]:
         """Names in the files of tensors to read."""
         found = {self.known_as(name): name for name in self._stored()}

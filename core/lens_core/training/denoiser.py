@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -33,6 +33,8 @@ class DenoiserTraining:
         weights: Masters and the network that computes; whole or sharded.
         average: Exponential moving average of the masters, laid out as they are.
         optimizers: Muon for the blocks' matrices if the run wants it, AdamW for the rest.
+        fixed: What gives the masters their meaning and so cannot change when a run is resumed, by
+            name and as JSON.
     """
 
     config: DenoiserConfig
@@ -40,6 +42,7 @@ class DenoiserTraining:
     weights: Weights[Denoiser]
     average: dict[str, Tensor]
     optimizers: list[torch.optim.Optimizer]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def create(cls, config: DenoiserConfig, workers: Workers) -> "DenoiserTraining":

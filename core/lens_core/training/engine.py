@@ -150,7 +150,12 @@ class DenoiserRun:
 
     def _save(self, checkpoints: Checkpoints) -> None:
         parts = self.workers.gather({"data": self.source.state(), "rng": generator_states()})
-        values = {"skipped": self.skipped, "batches": self.batches, "processes": parts}
+        values = {
+            "skipped": self.skipped,
+            "batches": self.batches,
+            "fixed": dict(self.training.fixed),
+            "processes": parts,
+        }
         checkpoints.save(self.step, self.training.tensors(), values)
 
     def _resume(self, checkpoints: Checkpoints) -> None:
@@ -159,6 +164,7 @@ class DenoiserRun:
             saved = legacy_state(self.folder / "state", self.training.weights.masters)
         if saved is None:
             return
+        saved.require(self.training.fixed)
         saved.read(self.training.targets(saved.names()))
         self.training.weights.refresh()
         values = saved.values

@@ -1,8 +1,9 @@
 """Training states of the stages that are made of roles: reinforcement learning, distillation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -24,6 +25,7 @@ class RoleStates:
         others: Further tensors of its state, by name, such as averages.
         workers: All take part.
         checkpoints: The states on disk.
+        fixed: See `Saved.require`.
     """
 
     folder: Path
@@ -31,6 +33,7 @@ class RoleStates:
     others: Mapping[str, Tensor]
     workers: Workers
     checkpoints: Checkpoints
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -40,10 +43,11 @@ class RoleStates:
         others: Mapping[str, Tensor],
         workers: Workers,
         keep: int,
+        fixed: Mapping[str, Any],
     ) -> "RoleStates":
         """States in `folder/checkpoints`, of which the latest `keep` stay."""
         checkpoints = Checkpoints(folder / "checkpoints", workers, keep)
-        return cls(folder, roles, others, workers, checkpoints)
+        return cls(folder, roles, others, workers, checkpoints, fixed)
 
     def save(self, step: int) -> None:
         """Copy the state after some steps and write it in the background; all processes call."""
@@ -51,7 +55,8 @@ class RoleStates:
         for role in self.roles:
             tensors |= role.tensors()
         processes = self.workers.gather({"rng": generator_states()})
-        self.checkpoints.save(step, tensors, {"processes": processes})
+        values = {"fixed": dict(self.fixed), "processes": processes}
+        self.checkpoints.save(step, tensors, values)
 
     def wait(self) -> None:
         """Wait until what is being written is on disk."""
@@ -68,6 +73,7 @@ class RoleStates:
             saved = legacy_role_state(self.folder / "state", self.roles)
         if saved is None:
             return 0
+        saved.require(self.fixed)
         saved.read(self._targets(saved))
         for role in self.roles:
             role.weights.refresh()

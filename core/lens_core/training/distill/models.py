@@ -1,6 +1,6 @@
 """The networks of the distillation and their optimisers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lens_core.data.hashing import weights_mark
 from lens_core.loading import load_transformer
 from lens_core.pipeline import LensPipeline
 from lens_core.training.blocks import wrap_blocks
@@ -35,12 +36,14 @@ class Models:
         roles: `student`, in a few steps what the teacher is in many; `fake`, the score of the
             student's samples; `discriminator`.
         average: Moving average of the student's masters, laid out as they are.
+        fixed: What a run that is resumed must have as before; see `Saved.require`.
     """
 
     config: DistillConfig
     teacher: Teacher
     roles: dict[str, Role]
     average: dict[str, Tensor]
+    fixed: Mapping[str, Any]
 
     @classmethod
     def create(
@@ -61,6 +64,7 @@ class Models:
         device = pipeline.device
         mesh = weight_mesh(config.sharding, workers, device)
         precision = getattr(torch, config.precision)
+        fixed = {"teacher": weights_mark(pipeline.transformer)}
         teacher = Teacher(pipeline.transformer, config.taps)
         wrap_blocks(teacher.blocks, config)
         if mesh is not None:
@@ -82,7 +86,7 @@ class Models:
             _role("discriminator", judge, config.discriminator_learning_rate, config),
         ]
         average = {n: p.detach().clone() for n, p in student.masters.items()}
-        return cls(config, teacher, {role.name: role for role in roles}, average)
+        return cls(config, teacher, {role.name: role for role in roles}, average, fixed)
 
     @property
     def student(self) -> LensTransformer2DModel:

@@ -56,7 +56,12 @@ def distill(config: DistillConfig, start: Path, shards: Path, out: Path) -> None
     stage = Stage.create(config, start, shards, workers)
     models = stage.models
     states = RoleStates.of(
-        out, list(models.roles.values()), models.others(), workers, config.keep_checkpoints
+        out,
+        list(models.roles.values()),
+        models.others(),
+        workers,
+        config.keep_checkpoints,
+        models.fixed,
     )
     first = states.resume()
     journal = Journal.of_stage(out, config, first, workers.leads)

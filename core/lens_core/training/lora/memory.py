@@ -93,8 +93,8 @@ def run_plan(config: LoraTrainingConfig, start: Path, folder: Path, workers: Wor
 
 
 def has_begun(folder: Path) -> bool:
-    """Whether a run has a training state to go on with."""
-    return any((folder / "checkpoints").glob("step-*"))
+    """Whether a run has a training state to go on with; one that a kill cut short is none."""
+    return any((folder / "checkpoints").glob("step-*/state.json"))
 
 
 def record_plan(plan: MemoryPlan, folder: Path) -> None:

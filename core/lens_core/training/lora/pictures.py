@@ -3,13 +3,14 @@
 import hashlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lens_core.data.buckets import bucket_table
 from lens_core.data.errors import ManifestError
 from lens_core.data.fitting import CropPolicy
+from lens_core.data.hashing import listing_hash
 from lens_core.data.manifest import MANIFEST, load_manifest
 from lens_core.data.reading import ShardFolder
 from lens_core.data.sources import SourceImage, folder_images, table_images
@@ -19,6 +20,39 @@ from lens_core.training.lora.config import LoraTrainingConfig
 from lens_core.training.workers import Workers
 
 _BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The user's own.
+
+    Attributes:
+        shards: To learn from.
+        held_out: For the validation loss; None without any.
+    """
+
+    shards: ShardFolder
+    held_out: ShardFolder | None
+
+    @classmethod
+    def read(
+        cls, config: LoraTrainingConfig, folder: Path, begun: bool, workers: Workers
+    ) -> "Pictures":
+        """See `picture_shards`.
+
+        Args:
+            config: The run's settings.
+            folder: The run's own.
+            begun: Whether training has begun.
+            workers: The processes that train together.
+        """
+        shards = picture_shards(config, config.images, folder / "data", begun, workers)
+        held_out = None
+        if config.validation_images is not None:
+            held_out = picture_shards(
+                config, config.validation_images, folder / "held-out", begun, workers
+            )
+        return cls(shards, held_out)
 
 
 def picture_shards(
@@ -32,7 +66,7 @@ def picture_shards(
         config: The run's settings.
         source: Folder of pictures with captions, or a table that lists them.
         folder: Of the shards.
-        begun: Whether training has begun on what is there: then they are never written again.
+        begun: Whether training has begun on what is there: then it is never replaced.
         workers: The processes that train together.
 
     Raises:
@@ -42,7 +76,7 @@ def picture_shards(
     """
     made = _made(config, source, folder.parent)
     if workers.leads and _differing(folder, made):
-        if begun:
+        if begun and (folder / MANIFEST).is_file():
             raise ManifestError(
                 f"{folder} was made with other {', '.join(_differing(folder, made))}, and training "
                 "has begun on it; give what it was made with, or choose another --out"
@@ -92,19 +126,14 @@ def _differing(folder: Path, made: dict[str, Any]) -> list[str]:
 
 
 def _listing(source: Path, run: Path) -> str:
-    """Changes when files are added, removed or changed: a hash of names, sizes and times.
+    """Changes when files are added, removed or changed.
 
     What the run itself writes does not count, if it lies among them.
     """
-    digest = hashlib.sha256()
     if source.is_file():
+        digest = hashlib.sha256()
         with source.open("rb") as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
         return digest.hexdigest()
-    for path in sorted(source.rglob("*")):
-        if path.is_file() and run.resolve() not in path.resolve().parents:
-            status = path.stat()
-            name = path.relative_to(source).as_posix()
-            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+    return listing_hash(source, run)

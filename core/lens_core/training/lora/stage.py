@@ -4,28 +4,23 @@ Encoders are loaded first, fill the caches, and are gone before the denoiser is 
 two never share the memory.
 """
 
-import gc
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from lens_core.checkpoints.lora_adapters import save_lora
-from lens_core.data.encoding import BatchEncoder, fill_caches
-from lens_core.data.frozen import FrozenParts
-from lens_core.data.reading import ShardFolder
+from lens_core.data.hashing import weights_mark
 from lens_core.loading import load_components, load_transformer, save_components
-from lens_core.memory.placements import Placements
 from lens_core.memory.plan import MemoryPlan
 from lens_core.training.denoiser import DenoiserTraining
-from lens_core.training.devices import place
-from lens_core.training.engine import DenoiserRun, Looks
+from lens_core.training.engine import DenoiserRun
 from lens_core.training.lora.config import LoraTrainingConfig
+from lens_core.training.lora.encoded import encoded
 from lens_core.training.lora.memory import has_begun, record_plan, run_plan
-from lens_core.training.lora.pictures import picture_shards
-from lens_core.training.lora.samples import sample_sheet
+from lens_core.training.lora.pictures import Pictures
 from lens_core.training.lora.weights import ADAPTER, LoraWeights, lora_training
-from lens_core.training.mixed.source import BucketBatches, held_out_batches
+from lens_core.training.mixed.source import BucketBatches
 from lens_core.training.mixed.start import fill_weights, model_arguments, pipeline_folder
 from lens_core.training.workers import Workers
 
@@ -48,8 +43,8 @@ def train_lora(config: LoraTrainingConfig, folder: Path) -> None:
     start = pipeline_folder("lora", config.start, Path(config.start))
     config = config.model_copy(update={"model": model_arguments(start)})
     plan = run_plan(config, start, folder, workers)
-    data = _Pictures.read(config, folder, workers)
-    encoder, looks = _encoded(config, start, data, folder / "cache", plan, workers)
+    data = Pictures.read(config, folder, has_begun(folder), workers)
+    encoder, looks = encoded(config, start, data, folder / "cache", plan, workers)
     training = _training(config, start, plan, workers)
     if workers.leads:
         record_plan(plan, folder)
@@ -61,79 +56,6 @@ def train_lora(config: LoraTrainingConfig, folder: Path) -> None:
     _save(training, start, folder / "weights", workers)
 
 
-@dataclass(frozen=True)
-class _Pictures:
-    """The user's own.
-
-    Attributes:
-        shards: To learn from.
-        held_out: For the validation loss; None without any.
-    """
-
-    shards: ShardFolder
-    held_out: ShardFolder | None
-
-    @classmethod
-    def read(cls, config: LoraTrainingConfig, folder: Path, workers: Workers) -> "_Pictures":
-        begun = has_begun(folder)
-        shards = picture_shards(config, config.images, folder / "data", begun, workers)
-        held_out = None
-        if config.validation_images is not None:
-            held_out = picture_shards(
-                config, config.validation_images, folder / "held-out", begun, workers
-            )
-        return cls(shards, held_out)
-
-
-def _encoded(
-    config: LoraTrainingConfig,
-    start: Path,
-    data: _Pictures,
-    cache: Path,
-    plan: MemoryPlan,
-    workers: Workers,
-) -> tuple[BatchEncoder, Looks]:
-    """Caches that hold every picture and caption, and what the run looks at on its way.
-
-    The encoders' memory is free again, but for the autoencoder in the host's where it draws.
-    """
-    device = place(config.device)
-    parts = FrozenParts.load(start, "cpu", config.encoder_precision)
-    places = Placements(device)
-    places.place(
-        {"text_encoder": (parts.text_encoder, plan.text_encoder), "vae": (parts.vae, plan.vae)}
-    )
-    encoder = parts.encoder(parts.layers(), cache, cache, config.text_multiple)
-    fill_caches(data.shards, encoder, share=(workers.rank, workers.count))
-    workers.gather(cache.name)
-    looks = _looks(config, parts, encoder, data, plan)
-    kept = encoder.without_encoders()
-    places.clear()
-    parts.vae.to("cpu")
-    del parts, places, encoder
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return kept, looks
-
-
-def _looks(
-    config: LoraTrainingConfig,
-    parts: FrozenParts,
-    encoder: BatchEncoder,
-    data: _Pictures,
-    plan: MemoryPlan,
-) -> Looks:
-    """Held-out batches and sample prompts, read while the encoders are there."""
-    held_out, draw = [], None
-    if config.validate_every and data.held_out is not None:
-        held_out = held_out_batches(data.held_out, encoder, config, config.validation_pictures)
-    if config.sample_every and encoder.captions is not None:
-        device = place(config.device)
-        draw = sample_sheet(config, parts, encoder.captions, data.shards, plan, device)
-    return Looks(held_out, draw)
-
-
 def _training(
     config: LoraTrainingConfig, start: Path, plan: MemoryPlan, workers: Workers
 ) -> DenoiserTraining:
@@ -142,7 +64,8 @@ def _training(
         fill_weights(training, load_transformer(start / "transformer").state_dict())
         return training
     model = load_transformer(start / "transformer", getattr(torch, config.precision))
-    return lora_training(config, model, workers, plan)
+    fixed = {"alpha": config.alpha, "start weights": weights_mark(model)}
+    return replace(lora_training(config, model, workers, plan), fixed=fixed)
 
 
 def _save(training: DenoiserTraining, start: Path, folder: Path, workers: Workers) -> None:

@@ -3,15 +3,17 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from lens_core.checkpoints.lora_adapters import save_lora_file
+from lens_core.data.hashing import weights_mark
 from lens_core.errors import ParameterError
 from lens_core.training.blocks import wrap_blocks
 from lens_core.training.fields import LensField
@@ -50,6 +52,7 @@ class Policy:
             whole in every process; the frozen weights may be sharded.
         role: `default` and its optimiser.
         old: Parameters of `old`, named as those of `default`.
+        fixed: What a run that is resumed must have as before; see `Saved.require`.
         average: Moving average of `default`, for validation and export.
     """
 
@@ -57,7 +60,8 @@ class Policy:
     model: LensTransformer2DModel
     role: Role
     old: dict[str, Tensor]
-    average: dict[str, Tensor] = field(default_factory=dict)
+    fixed: Mapping[str, Any]
+    average: dict[str, Tensor]
 
     @classmethod
     def create(
@@ -75,6 +79,7 @@ class Policy:
                 not divide the processes.
         """
         workers = workers or Workers()
+        fixed = {"alpha": config.alpha, "start weights": weights_mark(model)}
         torch.manual_seed(config.seed)
         add_adapters(model, config)
         mine, old = _adapter(model, "default"), _adapter(model, "old")
@@ -95,7 +100,7 @@ class Policy:
         weights = AdapterWeights(model, cast(dict[str, Tensor], mine), workers)
         role = Role("policy", weights, optimizer, config.clip)
         average = {name: parameter.detach().clone() for name, parameter in mine.items()}
-        policy = cls(config, model, role, cast(dict[str, Tensor], old), average)
+        policy = cls(config, model, role, cast(dict[str, Tensor], old), fixed, average)
         policy.blend_old(0.0)
         return policy
 
@@ -157,7 +162,8 @@ class Policy:
     def save_adapter(self, folder: Path) -> None:
         """Write the averaged adapter in the format that diffusers loads."""
         with self.averaged():
-            self.model.save_lora_adapter(folder, adapter_name="default")
+            path = folder / "pytorch_lora_weights.safetensors"
+            save_lora_file(self.model, path, "default")
 
     @torch.no_grad()
     def merged(self, wanted: bool = True) -> LensTransformer2DModel | None:

@@ -51,7 +51,9 @@ def train_rl(config: RLConfig, start: Path, out: Path) -> None:
     workers = Workers.join()
     stage = Stage.create(config, start, workers)
     policy = stage.policy
-    states = RoleStates.of(out, [policy.role], policy.others(), workers, config.keep_checkpoints)
+    states = RoleStates.of(
+        out, [policy.role], policy.others(), workers, config.keep_checkpoints, policy.fixed
+    )
     first = states.resume()
     journal = Journal.of_stage(out, config, first, workers.leads)
     try:
