@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lens_prompt_opt.errors import RunDirectoryError
-from lens_reasoner.atomic import write_atomically
+from lens_reasoner.atomic import append_line, write_atomically
 from lens_reasoner.image import GeneratedImage
 
 JsonRecord = dict[str, Any]
@@ -81,7 +81,7 @@ class DiskJournal:
         try:
             self._pictures.mkdir(parents=True, exist_ok=True)
             self._records = dict(_read(self._path))
-            self._file = self._path.open("ab")
+            self._file = self._path.open("ab", buffering=0)
         except OSError as error:
             raise RunDirectoryError(
                 f"The run directory {str(folder)!r} cannot be used: {error}.",
@@ -99,9 +99,7 @@ class DiskJournal:
     def put(self, key: str, record: JsonRecord) -> None:
         """See `Journal.put`."""
         line = json.dumps({"key": key, "record": record}, ensure_ascii=False, allow_nan=False)
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        append_line(self._file, line.encode() + b"\n")
         self._records[key] = record
 
     def put_picture(self, image: GeneratedImage) -> str:

@@ -106,8 +106,8 @@ class SharedCalls:
             stop.check()
             try:
                 record = await call()
+                self._context.journal.put(key, record)
             except Exception as error:
                 stop.press(call_records.interruption(error))
                 raise
-        self._context.journal.put(key, record)
         return record

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 
@@ -25,6 +27,24 @@ def write_atomically(path: Path, data: bytes) -> None:
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def append_line(file: FileIO, line: bytes) -> None:
+    """Add a line to a file opened for appending without a buffer; on return it is on the disk.
+
+    Raises:
+        OSError: If it cannot be written, such as on a full disk; then nothing of it stays.
+    """
+    end = os.fstat(file.fileno()).st_size
+    left = memoryview(line)
+    try:
+        while left:
+            left = left[file.write(left) :]
+        os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            os.truncate(file.fileno(), end)
+        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any, Literal, Unpack
@@ -10,23 +11,26 @@ from pydantic import BaseModel
 
 from lens_reasoner import openai_wire
 from lens_reasoner.chat import ChatReply, Message
-from lens_reasoner.errors import UnsupportedSettingError
+from lens_reasoner.errors import ChatError, UnsupportedSettingError
 from lens_reasoner.limits import estimate_tokens
 from lens_reasoner.openai_connection import ConnectionOptions, OpenAIClient, OpenAIConnection
 from lens_reasoner.openai_pool import load_library
-from lens_reasoner.structured import ask_checked
+from lens_reasoner.structured import ask_checked, told_the_form
 from lens_reasoner.sync import run_sync
 from lens_reasoner.types import Usage
 
 Api = Literal["chat", "responses"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
+_log = logging.getLogger("lens_reasoner")
+_SCHEMA_FIELDS = ("response_format", "json_schema", "text.format")
+
 
 class OpenAIChat(OpenAIClient):
     """A `ChatModel` over the `openai` library, versions 2 and 3.
 
     One object serves any number of event loops and threads. Closing it (`aclose`, `async with`) is
-    polite and not required.
+    polite and not required. A server that takes no JSON schemas is told the form in words.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class OpenAIChat(OpenAIClient):
         super().__init__(OpenAIConnection(model, **options))
         self._api: Api = api or ("responses" if self._connection.official else "chat")
         self._effort = reasoning_effort
+        self._takes_schemas = True
 
     @property
     def api(self) -> Api:
@@ -111,13 +116,14 @@ class OpenAIChat(OpenAIClient):
         tokens: int,
     ) -> ChatReply:
         started = time.perf_counter()
-        if self._api == "responses":
-            body, path = openai_wire.responses_body(messages, schema), "/responses"
-            read = openai_wire.read_responses
-        else:
-            body, path = openai_wire.chat_body(messages, schema), "/chat/completions"
-            read = openai_wire.read_chat
-        wire = await self._connection.send(path, body | options, read, tokens=tokens)
+        try:
+            wire = await self._send(messages, schema, options, tokens)
+        except ChatError as error:
+            if schema is None or not _takes_no_schema(error):
+                raise
+            _log.warning("%s takes no JSON schemas; the form is asked for in words", self.model)
+            self._takes_schemas = False
+            wire = await self._send(messages, schema, options, tokens)
         usage = self._connection.cost(wire.model or self.model, wire.usage)
         self._check_complete(wire, usage)
         return ChatReply(
@@ -128,6 +134,23 @@ class OpenAIChat(OpenAIClient):
             seconds=time.perf_counter() - started,
             finish_reason=wire.finish_reason,
         )
+
+    async def _send(
+        self,
+        messages: Sequence[Message],
+        schema: type[BaseModel] | None,
+        options: openai_wire.Json,
+        tokens: int,
+    ) -> openai_wire.WireReply:
+        if schema is not None and not self._takes_schemas:
+            messages, schema = told_the_form(messages, schema), None
+        if self._api == "responses":
+            body, path = openai_wire.responses_body(messages, schema), "/responses"
+            read = openai_wire.read_responses
+        else:
+            body, path = openai_wire.chat_body(messages, schema), "/chat/completions"
+            read = openai_wire.read_chat
+        return await self._connection.send(path, body | options, read, tokens=tokens)
 
     def _options(
         self, temperature: float | None, max_tokens: int | None, seed: int | None
@@ -175,7 +198,7 @@ class OpenAIChat(OpenAIClient):
                 hint="Raise max_tokens; hidden reasoning counts towards it.",
                 **known,
             )
-        if wire.failure or wire.finish_reason in {"failed", "cancelled", "incomplete"}:
+        if wire.failure or wire.finish_reason in {"failed", "cancelled", "incomplete", "error"}:
             raise self._connection.error(
                 "server",
                 f"{self.model!r} did not finish ({wire.finish_reason}): {wire.failure}",
@@ -190,3 +213,9 @@ class OpenAIChat(OpenAIClient):
                 hint="Raise max_tokens, or choose another model.",
                 **known,
             )
+
+
+def _takes_no_schema(error: ChatError) -> bool:
+    """Whether a server turned a call away because of the schema in it."""
+    named = any(name in f"{error.message} {error.detail}" for name in _SCHEMA_FIELDS)
+    return error.fault == "rejected" and error.status in {400, 422} and named

@@ -153,11 +153,14 @@ class OpenAIConnection:
             await self._client()
             async with asyncio.timeout(self.retry.timeout):
                 # Hidden here, so that nothing above holds what a server may have echoed.
-                return self.hide(await self._request(path, body))
+                data = self.hide(await self._request(path, body))
         except Exception as error:
             raise openai_errors.from_client(
                 error, model=self.model, secret=self._key, missing_hint=self._missing_hint()
             ) from error
+        if (told := openai_errors.from_reply(data, model=self.model)) is not None:
+            raise told
+        return data
 
     async def _request(self, path: str, body: Json) -> object:
         client = await self._client()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import math
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC
@@ -21,6 +22,7 @@ from lens_reasoner.errors import (
 
 _QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _FILTER_CODES = {"content_filter", "content_policy_violation", "moderation_blocked"}
+_NAMED_STATUSES = {"rate_limit_exceeded": 429, "server_error": 500}
 HIDDEN = "[secret]"
 SHORTEST_SECRET = 8
 
@@ -96,13 +98,39 @@ def from_client(
     if isinstance(error, openai.APIStatusError):
         return _from_status(error, model, wait, missing_hint)
     if isinstance(error, openai.APITimeoutError | TimeoutError):
-        return _build("timeout", f"{model!r} did not answer in time.", model, error)
+        return _build("timeout", f"{model!r} did not answer in time.", model, str(error))
     if isinstance(error, openai.APIConnectionError):
         cause = error.__cause__ or error
         what = f"The connection to the server of {model!r} failed: {cause or type(cause).__name__}"
-        return _build("connection", what, model, error)
+        return _build("connection", what, model, str(error))
     what = f"The reply of {model!r} cannot be read: {error}"
-    return _build("malformed", what, model, error)
+    return _build("malformed", what, model, str(error))
+
+
+def from_reply(data: object, *, model: str) -> ChatError | None:
+    """Our error for a reply that holds nothing but one, whatever its status said; None for others.
+
+    Gateways answer so when what stands behind them failed: with a good status, and the real one in
+    the error's "code".
+    """
+    told = data.get("error") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or not told or any(isinstance(v, list) for v in data.values()):
+        return None
+    told = told if isinstance(told, dict) else {"message": told}
+    codes = {str(told[name]) for name in ("code", "type") if told.get(name)}
+    status = next((int(code) for code in sorted(codes) if re.fullmatch("[45][0-9]{2}", code)), None)
+    status = status or next((_NAMED_STATUSES[c] for c in codes if c in _NAMED_STATUSES), None)
+    words = _short(str(told.get("message") or told))
+    fault = _fault(status, codes)
+    hint = _STATUS_HINTS.get(status or 0, "")
+    return _build(
+        fault,
+        f"The server of {model!r} answered with an error: {words}",
+        model,
+        words,
+        hint=hint,
+        status=status,
+    )
 
 
 def _from_status(error: Any, model: str, wait: float | None, missing_hint: str) -> ChatError:
@@ -119,31 +147,31 @@ def _from_status(error: Any, model: str, wait: float | None, missing_hint: str) 
             hint=missing_hint or _STATUS_HINTS[404],
             **known,
         )
-    fault: ChatFault
+    hint = _STATUS_HINTS.get(status, "")
+    return _build(_fault(status, codes), message, model, str(error), hint=hint, **known)
+
+
+def _fault(status: int | None, codes: set[str]) -> ChatFault:
     if codes & _QUOTA_CODES or status == 402:
-        fault = "quota"
-    elif codes & _FILTER_CODES:
-        fault = "filtered"
-    elif status == 429:
-        fault = "rate_limited"
-    elif status == 408:
-        fault = "timeout"
-    elif status == 409 or status >= 500:
-        fault = "server"
-    else:
-        fault = "rejected"
-    return _build(fault, message, model, error, hint=_STATUS_HINTS.get(status, ""), **known)
+        return "quota"
+    if codes & _FILTER_CODES:
+        return "filtered"
+    if status is None:
+        return "malformed"
+    if status in {408, 429}:
+        return "timeout" if status == 408 else "rate_limited"
+    return "server" if status == 409 or status >= 500 else "rejected"
 
 
 def _build(
-    fault: ChatFault, what: str, model: str, error: Exception, *, hint: str = "", **known: Any
+    fault: ChatFault, what: str, model: str, detail: str, *, hint: str = "", **known: Any
 ) -> ChatError:
     kinds = {"quota": QuotaError, "rate_limited": RateLimitedError}
     return kinds.get(fault, ChatError)(
         what,
         fault=fault,
         model=model,
-        detail=_short(str(error)),
+        detail=_short(detail),
         hint=hint or _HINTS.get(fault, ""),
         **known,
     )

@@ -164,9 +164,20 @@ class _ChatMessage(_Part):
     refusal: str | None = None
 
 
+class _Failure(_Part):
+    code: int | str | None = None
+    message: str | None = None
+
+    @property
+    def words(self) -> str:
+        return ": ".join(str(part) for part in (self.code, self.message) if part)
+
+
 class _Choice(_Part):
     message: _ChatMessage
     finish_reason: str | None = None
+    # Of gateways whose own provider broke off.
+    error: Annotated[_Failure | None, WrapValidator(_none_if_odd)] = None
 
 
 class _ChatCompletion(_Part):
@@ -197,6 +208,7 @@ def read_chat(data: Json) -> WireReply:
             output_tokens=usage.completion_tokens,
             cached_tokens=details.cached_tokens,
         ),
+        failure=choice.error.words if choice.error else "",
     )
 
 
@@ -224,11 +236,6 @@ class _Item(_Part):
 
 class _Incomplete(_Part):
     reason: str | None = None
-
-
-class _Failure(_Part):
-    code: str | None = None
-    message: str | None = None
 
 
 class ResponsesUsage(_Part):
@@ -267,7 +274,6 @@ def read_responses(data: Json) -> WireReply:
     ]
     reason = (reply.incomplete_details or _Incomplete()).reason
     finish = "stop" if reply.status in {None, "completed"} else str(reply.status)
-    failure = reply.error or _Failure()
     return WireReply(
         text=_unbroken("".join(c.text or "" for c in contents if c.type == "output_text")),
         refusal="".join(
@@ -276,7 +282,7 @@ def read_responses(data: Json) -> WireReply:
         finish_reason=_RESPONSES_REASONS.get(reason, reason) if reason else finish,
         model=reply.model or "",
         usage=counted(reply.usage),
-        failure=": ".join(part for part in (failure.code, failure.message) if part),
+        failure=reply.error.words if reply.error else "",
     )
 
 

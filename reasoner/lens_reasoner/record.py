@@ -14,7 +14,6 @@ line, so it is made again when the run goes on: at most the calls in flight are 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -24,7 +23,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lens_reasoner.atomic import write_atomically
+from lens_reasoner.atomic import append_line, write_atomically
 from lens_reasoner.errors import RunRecordError
 from lens_reasoner.events import Event, read_event
 from lens_reasoner.loop_limits import LoopLimits
@@ -210,7 +209,7 @@ class RunWriter:
             ) from error
         try:
             self.record = self._open(header)
-            self._file = (self.folder / EVENTS).open("ab")
+            self._file = (self.folder / EVENTS).open("ab", buffering=0)
         except BaseException:
             self._lock.release()
             raise
@@ -236,9 +235,7 @@ class RunWriter:
             path = self.folder / IMAGES / name
             if not path.exists():
                 write_atomically(path, event.image.data)
-        self._file.write(_line({"event": data, "clock": dict(clock)}))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        append_line(self._file, _line({"event": data, "clock": dict(clock)}))
 
     def close(self) -> None:
         """Let others write."""

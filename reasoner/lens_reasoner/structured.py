@@ -14,11 +14,12 @@ from lens_reasoner.errors import ChatError
 from lens_reasoner.types import Usage
 
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
 _MOST_PROBLEMS = 8
 
 _AGAIN = (
     "That reply does not have the required form:\n{problems}\n"
-    "Reply again to the same request with nothing but the corrected JSON."
+    "Reply again to the same request with nothing but the corrected JSON. {form}"
 )
 
 
@@ -30,7 +31,7 @@ def read_json(text: str, schema: type[Schema]) -> Schema:
     """The value in a reply.
 
     Besides plain JSON, JSON in a fenced block or between words of explanation is accepted, as
-    servers without JSON schemas give it.
+    servers without JSON schemas give it. Thoughts that a server left before it are no part of it.
 
     Raises:
         OffSchema: If the text holds no value of that form.
@@ -49,6 +50,7 @@ def read_json(text: str, schema: type[Schema]) -> Schema:
 
 def _candidates(text: str) -> list[str]:
     """The reply itself, its fenced blocks, and what stands between its outermost braces."""
+    text = _THOUGHT.sub("", text, count=1) if _THOUGHT.match(text) else text
     inner = text[text.find("{") : text.rfind("}") + 1] if "{" in text else ""
     found = [text, *(match.group(1) for match in _FENCED.finditer(text)), inner]
     return [candidate for candidate in found if candidate] or [text]
@@ -65,14 +67,26 @@ def _problems(error: ValidationError) -> str:
 
 
 def json_instruction(schema: type[BaseModel]) -> str:
-    """Tells a model without JSON-schema support which form its reply must have."""
+    """Tells a model which form its reply must have."""
     form = json.dumps(schema.model_json_schema(), ensure_ascii=False)
     return f"Answer with nothing but one JSON object that satisfies this JSON schema:\n{form}"
 
 
-def again(reply: str, problems: str) -> list[Message]:
-    """What is added to a conversation whose last reply was off the schema."""
-    return [Message.assistant(reply), Message.user(_AGAIN.format(problems=problems))]
+def told_the_form(messages: Sequence[Message], schema: type[BaseModel]) -> list[Message]:
+    """A conversation for a server that takes no schema: its system message asks for the form."""
+    form = json_instruction(schema)
+    if not messages or messages[0].role != "system":
+        return [Message.system(form), *messages]
+    return [Message.system(f"{messages[0].text}\n\n{form}"), *messages[1:]]
+
+
+def again(reply: str, problems: str, schema: type[BaseModel]) -> list[Message]:
+    """What is added to a conversation whose last reply was off the schema.
+
+    The form is told in words too, as some servers leave a schema out without a word.
+    """
+    told = _AGAIN.format(problems=problems, form=json_instruction(schema))
+    return [Message.assistant(reply), Message.user(told)]
 
 
 async def ask_checked(
@@ -101,7 +115,7 @@ async def ask_checked(
     except OffSchema as error:
         problems = str(error)
     try:
-        second = await ask([*messages, *again(reply.text, problems)])
+        second = await ask([*messages, *again(reply.text, problems, schema)])
     except ChatError as error:
         error.usage = reply.usage + (error.usage or Usage())
         raise

@@ -131,6 +131,40 @@ def test_two_processes_do_not_share_a_directory(tmp_path: Path) -> None:
         pass
 
 
+def test_a_full_disk_stops_a_study_before_more_is_paid_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paid, put = PaidCalls(tmp_path, None), DiskJournal.put
+
+    def full(journal: DiskJournal, key: str, record: Any) -> None:
+        if paid.made > 40:
+            raise OSError(28, "No space left on device")
+        put(journal, key, record)
+
+    monkeypatch.setattr(DiskJournal, "put", full)
+    with pytest.raises(StudyInterruptedError, match="No space left"):
+        run(tmp_path / "run", paid)
+    assert paid.made <= 41 + CONCURRENCY
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit for the size of files")
+def test_what_a_full_disk_cut_off_is_no_line(tmp_path: Path) -> None:
+    import resource
+
+    directory = RunDirectory(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    try:
+        with pytest.raises(ZeroDivisionError), directory.open({}) as journal:
+            for _ in range(2):
+                with pytest.raises(OSError, match="too large"):
+                    journal.put("long", {"text": "x" * 300})
+            raise ZeroDivisionError("what happens on the way out is not hidden by the disk")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "calls.jsonl").read_bytes() == b""
+
+
 def test_a_line_cut_short_is_dropped_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     journal = DiskJournal(tmp_path)
     journal.put("a", {"x": 1})

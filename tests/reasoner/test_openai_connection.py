@@ -125,6 +125,28 @@ async def test_a_reply_off_the_schema_is_asked_for_once_more(server, api) -> Non
     assert [said["role"], told["role"]] == ["assistant", "user"]
     assert '{\\"colour\\": \\"red\\"}' in json.dumps(said)
     assert "name: Field required" in json.dumps(told)
+    # A server that has left the schema out has not told the model of it.
+    assert '\\"required\\": [\\"name\\"]' in json.dumps(told)
+
+
+@both
+async def test_a_server_that_takes_no_schema_is_told_the_form_in_words(server, api) -> None:
+    refused = server.error(400, "This response_format type json_schema is unavailable now")
+    server.script += [refused, *[server.text(api, '{"name": "red"}')] * 2]
+    chat = server.chat(api)
+    for _ in range(2):
+        assert (await chat.complete(HELLO, schema=Colour)).parsed_as(Colour).name == "red"
+    bodies = [call.body for call in server.calls]
+    assert [bool({"response_format", "text"} & body.keys()) for body in bodies] == [
+        True,
+        False,
+        False,
+    ]
+    for body in bodies[1:]:
+        assert '\\"required\\": [\\"name\\"]' in json.dumps(body)
+    server.script.append(server.error(400, "temperature is not supported"))
+    with pytest.raises(ChatError, match="temperature"):
+        await chat.complete(HELLO, schema=Colour)
 
 
 async def test_a_first_reply_that_is_right_costs_one_call(server) -> None:

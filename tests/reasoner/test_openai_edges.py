@@ -130,6 +130,39 @@ async def test_json_of_another_kind_is_a_typed_error(server, api, body) -> None:
 
 
 @both
+@pytest.mark.parametrize(
+    ("told", "fault", "calls"),
+    [
+        ({"code": 502, "message": "upstream is down"}, "server", 3),
+        ({"code": "429", "message": "upstream is busy"}, "rate_limited", 3),
+        ({"code": "rate_limit_exceeded", "message": "upstream is busy"}, "rate_limited", 3),
+        ({"code": 402, "message": "upstream wants money"}, "quota", 1),
+        ({"code": 403, "message": "upstream says no"}, "rejected", 1),
+        ({"type": "content_filter", "message": "upstream says no"}, "filtered", 1),
+        ({"message": "upstream broke"}, "malformed", 1),
+        ("upstream broke", "malformed", 1),
+    ],
+)
+async def test_an_error_under_a_good_status_is_that_error(server, api, told, fault, calls) -> None:
+    server.answer = lambda _: server.raw(json.dumps({"error": told, "user_id": "x"}).encode())
+    with pytest.raises(ChatError, match="upstream") as caught:
+        await server.chat(api).complete(HELLO)
+    assert (caught.value.fault, len(server.calls)) == (fault, calls)
+    assert caught.value.hint
+
+
+async def test_a_reply_that_breaks_off_with_an_error_is_no_answer(server) -> None:
+    message = {"role": "assistant", "content": "A red c"}
+    broken = {"code": 502, "message": "upstream is gone"}
+    choices = [{"index": 0, "finish_reason": "error", "message": message, "error": broken}]
+    server.script.append(changed(server, "chat", choices=choices))
+    with pytest.raises(ChatError, match="upstream is gone") as caught:
+        await server.chat("chat").complete(HELLO)
+    assert caught.value.fault == "server"
+    assert caught.value.usage.input_tokens == 11
+
+
+@both
 async def test_a_providers_refusal_is_a_value_with_its_cost(server, api) -> None:
     from lens_reasoner import ImageRequest
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from lens_reasoner import (
     AgentLoop,
     FunctionGenerator,
     ImageReady,
+    ImageRequest,
     LoopLimits,
     LoopResult,
     RunRecord,
@@ -181,6 +183,32 @@ async def test_two_cannot_write_one_run(tmp_path: Path) -> None:
         await loop.resume(tmp_path)
     await stream.aclose()
     assert (await loop.resume(tmp_path)).stop_reason == "max_rounds"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit for the size of files")
+async def test_a_run_goes_on_when_a_full_disk_has_room_again(tmp_path: Path) -> None:
+    import resource
+
+    drawn: list[int] = []
+
+    def draw(prompt: str, seed: int) -> Image.Image:
+        drawn.append(seed)
+        return Image.new("RGB", (8, 8), "red")
+
+    loop = AgentLoop(generator=FunctionGenerator(draw))
+    request = ImageRequest(text="a red square", seed=1, num_images=3)
+    events = tmp_path / "run" / "events.jsonl"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1300, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            await loop.run(request, record=tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert events.read_bytes().endswith(b"\n"), "no half of a line stays"
+    result = await loop.run(request, record=tmp_path / "run")
+    assert len(result.candidates) == 3
+    assert drawn == [1, 1, 2, 3], "what could not be written is drawn again"
 
 
 async def test_unreadable_records_are_told_apart(tmp_path: Path) -> None:

@@ -56,6 +56,12 @@ def test_anything_else_is_one_error_that_says_what_is_wrong(text: str) -> None:
         read_json(text, Items)
 
 
+@pytest.mark.parametrize("thought", ["One {item}?", '{"items": [1]}', "```json\n{}\n```", ""])
+def test_thoughts_before_the_value_are_left_alone(thought: str) -> None:
+    value = Items(items=[Item(name="a </b> c", count=2)])
+    assert read_json(f"<think>{thought}</think>\n{value.model_dump_json()}", Items) == value
+
+
 def test_problems_name_the_field_and_not_the_wrapping() -> None:
     with pytest.raises(OffSchema, match=r"^- items\.0\.count: Input should be a valid integer"):
         read_json('Here you are:\n```json\n{"items": [{"name": "a", "count": "b"}]}\n```', Items)
