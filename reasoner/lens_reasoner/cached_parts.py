@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any, Generic, TypeVar
 
 from pydantic import JsonValue, TypeAdapter
@@ -113,7 +114,8 @@ class CachedGenerator:
         for seed, image in zip(missing, drawn, strict=False):
             _keep(self._cache, "image", key(seed), image, self._SHAPE)
             images[seed] = image
-        return [images[seed] for seed in seeds if seed in images]
+        # Up to the first that is missing: a picture's place says which seed it is of.
+        return [images[seed] for seed in takewhile(images.__contains__, seeds)]
 
 
 class _Answer(Value):

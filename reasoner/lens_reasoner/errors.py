@@ -184,7 +184,15 @@ class CalibrationError(ReasonerError, ValueError):
 
 
 class GeneratorError(ReasonerError):
-    """A generator that failed or returned something that is not a picture."""
+    """A generator that failed or returned something that is not a picture.
+
+    Attributes:
+        usage: What the failed call consumed; None if unknown.
+    """
+
+    def __init__(self, message: str, *, usage: Usage | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.usage = usage
 
 
 class UnsupportedSettingError(GeneratorError, ValueError):
@@ -229,9 +237,8 @@ class GenerationRefusedError(GeneratorError):
         detail: str = "",
         hint: str = "",
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, usage=usage, hint=hint)
         self.categories = categories
-        self.usage = usage
         self.request_id = request_id
         self.detail = detail
 
@@ -258,9 +265,8 @@ class ImageServiceError(GeneratorError):
         detail: str = "",
         hint: str = "",
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, usage=usage, hint=hint)
         self.fault: ChatFault = fault
-        self.usage = usage
         self.status = status
         self.request_id = request_id
         self.detail = detail

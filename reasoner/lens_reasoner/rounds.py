@@ -29,7 +29,7 @@ from lens_reasoner.generator import StepProgress
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.parts import LoopParts
 from lens_reasoner.run_state import Candidate
-from lens_reasoner.types import Refused, Rubric
+from lens_reasoner.types import Refused, Rubric, Usage
 
 
 class Rounds:
@@ -219,7 +219,8 @@ class Rounds:
 
     def _stop_reason(self, number: int) -> StopReason | None:
         run, limits = self._run, self._run.limits
-        scores = [c.score for c in self._judged(number) if c.score is not None]
+        verdicts = [c.verdict for c in self._judged(number) if c.verdict is not None]
+        scores = [v.least_score for v in verdicts if v.least_score is not None]
         if scores and max(scores) >= limits.target_score:
             return "target_reached"
         if run.state.has_failed("generate"):
@@ -264,6 +265,8 @@ def _first(failed: BaseExceptionGroup[BaseException]) -> BaseException:
 def _wrong_number(name: str, drawn: int, asked: int) -> GeneratorError:
     return GeneratorError(
         f"{name!r} drew {drawn} pictures for {asked} seeds.",
+        # The pictures that are there carry the usage of the call.
+        usage=Usage.zero() if drawn else None,
         hint="A generator returns one picture per seed.",
     )
 

@@ -220,13 +220,15 @@ class RunState:
     def best(self) -> Candidate | None:
         """The highest score, then the most criteria answered, then the earliest.
 
-        A candidate without a score stands behind all that have one, whatever theirs is.
+        A candidate without a score stands behind all that have one, whatever theirs is; answers
+        that got lost count as no.
         """
 
         def rank(candidate: Candidate) -> tuple[float, float, int]:
-            score = -1.0 if candidate.score is None else candidate.score
-            coverage = candidate.verdict.coverage if candidate.verdict else 0.0
-            return score, coverage, -candidate.index
+            verdict = candidate.verdict
+            if verdict is None or verdict.least_score is None:
+                return -1.0, 0.0, -candidate.index
+            return verdict.least_score, verdict.coverage, -candidate.index
 
         return max(self.candidates.values(), key=rank, default=None)
 

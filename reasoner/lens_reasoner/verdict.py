@@ -93,6 +93,17 @@ class Verdict(Value):
         return _weight(v for v in answered if v.answer == "yes") / _weight(answered)
 
     @property
+    def least_score(self) -> float | None:
+        """The score if no criterion were met about which asking failed; None if there is none.
+
+        A picture must not come out ahead because most answers about it got lost.
+        """
+        if self.score is None:
+            return None
+        counted = [v for v in self.verdicts if v.answer != "cannot_tell" or v.failed]
+        return _weight(v for v in counted if v.answer == "yes") / _weight(counted)
+
+    @property
     def expected_score(self) -> float | None:
         """Weighted mean probability of "yes"; None if nothing is known of any criterion.
 

@@ -127,5 +127,6 @@ def _by_criterion(order: list[Criterion], items: Sequence[_Item]) -> dict[str, C
             evidence=one_line(evidence),
             weight=criterion.weight,
             probability=probability,
+            failed=not given,
         )
     return verdicts

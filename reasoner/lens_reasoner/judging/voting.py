@@ -20,7 +20,7 @@ class ExtraVotes:
     """Asks once, then again where the answer is "cannot_tell" or its probability is middling.
 
     The answer is what most votes say that say anything; a tie is "cannot_tell". Every vote's
-    criteria come in another order. Extra votes that fail are left out.
+    criteria come in another order. Votes that fail are left out.
     """
 
     def __init__(
@@ -95,7 +95,8 @@ class ExtraVotes:
 
 
 def _count(votes: Sequence[CriterionVerdict]) -> CriterionVerdict:
-    """The verdict that several votes on one criterion come to."""
+    """The verdict that several votes on one criterion come to; those that failed are none."""
+    votes = [vote for vote in votes if not vote.failed] or votes[:1]
     if len(votes) == 1:
         return votes[0]
     given = [vote.answer for vote in votes]
