@@ -96,7 +96,7 @@ class MissingPackagesError(ReasonerError, ImportError):
 
 
 class MissingKeyError(ReasonerError):
-    """No API key where the chosen server needs one."""
+    """No API key where the chosen server needs one, or one that no server takes."""
 
 
 class PriceTableError(ReasonerError, ValueError):

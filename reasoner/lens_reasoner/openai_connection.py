@@ -89,7 +89,7 @@ class OpenAIConnection:
         """Choose model and server; the other arguments are those of `ConnectionOptions`.
 
         Raises:
-            MissingKeyError: If OpenAI is asked without a key.
+            MissingKeyError: If OpenAI is asked without a key, or the key cannot be sent.
             PriceTableError: If the prices cannot be read.
         """
         self.model = model
@@ -265,5 +265,13 @@ def _find_key(given: str | SecretStr | None, *, model: str, required: bool) -> S
             f"No API key for {model!r}.",
             hint="Set OPENAI_API_KEY, set OPENAI_BASE_URL to a compatible server of your own, or "
             "choose an offline model.",
+        )
+    odd = next((place for place, mark in enumerate(key, start=1) if not "!" <= mark <= "~"), None)
+    if odd is not None:
+        # Refused here, as the transport would put the whole key into its error.
+        raise MissingKeyError(
+            f"The API key for {model!r} cannot be sent: character {odd} of {len(key)} is none that "
+            "a key may have.",
+            hint="Give the key alone, without line breaks, spaces or signs from a document.",
         )
     return SecretStr(key or _NO_KEY)

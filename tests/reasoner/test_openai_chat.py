@@ -282,6 +282,13 @@ def test_without_a_key_the_error_says_what_to_do(monkeypatch) -> None:
         OpenAIChat("gpt-5.5")
 
 
+@pytest.mark.parametrize("key", ["sk-0123456789\nsk-abcdefghi", "sk-01234\x0056789", "sk-0123…9"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(key) -> None:
+    with pytest.raises(MissingKeyError, match="cannot be sent") as caught:
+        OpenAIChat("some-model", base_url="http://127.0.0.1:9/v1", api_key=key)
+    assert "0123" not in f"{caught.value!r} {vars(caught.value)}"
+
+
 async def test_environment_names_key_and_server(server, secret, monkeypatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     server.answer = lambda _: server.text("chat", "Hi.")
