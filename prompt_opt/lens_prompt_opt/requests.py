@@ -144,32 +144,48 @@ class PromptSet(Value):
     ) -> Splits:
         """Deal the requests out, groups kept together, in an order drawn from `seed`.
 
-        Texts that differ in nothing but case, spaces and punctuation go together too. A request's
-        place depends on the seed and its group or text alone, up to where the shares fall, so that
+        Texts that differ in nothing but case, spaces and punctuation go together too, and their
+        groups with them. A request's place depends on the seed and its group or text alone, up to where the shares fall, so that
         adding requests moves few others.
 
         Raises:
             PromptSetError: If a split would have fewer than `at_least` requests.
         """
-        groups: dict[str, list[StudyRequest]] = {}
-        for request in self.requests:
-            groups.setdefault(request.group or _words(request.text), []).append(request)
-        names = {key: group[0].group or _normal(group[0].text) for key, group in groups.items()}
-        order = sorted(groups, key=lambda key: _hash(f"{seed}:{names[key]}"))
+        families = _families(self.requests)
+        order = sorted(families, key=lambda family: _hash(f"{seed}:{_name(family[0])}"))
         parts: tuple[list[StudyRequest], ...] = ([], [], [])
         total, taken = len(self), 0
         bounds = (shares[0] * total, (shares[0] + shares[1]) * total)
-        for name in order:
+        for family in order:
             part = 0 if taken < round(bounds[0]) else 1 if taken < round(bounds[1]) else 2
-            parts[part].extend(groups[name])
-            taken += len(groups[name])
+            parts[part].extend(family)
+            taken += len(family)
         if min(map(len, parts)) < at_least:
             raise PromptSetError(
-                f"{total} requests in {len(groups)} groups give splits of "
+                f"{total} requests in {len(families)} groups give splits of "
                 f"{[len(part) for part in parts]}; each needs at least {at_least}.",
                 hint="Add requests, or make groups smaller.",
             )
         return Splits(*(tuple(part) for part in parts))
+
+
+def _families(requests: Iterable[StudyRequest]) -> list[list[StudyRequest]]:
+    """The requests that must go together: of one group, or of the same words."""
+    homes: dict[str, list[StudyRequest]] = {}
+    for request in requests:
+        near = {id(homes[bond]): homes[bond] for bond in _bonds(request) if bond in homes}
+        family = [*(member for home in near.values() for member in home), request]
+        homes |= {bond: family for member in family for bond in _bonds(member)}
+    return list({id(family): family for family in homes.values()}.values())
+
+
+def _bonds(request: StudyRequest) -> list[str]:
+    words = f"words:{_words(request.text)}"
+    return [words, f"group:{request.group}"] if request.group else [words]
+
+
+def _name(request: StudyRequest) -> str:
+    return request.group or _normal(request.text)
 
 
 def _filled(request: ImageRequest, defaults: Mapping[str, object]) -> ImageRequest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,19 @@ UNPROVEN_FILE = "unproven.json"
 _LOCK_FILE = "lock"
 
 
-def generator_card_file(generator: str) -> str:
-    """The file of the prompt that was found for one of several generators."""
-    return f"prompt-{re.sub(r'[^A-Za-z0-9._-]+', '-', generator).strip('-')}.json"
+def generator_card_files(generators: Iterable[str]) -> list[str]:
+    """The files of the prompts that were found for each of several generators, all different."""
+    taken: set[str] = set()
+    files = []
+    for generator in generators:
+        base = re.sub(r"[^A-Za-z0-9._-]+", "-", generator).strip("-") or "generator"
+        name, number = base, 2
+        # Some systems take "A" and "a" for one file.
+        while name.casefold() in taken:
+            name, number = f"{base}-{number}", number + 1
+        taken.add(name.casefold())
+        files.append(f"prompt-{name}.json")
+    return files
 
 
 class RunDirectory:

@@ -17,7 +17,7 @@ from lens_prompt_opt.run_directory import (
     RESULT_FILE,
     UNPROVEN_FILE,
     RunDirectory,
-    generator_card_file,
+    generator_card_files,
 )
 from lens_prompt_opt.stopping import StopSwitch
 from lens_prompt_opt.study_design import StudyDesign
@@ -48,8 +48,8 @@ class StudyCore(StudyDesign):
                 directory.write(CARD_FILE, result.best.model_dump(mode="json"))
                 if result.unproven is not None:
                     directory.write(UNPROVEN_FILE, result.unproven.model_dump(mode="json"))
-                for found in result.per_generator:
-                    name = generator_card_file(found.generator)
+                files = generator_card_files(found.generator for found in result.per_generator)
+                for name, found in zip(files, result.per_generator, strict=True):
                     directory.write(name, found.card.model_dump(mode="json"))
             return result
 

@@ -18,6 +18,7 @@ from lens_prompt_opt import (
     StudyResult,
 )
 from lens_prompt_opt.pipeline import distinct_names
+from lens_prompt_opt.run_directory import generator_card_files
 from lens_prompt_opt.simulation.evaluator import SimulatedEvaluator
 from lens_prompt_opt.simulation.parts import SimulatedGenerator
 from lens_prompt_opt.simulation.proposer import SimulatedProposer
@@ -142,3 +143,10 @@ def test_the_matrix_can_be_left_out_and_names_are_told_apart() -> None:
     assert distinct_names(["a", "b", "a"]) == ("a #1", "b", "a #2")
     with pytest.raises(StudyConfigError, match="own_share"):
         study(own_share=1.0)
+
+
+def test_each_generator_has_a_file_of_its_own() -> None:
+    files = generator_card_files(["org/lens", "org-lens", "Org lens", "模型一", "模型二", "lens"])
+    assert files[0] == "prompt-org-lens.json"
+    assert files[-1] == "prompt-lens.json"
+    assert len({name.casefold() for name in files}) == 6

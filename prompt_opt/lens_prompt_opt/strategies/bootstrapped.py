@@ -49,12 +49,17 @@ class BootstrappedExamples:
             harvest = desk.batch("harvest", self.pictures * len(desk.splits.search))
             good = _good_rewrites(await desk.evaluate(desk.seed, harvest))
             cells = desk.batch("examples", self.batch)
+            if not good:
+                desk.history.note("no rewrite was good enough to be shown")
+                return desk.incumbent
             await desk.evaluate(desk.seed, cells)
             for number in range(1, self.draws + 1):
+                if not desk.fits(len(cells) + desk.challenge_cells):
+                    break
                 shown = self._choose(desk, good, number)
                 made = self._shown(desk, shown, number)
-                if made is None or not desk.fits(len(cells) + desk.challenge_cells):
-                    break
+                if made is None:
+                    continue
                 found = await self._gain(desk, made, cells, {name for name, _ in shown})
                 if found > gain:
                     best, gain = made, found
@@ -73,9 +78,6 @@ class BootstrappedExamples:
         return rng.sample(pool, min(self.examples, len(pool)))
 
     def _shown(self, desk: Desk, shown: Sequence[tuple[str, str]], number: int) -> Candidate | None:
-        if not shown:
-            desk.history.note("no rewrite was good enough to be shown")
-            return None
         texts = {request.id: request.text for request in desk.splits.search}
         body = "\n\n".join(f"Request: {texts[name]}\nPrompt: {prompt}" for name, prompt in shown)
         there = any(section.name == EXAMPLES_SECTION for section in desk.seed.prompt.sections)
