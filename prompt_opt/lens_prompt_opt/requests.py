@@ -145,8 +145,8 @@ class PromptSet(Value):
         """Deal the requests out, groups kept together, in an order drawn from `seed`.
 
         Texts that differ in nothing but case, spaces and punctuation go together too, and their
-        groups with them. A request's place depends on the seed and its group or text alone, up to where the shares fall, so that
-        adding requests moves few others.
+        groups with them. A request's place depends on the seed and its group or text alone, up to
+        where the shares fall, so that adding requests moves few others.
 
         Raises:
             PromptSetError: If a split would have fewer than `at_least` requests.
