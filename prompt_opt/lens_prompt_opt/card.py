@@ -46,6 +46,8 @@ class GainClaim(Value):
         requests: Requests of the test split with a score under both.
         pictures: Pictures per request and prompt.
         kinds: The same by kind of criterion; a description, not corrected for their number.
+        undecided: Shares of the criteria that the judge could not tell, under the seed prompt and
+            under the optimised one; they are left out of the scores. None in older files.
     """
 
     gain: float
@@ -57,6 +59,7 @@ class GainClaim(Value):
     requests: int
     pictures: int
     kinds: tuple[KindChange, ...] = ()
+    undecided: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         """The claim in one line, in points of a hundred."""

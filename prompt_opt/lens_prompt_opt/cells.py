@@ -130,6 +130,17 @@ def paired_differences(
     return {request: fsum(values) / len(values) for request, values in found.items()}
 
 
+def undecided_share(outcomes: Iterable[Outcome]) -> float | None:
+    """Share of the criteria asked about that the judge could not tell; None if none was asked."""
+    found = [
+        answer == "cannot_tell"
+        for outcome in outcomes
+        if not outcome.cell.vote
+        for answer in outcome.answers.values()
+    ]
+    return sum(found) / len(found) if found else None
+
+
 def mean_score(outcomes: Iterable[Outcome]) -> float | None:
     """Mean over requests of their mean scores; None if nothing has a score."""
     found: dict[str, list[float]] = {}

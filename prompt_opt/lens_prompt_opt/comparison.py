@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from statistics import fmean
 
 from lens_prompt_opt.card import GainClaim, KindChange
-from lens_prompt_opt.cells import Outcome, mean_score, paired_differences
+from lens_prompt_opt.cells import Outcome, mean_score, paired_differences, undecided_share
 from lens_prompt_opt.edits import Candidate, HypothesisStatus, SectionEdit
 from lens_prompt_opt.result import PicturePair, Side
 from lens_prompt_opt.statistics.intervals import IntervalMethod
@@ -60,6 +60,10 @@ class Comparison:
             requests=len(differences),
             pictures=pictures,
             kinds=tuple(change for change in changes if change is not None),
+            undecided=(
+                undecided_share(self._before) or 0.0,
+                undecided_share(self._after) or 0.0,
+            ),
         )
 
     @property

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from pydantic import Field
 
-from lens_prompt_opt.cells import Outcome
+from lens_prompt_opt.cells import Outcome, undecided_share
 from lens_prompt_opt.edits import Candidate
 from lens_prompt_opt.fingerprints import distance
 from lens_reasoner.prompts import SystemPrompt
@@ -53,6 +53,9 @@ class GuardRules(Value):
         min_diversity: Least mean distance between pictures of one request under different seeds,
             as a share of the incumbent's.
         max_cut: Largest share of rewrites that may be longer than the generator reads.
+        max_undecided: How much more often than under the incumbent the judge may be unable to tell,
+            as a share of criteria. What it cannot tell is left out of the score, so a prompt that
+            hides what fails would score well.
     """
 
     protected: tuple[str, ...] = (SAFETY_SECTION,)
@@ -62,6 +65,7 @@ class GuardRules(Value):
     max_lost: float = Field(default=0.05, ge=0, le=1)
     min_diversity: float = Field(default=0.7, ge=0, le=1)
     max_cut: float = Field(default=0.02, ge=0, le=1)
+    max_undecided: float = Field(default=0.05, ge=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,14 @@ class OutcomeGuard:
                 findings.append(
                     _found("prompt length", f"{cut:.0%} of rewrites exceed what is read")
                 )
+        open_now, open_before = undecided_share(candidate) or 0.0, undecided_share(incumbent) or 0.0
+        if open_now > open_before + self.rules.max_undecided:
+            findings.append(
+                _found(
+                    "undecided",
+                    f"the judge cannot tell {open_now:.1%} of criteria, were {open_before:.1%}",
+                )
+            )
         return findings
 
     def check_intent(

@@ -79,7 +79,7 @@ class RunDirectory:
         if path.exists():
             before = self.description()
             # What an earlier version did not write down yet cannot differ.
-            differ = sorted(n for n in before if before[n] != description.get(n))
+            differ = sorted(n for n in before if _differs(before[n], description.get(n)))
             if differ:
                 raise StudyMismatchError(
                     f"{str(self.path)!r} belongs to a study with other {', '.join(differ)}.",
@@ -118,6 +118,12 @@ class RunDirectory:
                 hint="Give the directory of a run; results are written when it finishes.",
             ) from error
         return value
+
+
+def _differs(before: object, now: object) -> bool:
+    if isinstance(before, dict) and isinstance(now, dict):
+        return any(_differs(value, now.get(name)) for name, value in before.items())
+    return before != now
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from lens_prompt_opt import (
 )
 from lens_prompt_opt.outages import is_outage
 from lens_prompt_opt.simulation.evaluator import rubric_of
-from lens_prompt_opt.simulation.parts import SimulatedGenerator, SimulatedReasoner
+from lens_prompt_opt.simulation.parts import SimulatedGenerator, SimulatedJudge, SimulatedReasoner
 from lens_prompt_opt.simulation.proposer import SimulatedProposer
 from lens_prompt_opt.simulation.world import Draws, seed_prompt
 from lens_reasoner import (
@@ -43,6 +43,7 @@ from lens_reasoner import (
     SystemPrompt,
     UnsupportedSettingError,
     Usage,
+    Verdict,
 )
 from lens_reasoner.types import GenerationSettings
 from prompt_opt.simulated_study import BUDGET, WORLD, PaidCalls, run, study
@@ -188,6 +189,49 @@ def test_a_prompt_that_makes_all_pictures_alike_is_guarded() -> None:
         seed=SEED, budget=budget
     )
     assert free.history.decisions[0].verdict == "better"
+
+
+class _Foggy(SimulatedReasoner):
+    """Asks for fog under any prompt but the seed."""
+
+    def with_system_prompt(self, prompt: SystemPrompt) -> _Foggy:
+        return _Foggy(self.world, prompt)
+
+    async def rewrite(self, request: ImageRequest) -> Rewrite:
+        made = await super().rewrite(request)
+        fog = "" if self.prompt == SEED else ", fog"
+        return made.model_copy(update={"prompt": f"{made.prompt}{fog}"})
+
+
+class _Groping(SimulatedJudge):
+    """Cannot tell what failed in a fog."""
+
+    async def judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
+        verdict = await super().judge(image, rubric)
+        answers = verdict.model_dump()["verdicts"]
+        for answer in answers:
+            if image.prompt.endswith("fog") and answer["answer"] == "no":
+                answer["answer"] = "cannot_tell"
+        return Verdict.model_validate({**verdict.model_dump(), "verdicts": answers})
+
+
+def test_a_prompt_that_hides_what_fails_is_guarded(tmp_path: Path) -> None:
+    nothing = SimulatedProposer(helps=0.0, hurts=0.0, gain=0.0)
+    parts = {"reasoner": _Foggy(WORLD, SEED), "judge": _Groping(WORLD), "proposer": nothing}
+    result = study(**parts).optimize_sync(seed=SEED, budget=Budget(images=300))
+    guarded = [d for d in result.history.decisions if d.verdict == "guarded"]
+    assert guarded
+    assert [finding.guard for finding in guarded[0].guards] == ["undecided"]
+    assert result.end == "no_improvement"
+    # What looked best says how much of it nobody could see.
+    free = study(**parts, guards=GuardRules(max_undecided=1.0)).optimize_sync(
+        seed=SEED, budget=Budget(images=300)
+    )
+    assert free.claim is not None
+    before, after = free.claim.undecided or (0, 0)
+    assert after > before + 0.2
+    page = free.report(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "The judge could not tell" in page
 
 
 def test_what_could_not_be_established_is_shown_with_its_interval(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from lens_prompt_opt.report.markup import Markup, el, join
 from lens_prompt_opt.report.material import Material
 
 _WIDTH, _HEIGHT = 380.0, 60.0
+_WORTH_A_WORD = 0.02
 
 
 def headline(material: Material) -> Markup:
@@ -31,6 +32,7 @@ def _improved(claim: GainClaim) -> Markup:
         el("b", wording.number(claim.requests, "request")),
         f" that nothing was decided on, {wording.number(claim.pictures, 'picture')} each, both ",
         f"prompts under the same image seeds. The {confidence} interval is {sure}.",
+        _undecided(claim),
         class_="lead",
     )
     number = el(
@@ -44,6 +46,17 @@ def _improved(claim: GainClaim) -> Markup:
         class_=f"gain {'good' if claim.interval[0] > 0 else 'soft'}",
     )
     return el("div", number, el("div", _bar(claim), lead), class_="claim")
+
+
+def _undecided(claim: GainClaim) -> str | None:
+    """What the scores leave out, where the optimised prompt makes it more."""
+    if claim.undecided is None or claim.undecided[1] < claim.undecided[0] + _WORTH_A_WORD:
+        return None
+    before, after = (wording.points(share, sign=False) for share in claim.undecided)
+    return (
+        f" The judge could not tell {after} % of the criteria, under the seed prompt {before} %; "
+        "they count neither way."
+    )
 
 
 def _unchanged(material: Material) -> Markup:

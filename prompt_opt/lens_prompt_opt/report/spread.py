@@ -111,6 +111,7 @@ _RULES = {
     "max_lost": "how much more of what was asked for a rewrite may lose",
     "min_diversity": "least difference between seeds, against the incumbent",
     "max_cut": "rewrites that may be longer than the generator reads",
+    "max_undecided": "how much more the judge may be unable to tell",
 }
 
 
