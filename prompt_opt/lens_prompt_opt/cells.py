@@ -67,6 +67,13 @@ class Outcome:
         """Whether reasoner or generator refused, so that nothing was drawn."""
         return bool(self.failure) and self.score == 0.0
 
+    def met(self, criterion: str) -> bool | None:
+        """Whether a criterion was met; None if that is not known. What was refused met none."""
+        if self.refused:
+            return False
+        answer = self.answers.get(criterion)
+        return None if answer in {None, "cannot_tell"} else answer == "yes"
+
 
 class CellStream:
     """Cells of one pass over requests, in an order and with seeds drawn from a name.

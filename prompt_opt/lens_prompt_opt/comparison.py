@@ -13,8 +13,6 @@ from lens_prompt_opt.statistics.intervals import IntervalMethod
 from lens_reasoner.prompts import SystemPrompt
 from lens_reasoner.types import Rubric
 
-_ANSWERED = frozenset({"yes", "no"})
-
 
 class Comparison:
     """Two prompts on the same cells."""
@@ -117,14 +115,13 @@ class Comparison:
         )
 
     def _rates(self, kinds: Collection[str]) -> list[tuple[float, float]]:
-        """Pass rates after and before, by request, of criteria answered both times."""
+        """Pass rates after and before, by request, of criteria that are known both times."""
         found: dict[str, list[tuple[float, float]]] = {}
         for one, other in zip(self._after, self._before, strict=True):
             for name, kind in self._kinds(one.cell.request).items():
-                new, old = one.answers.get(name), other.answers.get(name)
-                if (not kinds or kind in kinds) and new in _ANSWERED and old in _ANSWERED:
-                    pair = float(new == "yes"), float(old == "yes")
-                    found.setdefault(one.cell.request, []).append(pair)
+                new, old = one.met(name), other.met(name)
+                if (not kinds or kind in kinds) and new is not None and old is not None:
+                    found.setdefault(one.cell.request, []).append((float(new), float(old)))
         return [
             (fmean(new for new, _ in pairs), fmean(old for _, old in pairs))
             for pairs in found.values()

@@ -233,3 +233,19 @@ def test_a_candidate_survives_json() -> None:
         Candidate.seed(BASE), [SectionEdit(section="Task", text="Write well.")], round=3
     )
     assert Candidate.model_validate(json.loads(made.model_dump_json())) == made
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_groups_do_not_part_what_is_all_but_equal(seed: int) -> None:
+    texts = [(f"A red cup, no {n}", f"a red cup no {n}.", f"paraphrase {n}") for n in range(20)]
+    requests = [
+        {"id": f"{n} {place}", "request": {"text": text}, "group": group}
+        for n, alike in enumerate(texts)
+        for place, (text, group) in enumerate(
+            zip(alike, ("" if n % 2 else f"one {n}", f"other {n}", f"other {n}"), strict=True)
+        )
+    ]
+    splits = PromptSet.model_validate({"requests": requests}).split(seed)
+    found = [{r.id.split()[0] for r in part} for part in (splits.search, splits.selection)]
+    found.append({r.id.split()[0] for r in splits.test})
+    assert sum(map(len, found)) == 20, "each three are in one split"

@@ -15,7 +15,6 @@ from lens_prompt_opt import (
     BootstrappedExamples,
     Budget,
     Desk,
-    GuardRules,
     LLMClusterer,
     LLMProposer,
     PromptSet,
@@ -251,22 +250,6 @@ def test_texts_that_are_all_but_equal_never_sit_on_both_sides(seed: int) -> None
     assert all(place.get(one) == place.get(other) for one, other in pairs)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_groups_do_not_part_what_is_all_but_equal(seed: int) -> None:
-    texts = [(f"A red cup, no {n}", f"a red cup no {n}.", f"paraphrase {n}") for n in range(20)]
-    requests = [
-        {"id": f"{n} {place}", "request": {"text": text}, "group": group}
-        for n, alike in enumerate(texts)
-        for place, (text, group) in enumerate(
-            zip(alike, ("" if n % 2 else f"one {n}", f"other {n}", f"other {n}"), strict=True)
-        )
-    ]
-    splits = PromptSet.model_validate({"requests": requests}).split(seed)
-    found = [{r.id.split()[0] for r in part} for part in (splits.search, splits.selection)]
-    found.append({r.id.split()[0] for r in splits.test})
-    assert sum(map(len, found)) == 20, "each three are in one split"
-
-
 @pytest.mark.parametrize(
     "edit",
     [
@@ -376,21 +359,6 @@ async def test_examples_are_not_compared_on_the_requests_they_show() -> None:
     assert gain == 0.0
     [screen] = table.history.screens
     assert screen.error == pytest.approx(0.25)
-
-
-def test_a_draw_of_examples_that_is_guarded_is_not_the_last() -> None:
-    def made(**changes: Any) -> list[tuple[int, bool]]:
-        strategy = BootstrappedExamples(examples=2, draws=4, batch=8, pictures=1)
-        result = study(strategy=strategy, **changes).optimize_sync(
-            seed=SEED, budget=Budget(images=200)
-        )
-        records = result.history.candidates[1:]
-        return [(len(r.candidate.prompt.render()), bool(r.guards)) for r in records]
-
-    longest = made()[0][0]
-    draws = made(guards=GuardRules(max_characters=longest - 1))
-    assert draws[0] == (longest, True)
-    assert not draws[-1][1], "the others are compared all the same"
 
 
 class _Careless:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from lens_prompt_opt import (
+    BootstrappedExamples,
     Budget,
     FactorialSearch,
     GuardRules,
@@ -232,6 +233,21 @@ def test_a_prompt_that_hides_what_fails_is_guarded(tmp_path: Path) -> None:
     assert after > before + 0.2
     page = free.report(tmp_path / "report.html").read_text(encoding="utf-8")
     assert "The judge could not tell" in page
+
+
+def test_a_draw_of_examples_that_is_guarded_is_not_the_last() -> None:
+    def made(**changes: Any) -> list[tuple[int, bool]]:
+        strategy = BootstrappedExamples(examples=2, draws=4, batch=8, pictures=1)
+        result = study(strategy=strategy, **changes).optimize_sync(
+            seed=SEED, budget=Budget(images=200)
+        )
+        records = result.history.candidates[1:]
+        return [(len(r.candidate.prompt.render()), bool(r.guards)) for r in records]
+
+    longest = made()[0][0]
+    draws = made(guards=GuardRules(max_characters=longest - 1))
+    assert draws[0] == (longest, True)
+    assert not draws[-1][1], "the others are compared all the same"
 
 
 def test_what_could_not_be_established_is_shown_with_its_interval(tmp_path: Path) -> None:

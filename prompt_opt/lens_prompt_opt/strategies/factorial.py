@@ -206,9 +206,9 @@ def _pair(desk: Desk, signs: tuple[int, ...], first: Outcome, second: Outcome) -
     sums: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     for name, kind in kinds.items():
-        a, b = first.answers.get(name), second.answers.get(name)
-        if a in {"yes", "no"} and b in {"yes", "no"}:
-            sums[kind] += (a == "yes") - (b == "yes")
+        a, b = first.met(name), second.met(name)
+        if a is not None and b is not None:
+            sums[kind] += a - b
             counts[kind] += 1
     everything = Counter(kinds.values())
     return PairScore(
