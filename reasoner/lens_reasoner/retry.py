@@ -32,7 +32,7 @@ class RetryPolicy(Value):
     Attributes:
         attempts: Most calls, the first included.
         first_wait: Seconds before the second call; doubles from then on, with up to 25 % taken off
-            at random. A server's Retry-After takes its place.
+            at random. A server's Retry-After takes its place, unless it is 0.
         longest_wait: Most seconds between two calls, unless the server asks for more.
         timeout: Seconds one call may take.
         deadline: Seconds all calls and waits may take together, asking again included.
@@ -88,7 +88,7 @@ class RetryPolicy(Value):
 
     def _wait(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, ChatError) and error.retry_after is not None:
+        if isinstance(error, ChatError) and error.retry_after:
             return error.retry_after
         doubled = self.first_wait * 2.0 ** (state.attempt_number - 1)
         return min(doubled, self.longest_wait) * random.uniform(0.75, 1.0)

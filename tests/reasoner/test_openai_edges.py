@@ -108,6 +108,16 @@ async def test_a_date_to_come_back_at_is_kept_to(server) -> None:
     assert time.time() >= back
 
 
+async def test_come_back_at_once_does_not_use_up_all_attempts_at_once(server) -> None:
+    busy = server.error(429, "busy", retry_after="0")
+    server.script.extend([busy, busy, server.text("chat", "Hi.")])
+    patient = RetryPolicy(attempts=3, first_wait=0.2)
+    assert (await server.chat(retry=patient).complete(HELLO)).text == "Hi."
+    first, second, third = (call.at for call in server.calls)
+    assert second - first > 0.14
+    assert third - second > 0.28
+
+
 @both
 async def test_a_first_byte_that_is_late_is_waited_for_as_long_as_allowed(server, api) -> None:
     late = replace(server.text(api, "Hi."), delay=0.3)
