@@ -126,6 +126,8 @@ def test_another_sha256_is_never_used(saved: Path, client: Hub) -> None:
     wrong = HubSource("good/lens", "transformer", FIRST, {TRANSFORMER: "0" * 64})
     with pytest.raises(CheckpointError, match="not the known 0000"):
         client.fetch(wrong)
+    with pytest.raises(CheckpointError, match=r"has no other\.safetensors, whose sha256"):
+        client.fetch(replace(wrong, sha256={"other.safetensors": "0" * 64}))
     right = replace(wrong, sha256={TRANSFORMER: digest(saved / "transformer" / TRANSFORMER)})
     told: list[str] = []
     path, used = fetch_first(client, [wrong, right], told.append)

@@ -212,6 +212,79 @@ def test_a_missing_expert_matrix_of_a_gguf_is_named(
     assert component_of(path).missing == ("blk.2.ffn_gate_exps.weight",)
 
 
+@pytest.mark.parametrize(
+    ("key", "name", "old"),
+    [
+        (("transformer", "single"), "diffusion_model.img_in.weight", "img_in.weight"),
+        (
+            ("transformer", "single"),
+            "transformer_blocks.0.img_mod.weight",
+            "transformer_blocks.0.img_mod.1.weight",
+        ),
+        (("text_encoder", "nvfp4"), "model.norm.weight", "norm.weight"),
+        (
+            ("vae", "bfl"),
+            "encoder.mid_block.resnets.0.conv1.bias",
+            "encoder.mid.block_1.conv1.bias",
+        ),
+    ],
+)
+def test_a_tensor_under_two_names_is_refused(
+    files: dict[tuple[str, str], Path], tmp_path: Path, key: tuple[str, str], name: str, old: str
+) -> None:
+    """Which of them counts would be chance."""
+
+    def twice(content: dict[str, Tensor]) -> None:
+        if name.startswith("diffusion_model."):
+            content |= {f"diffusion_model.{n}": content.pop(n) for n in [*content] if n != old}
+        content[name] = torch.zeros_like(content[old])
+
+    path = changed(files, key, tmp_path, twice)
+    assert sorted(component_of(path).unexpected[0].split(" and ")) == sorted([name, old])
+    with pytest.raises(CheckpointError, match="holds the same twice"):
+        LAYOUTS[key](path)
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "dtype"),
+    [
+        (("transformer", "single"), "img_in.weight", torch.int32),
+        (("transformer", "single"), "img_in.bias", torch.bool),
+        (("transformer", "mxfp8"), "transformer_blocks.1.img_mlp.w1.weight_scale", torch.float32),
+        (("transformer", "mxfp8"), "transformer_blocks.1.img_mlp.w1.weight_scale", torch.int8),
+        (("text_encoder", "mxfp4"), f"model.{EXPERTS}_blocks", torch.int8),
+        (("text_encoder", "mxfp4"), f"model.{EXPERTS}_scales", torch.float32),
+        (("text_encoder", "nvfp4"), f"{EXPERTS}.weight_scale", torch.float8_e5m2),
+        (("text_encoder", "nvfp4"), "tokenizer_json", torch.bfloat16),
+        (("vae", "bfl"), "bn.running_mean", torch.int64),
+    ],
+)
+def test_numbers_of_another_kind_are_refused(
+    files: dict[tuple[str, str], Path],
+    tmp_path: Path,
+    key: tuple[str, str],
+    name: str,
+    dtype: torch.dtype,
+) -> None:
+    """Packed bits are never taken for others, nor whole numbers for weights."""
+
+    def turn(content: dict[str, Tensor]) -> None:
+        content[name] = content[name].to(dtype)
+
+    path = changed(files, key, tmp_path, turn)
+    with pytest.raises(CheckpointError, match=name.rpartition(".")[2]):
+        LAYOUTS[key](path)
+
+
+def test_a_configuration_of_no_such_model_is_refused(
+    files: dict[tuple[str, str], Path],
+) -> None:
+    with pytest.raises(CheckpointError, match="of no Lens denoiser"):
+        load_denoiser(files["transformer", "single"], config={"num_layers": "two"})
+    with pytest.raises(CheckpointError, match="of no GPT-OSS"):
+        load_text_encoder(files["text_encoder", "nvfp4"], config={"num_hidden_layers": "two"})
+
+
 def test_notes_of_other_formats_are_refused(
     files: dict[tuple[str, str], Path], tmp_path: Path
 ) -> None:
@@ -222,6 +295,12 @@ def test_notes_of_other_formats_are_refused(
     path = changed(files, ("transformer", "mxfp8"), tmp_path, rename)
     with pytest.raises(CheckpointError, match="'fp3'"):
         load_denoiser(path)
+
+    def empty(content: dict[str, Tensor]) -> None:
+        content["transformer_blocks.0.img_mlp.w1.comfy_quant"] = torch.tensor(3)
+
+    with pytest.raises(CheckpointError, match="says no format"):
+        load_denoiser(changed(files, ("transformer", "mxfp8"), tmp_path, empty))
 
 
 def test_float16_is_refused_everywhere(files: dict[tuple[str, str], Path], tmp_path: Path) -> None:

@@ -317,6 +317,54 @@ def test_what_is_no_lora_for_this_model_is_refused(tmp_path: Path) -> None:
     assert "pickle" in refused(tmp_path / "lora.pt")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"transformer.KEY.lora_A.weight": torch.zeros(4, 1)}, "the same twice: KEY.lora_A"),
+        ({"KEY.lora_A.other.weight": torch.zeros(4, 1)}, "the same twice: KEY.lora_A"),
+        ({"KEY.alpha": torch.ones(2)}, "no single number: KEY"),
+        ({"KEY.alpha": torch.tensor(float("nan"))}, "alpha of KEY is no finite number"),
+        ({"KEY.lora_A.weight": torch.tensor(1.0)}, "other shape: KEY"),
+        ({"KEY.lora_A.weight": "none", "KEY.lora_B.weight": "none"}, "other shape: KEY"),
+        ({"KEY.lora_A.weight": "whole"}, "matrices of whole numbers: KEY"),
+    ],
+    ids=["prefix", "name", "alphas", "nan", "scalar", "rank", "whole"],
+)
+def test_odd_loras_are_refused(
+    tmp_path: Path, changes: dict[str, Tensor | str], message: str
+) -> None:
+    module = MODULES[0]
+    down, up = random_pairs(4, 1)[module]
+    content = {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
+    for key, value in changes.items():
+        name = key.replace("KEY", module)
+        if value == "none":
+            content[name] = down[:0].clone() if "lora_A" in name else up[:, :0].clone()
+        else:
+            content[name] = down.int() if isinstance(value, str) else value
+    save_file(content, tmp_path / "lora.safetensors")
+    assert message.replace("KEY", module) in refused(tmp_path / "lora.safetensors")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"lora_alpha": "much"},
+        {"lora_alpha": float("inf")},
+        {"alpha_pattern": [1]},
+        {"alpha_pattern": {"(": 1}},
+        {"alpha_pattern": {"img_qkv": None}},
+        {"lora_alpha": 4, "use_dora": True},
+        {"lora_alpha": 4, "peft_type": "LOHA"},
+    ],
+    ids=str,
+)
+def test_an_odd_configuration_of_peft_is_refused(tmp_path: Path, config: dict[str, object]) -> None:
+    write(tmp_path / "adapter_model.safetensors", random_pairs(2, 1, MODULES[:2]))
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    assert str(tmp_path) in refused(tmp_path)
+
+
 def test_unknown_names_and_counts_are_refused(pipeline: LensPipeline, tmp_path: Path) -> None:
     pipeline.load_lora_weights(write(tmp_path / "1.safetensors", random_pairs(2, 1)), "one")
     with pytest.raises(ParameterError, match=r"\['two'\]; there are \['one'\]"):

@@ -23,8 +23,8 @@ def check_note(source: Path, name: str, note: Tensor, formats: tuple[str, ...]) 
         CheckpointError: It is no JSON or names another format.
     """
     try:
-        stated = json.loads(bytes(note.view(torch.uint8).numpy()))["format"]
-    except (ValueError, KeyError, TypeError) as error:
+        stated = json.loads(bytes(note.flatten().view(torch.uint8).numpy()))["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{source}: {name}.comfy_quant says no format") from error
     if stated not in formats:
         raise CheckpointError(f"{source}: {name} is packed as {stated!r}; {formats} can be read")

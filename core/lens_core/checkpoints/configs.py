@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import GptOssConfig
 
 from lens_core.checkpoint_files import read_config, read_json
@@ -34,7 +35,7 @@ def stated_config(weights: Weights, given: Config | None = None) -> dict[str, An
         return None
     try:
         stated = json.loads(weights.metadata[CONFIG_KEY])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{weights.path}: its metadata {CONFIG_KEY} is not JSON") from error
     if not isinstance(stated, dict):
         raise CheckpointError(f"{weights.path}: its metadata {CONFIG_KEY} must be a JSON object")
@@ -57,7 +58,16 @@ def encoder_config(weights: Weights, given: Config | None = None) -> GptOssConfi
             f"{weights.path} has model_type {stated['model_type']!r}; the text encoder of Lens is "
             "'gpt_oss'"
         )
-    return GptOssConfig(**stated)
+    return _gpt_oss(weights, stated)
+
+
+def _gpt_oss(weights: Weights, values: Mapping[str, Any]) -> GptOssConfig:
+    try:
+        return GptOssConfig(**values)
+    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{weights.path}: its configuration is of no GPT-OSS: {' '.join(str(error).split())}"
+        ) from error
 
 
 def released_encoder_config() -> GptOssConfig:
@@ -75,30 +85,31 @@ def _from_gguf(weights: Weights) -> GptOssConfig:
             f"{weights.path} is a GGUF of {metadata.get('general.architecture')!r}; the text "
             "encoder of Lens is 'gpt-oss'"
         )
+    value = {name.removeprefix("gpt-oss."): entry for name, entry in metadata.items()}
     try:
-        value = {name.removeprefix("gpt-oss."): entry for name, entry in metadata.items()}
-        return GptOssConfig(
-            vocab_size=weights.tensors["token_embd.weight"].shape[0],
-            num_hidden_layers=value["block_count"],
-            hidden_size=value["embedding_length"],
-            intermediate_size=value["expert_feed_forward_length"],
-            num_attention_heads=value["attention.head_count"],
-            num_key_value_heads=value["attention.head_count_kv"],
-            head_dim=value["attention.key_length"],
-            rms_norm_eps=value["attention.layer_norm_rms_epsilon"],
-            sliding_window=value["attention.sliding_window"],
-            num_local_experts=value["expert_count"],
-            num_experts_per_tok=value["expert_used_count"],
-            max_position_embeddings=value["context_length"],
-            rope_parameters=_GGUF_ROPE
+        stated = {
+            "vocab_size": weights.tensors["token_embd.weight"].shape[0],
+            "num_hidden_layers": value["block_count"],
+            "hidden_size": value["embedding_length"],
+            "intermediate_size": value["expert_feed_forward_length"],
+            "num_attention_heads": value["attention.head_count"],
+            "num_key_value_heads": value["attention.head_count_kv"],
+            "head_dim": value["attention.key_length"],
+            "rms_norm_eps": value["attention.layer_norm_rms_epsilon"],
+            "sliding_window": value["attention.sliding_window"],
+            "num_local_experts": value["expert_count"],
+            "num_experts_per_tok": value["expert_used_count"],
+            "max_position_embeddings": value["context_length"],
+            "rope_parameters": _GGUF_ROPE
             | {
                 "rope_theta": value["rope.freq_base"],
                 "factor": value["rope.scaling.factor"],
                 "original_max_position_embeddings": value["rope.scaling.original_context_length"],
             },
-            pad_token_id=value.get("tokenizer.ggml.padding_token_id", 199999),
-            eos_token_id=value.get("tokenizer.ggml.eos_token_id", 200002),
-            tie_word_embeddings=False,
-        )
+            "pad_token_id": value.get("tokenizer.ggml.padding_token_id", 199999),
+            "eos_token_id": value.get("tokenizer.ggml.eos_token_id", 200002),
+            "tie_word_embeddings": False,
+        }
     except KeyError as error:
         raise CheckpointError(f"{weights.path} lacks the entry {error.args[0]!r}") from error
+    return _gpt_oss(weights, stated)

@@ -1,5 +1,6 @@
 """The denoiser from every layout: diffusers folder, single file (plain or MXFP8), GGUF."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ from lens_core.transformer import LensTransformer2DModel
 
 STEM = "diffusion_pytorch_model"
 _MXFP8 = ("mxfp8", "mxfp8_block32")
+_SCALES = ("U8", "F8_E8M0")
 _RELEASED = {"inner_dim": 1536, "in_channels": 128, "head_dim": 64, "enc_hidden_dim": 2880}
 
 
@@ -58,7 +60,7 @@ def open_denoiser(path: str | Path, config: Config | None = None) -> DenoiserSou
     weights = open_weights(path, STEM)
     wanted = names.strip_denoiser(weights.tensors)
     kept = {name: weights.tensors[name] for name in wanted}
-    tensors = _unpack_mxfp8(weights.path, renamed(kept, wanted))
+    tensors = _unpack_mxfp8(weights.path, renamed(weights.path, kept, wanted))
     stated = stated_config(weights, config)
     if stated is None:
         _check_released(weights.path, tensors)
@@ -85,9 +87,18 @@ def load_denoiser(
 
 
 def blank_denoiser(source: DenoiserSource) -> LensTransformer2DModel:
-    """The model on the meta device, with which names and shapes can be compared."""
-    with torch.device("meta"):
-        model: LensTransformer2DModel = LensTransformer2DModel.from_config(source.config)
+    """The model on the meta device, with which names and shapes can be compared.
+
+    Raises:
+        CheckpointError: A configuration of no such model.
+    """
+    try:
+        with torch.device("meta"):
+            model: LensTransformer2DModel = LensTransformer2DModel.from_config(source.config)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{source.path}: its configuration is of no Lens denoiser: {error}"
+        ) from error
     return model
 
 
@@ -146,12 +157,14 @@ def _unpack_mxfp8(path: Path, tensors: LazyTensors) -> LazyTensors:
 
 
 def _check_scales(path: Path, name: str, weight: LazyTensor, scales: LazyTensor) -> None:
+    if len(weight.shape) != 2 or scales.dtype not in _SCALES:
+        raise CheckpointError(
+            f"{path}: {name} is {scales.dtype} for weights {weight.shape}; only matrices with "
+            f"scales in {' or '.join(_SCALES)} are MXFP8"
+        )
     rows, columns = weight.shape
     expected = padded_shape(rows, columns // mxfp8.GROUP)
-    count = 1
-    for side in scales.shape:
-        count *= side
-    if columns % mxfp8.GROUP or count != expected[0] * expected[1]:
+    if columns % mxfp8.GROUP or math.prod(scales.shape) != math.prod(expected):
         raise CheckpointError(
             f"{path} does not fit its config; other shape: {name} {scales.shape} instead of "
             f"{expected} for weights {weight.shape}"

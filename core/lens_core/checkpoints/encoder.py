@@ -67,11 +67,16 @@ def open_text_encoder(path: str | Path, config: Config | None = None) -> Encoder
     if any(header.container == "gguf" for header in weights.headers):
         known = {name: names.encoder_from_gguf(name) for name in weights.tensors}
         tensors, packings = arrange_gguf_experts(
-            weights.path, renamed(weights.tensors, known), layers
+            weights.path, renamed(weights.path, weights.tensors, known), layers
         )
         return EncoderSource(weights.path, tensors, found, packings)
-    tensors = renamed(weights.tensors, names.encoder_from_comfy(weights.tensors))
+    known = names.encoder_from_comfy(weights.tensors)
+    tensors = renamed(weights.path, weights.tensors, known)
     carried = tensors.pop(names.TOKENIZER, None)
+    if carried is not None and carried.dtype != "U8":
+        raise CheckpointError(
+            f"{weights.path}: {names.TOKENIZER} must be the bytes of a file, not {carried.dtype}"
+        )
     tensors, packings = arrange_experts(weights.path, tensors, layers)
     return EncoderSource(
         weights.path,

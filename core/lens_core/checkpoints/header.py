@@ -38,7 +38,17 @@ _BITS = {
     "U64": 64,
     "I64": 64,
     "F64": 64,
+    "C64": 64,
 }
+SAFETENSORS_FORMATS = frozenset(_BITS)
+"""Their names."""
+
+_NO_WEIGHTS = {name for name in _BITS if name.startswith(("BOOL", "U", "I", "C"))}
+
+
+def is_float(dtype: str) -> bool:
+    """Whether a number format may hold weights: no whole numbers, truth values or bytes."""
+    return dtype not in _NO_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -119,27 +129,50 @@ def _safetensors(file: Path, start: bytes) -> FileHeader:
         stream.seek(8)
         text = stream.read(length)
     try:
-        entries = json.loads(text)
-        metadata = entries.pop("__metadata__", {})
-        found = {name: _entry(file, name, entry) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        entries = json.loads(text, object_pairs_hook=_without_repeats)
+        metadata = _texts(entries.pop("__metadata__", {}))
+        found = {name: _entry(name, entry) for name, entry in entries.items()}
+        places = sorted((*e["data_offsets"], name) for name, e in entries.items())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{file} is no safetensors file: {error!r}") from error
-    end = 8 + length + max((int(e["data_offsets"][1]) for e in entries.values()), default=0)
-    if end != size:
+    end = 0
+    for first, last, name in places:
+        if first != end:
+            raise CheckpointError(
+                f"{file} is damaged: {name} begins at byte {first} of the data, not at {end}"
+            )
+        end = last
+    if 8 + length + end != size:
         raise CheckpointError(
-            f"{file} is damaged or incomplete: its tensors end at byte {end}, the file at {size}"
+            f"{file} is damaged or incomplete: its tensors end at byte {8 + length + end}, the "
+            f"file at {size}"
         )
     return FileHeader(file, "safetensors", size, found, metadata)
 
 
-def _entry(file: Path, name: str, entry: Mapping[str, Any]) -> TensorHeader:
-    dtype, shape = str(entry["dtype"]), tuple(int(side) for side in entry["shape"])
-    first, last = (int(offset) for offset in entry["data_offsets"])
-    expected = math.prod(shape) * _BITS.get(dtype, 0) // 8
-    if dtype in _BITS and last - first != expected:
-        raise CheckpointError(
-            f"{file} is damaged: {name} {dtype} {shape} takes {expected} bytes, not {last - first}"
-        )
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        raise ValueError("a name is there twice")
+    return entries
+
+
+def _texts(metadata: Any) -> dict[str, str]:
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise TypeError("its metadata must be text")
+    return dict(metadata)
+
+
+def _entry(name: str, entry: Mapping[str, Any]) -> TensorHeader:
+    name.encode()  # Half a surrogate pair cannot be a name, or be printed.
+    dtype, shape, (first, last) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
+    if any(type(number) is not int or number < 0 for number in (*shape, first, last)):
+        raise ValueError(f"{name} has shape {shape} at {first} to {last}")
+    if dtype not in _BITS:
+        raise ValueError(f"{name} has the unknown number format {dtype}")
+    expected = math.prod(shape) * _BITS[dtype] // 8
+    if last - first != expected:
+        raise ValueError(f"{name} {dtype} {shape} takes {expected} bytes, not {last - first}")
     return TensorHeader(dtype, shape)
 
 

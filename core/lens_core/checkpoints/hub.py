@@ -121,6 +121,8 @@ class Hub:
     def _check(self, source: HubSource, found: Path) -> None:
         for name, expected in source.sha256.items():
             file = found if source.is_file else found / name
+            if not file.is_file():
+                raise CheckpointError(f"{source} has no {name}, whose sha256 is on record")
             actual = _digest(file)
             if actual != expected:
                 raise CheckpointError(
@@ -169,7 +171,7 @@ def _digest(file: Path) -> str:
     note = real.with_name(f"{real.name}.sha256")
     version = f"{stamp.st_size} {stamp.st_mtime_ns}"
     if note.is_file():
-        words = note.read_text(encoding="ascii").rsplit(" ", 2)
+        words = note.read_text(encoding="ascii", errors="replace").rsplit(" ", 2)
         if len(words) == 3 and " ".join(words[1:]) == version:
             return words[0]
     digest = hashlib.sha256()

@@ -163,11 +163,20 @@ def _blocks(component: str, width: int, counted: int) -> int:
     return _BLOCKS[component] if width == _WIDTH[component] else counted
 
 
+def _found(known_as: Mapping[str, str]) -> set[str]:
+    """The names that a file has, and what it holds twice under different ones."""
+    return {*known_as.values(), *names.repeated(known_as)}
+
+
+def _side(tensor: TensorHeader | None, axis: int, otherwise: int) -> int:
+    return tensor.shape[axis] if tensor is not None and len(tensor.shape) > axis else otherwise
+
+
 def _read_denoiser(tensors: Tensors, container: str) -> _Names:
     wanted = names.strip_denoiser(tensors)
     plain = {wanted[name]: tensor for name, tensor in tensors.items() if name in wanted}
     carries = () if len(wanted) == len(tensors) else ("autoencoder",)
-    width = plain["img_in.weight"].shape[0] if "img_in.weight" in plain else _WIDTH["denoiser"]
+    width = _side(plain.get("img_in.weight"), 0, _WIDTH["denoiser"])
     blocks = _blocks("denoiser", width, names.count_blocks(plain, "transformer_blocks."))
     expected = names.denoiser_names(blocks, max(names.count_blocks(plain, "txt_norm."), 1))
     floats = {name for name, tensor in plain.items() if tensor.dtype == "F8_E4M3"}
@@ -176,7 +185,7 @@ def _read_denoiser(tensors: Tensors, container: str) -> _Names:
         layout = "MXFP8"
         expected |= {f"{name}_scale" for name in floats}
     optional = frozenset(f"{name.removesuffix('.weight')}.comfy_quant" for name in floats)
-    return _Names(layout, set(plain), expected, optional, blocks, None, carries)
+    return _Names(layout, _found(wanted), expected, optional, blocks, None, carries)
 
 
 def _read_encoder(tensors: Tensors, container: str) -> _Names:
@@ -201,7 +210,7 @@ def _read_encoder(tensors: Tensors, container: str) -> _Names:
     optional = {names.TOKENIZER, "lm_head.weight"} | {f"{base}.comfy_quant" for base in bases}
     return _Names(
         f"{packing} experts",
-        set(plain),
+        _found(known),
         expected,
         frozenset(optional),
         blocks,
@@ -211,7 +220,8 @@ def _read_encoder(tensors: Tensors, container: str) -> _Names:
 
 
 def _read_gguf_encoder(tensors: Tensors) -> _Names:
-    found = {names.encoder_from_gguf(name): tensor for name, tensor in tensors.items()}
+    known = {name: names.encoder_from_gguf(name) for name in tensors}
+    found = {known[name]: tensor for name, tensor in tensors.items()}
     blocks = _encoder_blocks(found, "blk.")
     expected = {name for name in names.encoder_names(blocks) if ".mlp.experts." not in name}
     expected |= {
@@ -223,21 +233,22 @@ def _read_gguf_encoder(tensors: Tensors) -> _Names:
     kinds = {t.dtype for name, t in found.items() if name.endswith("_exps.weight")}
     head = "lm_head.weight" in found
     layout = f"GGUF, {' and '.join(sorted(kinds))} experts"
-    return _Names(layout, set(found), expected, frozenset({"lm_head.weight"}), blocks, head)
+    return _Names(layout, _found(known), expected, frozenset({"lm_head.weight"}), blocks, head)
 
 
 def _encoder_blocks(tensors: Tensors, stem: str) -> int:
-    embedding = tensors.get("model.embed_tokens.weight")
-    width = embedding.shape[-1] if embedding is not None else _WIDTH["text encoder"]
+    width = _side(tensors.get("model.embed_tokens.weight"), 1, _WIDTH["text encoder"])
     return _blocks("text encoder", width, names.count_blocks(tensors, stem))
 
 
 def _read_vae(tensors: Tensors, container: str) -> _Names:
     prefix = names.find_prefix(tensors, names.VAE_PREFIXES, names.VAE_ROOTS)
-    found = {name.removeprefix(prefix) for name in tensors}
+    known = {name: name.removeprefix(prefix) for name in tensors}
     layout = "diffusers names"
-    if names.uses_bfl_vae(found):
-        layout, found = "Black Forest Labs' names", set(names.vae_to_diffusers(found).values())
+    if names.uses_bfl_vae(known.values()):
+        theirs = names.vae_to_diffusers(set(known.values()))
+        layout, known = "Black Forest Labs' names", {n: theirs[k] for n, k in known.items()}
+    found = _found(known)
     levels = names.count_blocks(found, "up_blocks.")
     per_level = names.count_blocks([n for n in found if ".down_blocks.0." in n], "resnets.")
     expected = names.vae_names(levels, per_level)

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, prod, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lens_core.checkpoint_files import read_json, summarise, weight_files
 from lens_core.checkpoints import names
-from lens_core.checkpoints.weights import Weights, open_weights
+from lens_core.checkpoints.header import is_float
+from lens_core.checkpoints.weights import LazyTensors, Weights, open_weights
 from lens_core.errors import CheckpointError
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -87,19 +88,23 @@ def read_lora(path: str | Path, modules: Shapes) -> LoraWeights:
     """
     weights = open_weights(path, ADAPTER_STEM)
     flat = {name.replace(".", "_"): name for name in modules}
-    pairs: dict[str, dict[str, Tensor]] = {"down": {}, "up": {}, "alpha": {}}
-    unknown = []
-    for key, tensor in weights.tensors.items():
-        module, side = _split(key, flat)
-        if module is None or module not in modules:
-            unknown.append(key)
-            continue
-        pairs[side][module] = tensor.load()
-    _refuse(weights, unknown, pairs, modules)
+    pairs: dict[str, LazyTensors] = {"down": {}, "up": {}, "alpha": {}}
+    known_as = {key: _split(key, flat) for key in weights.tensors}
+    unknown = [key for key, (module, _) in known_as.items() if module not in modules]
+    for key, (module, side) in known_as.items():
+        if module in modules:
+            pairs[side][module] = weights.tensors[key]
+    twice = names.repeated({key: f"{known_as[key]}" for key in known_as.keys() - set(unknown)})
+    _refuse(weights, unknown, twice, pairs, modules)
     ranks = {module: matrix.shape[0] for module, matrix in pairs["down"].items()}
     alpha = _stated_alpha(weights, ranks)
-    alpha |= {module: float(value) for module, value in pairs["alpha"].items()}
-    return LoraWeights(pairs["down"], pairs["up"], alpha)
+    alpha |= {module: float(value.load()) for module, value in pairs["alpha"].items()}
+    if odd := sorted(module for module, value in alpha.items() if not isfinite(value)):
+        raise CheckpointError(f"{weights.path}: alpha of {summarise(odd)} is no finite number")
+    down, up = (
+        {module: matrix.load() for module, matrix in pairs[side].items()} for side in ("down", "up")
+    )
+    return LoraWeights(down, up, alpha)
 
 
 def lora_digest(path: Path) -> str:
@@ -114,14 +119,14 @@ def lora_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _split(key: str, flat: Mapping[str, str]) -> tuple[str | None, str]:
-    """Module and side (`down`, `up` or `alpha`) of a tensor's name."""
+def _split(key: str, flat: Mapping[str, str]) -> tuple[str, str]:
+    """Module and side (`down`, `up` or `alpha`) of a tensor's name; of others no module."""
     found = _MATRIX.fullmatch(key)
     if found is not None:
         return _module(found[1], flat), _SIDES[found[2]]
     if key.endswith(".alpha"):
         return _module(key.removesuffix(".alpha"), flat), "alpha"
-    return None, ""
+    return "", ""
 
 
 def _module(name: str, flat: Mapping[str, str]) -> str:
@@ -136,23 +141,33 @@ def _module(name: str, flat: Mapping[str, str]) -> str:
 
 
 def _refuse(
-    weights: Weights, unknown: list[str], pairs: Mapping[str, dict[str, Tensor]], modules: Shapes
+    weights: Weights,
+    unknown: list[str],
+    twice: list[str],
+    pairs: Mapping[str, LazyTensors],
+    modules: Shapes,
 ) -> None:
-    down, up = pairs["down"], pairs["up"]
+    down, up, alpha = pairs["down"], pairs["up"], pairs["alpha"]
     problems = []
     if kinds := names.other_adapters(unknown):
         problems.append(f"it is a {' and a '.join(kinds)}, and only plain LoRAs are read")
     if unknown:
         problems.append(f"unexpected: {summarise(sorted(unknown))}")
+    if twice:
+        problems.append(f"the same twice: {summarise(sorted(twice))}")
     if halves := sorted(down.keys() ^ up.keys()):
         problems.append(f"missing the other half of: {summarise(halves)}")
-    if alone := sorted(pairs["alpha"].keys() - down.keys() - up.keys()):
+    if alone := sorted(alpha.keys() - down.keys() - up.keys()):
         problems.append(f"alpha without matrices: {summarise(alone)}")
+    if lists := sorted(module for module, value in alpha.items() if prod(value.shape) != 1):
+        problems.append(f"alpha that is no single number: {summarise(lists)}")
     for module in down.keys() & up.keys():
         outputs, inputs = modules[module]
-        rank = down[module].shape[0]
-        found = (tuple(down[module].shape), tuple(up[module].shape))
-        if found != ((rank, inputs), (outputs, rank)):
+        found = (down[module].shape, up[module].shape)
+        rank = (*found[0], 0)[0]
+        if not (is_float(down[module].dtype) and is_float(up[module].dtype)):
+            problems.append(f"matrices of whole numbers: {module}")
+        if rank == 0 or found != ((rank, inputs), (outputs, rank)):
             problems.append(
                 f"other shape: {module} {found} instead of (rank, {inputs}), ({outputs}, rank)"
             )
@@ -169,15 +184,25 @@ def _stated_alpha(weights: Weights, ranks: Mapping[str, int]) -> dict[str, float
     config = _peft_config(weights)
     if not config:
         return {module: float(rank) for module, rank in ranks.items()}
-    patterns = {
-        name.removeprefix("transformer."): value
-        for name, value in (config.get("alpha_pattern") or {}).items()
-    }
+    if config.get("use_dora") or config.get("peft_type", "LORA") != "LORA":
+        raise CheckpointError(
+            f"{weights.path} is configured as {config.get('peft_type')} with use_dora "
+            f"{config.get('use_dora', False)}, and only plain LoRAs are read"
+        )
     alphas = {}
-    for module, rank in ranks.items():
-        key = get_pattern_key(patterns.keys(), module)
-        alpha = float(patterns.get(key, config.get("lora_alpha") or rank))
-        alphas[module] = alpha * sqrt(rank) if config.get("use_rslora") else alpha
+    try:
+        patterns = {
+            name.removeprefix("transformer."): value
+            for name, value in (config.get("alpha_pattern") or {}).items()
+        }
+        for module, rank in ranks.items():
+            key = get_pattern_key(patterns.keys(), module)
+            alpha = float(patterns.get(key, config.get("lora_alpha") or rank))
+            alphas[module] = alpha * sqrt(rank) if config.get("use_rslora") else alpha
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        raise CheckpointError(
+            f"{weights.path}: alpha in its PEFT configuration is unusable: {error}"
+        ) from error
     return alphas
 
 
@@ -191,5 +216,5 @@ def _peft_config(weights: Weights) -> dict[str, Any]:
     try:
         stated = json.loads(weights.metadata[METADATA])
         return {name.removeprefix("transformer."): value for name, value in stated.items()}
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{weights.path}: its {METADATA} is not a JSON object") from error

@@ -42,6 +42,7 @@ VAE_ROOTS = ("bn", "decoder", "encoder", "post_quant_conv", "quant_conv")
 ENCODER_ROOTS = ("embed_tokens", "layers", "lm_head", "model", "norm", TOKENIZER)
 
 _LINEAR = ("weight", "bias")
+_INDEX = "[0-9]{1,9}"
 
 _OTHER_ADAPTERS = {
     "lora_magnitude_vector": "DoRA",
@@ -64,6 +65,14 @@ def find_prefix(names: Iterable[str], prefixes: Iterable[str], roots: Collection
         )
 
     return max(prefixes, key=count)
+
+
+def repeated(known_as: Mapping[str, str]) -> list[str]:
+    """Tensors that a file holds twice under different names; `known_as` maps these to ours."""
+    names: dict[str, list[str]] = {}
+    for name, known in known_as.items():
+        names.setdefault(known, []).append(name)
+    return [" and ".join(same) for same in names.values() if len(same) > 1]
 
 
 def strip_denoiser(names: Collection[str]) -> dict[str, str]:
@@ -135,9 +144,14 @@ def other_adapters(names: Iterable[str]) -> list[str]:
 
 
 def count_blocks(names: Iterable[str], stem: str) -> int:
-    """One more than the largest index after `stem`, such as `transformer_blocks.`."""
-    pattern = re.compile(rf"(?:^|\.){re.escape(stem)}(\d+)\.")
-    return max((int(found[1]) + 1 for name in names if (found := pattern.search(name))), default=0)
+    """One more than the largest index after `stem`, such as `transformer_blocks.`.
+
+    It is not more than there are names, so that a file cannot ask for endless blocks.
+    """
+    pattern = re.compile(rf"(?:^|\.){re.escape(stem)}({_INDEX})\.")
+    listed = list(names)
+    indices = (int(found[1]) for name in listed if (found := pattern.search(name)))
+    return min(max(indices, default=-1) + 1, len(listed))
 
 
 def uses_bfl_vae(names: Iterable[str]) -> bool:
@@ -198,7 +212,7 @@ def _rewrite(name: str, rules: Iterable[tuple[str, str]]) -> str:
 def _mirror(name: str, stem: str, levels: int) -> str:
     """Count the decoder's levels from the other end, as the two styles do."""
     return re.sub(
-        rf"^decoder\.{stem}\.(\d+)\.",
+        rf"^decoder\.{stem}\.({_INDEX})\.",
         lambda found: f"decoder.{stem}.{levels - 1 - int(found[1])}.",
         name,
     )

@@ -57,10 +57,10 @@ def open_vae(path: str | Path, config: Config | None = None) -> VaeSource:
     bundled = {n: t for n, t in found.items() if n.startswith(names.BUNDLED_VAE)}
     found = bundled or found
     prefix = names.find_prefix(found, names.VAE_PREFIXES, names.VAE_ROOTS)
-    tensors = renamed(found, {name: name.removeprefix(prefix) for name in found})
+    tensors = renamed(weights.path, found, {name: name.removeprefix(prefix) for name in found})
     if names.uses_bfl_vae(tensors):
         tensors = {n: _as_linear(n, t) for n, t in tensors.items()}
-        tensors = renamed(tensors, names.vae_to_diffusers(tensors))
+        tensors = renamed(weights.path, tensors, names.vae_to_diffusers(tensors))
     tensors.setdefault(COUNTER, LazyTensor((), lambda: torch.zeros((), dtype=torch.long), "I64"))
     return VaeSource(weights.path, tensors, stated_config(weights, config) or {})
 

@@ -10,9 +10,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lens_core.checkpoint_files import check_dtype, check_shapes, weight_files
-from lens_core.checkpoints.header import FileHeader, TensorHeader, open_gguf, read_header
+from lens_core.checkpoint_files import check_dtype, check_shapes, summarise, weight_files
+from lens_core.checkpoints import names
+from lens_core.checkpoints.header import (
+    SAFETENSORS_FORMATS,
+    FileHeader,
+    TensorHeader,
+    is_float,
+    open_gguf,
+    read_header,
+)
 from lens_core.errors import CheckpointError
+
+_PACKED = {torch.uint8: "U8", torch.float8_e4m3fn: "F8_E4M3"}
+"""Formats whose bits mean something of their own, and that are never converted to."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,7 @@ def materialise(
         optional: Names that may be absent, such as a tied head.
 
     Raises:
-        CheckpointError: Lists what is missing, unexpected or of another shape.
+        CheckpointError: Lists what is missing, unexpected, of another shape or kind.
         PrecisionError: float16.
     """
     check_dtype(dtype)
@@ -112,18 +123,46 @@ def check_tensors(
     tensors: Mapping[str, LazyTensor],
     optional: Iterable[str] = (),
 ) -> None:
-    """Compare names and shapes with those of a model, which may be on the meta device.
+    """Compare names, shapes and kinds of numbers with those of a model, also on the meta device.
 
     Raises:
-        CheckpointError: Lists what is missing, unexpected or of another shape.
+        CheckpointError: Lists what is missing, unexpected, of another shape or kind.
     """
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    check_shapes(source, shapes, model.state_dict(), set(optional))
+    expected = model.state_dict()
+    check_shapes(source, shapes, expected, set(optional))
+    wrong = [
+        f"{name} {tensor.dtype}"
+        for name, tensor in tensors.items()
+        if not _fits(tensor.dtype, expected[name].dtype)
+    ]
+    if wrong:
+        raise CheckpointError(f"{source} does not fit its config; other kind: {summarise(wrong)}")
 
 
-def renamed(tensors: Mapping[str, LazyTensor], names: Mapping[str, str]) -> LazyTensors:
-    """Tensors by other names; `names` maps every old name to a new one."""
-    return {names[name]: tensor for name, tensor in tensors.items()}
+def _fits(stored: str, expected: torch.dtype) -> bool:
+    """Whether numbers of a stored format can stand for what a model expects."""
+    if expected in _PACKED:
+        return stored == _PACKED[expected] or stored not in SAFETENSORS_FORMATS
+    return is_float(stored) or not expected.is_floating_point
+
+
+def renamed(
+    source: Path, tensors: Mapping[str, LazyTensor], known_as: Mapping[str, str]
+) -> LazyTensors:
+    """Tensors by other names.
+
+    Args:
+        source: For messages.
+        tensors: By their old names.
+        known_as: Maps every old name to a new one.
+
+    Raises:
+        CheckpointError: Two of them would have the same name.
+    """
+    if twice := names.repeated(known_as):
+        raise CheckpointError(f"{source} holds the same twice: {summarise(twice)}")
+    return {known_as[name]: tensor for name, tensor in tensors.items()}
 
 
 def _safetensors(header: FileHeader) -> LazyTensors:
