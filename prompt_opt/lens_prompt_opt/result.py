@@ -75,6 +75,9 @@ class StudyResult(Value):
             them; None with one generator, or if no prompt is better than the seed.
         cost: What was consumed, by stage.
         budget: The limits.
+        earlier_ends: How often this run came to another end before its budget was raised. Each end
+            had the whole error rate of the gate and a look at the same test split, so a claim
+            after others is weaker than its numbers say.
         run_dir: Where the files are; None if nothing was kept.
     """
 
@@ -89,6 +92,7 @@ class StudyResult(Value):
     matrix: GeneratorMatrix | None = None
     cost: tuple[SpendRow, ...]
     budget: Budget
+    earlier_ends: int = 0
     run_dir: Path | None = None
 
     @property

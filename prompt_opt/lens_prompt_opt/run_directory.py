@@ -109,6 +109,14 @@ class RunDirectory:
         """
         return self._json(RESULT_FILE)
 
+    def last_result(self) -> dict[str, Any] | None:
+        """The result of the run as it ended last; None if it never did.
+
+        Raises:
+            RunDirectoryError: If it cannot be read.
+        """
+        return self.result() if (self.path / RESULT_FILE).exists() else None
+
     def _json(self, name: str) -> dict[str, Any]:
         try:
             value: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))

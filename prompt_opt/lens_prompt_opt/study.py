@@ -152,7 +152,8 @@ class PromptStudy:
 
         Args:
             seed: The prompt to start from.
-            budget: Limits, the final claim included. It may be raised when resuming.
+            budget: Limits, the final claim included. It may be raised when resuming; of a run that
+                had ended, `StudyResult.earlier_ends` says what that means for its claim.
             run_dir: Where every result is kept as it comes; None keeps nothing.
             random_seed: Everything drawn at random follows from it.
             on_progress: Told after every call and decision how far the study is.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lens_prompt_opt.budget import Budget
 from lens_prompt_opt.estimate import StudyEstimate, StudyPlan, UnitPrices, estimate
@@ -41,16 +42,12 @@ class StudyCore(StudyDesign):
         """See `PromptStudy.optimize`."""
         splits = self.prompts.split(random_seed, shares=self.shares)
         with self._journal(run_dir, seed, splits, random_seed) as (journal, directory):
+            before = directory.last_result() if directory is not None else None
             run = StudyRun(self, seed, splits, budget, journal, random_seed, stop=stop, told=told)
             result = await run.finish(Path(run_dir) if run_dir is not None else None)
+            result = result.model_copy(update={"earlier_ends": _earlier_ends(before, result)})
             if directory is not None:
-                directory.write(RESULT_FILE, result.model_dump(mode="json", exclude={"run_dir"}))
-                directory.write(CARD_FILE, result.best.model_dump(mode="json"))
-                if result.unproven is not None:
-                    directory.write(UNPROVEN_FILE, result.unproven.model_dump(mode="json"))
-                files = generator_card_files(found.generator for found in result.per_generator)
-                for name, found in zip(files, result.per_generator, strict=True):
-                    directory.write(name, found.card.model_dump(mode="json"))
+                _keep(directory, result)
             return result
 
     def estimate(self, budget: Budget, prices: UnitPrices, random_seed: int) -> StudyEstimate:
@@ -78,3 +75,31 @@ class StudyCore(StudyDesign):
         directory = RunDirectory(run_dir)
         with directory.open(self.description(seed, splits, random_seed)) as journal:
             yield journal, directory
+
+
+def _keep(directory: RunDirectory, result: StudyResult) -> None:
+    """Write the files of a finished run."""
+    directory.write(RESULT_FILE, result.model_dump(mode="json", exclude={"run_dir"}))
+    directory.write(CARD_FILE, result.best.model_dump(mode="json"))
+    if result.unproven is not None:
+        directory.write(UNPROVEN_FILE, result.unproven.model_dump(mode="json"))
+    else:
+        # Of an earlier end, before the budget was raised.
+        (directory.path / UNPROVEN_FILE).unlink(missing_ok=True)
+    files = generator_card_files(found.generator for found in result.per_generator)
+    for name, found in zip(files, result.per_generator, strict=True):
+        directory.write(name, found.card.model_dump(mode="json"))
+
+
+def _earlier_ends(before: Mapping[str, Any] | None, result: StudyResult) -> int:
+    """How often the run ended otherwise than now, from the result it had before."""
+    if before is None:
+        return 0
+    now = result.model_dump(
+        mode="json", include={"best": {"system_prompt"}, "history": {"decisions"}}
+    )
+    same = (
+        before["best"]["system_prompt"] == now["best"]["system_prompt"]
+        and before["history"]["decisions"] == now["history"]["decisions"]
+    )
+    return int(before.get("earlier_ends", 0)) + (not same)

@@ -187,8 +187,16 @@ def test_a_raised_budget_goes_on_where_the_old_one_ended(tmp_path: Path) -> None
     little = study(paid).optimize(
         seed=seed_prompt(), budget=Budget(images=120), run_dir=tmp_path / "run"
     )
-    assert asyncio.run(little).cost[-1].images <= 120
+    first = asyncio.run(little)
+    assert (first.cost[-1].images <= 120, first.earlier_ends) == (True, 0)
+    assert first.unproven is not None
     spent = _paid(tmp_path)
-    run(tmp_path / "run", paid)
+    raised = run(tmp_path / "run", paid)
+    # Whoever raises budgets until a claim comes out is told that it is not the first end.
+    assert raised.history.decisions != first.history.decisions
+    assert raised.earlier_ends == 1
+    assert raised.unproven is None
+    assert not (tmp_path / "run" / "unproven.json").exists()
+    assert "ended otherwise once" in raised.report(tmp_path / "report.html").read_text()
     assert max((_paid(tmp_path) - spent).values()) == 1
     assert not (_paid(tmp_path) - spent).keys() & spent.keys()

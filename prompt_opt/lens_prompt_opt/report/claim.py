@@ -15,7 +15,21 @@ def headline(material: Material) -> Markup:
     """The top of the page."""
     claim = material.result.claim
     said = _improved(claim) if claim is not None else _unchanged(material)
-    return join([said, _tiles(material)])
+    return join([said, _earlier(material.result.earlier_ends), _tiles(material)])
+
+
+def _earlier(ends: int) -> Markup | None:
+    """A warning where the run had ended before and its budget was raised."""
+    if not ends:
+        return None
+    times = "once" if ends == 1 else f"{ends} times"
+    return el(
+        "p",
+        f"The run had ended otherwise {times} before its budget was raised. Each end had the whole "
+        "error rate and looked at the same test split, so this one proves less than its numbers "
+        "say. New requests would settle it.",
+        class_="note",
+    )
 
 
 def _improved(claim: GainClaim) -> Markup:
