@@ -31,7 +31,7 @@ test-optional: $(OPTIONAL) $(RAY)
 	PYTHONPATH=$(OPTIONAL) $(BIN)/python -c 'import torchao, triton'
 	PYTHONPATH=$(OPTIONAL) TRITON_INTERPRET=1 $(BIN)/python -m pytest \
 		tests/core/test_quantised_plans.py tests/core/test_lora_rounded.py tests/core/test_triton_mxfp4.py \
-		tests/core/test_fused_qk.py
+		tests/core/test_fused_qk.py tests/core/test_grouped_experts.py
 	PYTHONPATH=$(RAY) $(BIN)/python -c 'import ray'
 	PYTHONPATH=$(RAY) $(BIN)/python -m pytest tests/server/test_replicas.py
 

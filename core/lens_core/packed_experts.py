@@ -1,11 +1,13 @@
-"""GPT-OSS experts that stay packed in memory and are unpacked one at a time when they are used.
+"""GPT-OSS experts that stay packed in memory, also while they are used.
 
-Unpacked to bfloat16 the experts of GPT-OSS-20B are 38 GB; packed they are about 10 GB. Nothing is
-downloaded and nothing falls back to the large form.
+Unpacked to bfloat16 the experts of GPT-OSS-20B are 38 GB; packed they are about 10 GB. On CUDA a
+kernel multiplies by the packed matrices of all experts at once; elsewhere one expert is unpacked at
+a time. Nothing is downloaded and nothing falls back to the large form.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +17,7 @@ from transformers import GptOssConfig
 
 from lens_core.checkpoints.formats import mxfp4, nvfp4
 from lens_core.checkpoints.formats.blocked_scales import padded_shape
+from lens_core.grouped_experts import grouped_problem
 
 MATRICES = ("gate_up_proj", "down_proj")
 
@@ -119,6 +122,9 @@ class PackedExperts(nn.Module):
         down_proj: Packing of the matrix back to the model's width.
     """
 
+    one_by_one = False
+    """Unpack one expert at a time also where all could be multiplied by at once."""
+
     def __init__(self, config: GptOssConfig, gate_up_proj: Packing, down_proj: Packing) -> None:
         super().__init__()
         self.num_experts = config.num_local_experts
@@ -162,15 +168,30 @@ class PackedExperts(nn.Module):
             routing_weights: `[tokens, k]`.
         """
         chosen = router_indices.flatten()
-        # In the experts' order the rows of each lie together: the host waits for the device once.
+        # In the experts' order the rows of each lie together: the host waits for the device once,
+        # or not at all.
         order = torch.argsort(chosen, stable=True)
+        rows = hidden_states[order // router_indices.shape[1]]
         experts = torch.arange(self.num_experts, device=chosen.device)
-        counts = (chosen[:, None] == experts).sum(0).tolist()
-        outputs = self.compute(hidden_states[order // router_indices.shape[1]], counts)
+        counts = (chosen[:, None] == experts).sum(0)
+        if self.multiplies_at_once(rows):
+            outputs = self._gated(rows, partial(self._all, counts=counts))
+        else:
+            outputs = self.compute(rows, counts.tolist())
         back = torch.empty_like(outputs)
         back[order] = outputs
         weighted = back.view(*router_indices.shape, -1) * routing_weights[..., None]
         return weighted.sum(1).to(hidden_states.dtype)
+
+    def multiplies_at_once(self, rows: Tensor) -> bool:
+        """Whether `forward` multiplies such rows by the matrices of all experts in one launch."""
+        return (
+            not self.one_by_one
+            # The kernel has no gradient.
+            and not rows.requires_grad
+            and all(isinstance(packing, Mxfp4Packing) for packing in self.packings.values())
+            and grouped_problem(rows.device, rows.dtype) is None
+        )
 
     def compute(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
         """Outputs `[rows, width]` of rows that lie in the order of their experts.
@@ -181,12 +202,21 @@ class PackedExperts(nn.Module):
             rows: `[rows, width]`.
             counts: Rows of each expert; those at the end without any may be left out.
         """
-        hidden = self._each("gate_up_proj", rows, counts)
+        return self._gated(rows, partial(self._each, counts=counts))
+
+    def _gated(self, rows: Tensor, product: Callable[[str, Tensor], Tensor]) -> Tensor:
+        hidden = product("gate_up_proj", rows)
         gate, up = hidden[..., 0::2], hidden[..., 1::2]
         gate = gate.clamp(max=self.limit)
         up = up.clamp(-self.limit, self.limit)
         gated = gate * torch.sigmoid(gate * self.alpha) * (up + 1)
-        return self._each("down_proj", gated, counts)
+        return product("down_proj", gated)
+
+    def _all(self, name: str, rows: Tensor, counts: Tensor) -> Tensor:
+        from lens_core.checkpoints.formats.mxfp4_triton import grouped_product
+
+        parts = (getattr(self, f"{name}_{part}") for part in ("blocks", "scales", "bias"))
+        return grouped_product(rows, counts, *parts)
 
     def _each(self, name: str, rows: Tensor, counts: Sequence[int]) -> Tensor:
         parts = enumerate(torch.split(rows, list(counts)))

@@ -64,8 +64,18 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
 
     @property
     def is_packed(self) -> bool:
-        """Whether the experts stay packed and are unpacked one at a time."""
+        """Whether the experts stay packed while they are used."""
         return isinstance(self.model.layers[0].mlp.experts, PackedExperts)
+
+    def unpack_one_by_one(self, always: bool) -> None:
+        """Unpack one packed expert at a time also where all could be multiplied by at once.
+
+        Args:
+            always: Whether to; False takes the faster way where there is one.
+        """
+        for layer in self.model.layers:
+            if isinstance(layer.mlp.experts, PackedExperts):
+                layer.mlp.experts.one_by_one = always
 
     @property
     def has_lm_head(self) -> bool:

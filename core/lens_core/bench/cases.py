@@ -27,6 +27,9 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 SAMPLING = {"lens": (20, 5.0), "lens-turbo": (4, 1.0)}
 """Steps and guidance of the published models."""
 
+ONE_BY_ONE = "one by one"
+"""Reading text with one expert unpacked at a time, as where the grouped product cannot run."""
+
 ALL = "all"
 """Stands for every plan, one after the other."""
 
@@ -46,8 +49,8 @@ class Case:
 
     Attributes:
         kind: What is measured.
-        what: A number format, a backend, a branch (`cond`, `uncond`) or a model (`lens`,
-            `lens-turbo`).
+        what: A number format, a backend, a branch (`cond`, `uncond`), a model (`lens`,
+            `lens-turbo`) or another way of reading text.
         size: Side of the picture in pixels; 0 where it does not matter.
         batch: Pictures at once.
         speed: Name of the speed plan; empty where it does not matter. Of `paired`, the plan that
@@ -111,6 +114,7 @@ def _common(config: BenchConfig) -> Iterator[Case]:
             yield Case("attention", backend, size)
     for batch in config.batches:
         yield Case("encode", batch=batch)
+    yield Case("encode", ONE_BY_ONE)
     for size in config.sizes:
         for level in ("level 1", "level 6"):
             yield Case("png", level, size)

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from lens_core.bench import flops, kernels
 from lens_core.bench.accuracy import Accuracy, measure_accuracy
-from lens_core.bench.cases import PAIRED_GUIDANCE, PAIRED_STEPS, SAMPLING, Case
+from lens_core.bench.cases import ONE_BY_ONE, PAIRED_GUIDANCE, PAIRED_STEPS, SAMPLING, Case
 from lens_core.bench.configs import PROMPT, BenchConfig, random_pipeline
 from lens_core.bench.forward import branch_forward
 from lens_core.bench.split import encode_png, sampling_settings, split_stages, time_stages
 from lens_core.bench.timing import Comparison, Timing, Work, compare, measure, measure_on_host
 from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, encode_prompts
+from lens_core.errors import ParameterError
+from lens_core.grouped_experts import grouped_problem
 from lens_core.pipeline import LensPipeline
 from lens_core.speed import accelerate, named_plan
 from lens_core.text_encoder import LensTextEncoder
@@ -160,11 +162,19 @@ class Stages:
         return Measured(timing, operations, self._peak(), notes={"tokens": tokens})
 
     def _encode(self, case: Case) -> Measured:
-        pipeline = self._pipeline()
-        timing = self._time(lambda: pipeline.encode_prompt([PROMPT] * case.batch))
+        pipeline, encoder = self._pipeline(), self._encoder()
+        problem = grouped_problem(self._device, self._dtype)
+        if case.what == ONE_BY_ONE and problem is not None:
+            raise ParameterError(f"text is read with one expert at a time anyway: {problem}")
+        encoder.unpack_one_by_one(case.what == ONE_BY_ONE)
+        try:
+            timing = self._time(lambda: pipeline.encode_prompt([PROMPT] * case.batch))
+        finally:
+            encoder.unpack_one_by_one(False)
         tokens = self._token_count()
-        operations = flops.encoder_flops(self._encoder().config, tokens, case.batch)
-        return Measured(timing, operations, self._peak(), notes={"tokens": tokens})
+        operations = flops.encoder_flops(encoder.config, tokens, case.batch)
+        notes = {"tokens": tokens, "experts_at_once": int(not case.what and problem is None)}
+        return Measured(timing, operations, self._peak(), notes=notes)
 
     def _denoise(self, case: Case) -> Measured:
         transformer = self._pipeline(case.speed).transformer

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 import triton
@@ -11,23 +10,24 @@ from torch import Tensor
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _qk_norm_rotary(
-    qkv: Any,
-    query_weight: Any,
-    key_weight: Any,
-    cosines: Any,
-    sines: Any,
-    out: Any,
-    rows: Any,
-    tokens: Any,
-    joint_tokens: Any,
-    offset: Any,
-    eps: Any,
+def _qk_norm_rotary(  # type: ignore[no-untyped-def]
+    # Triton's compiler evaluates annotations and knows no names but its own.
+    qkv,
+    query_weight,
+    key_weight,
+    cosines,
+    sines,
+    out,
+    rows,
+    tokens,
+    joint_tokens,
+    offset,
+    eps,
     heads: tl.constexpr,
     head_dim: tl.constexpr,
     padded_heads: tl.constexpr,
     padded_dim: tl.constexpr,
-) -> None:
+):
     """One token's queries (second program index 0) or keys (1), all heads at once."""
     row = tl.program_id(0).to(tl.int64)
     which = tl.program_id(1).to(tl.int64)
