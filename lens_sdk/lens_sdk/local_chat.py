@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Sequence
@@ -136,7 +135,7 @@ class LocalChat:
         started = time.perf_counter()
         abandoned = threading.Event()
         try:
-            reply = await asyncio.to_thread(self._write, ask, abandoned)
+            reply = await self._runtime.write(lambda: self._write(ask, abandoned))
         except (ComponentError, GeneratorError) as error:
             raise self._error(
                 "unavailable",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
+import threading
 import time
 import zlib
 from dataclasses import dataclass
@@ -79,7 +79,11 @@ class NanoReasoner:
             GeneratorError: The model cannot be loaded or has no head to write with.
         """
         started = time.perf_counter()
-        outcome = await asyncio.to_thread(self._decide, request.text)
+        abandoned = threading.Event()
+        try:
+            outcome = await self._runtime.write(lambda: self._decide(request.text, abandoned))
+        finally:
+            abandoned.set()
         return Rewrite(
             request=request.text,
             prompt=outcome.prompt,
@@ -90,7 +94,7 @@ class NanoReasoner:
             seconds=time.perf_counter() - started,
         )
 
-    def _decide(self, text: str) -> _Outcome:
+    def _decide(self, text: str, abandoned: threading.Event) -> _Outcome:
         if len(text.split()) >= DENSE_WORDS:
             return _Outcome(text, "none: the request is already detailed")
         if parse_request(text) is None:
@@ -98,23 +102,26 @@ class NanoReasoner:
         if unknown := foreign_words(text):
             return _Outcome(text, f"none: outside the nano world is {', '.join(unknown)}")
         try:
-            return self._expand(text)
+            return self._expand(text, abandoned)
         except ComponentError as error:
             raise GeneratorError(
                 f"{self._runtime.model.name!r} cannot rewrite: {error}.",
                 hint="Choose another reasoner, or none.",
             ) from error
 
-    def _expand(self, text: str) -> _Outcome:
+    def _expand(self, text: str, abandoned: threading.Event) -> _Outcome:
         name, chat = self._runtime.model.name, rewrite_chat(text, DEFAULT_DATE)
         check = Faithfulness(text)
         seed = self._seed + zlib.crc32(text.encode())
         led_by = check.first_sentence(random.Random(seed))
         beginning, tries, read, written = "", 0, 0, 0
-        with self._runtime.exclusive() as pipeline:
-            for number in range(FREE_DRAFTS + LED_DRAFTS):
-                if number >= FREE_DRAFTS and not beginning.startswith(led_by):
-                    beginning, tries = led_by, 0
+        for number in range(FREE_DRAFTS + LED_DRAFTS):
+            if abandoned.is_set():
+                break
+            if number >= FREE_DRAFTS and not beginning.startswith(led_by):
+                beginning, tries = led_by, 0
+            # Taken for a draft, not for all of them, so that pictures are drawn in between.
+            with self._runtime.exclusive() as pipeline:
                 draft = write_draft(
                     pipeline,
                     chat,
@@ -123,10 +130,10 @@ class NanoReasoner:
                     seed=seed + number,
                     max_new_tokens=MAX_NEW_TOKENS,
                 )
-                read, written = read + draft.tokens_read, written + draft.tokens_written
-                if draft.complete and not check.fault(draft.text):
-                    return _Outcome(draft.text, f"{name} (draft {number + 1})", read, written)
-                beginning, tries = _next_beginning(check, draft, beginning, tries)
+            read, written = read + draft.tokens_read, written + draft.tokens_written
+            if draft.complete and not check.fault(draft.text):
+                return _Outcome(draft.text, f"{name} (draft {number + 1})", read, written)
+            beginning, tries = _next_beginning(check, draft, beginning, tries)
         author = f"none: no draft by {name} says all that was asked for and nothing else"
         return _Outcome(text, author, read, written)
 

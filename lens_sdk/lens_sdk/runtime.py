@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections.abc import Iterator, Sequence
+from asyncio import get_running_loop
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lens_core.errors import LensCoreError
 from lens_core.memory.plan import AUTO, find_plan
 from lens_reasoner.errors import GeneratorError
 from lens_sdk.models import LensModel
+from lens_sdk.turns import TurnLock
 
 if TYPE_CHECKING:
     from lens_core.pipeline import LensPipeline
+
+T = TypeVar("T")
 
 
 class LensRuntime:
@@ -30,7 +35,7 @@ class LensRuntime:
     def __init__(self, model: LensModel) -> None:
         self.model = model
         self._pipeline: LensPipeline | None = None
-        self._lock = threading.RLock()
+        self._lock = TurnLock()
         self._memory: str | None = None
         self._feature_cache: Path | None = None
         self._speed: str | None = None
@@ -134,9 +139,24 @@ class LensRuntime:
                 self._pipeline = self._read()
             return self._pipeline
 
+    async def write(self, work: Callable[[], T]) -> T:
+        """Have something written in a thread of its own, one after the other.
+
+        So however much is to be written, it takes turns with drawing and leaves the threads alone
+        that all share. What is cancelled before its turn is never begun.
+        """
+        return await get_running_loop().run_in_executor(self._writer, copy_context().run, work)
+
+    @cached_property
+    def _writer(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, thread_name_prefix="lens-writer")
+
     @contextmanager
     def exclusive(self) -> Iterator[LensPipeline]:
-        """The pipeline for one thread alone: reading text features marks its layers for a while."""
+        """The pipeline for one thread alone: reading text features marks its layers for a while.
+
+        Threads get it in the order in which they asked.
+        """
         # Under a memory plan the text encoder is loaded when it is first needed.
         with self._lock, _no_bars():
             pipeline = self.load()

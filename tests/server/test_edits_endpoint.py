@@ -4,8 +4,6 @@ import asyncio
 import base64
 import copy
 import io
-import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,8 +33,7 @@ from lens_sdk import AsyncLens
 from lens_sdk.local import LocalLensGenerator
 from lens_sdk.server.config import ServerConfig
 from lens_sdk.server.limits import ServerLimits
-from lens_sdk.server.serve import make_server
-from loopback_lens import Running
+from loopback_lens import Running, serving
 
 PROMPT = "turn it around"
 TINY = ServerLimits(upload_pixels=64 * 64, upload_bytes=200_000)
@@ -92,16 +89,7 @@ class Inverter(BlockingGenerator):
 
 
 def serve(generator: Generator, folder: Path, limits: ServerLimits) -> Running:
-    config = ServerConfig(LoopParts(generator=generator), folder=folder, limits=limits)
-    server = make_server(config, host="127.0.0.1", port=0, grace=5, log_level="warning")
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    while httpx.get(f"{url}/readyz").status_code != 200:
-        time.sleep(0.01)
-    return Running(url, server, server.config.app.state.services, thread)  # type: ignore[union-attr]
+    return serving(ServerConfig(LoopParts(generator=generator), folder=folder, limits=limits))
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +193,14 @@ def test_a_turned_photograph_is_put_upright_and_its_exif_is_gone(client: OpenAI)
     assert b"a camera" not in base64.b64decode(answer.data[0].b64_json or "")
 
 
+def test_a_photograph_that_holds_a_second_picture_is_no_animation(client: OpenAI) -> None:
+    depths = Image.new("RGB", (8, 8))
+    photo = file(Image.new("RGB", (24, 16), "white"), "MPO", save_all=True, append_images=[depths])
+    answer = client.images.edit(image=photo, prompt=PROMPT)
+    assert answer.data is not None
+    assert decoded(answer.data[0].b64_json).size == (24, 16)
+
+
 def bomb(side: int) -> bytes:
     """A file of a few bytes that says it is so many pixels high and wide."""
     data = bytearray(file(Image.new("1", (8, 8))))
@@ -243,7 +239,7 @@ def noted() -> bytes:
         ({}, {"size": "65x"}, "size", "pattern"),
         ({}, {"strength": "1.5"}, "strength", "less than or equal to 1"),
         ({}, {"mask_feather": "3"}, "mask_feather", "cannot be honoured"),
-        ({}, {"input_fidelity": "high"}, "input_fidelity", "Extra inputs"),
+        ({}, {"input_fidelity": "high"}, "input_fidelity", "no such parameter"),
         ({"photo": lambda: file(CREAM)}, {}, "photo", "is a file"),
     ],
 )

@@ -154,6 +154,12 @@ def test_what_cannot_be_honoured_is_refused_and_named(
     assert error["message"]
 
 
+def test_an_address_without_v1_is_told_what_it_lacks(running: Running) -> None:
+    client = OpenAI(base_url=running.url, api_key="none", max_retries=0)
+    with pytest.raises(openai.NotFoundError, match="ends with /v1"):
+        client.images.generate(prompt=PROMPT)
+
+
 def test_an_unknown_model_is_not_found(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         client.images.generate(prompt=PROMPT, model="dall-e-3", **QUICK)

@@ -105,6 +105,18 @@ def test_a_cancelled_run_stops_drawing_and_can_be_resumed(start: Start) -> None:
     httpx.post(f"{url}/cancel")
 
 
+def test_who_follows_a_run_is_told_of_its_end_though_that_cannot_be_written(start: Start) -> None:
+    running = start()
+    run = create(running, SLOW)
+    (running.services.config.folder / "runs" / run["id"] / "outcome.json" / "in the way").mkdir(
+        parents=True
+    )
+    with httpx.stream("GET", f"{running.v1}/runs/{run['id']}/events", timeout=10) as answer:
+        assert httpx.post(f"{running.v1}/runs/{run['id']}/cancel", timeout=10).status_code == 200
+        assert events_of(answer.read().decode())[-1][1] == "ended"
+    assert httpx.get(f"{running.v1}/runs/{run['id']}").json()["status"] == "interrupted"
+
+
 def test_a_stopped_server_leaves_a_run_that_another_goes_on_with(start: Start) -> None:
     running = start()
     run = create(running, {**REQUEST, "width": 128, "height": 128, "num_inference_steps": 60})

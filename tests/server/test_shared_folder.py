@@ -1,6 +1,8 @@
 """Servers that share a folder: keys and runs of one are those of the others."""
 
 import asyncio
+import hashlib
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -9,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lens_sdk.server import shared
 from lens_sdk.server.app import create_app
 from lens_sdk.server.claims import Claims
 from lens_sdk.server.errors import ApiError
@@ -97,6 +100,27 @@ async def test_work_that_somebody_wants_elsewhere_goes_on(tmp_path: Path) -> Non
     here.done.set()
     assert await second == (["served"], ANSWER)
     assert there.begun == 0
+
+
+async def test_an_answer_that_cannot_be_kept_is_handed_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = hashlib.sha256(json.dumps(PLACE).encode()).hexdigest()
+    (tmp_path / f"{name}.json" / "in the way").mkdir(parents=True)
+    kitchen = Kitchen(tmp_path)
+    kitchen.done.set()
+    assert (await told(kitchen.order()))[1] == ANSWER
+    assert "cannot be kept" in caplog.text
+
+
+async def test_work_that_nobody_ever_waited_for_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "NOBODY_YET", 0.01)
+    abandoned = asyncio.Event()
+    work = SharedWork(lambda log: asyncio.sleep(30), on_abandoned=abandoned.set)
+    async with asyncio.timeout(5):
+        await abandoned.wait()
+        while not work.done:
+            await asyncio.sleep(0)
 
 
 def test_a_claim_is_one_processs_at_a_time(tmp_path: Path) -> None:

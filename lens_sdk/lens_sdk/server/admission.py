@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lens_sdk.server.errors import ApiError
@@ -28,12 +30,18 @@ class Admission:
         self._busy = 0.0
         self._busy_since: float | None = None
         self._told: list[tuple[float, int]] = []
+        self._parts = 0
         self.draining = False
 
     @property
     def images(self) -> int:
         """Pictures that are drawn or wait."""
         return self._images
+
+    @property
+    def parts(self) -> int:
+        """Rewrites and judgements by themselves under way."""
+        return self._parts
 
     @property
     def rate(self) -> float:
@@ -58,13 +66,10 @@ class Admission:
         too_many = self._images + images - self._most
         if too_many > 0 and self._images:
             seconds = self._wait(images, too_many)
-            raise ApiError(
-                429,
+            raise busy(
                 f"{self._images} pictures are being drawn or wait; at most {self._most} may. "
                 f"There should be room in {seconds:.0f} s.",
-                kind="rate_limit_error",
-                code="rate_limit_exceeded",
-                retry_after=seconds,
+                seconds,
             )
 
     def _wait(self, images: int, too_many: int) -> float:
@@ -81,6 +86,25 @@ class Admission:
         if leave < 1:
             self._told.append((now + seconds, images))
         return seconds
+
+    @contextmanager
+    def part(self, most: int) -> Iterator[None]:
+        """Room for one part of the loop by itself, inside the context.
+
+        Args:
+            most: How many there may be at once.
+
+        Raises:
+            ApiError: 429, or 503 in shutdown.
+        """
+        self.check(0)
+        if self._parts >= most:
+            raise busy(f"{self._parts} rewrites and judgements are under way, the most.", 15)
+        self._parts += 1
+        try:
+            yield
+        finally:
+            self._parts -= 1
 
     def take(self, images: int, work: float) -> Room:
         """Take room for work; see `check`.
@@ -128,3 +152,14 @@ class Room:
             finished: Whether the work was done, and so tells how fast work is done.
         """
         self.admission.give_back(self, finished=finished)
+
+
+def busy(message: str, seconds: float) -> ApiError:
+    """A refusal because of load, with the seconds after which to ask again."""
+    return ApiError(
+        429,
+        message,
+        kind="rate_limit_error",
+        code="rate_limit_exceeded",
+        retry_after=seconds,
+    )

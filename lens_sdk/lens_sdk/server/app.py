@@ -43,6 +43,7 @@ from lens_sdk.server.edits import FORM, read_form
 from lens_sdk.server.errors import ApiError, api_error, invalid
 from lens_sdk.server.guard import Guard, caller_of
 from lens_sdk.server.idempotency import LONGEST_KEY
+from lens_sdk.server.metrics import Metrics
 from lens_sdk.server.page import page
 from lens_sdk.server.pictures import MEDIA_TYPES, uploaded
 from lens_sdk.server.services import Services
@@ -83,7 +84,7 @@ def create_app(config: ServerConfig) -> FastAPI:
     )
     app.state.services = services
     app.add_middleware(Guard, keys=config.keys, limits=config.limits, metrics=services.metrics)
-    _answer_errors(app)
+    _answer_errors(app, services.metrics)
     _add_status(app, services)
     _add_images(app, services)
     _add_runs(app, services)
@@ -101,17 +102,18 @@ async def _load(services: Services) -> None:
         _log.exception("the model cannot be loaded")
 
 
-def _answer_errors(app: FastAPI) -> None:
+def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         if isinstance(error, ClientLeftError):
             return Response(status_code=499)
         if isinstance(error, RequestValidationError):
             known = invalid(error.errors())
         elif isinstance(error, HTTPException):
-            code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
-            known = ApiError(error.status_code, str(error.detail), code=code.get(error.status_code))
+            known = _http_error(error, request)
         else:
             known = api_error(error)
+        if known.status == 429:
+            metrics.refused.inc()
         if known.status >= 500 and isinstance(error, ReasonerError):
             _log.error("request failed", exc_info=error)
         told = {"allow": _allowed(app, request)} if known.status == 405 else {}
@@ -120,6 +122,16 @@ def _answer_errors(app: FastAPI) -> None:
     for kind in (ApiError, ReasonerError, RequestValidationError, HTTPException, ClientLeftError):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(Exception, answer)
+
+
+def _http_error(error: HTTPException, request: Request) -> ApiError:
+    code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+    message, path = str(error.detail), request.url.path
+    if error.status_code == 404:
+        message = f"There is nothing at {path}."
+        if f"/v1{path}" in {getattr(route, "path", "") for route in request.app.routes}:
+            message += " Clients of OpenAI's API want a base_url that ends with /v1."
+    return ApiError(error.status_code, message, code=code.get(error.status_code))
 
 
 def _allowed(app: FastAPI, request: Request) -> str:
@@ -301,10 +313,9 @@ def _add_parts(app: FastAPI, services: Services) -> None:
         """Turn a request into a prompt, or refuse it."""
         asked = as_request(body.request)
         limits.check_request(asked)
-        services.admission.check(0)
         if parts.reasoner is None:
             raise ApiError.bad_request("This server has no reasoner.", code="not_configured")
-        with call_span("rewrite") as span:
+        with services.admission.part(limits.parts), call_span("rewrite") as span:
             outcome = await unless_left(request, parts.reasoner.rewrite(asked))
             span.tell(outcome)
         return outcome.model_dump(mode="json")
@@ -314,17 +325,14 @@ def _add_parts(app: FastAPI, services: Services) -> None:
         """Hold a picture against a request."""
         asked = as_request(body.request)
         limits.check_request(asked)
-        services.admission.check(0)
         if parts.judge is None or parts.rubric_writer is None:
             raise ApiError.bad_request("This server has no judge.", code="not_configured")
-        image = await asyncio.to_thread(uploaded, body.image, limits)
-        rubric = body.rubric
-        if rubric is None:
-            rubric = await unless_left(request, parts.rubric_writer.write(asked))
-        with call_span("judge") as span:
-            verdict = await unless_left(request, parts.judge.judge(image, rubric))
-            span.tell(verdict)
-        return {
-            "rubric": rubric.model_dump(mode="json"),
-            "verdict": verdict.model_dump(mode="json"),
-        }
+        with services.admission.part(limits.parts):
+            image = await asyncio.to_thread(uploaded, body.image, limits)
+            rubric = body.rubric
+            if rubric is None:
+                rubric = await unless_left(request, parts.rubric_writer.write(asked))
+            with call_span("judge") as span:
+                verdict = await unless_left(request, parts.judge.judge(image, rubric))
+                span.tell(verdict)
+        return Judgement(rubric=rubric, verdict=verdict).model_dump(mode="json")

@@ -78,6 +78,8 @@ class ApiError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         """Headers to answer with."""
+        if self.status == 401:
+            return {"www-authenticate": "Bearer"}
         if self.retry_after is None:
             return {}
         return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
@@ -106,6 +108,8 @@ def invalid(details: Sequence[Mapping[str, Any]]) -> ApiError:
     place = [str(part) for part in first["loc"] if part != "body"]
     param = ".".join(place) or None
     message = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "There is no such parameter here"
     where = f"{param}: " if param else ""
     more = f" ({len(details) - 1} more)" if len(details) > 1 else ""
     known = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}

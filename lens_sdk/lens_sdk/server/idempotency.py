@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,7 @@ KEPT_SECONDS = 24 * 3600.0
 LONGEST_KEY = 255
 _SWEEP_SECONDS = 300.0
 _WANTED = "wanted"
+_log = logging.getLogger(__name__)
 
 Answer = dict[str, Any]
 Place = tuple[str, str, str | None]
@@ -84,14 +86,16 @@ class Idempotency:
     def keep(self, place: Place, fingerprint: str, answer: Answer) -> None:
         """Keep an answer; called by the work itself, before anybody is given it.
 
-        Raises:
-            OSError: It cannot be written.
+        Where it cannot be written, the log says so: what was worked for is handed out all the same.
         """
         if place[2] is None:
             return
-        self._sweep()
         data = {"fingerprint": fingerprint, "answer": answer}
-        write_atomically(self._folder / f"{_name(place)}.json", json.dumps(data).encode())
+        try:
+            self._sweep()
+            write_atomically(self._folder / f"{_name(place)}.json", json.dumps(data).encode())
+        except OSError:
+            _log.exception("an answer cannot be kept; a retry of its request begins anew")
 
     def wanted(self, place: Place) -> bool:
         """Whether another process waits for the answer of a key."""

@@ -8,6 +8,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from lens_sdk.generators import editing_generator
 from lens_sdk.server.admission import Admission
 from lens_sdk.server.answers import completed, replayed, size_of
 from lens_sdk.server.bodies import EditsBody, ImagesBody
-from lens_sdk.server.drawing import PreviewingGenerator
+from lens_sdk.server.drawing import PreviewingGenerator, SharingSteps
 from lens_sdk.server.edits import Source
 from lens_sdk.server.errors import ApiError
 from lens_sdk.server.idempotency import Answer, Idempotency
@@ -49,7 +50,7 @@ class ImageService:
         self._pictures = pictures
         self._keys = keys
         self._metrics = metrics
-        self._edits: asyncio.Semaphore | None = None
+        self._calls: asyncio.Semaphore | None = None
 
     async def begin_edit(
         self, body: EditsBody, source: Source, *, caller: str, key: str | None, base_url: str
@@ -110,14 +111,9 @@ class ImageService:
             shared.on_done(lambda finished: room.leave(finished=finished))
             return shared
 
-        try:
-            shared, again = self._keys.once(
-                place, fingerprint, start, partial(replayed, events=EVENTS[place[1]])
-            )
-        except ApiError as error:
-            if error.status == 429:
-                self._metrics.refused.inc()
-            raise
+        shared, again = self._keys.once(
+            place, fingerprint, start, partial(replayed, events=EVENTS[place[1]])
+        )
         if again:
             self._metrics.replayed.inc()
         return shared
@@ -156,23 +152,21 @@ class ImageService:
         seeds = tuple((first + index) % (MAX_SEED + 1) for index in range(number))
         return Job(body, generator, settings, seeds, base_url, endpoint)
 
-    def _slots(self, job: Job) -> asyncio.Semaphore:
-        """How many calls may be under way: of a job by itself, of edits all together."""
-        allowed = job.generator.capabilities.max_concurrency
-        if job.endpoint == GENERATIONS:
-            return asyncio.Semaphore(allowed)
-        if self._edits is None:
-            # Editors have no queue in common, and waiting threads would be all there are.
-            self._edits = asyncio.Semaphore(allowed)
-        return self._edits
+    def _slot(self, job: Job) -> AbstractAsyncContextManager[object]:
+        """A call's turn, among those of all callers; the shared batch is a queue of its own."""
+        if isinstance(job.generator, SharingSteps):
+            return nullcontext()
+        if self._calls is None:
+            # Waiting in threads, calls would take all there are, and none would be left to encode.
+            self._calls = asyncio.Semaphore(self._generator.capabilities.max_concurrency)
+        return self._calls
 
     async def _draw(self, job: Job, log: EventLog) -> Answer:
         started, capabilities = time.monotonic(), job.generator.capabilities
-        slots = self._slots(job)
         parts: list[asyncio.Task[list[dict[str, Any]]]] = []
 
         async def draw(first: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
-            async with slots:
+            async with self._slot(job):
                 with call_span("image_generation") as span:
                     images = await self._generate(job, first, seeds, log)
                     span.tell(images)

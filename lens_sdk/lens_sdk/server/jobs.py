@@ -103,19 +103,19 @@ class Partials:
                 "type": f"{self._job.events}.partial_image",
                 "partial_image_index": number,
                 "index": self._first + index,
-                **self._fields(data),
+                **self._fields(data, preview.size),
             }
             self._log.keep(str(event["type"]), json.dumps(event))
 
     def _encoded(self, preview: Preview) -> bytes:
         return encode_pil(preview.enlarged(), self._job.kind)
 
-    def _fields(self, data: bytes) -> dict[str, Any]:
+    def _fields(self, data: bytes, size: tuple[int, int]) -> dict[str, Any]:
         return {
             "b64_json": base64.b64encode(data).decode(),
             "created_at": int(time.time()),
             "output_format": self._job.kind,
-            "size": self._job.body.size or "auto",
+            "size": f"{size[0]}x{size[1]}",
             "quality": "auto",
             "background": "opaque",
         }

@@ -23,6 +23,7 @@ class ServerLimits:
         rounds: Most rounds of a run.
         waiting_images: Most pictures that are drawn or wait to be drawn, of all callers together.
         runs: Most runs under way.
+        parts: Most rewrites and judgements by themselves that are worked on or wait.
         upload_pixels: Most width times height of an uploaded picture.
         retry_seconds: How long unwatched work of a request with an idempotency key goes on, so that
             a retry finds it.
@@ -38,6 +39,7 @@ class ServerLimits:
     rounds: int = 10
     waiting_images: int = 64
     runs: int = 16
+    parts: int = 32
     upload_pixels: int = 4096 * 4096
     retry_seconds: float = 10.0
 

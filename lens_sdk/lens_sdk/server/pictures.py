@@ -136,7 +136,8 @@ def _opened(data: bytes, most: int, param: str) -> Iterator[Image.Image]:
         if picture.width * picture.height > most:
             size = f"{picture.width}x{picture.height}"
             raise _bad(f"{size} is more than {most} pixels", param)
-        if getattr(picture, "n_frames", 1) > 1:
+        # A photograph of a telephone may hold a second one, such as a map of depths.
+        if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:
             raise _bad("it is animated", param)
         picture.load()
         yield picture

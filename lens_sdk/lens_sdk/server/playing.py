@@ -171,8 +171,7 @@ class RunPlayer:
             _log.warning("run %s failed", live.name, exc_info=failure)
         finally:
             if status in {"cancelled", "failed"} and folder.is_dir():
-                told = json.dumps({"status": status, "error": error}).encode()
-                write_atomically(folder / OUTCOME, told)
+                _write_down(folder, status, error)
             self._metrics.runs.labels(status).inc()
             self._live.pop(live.name, None)
             live.claim.let_go()
@@ -184,3 +183,11 @@ class RunPlayer:
         else:
             live.log.keep(event.type, event.model_dump_json())
         live.begun.set()
+
+
+def _write_down(folder: Path, status: Status, error: dict[str, Any] | None) -> None:
+    """Say in a run's folder how it ended; a run that does not say so counts as interrupted."""
+    try:
+        write_atomically(folder / OUTCOME, json.dumps({"status": status, "error": error}).encode())
+    except OSError:
+        _log.exception("how run %s ended cannot be written down", folder.name)

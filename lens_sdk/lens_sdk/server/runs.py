@@ -12,7 +12,7 @@ from typing import Any
 from lens_reasoner import RunRecord, RunStore
 from lens_reasoner.parts import LoopParts
 from lens_sdk.client.parts import loop_of
-from lens_sdk.server.admission import Admission
+from lens_sdk.server.admission import Admission, busy
 from lens_sdk.server.bodies import RunBody
 from lens_sdk.server.claims import Claims
 from lens_sdk.server.errors import ApiError
@@ -217,17 +217,6 @@ class RunService:
         return not self._admission.draining and self._player.elsewhere(name)
 
     def _check_room(self, images: int) -> None:
-        try:
-            self._admission.check(images)
-            if self._player.running >= self._limits.runs:
-                raise ApiError(
-                    429,
-                    f"{self._player.running} runs are under way, which is the most.",
-                    kind="rate_limit_error",
-                    code="rate_limit_exceeded",
-                    retry_after=15,
-                )
-        except ApiError as error:
-            if error.status == 429:
-                self._metrics.refused.inc()
-            raise
+        self._admission.check(images)
+        if self._player.running >= self._limits.runs:
+            raise busy(f"{self._player.running} runs are under way, the most.", 15)

@@ -198,8 +198,6 @@ class StepScheduler:
                     self._turn(self._sampler)
             except Exception as error:
                 self._fail(list(self._active), error)
-            # Others who wait for the lock would else hardly ever get it.
-            time.sleep(0)
         self._fail([*self._active, *self._waiting], GeneratorError("The model was shut down."))
 
     def _next(self) -> bool:

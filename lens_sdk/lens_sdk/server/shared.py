@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+NOBODY_YET = 5.0
+"""Seconds that work goes on before anybody waits for it; who asked may have gone that moment."""
+
 T = TypeVar("T")
 
 
@@ -130,6 +133,7 @@ class SharedWork(Generic[T]):
         self._ending: asyncio.TimerHandle | None = None
         self._task = asyncio.ensure_future(work(self.log))
         self._task.add_done_callback(self._finish)
+        self._end_later(max(NOBODY_YET, patience))
 
     @property
     def done(self) -> bool:

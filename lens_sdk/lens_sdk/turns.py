@@ -1,0 +1,56 @@
+"""A lock that threads get in the order in which they asked."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+
+class TurnLock:
+    """A lock for one thread at a time, which that thread may take again.
+
+    Unlike `threading.RLock` it goes to whoever has waited longest. So threads that take it over and
+    over, such as one that draws step by step and one that writes draft by draft, take turns.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._waiting: deque[tuple[int, threading.Event]] = deque()
+        self._owner: int | None = None
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        """Wait for it."""
+        me = threading.get_ident()
+        with self._mutex:
+            if self._owner in {None, me}:
+                self._owner = me
+                self._depth += 1
+                return
+            turn = me, threading.Event()
+            self._waiting.append(turn)
+        try:
+            turn[1].wait()
+        except BaseException:
+            # Ctrl-C in the main thread: nobody must hand it to who has gone.
+            with self._mutex:
+                if turn in self._waiting:
+                    self._waiting.remove(turn)
+                else:
+                    self._hand_on()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        """Let the next one have it."""
+        with self._mutex:
+            self._depth -= 1
+            if not self._depth:
+                self._hand_on()
+
+    def _hand_on(self) -> None:
+        if not self._waiting:
+            self._owner, self._depth = None, 0
+            return
+        self._owner, turn = self._waiting.popleft()
+        self._depth = 1
+        turn.set()
