@@ -7,17 +7,20 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lens_reasoner.errors import GeneratorError
 from lens_reasoner.generator import Capabilities, OnUnsupported, StepCallback, StepProgress
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.settings import check_seeds, check_settings
+from lens_reasoner.turns import Turns
 from lens_reasoner.types import GenerationSettings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+
+T = TypeVar("T")
 
 Finish = Callable[[], list[GeneratedImage]]
 """Makes picture files of what was drawn."""
@@ -36,7 +39,7 @@ class BlockingGenerator(ABC):
     """
 
     def __init__(self) -> None:
-        self._one_at_a_time = threading.Lock()
+        self._turns = Turns()
 
     @property
     @abstractmethod
@@ -82,27 +85,29 @@ class BlockingGenerator(ABC):
             if on_step is not None:
                 on_step(progress)
 
-        def work() -> list[GeneratedImage]:
-            with self._one_at_a_time:
-                if abandoned.is_set():
-                    raise GenerationCancelled
-                drawn = self.draw(prompt, seeds=seeds, settings=settings, on_step=report)
-            return list(drawn() if callable(drawn) else drawn)
-
-        def outcome() -> list[GeneratedImage]:
-            try:
-                return work()
-            except StopIteration as error:
-                # No future carries it from a thread: who waits would wait for ever.
-                raise GeneratorError(
-                    f"The generator {self.name!r} ran out of what it iterates over.",
-                    hint="The original error is the cause of this one.",
-                ) from error
+        def work() -> list[GeneratedImage] | Finish:
+            if abandoned.is_set():
+                raise GenerationCancelled
+            return self.draw(prompt, seeds=seeds, settings=settings, on_step=report)
 
         try:
-            return await asyncio.to_thread(outcome)
+            drawn = await self._turns.run(lambda: self._carried(work))
+            if callable(drawn):
+                drawn = await asyncio.to_thread(self._carried, drawn)
+            return list(drawn)
         finally:
             abandoned.set()
+
+    def _carried(self, work: Callable[[], T]) -> T:
+        """What `work` returns, its errors in a form that gets out of a thread."""
+        try:
+            return work()
+        except StopIteration as error:
+            # No future carries it from a thread: who waits would wait for ever.
+            raise GeneratorError(
+                f"The generator {self.name!r} ran out of what it iterates over.",
+                hint="The original error is the cause of this one.",
+            ) from error
 
 
 class FunctionGenerator(BlockingGenerator):

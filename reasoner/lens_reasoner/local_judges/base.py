@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 from abc import ABC, abstractmethod
 from importlib.util import find_spec
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from lens_reasoner.errors import JudgeError, MissingPackagesError
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.judging.view import opaque
+from lens_reasoner.turns import Turns
 from lens_reasoner.types import Criterion, Rubric, Usage
 from lens_reasoner.verdict import CriterionVerdict, Opinion, Verdict
 
@@ -28,7 +27,7 @@ class LocalJudge(ABC, Generic[Seen]):
     """
 
     def __init__(self) -> None:
-        self._one_at_a_time = threading.Lock()
+        self._turns = Turns()
 
     @property
     @abstractmethod
@@ -61,7 +60,7 @@ class LocalJudge(ABC, Generic[Seen]):
         """
         started = time.perf_counter()
         concerned = any(self.concerns(criterion) for criterion in rubric.criteria)
-        seen = await asyncio.to_thread(self._look, image) if concerned else None
+        seen = await self._turns.run(lambda: self._look(image)) if concerned else None
         return Verdict(
             image_sha256=image.sha256,
             verdicts=tuple(self._verdict(criterion, seen) for criterion in rubric.criteria),
@@ -72,8 +71,7 @@ class LocalJudge(ABC, Generic[Seen]):
 
     def _look(self, image: GeneratedImage) -> Seen:
         try:
-            with self._one_at_a_time:
-                return self.look(opaque(image.image))
+            return self.look(opaque(image.image))
         except MissingPackagesError:
             raise
         except Exception as error:
