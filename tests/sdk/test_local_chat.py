@@ -48,7 +48,7 @@ def _second_question(first: str) -> list[Turn]:
     try:
         read_json(OFF, Colour)
     except OffSchema as error:
-        asked = again(OFF, str(error))
+        asked = again(OFF, str(error), Colour)
     roles = {"assistant": "assistant", "user": "user"}
     return [Turn("developer", SYSTEM), Turn("user", first)] + [
         Turn(roles[message.role], message.text) for message in asked
@@ -121,7 +121,7 @@ def taught() -> LensPipeline:
         head_dim=12,
         num_local_experts=2,
         num_experts_per_tok=1,
-        sliding_window=64,
+        sliding_window=128,
     )
     model = LensTextEncoder(config).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -130,7 +130,7 @@ def taught() -> LensPipeline:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        if loss.item() < 5e-3:
+        if loss.item() < 2e-3:
             break
     assert loss.item() < 0.05
     pipeline.text_encoder = model.eval()
