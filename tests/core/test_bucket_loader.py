@@ -236,6 +236,9 @@ def test_a_position_of_other_data_or_settings_is_refused(folder: Path, tmp_path:
         loader(folder, batch_sizes={64: 2})
     with pytest.raises(ParameterError, match="there are no"):
         loader(folder, bucket_shares={"1x1": 1.0})
+    for shares in ({"dense": 0}, {"dense": 2, "brief": -1}):
+        with pytest.raises(ParameterError, match="weights of 0 and more"):
+            loader(folder, caption_shares=shares)
 
 
 def test_damage_is_refused_or_replaced_and_counted(folder: Path) -> None:
@@ -352,6 +355,9 @@ def test_captions_and_pictures_come_from_folders_and_tables(tmp_path: Path) -> N
     import pyarrow
 
     columns = {"image": ["2.png"], "caption": ["two"]}
+    (tmp_path / "none.parquet").write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(ParameterError, match="cannot be read as Parquet"):
+        list(table_images(tmp_path / "none.parquet"))
     parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
     assert [image.captions for image in table_images(tmp_path / "t.parquet")] == [
         {"caption": "two"}
@@ -373,6 +379,44 @@ def test_a_caption_that_is_not_utf8_is_skipped_or_refused_by_name(tmp_path: Path
     refusing = ShardSettings(TABLE, policy=DataPolicy(missing_caption="refuse"))
     with pytest.raises(MissingCaptionError, match=r"western\.txt is not UTF-8 .* save it as UTF-8"):
         write_shards(folder_images(pictures), tmp_path / "b", refusing, {})
+
+
+def test_rows_that_no_file_or_text_can_have_are_skipped(tmp_path: Path) -> None:
+    """Half a surrogate pair is no text, and neither a path nor a caption."""
+    (tmp_path / "a.png").write_bytes(picture(64, 64))
+    rows = [
+        {"image": "a.png", "caption": "\ud800"},
+        {"image": "a\0.png", "caption": "x"},
+        {"image": "\ud800.png", "caption": "x"},
+        {"image": "a.png", "caption": "a cup"},
+    ]
+    table = tmp_path / "t.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    manifest = write_shards(table_images(table), tmp_path / "shards", ShardSettings(TABLE), {})
+    assert manifest.samples == 1
+    assert manifest.skipped == {"missing_caption": 1, "unreadable_image": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.jsonl", b"[" * 100_000, "is not JSON"),
+        ("t.csv", b"image,caption\na.png," + b"x" * 200_000, "cannot be read as CSV"),
+    ],
+)
+def test_tables_that_are_none_are_refused(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ParameterError, match=message):
+        list(table_images(tmp_path / name))
+
+
+def test_a_picture_that_leads_its_reader_astray_is_unreadable() -> None:
+    """Pillow answers a TIFF whose data begins at a fraction of a byte with a TypeError."""
+    damaged = picture(8, 8, kind="TIFF").replace(b"\x11\x01\x04\x00", b"\x11\x01\x0c\x00")
+    with pytest.raises(UnreadableImageError, match="cannot be read as a picture: 'float' object"):
+        decode_image(damaged, "x")
 
 
 @pytest.mark.parametrize(

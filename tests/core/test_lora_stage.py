@@ -227,6 +227,8 @@ def test_layers_are_chosen_by_groups_or_names(changes: dict[str, object], expect
         ({"images": "nowhere"}, ParameterError, "is not a folder of pictures"),
         ({"buckets": "lens-512"}, LensCoreError, "skipped: {'unfit_image': 4}"),
         ({"target_modules": '["to_q"]'}, ParameterError, "to_q"),
+        ({"sample_size": "[64, 50]"}, ParameterError, "two multiples of 16"),
+        ({"batch_sizes": '{"128": 0}'}, ParameterError, "batch_sizes"),
     ],
 )
 def test_what_does_not_fit_is_named(

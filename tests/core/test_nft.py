@@ -360,9 +360,20 @@ def test_prompts_of_a_file_come_once_per_pass(tmp_path: Path) -> None:
     assert [sorted(texts) for texts in passes] == [[f"p{i}" for i in range(6)]] * 2
     assert passes[0] != passes[1]
     assert source.draw(0, 1)[0].facts == {"n": int(passes[0][0][1:])}
-    path.write_text('{"text": "no prompt"}\n')
-    with pytest.raises(ParameterError, match="line 1"):
+
+
+def test_a_file_of_prompts_is_json_lines_in_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    for line in ('{"text": "no prompt"}', '{"prompt": ["a"]}', '{"prompt": " "}', r'"\ud800"'):
+        path.write_text(line + "\n")
+        with pytest.raises(ParameterError, match="line 1"):
+            FilePrompts(path, None, seed=0)
+    path.write_bytes(b'{"prompt": "\xff"}\n')
+    with pytest.raises(ParameterError, match="is not UTF-8"):
         FilePrompts(path, None, seed=0)
+    # Signs that end a line for Python but not for JSON.
+    path.write_bytes('{"prompt": "one\u2028two\x85three"}\n'.encode("utf-8-sig"))
+    assert FilePrompts(path, None, seed=0).draw(0, 1)[0].text == "one\u2028two\x85three"
 
 
 def test_rewards_are_asked_for_side_by_side_and_failures_stay_missing() -> None:
@@ -370,21 +381,24 @@ def test_rewards_are_asked_for_side_by_side_and_failures_stay_missing() -> None:
         await asyncio.sleep(5.0 if prompt.text == "slow" else 0.2)
         if prompt.text == "bad":
             raise ValueError("unreadable")
+        if prompt.text == "endless":
+            return math.inf
         return None if prompt.text == "unsure" else 1.0
 
     queue = RewardQueue(FunctionReward(score), concurrency=20, timeout=0.6)
     started = time.monotonic()
-    for index, text in enumerate(["good"] * 16 + ["bad", "unsure", "slow"]):
+    for index, text in enumerate(["good"] * 16 + ["bad", "unsure", "slow", "endless"]):
         queue.submit(index, Image.new("RGB", (8, 8)), Prompt(text))
     submitted = time.monotonic() - started
     scores = queue.collect()
-    assert time.monotonic() - started < 19 * 0.2
+    assert time.monotonic() - started < 20 * 0.2
     assert submitted < 0.2
     queue.close()
     assert [scores.by_index[i] for i in range(16)] == [Score(1.0)] * 16
-    assert [scores.by_index[i] for i in (16, 17, 18)] == [None] * 3
+    assert [scores.by_index[i] for i in (16, 17, 18, 19)] == [None] * 4
     assert scores.errors[0] == "ValueError: unreadable"
     assert "TimeoutError" in scores.errors[1]
+    assert scores.errors[2] == "ValueError: the reward gave inf"
 
 
 def test_detector_may_run_in_processes() -> None:

@@ -130,6 +130,29 @@ def test_wrong_settings_are_named(
         run_stage(stage, config, tmp_path, overrides)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("save_every", 0),  # These would divide by zero after the first step,
+        ("log_every", 0),
+        ("seed", -1),  # these fail where the first chance is drawn,
+        ("seed", 2**63),
+        ("timestep_line", [[64, 1.0], [64, 1.2]]),
+        ("clip", 0),  # and these train nothing, or something else.
+        ("ema_decay", 1.0),
+        ("caption_dropout", 1.5),
+        ("betas", [0.9, 1.0]),
+        ("weight_decay", -0.1),
+        ("learning_rate", math.inf),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_done(
+    name: str, value: object
+) -> None:
+    with pytest.raises(ParameterError, match=name):
+        load_config(PretrainConfig, "nano", "pretrain", {name: value})
+
+
 def test_timesteps_are_stratified_logit_normal() -> None:
     timesteps = sample_timesteps(4096, 1.0, torch.Generator().manual_seed(0))
     logits = timesteps.logit().sort().values

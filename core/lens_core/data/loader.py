@@ -5,9 +5,10 @@ number of samples taken before it. Each process works through the draws of all a
 processes may hold different buckets at once, need not talk to each other, and none ever runs out.
 """
 
+import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -85,7 +86,8 @@ class BucketLoader:
         cached: Whether a picture's latents are known by its content hash; it is then not decoded.
 
     Raises:
-        ParameterError: A base without a batch size, or shares that name no bucket.
+        ParameterError: A base without a batch size, shares that name no bucket, or weights of
+            captions that are none.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class BucketLoader:
         ranks: int = 1,
         cached: Callable[[str], bool] = lambda _: False,
     ) -> None:
+        _check_captions(settings.caption_shares)
         self._data, self._settings = data, settings
         self._rank, self._ranks, self._cached = rank, ranks, cached
         self._buckets = {bucket.name: bucket for bucket in data.manifest.bucket_list()}
@@ -315,3 +318,11 @@ def _shares(
             )
     total = sum(weights.values())
     return {name: weights[name] / total for name in sorted(weights)}
+
+
+def _check_captions(shares: Mapping[str, float]) -> None:
+    weights = list(shares.values())
+    if weights and not (min(weights) >= 0 and 0 < sum(weights) < math.inf):
+        raise ParameterError(
+            f"caption_shares {dict(shares)} must be weights of 0 and more, one of them above 0"
+        )

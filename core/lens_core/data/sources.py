@@ -136,5 +136,6 @@ def read_source(image: SourceImage) -> bytes:
     """
     try:
         return image.read()
-    except OSError as error:
-        raise UnreadableImageError(f"{image.name}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # The latter for paths that no file can have.
+        reason = getattr(error, "strerror", None) or error
+        raise UnreadableImageError(f"{image.name!r}: {reason}") from error

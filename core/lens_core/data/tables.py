@@ -67,6 +67,8 @@ def _decoded(rows: Iterator[Row], path: Path) -> Iterator[Row]:
         yield from rows
     except UnicodeDecodeError as error:
         raise ParameterError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
+    except csv.Error as error:
+        raise ParameterError(f"{path} cannot be read as CSV: {error}") from error
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
@@ -76,7 +78,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ParameterError(f"{path} line {number} is not JSON: {error}") from error
             if not isinstance(row, dict):
                 raise ParameterError(f"{path} line {number} is not a JSON object")
@@ -90,11 +92,15 @@ def _csv(path: Path) -> Iterator[Row]:
 
 def _parquet(path: Path) -> Iterator[Row]:
     try:
+        import pyarrow
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise ParameterError(
             f"{path} needs pyarrow: pip install 'lens-sdk[data]', or give JSON lines or CSV"
         ) from error
-    with parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches():
-            yield from batch.to_pylist()
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    except pyarrow.ArrowException as error:
+        raise ParameterError(f"{path} cannot be read as Parquet: {error}") from error

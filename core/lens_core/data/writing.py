@@ -96,6 +96,11 @@ def _samples(source: SourceImage, settings: ShardSettings) -> list[tuple[Bucket,
     """Members of a picture's samples, by suffix, and their buckets."""
     if not source.captions:
         raise MissingCaptionError(f"{source.name} has no caption")
+    for caption in source.captions.values():
+        try:
+            caption.encode()
+        except UnicodeEncodeError as error:
+            raise MissingCaptionError(f"{source.name} has a caption that is no text") from error
     content = read_source(source)
     digest = content_hash(content)
     image = decode_image(content, source.name)

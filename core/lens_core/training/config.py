@@ -3,14 +3,17 @@
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lens_core.errors import ParameterError
 
 Size = tuple[int, int]
 """Height and width in pixels."""
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+"""What is kept of an average."""
 
 NANO_SIZES: tuple[Size, ...] = ((128, 128), (112, 144), (144, 112), (96, 160), (160, 96))
 
@@ -18,11 +21,11 @@ NANO_SIZES: tuple[Size, ...] = ((128, 128), (112, 144), (144, 112), (96, 160), (
 class StageConfig(BaseModel):
     """Settings every stage has."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the initial weights, the data order and the noise."""
-    threads: int = 1
+    threads: int = Field(1, gt=0)
     """CPU threads; two OpenMP threads collapse on a busy machine, so measure before raising it."""
     steps: int = Field(gt=0)
     """Optimiser steps of the whole run."""
@@ -30,13 +33,13 @@ class StageConfig(BaseModel):
     """Samples per step, of every process."""
     learning_rate: float = Field(gt=0)
     """Peak learning rate."""
-    warmup_steps: int = 100
+    warmup_steps: int = Field(100, ge=0)
     """Steps of linear warm-up."""
-    decay_steps: int = 0
+    decay_steps: int = Field(0, ge=0)
     """Steps at the end over which the rate falls linearly to zero."""
-    log_every: int = 20
+    log_every: int = Field(20, gt=0)
     """Steps between log records."""
-    save_every: int = 200
+    save_every: int = Field(200, gt=0)
     """Steps between saved training states."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] | None = None
     """Where to log besides `log.jsonl`; None takes TensorBoard if it is installed."""
@@ -82,15 +85,15 @@ class DenoiserConfig(StageConfig):
     """`adamw` for everything, as in the report, or `muon` for the matrices inside the blocks."""
     muon_learning_rate: float = Field(2e-3, gt=0)
     """Peak rate of the matrices that Muon updates."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Share, Share] = (0.9, 0.99)
     """AdamW's decay rates of the two moments."""
-    weight_decay: float = 0.01
+    weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay of both optimisers."""
-    clip: float = 1.0
+    clip: float = Field(1.0, gt=0)
     """Largest global gradient norm."""
-    ema_decay: float = 0.999
+    ema_decay: Share = 0.999
     """Decay of the averaged weights that are shipped and sampled."""
-    caption_dropout: float = 0.1
+    caption_dropout: float = Field(0.1, ge=0, le=1)
     """Share of a batch trained without text, for guidance."""
     timestep_mean: float | None = None
     """Mean of the logit-normal timesteps; None takes it from `timestep_line`."""
@@ -119,9 +122,9 @@ class DenoiserConfig(StageConfig):
     global_batch: int | None = Field(None, gt=0)
     """Samples of a step over all processes; where given, `accumulate` follows from it."""
 
-    validate_every: int = 0
+    validate_every: int = Field(0, ge=0)
     """Steps between fixed-noise validation losses; 0 switches them off."""
-    sample_every: int = 2000
+    sample_every: int = Field(2000, ge=0)
     """Steps between sample grids; 0 switches them off."""
     guidance_scale: float = 5.0
     """Guidance of the sample grids, and the finished checkpoint's own default."""
@@ -129,6 +132,13 @@ class DenoiserConfig(StageConfig):
     """Training states kept in `checkpoints/`; older ones are removed."""
     peak_tflops: float | None = Field(None, gt=0)
     """Peak of one device, for MFU; None takes the data sheet's of the GPUs that are known."""
+
+    @model_validator(mode="after")
+    def _check_line(self) -> Self:
+        (few, _), (many, _) = self.timestep_line
+        if few == many:
+            raise ValueError(f"timestep_line {self.timestep_line} needs two token counts")
+        return self
 
 
 class PostTrainingConfig(StageConfig):

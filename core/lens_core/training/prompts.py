@@ -141,15 +141,24 @@ def read_prompts(path: Path) -> list[Prompt]:
     """The prompts of a JSON-lines file, in its order.
 
     Raises:
-        ParameterError: It is missing or empty, or has a line without a prompt.
+        ParameterError: It is missing, empty or not UTF-8, or has a line without a prompt.
     """
     if not path.is_file():
         raise ParameterError(f"prompts {str(path)!r} is neither nano nor a JSON-lines file")
     prompts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        # Not `splitlines`, which also splits at signs that JSON allows within a text.
+        lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
+    for number, line in enumerate(lines if lines != [""] else [], 1):
         try:
             facts = dict(json.loads(line))
-            prompts.append(Prompt(str(facts.pop("prompt")), facts))
+            text = facts.pop("prompt")
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"{text!r} is no prompt")
+            text.encode()  # Half a surrogate pair is no text.
+            prompts.append(Prompt(text, facts))
         except (ValueError, TypeError, KeyError) as error:
             raise ParameterError(
                 f'{path} line {number} must be a JSON object with a "prompt": {error!r}'

@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import inspect
+import math
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -179,4 +180,7 @@ class RewardQueue:
 
     async def _score(self, image: Image.Image, prompt: Prompt) -> Score | None:
         async with self._free:
-            return await asyncio.wait_for(self._reward.score(image, prompt), self._timeout)
+            score = await asyncio.wait_for(self._reward.score(image, prompt), self._timeout)
+        if score is not None and not math.isfinite(score.value):
+            raise ValueError(f"the reward gave {score.value}")
+        return score

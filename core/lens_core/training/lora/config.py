@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lens_core.data.fitting import Crop
 from lens_core.memory.plan import AUTO, MemoryPlan, find_plan
+from lens_core.sizes import SIZE_MULTIPLE
 from lens_core.training.config import Size
 from lens_core.training.mixed.config import BucketConfig
 
@@ -65,6 +66,12 @@ class LoraTrainingConfig(BucketConfig):
     def _check_choices(self) -> Self:
         if self.optimizer == "muon" and self.method == "lora":
             raise ValueError("optimizer muon is for method=full; adapters are trained with adamw")
+        if self.sample_size is not None and any(
+            side <= 0 or side % SIZE_MULTIPLE for side in self.sample_size
+        ):
+            raise ValueError(
+                f"sample_size {self.sample_size} must be two multiples of {SIZE_MULTIPLE}"
+            )
         if self.validate_every and self.validation_images is None:
             raise ValueError("validate_every needs validation_images, a folder of other pictures")
         return self

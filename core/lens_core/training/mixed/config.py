@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from lens_core.data.buckets import BATCH_SIZES
 from lens_core.data.loader import LoaderSettings
@@ -17,7 +17,9 @@ class BucketConfig(DenoiserConfig):
 
     batch_size: int = Field(1, gt=0)
     """Not used: `batch_sizes` says how large batches are."""
-    batch_sizes: dict[int, int] = Field(default_factory=lambda: dict(BATCH_SIZES), min_length=1)
+    batch_sizes: dict[int, PositiveInt] = Field(
+        default_factory=lambda: dict(BATCH_SIZES), min_length=1
+    )
     """Pictures of a batch by the base of its bucket, so that batches take about equally long."""
     bucket_shares: Literal["samples", "uniform"] | dict[str, float] = "samples"
     """How often buckets are drawn: every picture equally often, all buckets alike, or by name."""
