@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lens_prompt_opt import (
     BootstrappedExamples,
     Budget,
     Desk,
+    GepaEngine,
     LLMClusterer,
     LLMProposer,
     PromptSet,
@@ -174,20 +176,34 @@ def _settings() -> Any:
     return GenerationSettings()
 
 
-async def test_a_cancelled_study_begins_no_further_call(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "begun"),
+    [
+        (None, 4),
+        # Past the calibration, in the thread of GEPA.
+        pytest.param(
+            GepaEngine(),
+            34,
+            marks=pytest.mark.skipif(find_spec("gepa") is None, reason="needs gepa"),
+        ),
+    ],
+)
+async def test_a_cancelled_study_begins_no_further_call(
+    tmp_path: Path, strategy: Any, begun: int
+) -> None:
     calls: list[str] = []
-    slow = SimulatedGenerator(WORLD, on_call=calls.append, seconds=0.05)
-    work = asyncio.create_task(
-        study(generator=slow, concurrency=2).optimize(seed=SEED, budget=BUDGET, run_dir=tmp_path)
-    )
-    while len(calls) < 4:
+    slow = SimulatedGenerator(WORLD, on_call=calls.append, seconds=0.02)
+    prompts = simulated_requests(WORLD, 60)
+    parts = study(generator=slow, concurrency=2, strategy=strategy, prompts=prompts)
+    work = asyncio.create_task(parts.optimize(seed=SEED, budget=BUDGET, run_dir=tmp_path))
+    while len(calls) < begun:
         assert not work.done()
         await asyncio.sleep(0.01)
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work
     before = len(calls)
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.1)
     assert len(calls) == before
     others = asyncio.all_tasks() - {asyncio.current_task()}
     assert not others

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from lens_prompt_opt.budget import BudgetExhaustedError
 from lens_prompt_opt.cells import Cell, Outcome
@@ -17,6 +17,8 @@ from lens_prompt_opt.proposer import ProposalBrief
 from lens_reasoner.prompts import SystemPrompt
 
 _WHOLE = "system_prompt"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class GepaEngine:
             )
         finally:
             # Cancelling a study does not end the thread; it must not go on paying.
-            adapter.closed = True
+            await adapter.close()
         return adapter.candidate(result.best_candidate)
 
 
@@ -100,7 +102,15 @@ class _Adapter:
         self._reports: dict[str, list[Outcome]] = {}
         self._exhausted = False
         self._round = 0
-        self.closed = False
+        self._closed = False
+        self._under_way: set[asyncio.Future[Any]] = set()
+
+    async def close(self) -> None:
+        """End what GEPA waits for, and begin nothing more for it."""
+        self._closed = True
+        for work in self._under_way:
+            work.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
 
     def components(self, prompt: SystemPrompt) -> dict[str, str]:
         """A prompt as GEPA's candidate."""
@@ -198,11 +208,19 @@ class _Adapter:
             return {name: texts[name] for name in candidate if name in texts}
         return {name: candidate[name] for name in components}
 
-    def _wait(self, work: Any) -> Any:
-        if self.closed:
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(self._unless_closed(work), self._loop).result()
+
+    async def _unless_closed(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._closed:
             work.close()
             raise asyncio.CancelledError
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        task = asyncio.ensure_future(work)
+        self._under_way.add(task)
+        try:
+            return await task
+        finally:
+            self._under_way.discard(task)
 
 
 def _parsed(rendered: str) -> dict[str, str]:
