@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, TypeVar
 
 from lens_prompt_opt import call_records
@@ -60,10 +61,15 @@ class Parts:
 def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
     """The names, with a number where one comes again."""
     counts = Counter(names)
-    return tuple(
-        name if counts[name] == 1 else f"{name} #{names[: place + 1].count(name)}"
-        for place, name in enumerate(names)
-    )
+    taken = set(names)
+    found = []
+    for name in names:
+        if counts[name] > 1:
+            numbered = (f"{name} #{number}" for number in count(1))
+            name = next(one for one in numbered if one not in taken)
+        taken.add(name)
+        found.append(name)
+    return tuple(found)
 
 
 class PipelineEvaluator:

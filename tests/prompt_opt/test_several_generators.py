@@ -141,6 +141,7 @@ def test_the_matrix_can_be_left_out_and_names_are_told_apart() -> None:
     assert found.generators == ("simulated #1", "simulated #2")
     assert (found.matrix, found.per_generator) == (None, ())
     assert distinct_names(["a", "b", "a"]) == ("a #1", "b", "a #2")
+    assert len(set(distinct_names(["a", "a", "a #2", "a #1"]))) == 4
     with pytest.raises(StudyConfigError, match="own_share"):
         study(own_share=1.0)
 
