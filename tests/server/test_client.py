@@ -26,6 +26,7 @@ from lens_sdk.client.errors import (
 from lens_sdk.client.lens import AsyncLens
 from lens_sdk.client.plain import Lens
 from lens_sdk.client.types import Timeouts
+from lens_sdk.errors import SettingsError
 from lens_sdk.local import LocalLensGenerator
 from lens_sdk.runtime import LensRuntime
 from lens_sdk.server.guard import ApiKeys
@@ -178,6 +179,35 @@ async def test_nobody_there() -> None:
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (str(copy), type(copy)) == (str(caught.value), ServerUnreachableError)
     await lens.close()
+
+
+def test_one_client_serves_one_event_loop_after_the_other(running: Running) -> None:
+    lens = AsyncLens(base_url=running.url, max_retries=0)
+
+    async def draw(times: int) -> None:
+        for _ in range(times):
+            assert await lens.images.generate(TEXT, **SMALL)
+            await lens.close()
+
+    for times in (1, 2, 1):
+        asyncio.run(draw(times))
+        asyncio.run(_list(lens))
+
+
+async def _list(lens: AsyncLens) -> None:
+    await lens.runs.list()
+
+
+def test_an_address_without_a_scheme_is_refused_at_once() -> None:
+    with pytest.raises(SettingsError, match="no address") as caught:
+        AsyncLens(base_url="localhost:8000")
+    assert "http://localhost:8000" in caught.value.hint
+
+
+async def test_names_of_runs_lead_nowhere_else(running: Running) -> None:
+    async with AsyncLens(base_url=running.url, max_retries=0) as lens:
+        with pytest.raises(RequestRefusedError):
+            await lens.runs.get("../models")
 
 
 async def test_a_wrong_key_and_a_full_queue(start: Start) -> None:

@@ -104,6 +104,8 @@ def test_addresses_of_pictures_work(client: OpenAI, tmp_path: Any) -> None:
     assert url is not None
     fetched = httpx.get(url)
     assert fetched.headers["content-type"] == "image/png"
+    asked = httpx.head(url)
+    assert (asked.status_code, asked.headers["content-length"]) == (200, str(len(fetched.content)))
     (tmp_path / "picture.png").write_bytes(fetched.content)
     assert GeneratedImage.load(tmp_path / "picture.png").prompt == PROMPT
 
@@ -214,6 +216,7 @@ def test_a_form_of_another_site_is_refused(running: Running) -> None:
         headers={"content-type": "text/plain"},
     )
     assert answer.status_code == 400
+    assert "application/json" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("host", ["evil.example", "10.0.0.1:80", "[2001:db8::1]:80"])

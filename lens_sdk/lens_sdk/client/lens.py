@@ -241,7 +241,7 @@ class AsyncLens:
         )
 
     async def close(self) -> None:
-        """Give up connections."""
+        """Close the connections of the running event loop; the next call opens new ones."""
         await self._backend.close()
 
     async def __aenter__(self) -> Self:

@@ -118,7 +118,7 @@ class Lens:
         )
 
     def close(self) -> None:
-        """Give up connections."""
+        """Close the connections; the next call opens new ones."""
         _wait(self._lens.close())
 
     def __enter__(self) -> Self:

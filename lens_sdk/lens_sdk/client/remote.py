@@ -7,6 +7,7 @@ import base64
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Any
+from urllib.parse import quote
 
 from lens_reasoner import (
     Event,
@@ -42,6 +43,9 @@ class RemoteBackend:
         api_key: Its key; None if it needs none.
         timeouts: How long calls may take.
         max_retries: Times to ask again.
+
+    Raises:
+        SettingsError: `base_url` is no address of a server.
     """
 
     def __init__(
@@ -105,20 +109,20 @@ class RemoteBackend:
 
     async def run(self, name: str) -> RunInfo:
         """See `Backend.run`."""
-        return _info(await self._wire.get(f"runs/{name}"))
+        return _info(await self._wire.get(_run(name)))
 
     async def result(self, name: str) -> LoopResult:
         """See `Backend.result`."""
-        return LoopResult.model_validate(await self._wire.get(f"runs/{name}/result"))
+        return LoopResult.model_validate(await self._wire.get(f"{_run(name)}/result"))
 
     def resume(self, name: str) -> RunStream:
         """See `Backend.resume`."""
         run = RunStream()
         run.id = name
-        return run.begin(self._play(run, f"runs/{name}/resume", None))
+        return run.begin(self._play(run, f"{_run(name)}/resume", None))
 
     async def close(self) -> None:
-        """Close the connections."""
+        """See `Backend.close`."""
         await self._wire.close()
 
     async def _play(
@@ -186,6 +190,11 @@ class RemoteBackend:
         with suppress(LensServerError, TimeoutError, asyncio.CancelledError):
             async with asyncio.timeout(_FAREWELL):
                 await asyncio.shield(asyncio.ensure_future(self._wire.post(f"runs/{name}/cancel")))
+
+
+def _run(name: str) -> str:
+    """The path of a run; a name that is none leads nowhere else."""
+    return f"runs/{quote(name, safe='')}"
 
 
 def _images_body(request: ImageRequest) -> dict[str, Any]:

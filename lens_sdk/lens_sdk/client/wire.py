@@ -24,6 +24,7 @@ from lens_sdk.client.errors import (
     ServerUnreachableError,
 )
 from lens_sdk.client.types import Timeouts
+from lens_sdk.errors import SettingsError
 
 LONGEST_WAIT = 120.0
 """Seconds; a server that asks to wait longer is not asked again."""
@@ -50,23 +51,29 @@ class Wire:
     """Calls one server.
 
     Every POST carries an idempotency key, the same in all retries, so the server does its work once
-    however often it is asked.
+    however often it is asked. Each event loop has connections of its own, as they belong to it.
 
     Args:
         base_url: The server, with or without "/v1".
         api_key: Sent as bearer token; None sends none.
         timeouts: How long calls may take.
         max_retries: Times to ask again after lost connections, 408, 429 and 5xx.
+
+    Raises:
+        SettingsError: `base_url` is no address of a server.
     """
 
     def __init__(
         self, base_url: str, *, api_key: str | None, timeouts: Timeouts, max_retries: int
     ) -> None:
         root = base_url.rstrip("/").removesuffix("/v1")
-        headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
-        self._client = httpx.AsyncClient(
-            base_url=f"{root}/v1/", headers=headers, timeout=_limits(timeouts, timeouts.first_byte)
-        )
+        if not root.startswith(("http://", "https://")):
+            raise SettingsError(
+                f"base_url {base_url!r} is no address of a server.",
+                hint=f"Write http://{root.rpartition('://')[2]}, with the port if it has one.",
+            )
+        self._headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+        self._clients: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
         self._root = root
         self._timeouts = timeouts
         self._attempts = max_retries + 1
@@ -96,7 +103,8 @@ class Wire:
         timeout = _limits(self._timeouts, self._timeouts.silence)
         headers = {"last-event-id": str(after)} if after else {}
         with self._told():
-            async with self._client.stream("GET", path, headers=headers, timeout=timeout) as answer:
+            request = self._client().stream("GET", path, headers=headers, timeout=timeout)
+            async with request as answer:
                 if not answer.is_success:
                     await answer.aread()
                     raise _refused(answer)
@@ -104,8 +112,23 @@ class Wire:
                     yield event
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
+        """Close the connections of the running event loop; the next call opens new ones."""
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.aclose()
+
+    def _client(self) -> httpx.AsyncClient:
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            # A copy, as other threads with loops of their own may be adding to it.
+            for ended in [known for known in tuple(self._clients) if known.is_closed()]:
+                self._clients.pop(ended, None)
+            self._clients[loop] = httpx.AsyncClient(
+                base_url=f"{self._root}/v1/",
+                headers=self._headers,
+                timeout=_limits(self._timeouts, self._timeouts.first_byte),
+            )
+        return self._clients[loop]
 
     async def _retried(self, method: str, path: str, sent: Mapping[str, Any]) -> Any:
         retrying = AsyncRetrying(
@@ -129,7 +152,7 @@ class Wire:
 
     async def _once(self, method: str, path: str, sent: Mapping[str, Any]) -> Any:
         with self._told():
-            answer = await self._client.request(method, path, **sent)
+            answer = await self._client().request(method, path, **sent)
         if not answer.is_success:
             raise _refused(answer)
         try:
@@ -161,8 +184,9 @@ class _Translated:
                 hint="Allow more: timeouts=Timeouts(...).",
             ) from error
         if isinstance(error, httpx.HTTPError | httpx.InvalidURL):
+            why = str(error).rstrip(".") or type(error).__name__
             raise ServerUnreachableError(
-                f"{self._root} cannot be reached: {error or type(error).__name__}.",
+                f"{self._root} cannot be reached: {why}.",
                 hint="Check the address and whether the server runs: lens serve.",
             ) from error
 

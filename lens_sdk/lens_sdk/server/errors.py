@@ -110,6 +110,8 @@ def invalid(details: Sequence[Mapping[str, Any]]) -> ApiError:
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "There is no such parameter here"
+    if not place and first["type"] == "model_attributes_type":
+        message = "Send a JSON object, with 'content-type: application/json'"
     where = f"{param}: " if param else ""
     more = f" ({len(details) - 1} more)" if len(details) > 1 else ""
     known = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}

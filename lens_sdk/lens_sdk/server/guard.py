@@ -102,6 +102,9 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD" and _open(scope["path"]):
+            # As GET; the server leaves the body out. Load balancers ask like this.
+            scope = {**scope, "method": "GET"}
         request_id = f"req_{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
         status = 499
@@ -144,7 +147,7 @@ class Guard:
                 raise ApiError(403, "Pages of other sites may not ask this.", code="wrong_origin")
             scope["state"]["caller"] = "local"
             return
-        if path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
+        if _open(path):
             return
         kind, _, given = headers.get("authorization", "").partition(" ")
         caller = self._keys.caller(given.strip()) if kind.lower() == "bearer" else None
@@ -154,6 +157,11 @@ class Guard:
                 401, f"{what} Send it as 'Authorization: Bearer KEY'.", code="invalid_api_key"
             )
         scope["state"]["caller"] = caller
+
+
+def _open(path: str) -> bool:
+    """Whether a path needs no key."""
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
 
 
 class _Body:
