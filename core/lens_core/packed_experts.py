@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GptOssConfig
 
-from lens_core.checkpoints.formats import mxfp4, nvfp4
+from lens_core.checkpoints.formats import ggml_blocks, mxfp4, nvfp4
 from lens_core.checkpoints.formats.blocked_scales import padded_shape
 from lens_core.grouped_experts import grouped_problem
 
@@ -91,10 +91,12 @@ class GgufPacking:
         return {"gguf": ((experts, rows, columns // self.block * self.size), torch.uint8)}
 
     def unpack(self, parts: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-        """Unpacked on the CPU, then moved to where the bytes are."""
+        """Computed in float32, where the bytes are; of uncommon types on the CPU."""
+        data = parts["gguf"]
+        if self.kind in ggml_blocks.KINDS:
+            return ggml_blocks.unpack(data, self.kind).to(dtype)
         from lens_core.checkpoints.formats import gguf
 
-        data = parts["gguf"]
         return gguf.unpack(data.cpu().numpy(), self.kind).to(data.device, dtype)
 
 
