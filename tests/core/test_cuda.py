@@ -23,6 +23,7 @@ from lens_core.grouped_experts import grouped_problem
 from lens_core.memory.plan import PLANS as MEMORY_PLANS
 from lens_core.speed import accelerate, named_plan
 from lens_core.speed.fp8 import fp8_problem
+from lens_core.speed.fused_qk import fused_qk_problem
 from lens_core.speed.plan import PLANS as SPEED_PLANS
 from lens_core.transformer import LensTransformer2DModel
 from mid_size import mid_pipeline
@@ -67,7 +68,9 @@ def test_pictures_agree_with_the_published_code(
 @pytest.mark.parametrize("name", [name for name in SPEED_PLANS if name != "plain"])
 def test_no_faster_path_is_less_exact_than_stated(mid: LensPipeline, name: str) -> None:
     plan = named_plan(name)
-    if plan.fp8 is not None and (problem := fp8_problem(DEVICE, BF16)) is not None:
+    problem = fp8_problem(DEVICE, BF16) if plan.fp8 is not None else None
+    problem = fused_qk_problem(DEVICE) if plan.fused_qk else problem
+    if problem is not None:
         pytest.skip(problem)
     features, _ = mid.encode_prompt("a lamp beside a window")
 
