@@ -39,7 +39,7 @@ def interruption(error: Exception) -> StudyInterruptedError:
     if isinstance(error, StudyInterruptedError):
         return error
     stopped = StudyInterruptedError(
-        f"The study stopped at {type(error).__name__}: {error}",
+        without_keys(f"The study stopped at {type(error).__name__}: {error}"),
         hint="What was paid for is kept; run it again with the same run_dir to go on.",
     )
     stopped.__cause__ = error

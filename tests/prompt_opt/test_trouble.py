@@ -92,6 +92,22 @@ def test_a_stopped_study_keeps_what_was_under_way_and_goes_on(tmp_path: Path) ->
     assert len(calls) == len(set(calls)) + votes, "nothing but the second votes comes twice"
 
 
+def test_a_key_in_somebody_elses_error_is_not_told_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "sk-users-own-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+
+    def broken(call: str) -> None:
+        raise RuntimeError(f"401 for Bearer {key}")
+
+    with pytest.raises(StudyInterruptedError, match=r"Bearer \[secret\]") as caught:
+        study(generator=SimulatedGenerator(WORLD, on_call=broken)).optimize_sync(
+            seed=SEED, budget=BUDGET, run_dir=tmp_path
+        )
+    assert key not in str(caught.value)
+
+
 class _Writer:
     """Has nothing to say about one request."""
 

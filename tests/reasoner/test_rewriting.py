@@ -224,6 +224,7 @@ INJECTIONS = [
 async def test_hostile_words_stay_data_and_rules_stay_rules(hostile, system_prompt) -> None:
     chat = ScriptedChat(lambda _: _write())
     await LLMReasoner(chat, system_prompt).rewrite(ImageRequest(text=hostile))
+    assert chat.calls
     for call in chat.calls:
         assert call.system == f"{system_prompt.render()}\n\n{_CONTRACT}"
         assert call.data["request"] == hostile
@@ -235,6 +236,7 @@ async def test_hostile_words_stay_data_and_rules_stay_rules(hostile, system_prom
 async def test_over_the_wire_too(server, hostile) -> None:
     server.answer = lambda _: server.text("chat", json.dumps(_write()))
     await LLMReasoner(server.chat()).rewrite(ImageRequest(text=hostile))
+    assert server.calls
     for call in server.calls:
         system, user = call.body["messages"]
         assert (system["role"], user["role"]) == ("system", "user")
