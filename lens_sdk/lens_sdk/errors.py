@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lens_reasoner.errors import ReasonerError
+from lens_reasoner.errors import GeneratorError, ReasonerError
 
 if TYPE_CHECKING:
-    from lens_reasoner import Candidate, LoopResult
+    from lens_reasoner import Candidate, GeneratedImage, LoopResult
 
 LensError = ReasonerError
 """Base class of every error raised on purpose; it has a `message` and a `hint`."""
@@ -121,3 +122,17 @@ class NothingDrawnError(LimitReachedError):
             result=None,
         )
         self.hint = "Allow more time or money; with a cost limit, every model needs a known price."
+
+
+class PartlyDrawnError(SdkError, GeneratorError):
+    """A call of which some pictures were drawn before another one failed; the cause says why.
+
+    Attributes:
+        images: The pictures there are.
+    """
+
+    def __init__(
+        self, message: str, *, images: Sequence[GeneratedImage] = (), hint: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.images = tuple(images)

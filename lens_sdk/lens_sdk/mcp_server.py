@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -83,7 +84,7 @@ class _Tools:
         """Draw pictures from a prompt as it is, without rewriting or judging."""
         asked = {"width": width, "height": height, "seed": seed, "negative_prompt": negative_prompt}
         images = await _told(self._lens.images.generate(prompt, n=n, **asked))
-        paths = [str(image.save(self._free(image))) for image in images]
+        paths = [_saved(partial(image.save, self._free(image))) for image in images]
         told = {"paths": paths, "seeds": [image.seed for image in images]}
         return [*(Image(data=i.data, format=_format(i)) for i in images), json.dumps(told)]
 
@@ -128,7 +129,7 @@ class _Tools:
             reasons = "; ".join(f.message for f in result.failures) or result.stop_reason
             raise ToolError(f"No picture was drawn: {reasons}")
         best = result.best
-        path = save_candidate(result, best, self._free(best.image))
+        path = _saved(partial(save_candidate, result, best, self._free(best.image)))
         picture = Image(data=best.image.data, format=_format(best.image))
         return [picture, json.dumps(_summary(result, best, path))]
 
@@ -186,11 +187,19 @@ async def _told(work: Awaitable[T]) -> T:
         raise ToolError(f"{where}: {first['msg']}" if where else str(first["msg"])) from error
 
 
-def _summary(result: LoopResult, best: Candidate, path: Path) -> dict[str, Any]:
+def _saved(save: Callable[[], Path]) -> str:
+    """Where a picture was saved; one that cannot be is handed out all the same."""
+    try:
+        return str(save())
+    except OSError as error:
+        return f"not saved: {error}"
+
+
+def _summary(result: LoopResult, best: Candidate, path: str) -> dict[str, Any]:
     questions = {c.name: c.question for c in result.rubric.criteria} if result.rubric else {}
     lines = best.verdict.verdicts if best.verdict is not None else ()
     return {
-        "path": str(path),
+        "path": path,
         "prompt": best.image.prompt,
         "seed": best.image.seed,
         "score": best.score,

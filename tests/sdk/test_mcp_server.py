@@ -91,6 +91,15 @@ async def test_tools_draw_work_and_judge(client: Client, tmp_path: Path) -> None
         assert again == judged
 
 
+async def test_pictures_that_cannot_be_saved_are_handed_out(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "pictures").write_text("in the way", encoding="utf-8")
+    async with client:
+        asked = {"prompt": REQUEST, "n": 1, **SMALL}
+        images, told = parts(await client.call_tool("generate_image", asked))
+    assert len(images) == 1
+    assert told["paths"][0].startswith("not saved")
+
+
 async def test_mistakes_are_told_to_the_model(client: Client, tmp_path: Path) -> None:
     outside = tmp_path / "secret.png"
     outside.write_bytes(b"x")

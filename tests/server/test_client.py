@@ -11,9 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 
-from lens_reasoner import LoopLimits, UnsupportedSettingError, fold_events
+from lens_reasoner import (
+    FunctionGenerator,
+    GeneratorError,
+    LoopLimits,
+    UnsupportedSettingError,
+    fold_events,
+)
 from lens_sdk.client.errors import (
     AuthenticationError,
     LensServerError,
@@ -26,7 +33,7 @@ from lens_sdk.client.errors import (
 from lens_sdk.client.lens import AsyncLens
 from lens_sdk.client.plain import Lens
 from lens_sdk.client.types import Timeouts
-from lens_sdk.errors import SettingsError
+from lens_sdk.errors import PartlyDrawnError, SettingsError
 from lens_sdk.local import LocalLensGenerator
 from lens_sdk.runtime import LensRuntime
 from lens_sdk.server.guard import ApiKeys
@@ -179,6 +186,22 @@ async def test_nobody_there() -> None:
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (str(copy), type(copy)) == (str(caught.value), ServerUnreachableError)
     await lens.close()
+
+
+async def test_pictures_drawn_before_one_failed_are_not_lost() -> None:
+    seen: list[int] = []
+
+    def draw(prompt: str, seed: int) -> Image.Image:
+        seen.append(seed)
+        if len(seen) == 3:
+            raise GeneratorError("The machine is on fire.")
+        return Image.new("RGB", (8, 8))
+
+    lens = AsyncLens(FunctionGenerator(draw), base_url="", reasoner=None, judge=None)
+    with pytest.raises(GeneratorError, match="2 of 4 pictures were drawn, then: The m") as caught:
+        await lens.images.generate(TEXT, n=4, seed=1)
+    assert isinstance(caught.value, PartlyDrawnError)
+    assert [image.seed for image in caught.value.images] == [1, 2]
 
 
 def test_one_client_serves_one_event_loop_after_the_other(running: Running) -> None:

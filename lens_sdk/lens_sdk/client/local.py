@@ -17,6 +17,7 @@ from lens_reasoner import (
     LoopConfigError,
     LoopLimits,
     LoopResult,
+    ReasonerError,
     Refused,
     Rewrite,
     Rubric,
@@ -29,6 +30,7 @@ from lens_reasoner.types import MAX_SEED
 from lens_sdk.client.backend import RunStream
 from lens_sdk.client.parts import loop_of
 from lens_sdk.client.types import Edit, Judgement, RunInfo
+from lens_sdk.errors import PartlyDrawnError
 from lens_sdk.generators import editing_generator, load_generator
 from lens_sdk.tracing import traced
 
@@ -64,7 +66,16 @@ class LocalBackend:
         drawn: list[GeneratedImage] = []
         for begin in range(0, len(seeds), capabilities.max_images):
             some = seeds[begin : begin + capabilities.max_images]
-            drawn += await generator.generate(request.text, seeds=some, settings=settings)
+            try:
+                drawn += await generator.generate(request.text, seeds=some, settings=settings)
+            except ReasonerError as error:
+                if not drawn:
+                    raise
+                raise PartlyDrawnError(
+                    f"{len(drawn)} of {len(seeds)} pictures were drawn, then: {error.message}",
+                    images=drawn,
+                    hint="Those that were drawn are in the error's images.",
+                ) from error
         return drawn
 
     def stream(

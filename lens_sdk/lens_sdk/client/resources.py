@@ -40,7 +40,8 @@ class AsyncImages:
                 `num_inference_steps`, `guidance_scale`, `negative_prompt`.
 
         Raises:
-            ReasonerError: With what was wrong and what to do about it.
+            ReasonerError: With what was wrong and what to do about it; `PartlyDrawnError`, which
+                has the pictures there are, where some were drawn in this process before.
             ValidationError: An option that is no field of `ImageRequest`, or out of range.
         """
         return await self._draw(as_request(prompt, {"num_images": n, **options}), None)
