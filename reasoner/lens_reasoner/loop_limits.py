@@ -18,7 +18,8 @@ class LoopLimits(Value):
 
     Attributes:
         max_rounds: Most rounds.
-        target_score: The score, from 0 to 1, that is good enough.
+        target_score: The score, from 0 to 1, that is good enough; answers that got lost count as
+            no.
         max_images: Most pictures in all rounds together; the last round is cut short to fit.
         max_usd: Most to spend, in US dollars.
         deadline: Most seconds on the clock; what is under way then is given up. Where a run was

@@ -83,7 +83,9 @@ class RetryPolicy(Value):
                 f"{model!r} gave no reply within the deadline of {self.deadline:g} s.",
                 fault="timeout",
                 model=model,
-                hint="Raise RetryPolicy.deadline or choose a faster model.",
+                # Waiting for a place among the calls in flight counts as well.
+                hint="Raise RetryPolicy.deadline, make fewer calls at a time, or choose a faster "
+                "model.",
             ) from error
 
     def _wait(self, state: RetryCallState) -> float:

@@ -183,7 +183,8 @@ class CalibrationReport(Value):
             f"# Calibration of {judges}",
             "",
             f"{self.overall.labels} labels compared; {self.unclear} unclear and "
-            f"{self.unmatched} without a verdict left out. Intervals: 95 %, Wilson.",
+            f"{self.unmatched} without a verdict left out. Intervals: 95 %, Wilson, "
+            "as if labels of one picture had nothing in common.",
             "",
             "| criteria | agreement | true yes | true no | undecided |",
             "|---|---|---|---|---|",
