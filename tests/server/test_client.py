@@ -329,11 +329,13 @@ def test_the_plain_client(start: Start, runtime: LensRuntime, tmp_path: Path) ->
                 8,
                 9,
             ]
-            kinds = [event.type for event in lens.stream(TEXT, seed=1, **SMALL)]
-            assert kinds[-1] == "finished"
-            events = lens.stream(TEXT, seed=1, **LONG)
-            assert next(events).type == "started"
-            events.close()
+            finished = lens.stream(TEXT, seed=1, **SMALL)
+            assert next(finished).type == "started"
+            assert finished.result().best is not None
+            assert finished.id == lens.runs.list(1)[0].id
+            with lens.stream(TEXT, seed=1, **LONG) as events:
+                assert next(events).type == "started"
+            assert events.so_far.request.text == TEXT
             newest = lens.runs.list(2)
             assert [info.status for info in newest][1] == "finished"
             assert newest[0].status in {"cancelled", "interrupted"}

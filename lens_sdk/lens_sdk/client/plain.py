@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Generator as Events
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -79,9 +80,9 @@ class Lens:
         rubric: Rubric | None = None,
         limits: LoopLimits | None = None,
         **options: Any,
-    ) -> Iterator[Event]:
-        """See `AsyncLens.stream`; leaving the iteration early and closing it ends the run."""
-        return _iterate(self._lens.stream(request, rubric=rubric, limits=limits, **options))
+    ) -> PlainRunStream:
+        """See `AsyncLens.stream`; closing it early ends the run between two steps."""
+        return PlainRunStream(self._lens.stream(request, rubric=rubric, limits=limits, **options))
 
     def rewrite(self, request: ImageRequest | str, **options: Any) -> Rewrite | Refused:
         """See `AsyncLens.rewrite`."""
@@ -190,16 +191,65 @@ class Runs:
         """See `AsyncRuns.result`."""
         return _wait(self._runs.result(run_id))
 
-    def stream(self, run_id: str) -> Iterator[Event]:
+    def stream(self, run_id: str) -> PlainRunStream:
         """See `AsyncRuns.stream`."""
-        return _iterate(self._runs.stream(run_id))
+        return PlainRunStream(self._runs.stream(run_id))
 
     def resume(self, run_id: str) -> LoopResult:
         """See `AsyncRuns.resume`."""
         return _wait(self._runs.resume(run_id))
 
 
-def _iterate(run: RunStream) -> Iterator[Event]:
+class PlainRunStream(Iterator[Event]):
+    """A run under way, event by event; closing it early ends the run. See `RunStream`."""
+
+    def __init__(self, run: RunStream) -> None:
+        self._run = run
+        self._events = _iterate(run)
+
+    @property
+    def id(self) -> str | None:
+        """The run's name, once it is known; None for runs that are not recorded."""
+        return self._run.id
+
+    @property
+    def so_far(self) -> LoopResult:
+        """What there is already.
+
+        Raises:
+            ValueError: If not even the start was seen.
+        """
+        return self._run.so_far
+
+    def __next__(self) -> Event:
+        """The next event."""
+        return next(self._events)
+
+    def result(self) -> LoopResult:
+        """Wait for the end; what the events so far add up to, and those to come."""
+        for _ in self:
+            pass
+        return self._run.so_far
+
+    def close(self) -> None:
+        """End the run, unless it is over; its pictures so far stay."""
+        self._events.close()
+
+    def __enter__(self) -> Self:
+        """The run itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+
+def _iterate(run: RunStream) -> Events[Event, None, None]:
     try:
         while (event := _wait(_next(run))) is not None:
             yield event
