@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lens_core.doubles import device_for_doubles
+
 Rotary = tuple[Tensor, Tensor]
 """Cosines and sines, each `[tokens, head_dim / 2]`, float32."""
 
@@ -21,12 +23,14 @@ def rotary_table(positions: Tensor, axes_dims: Sequence[int], theta: float = 100
     Returns:
         Two float32 tensors `[tokens, sum(axes_dims) / 2]`. Angles are formed in float64.
     """
+    device = positions.device
+    exact = positions.to(device_for_doubles(device))
     angles = []
     for axis, dim in enumerate(axes_dims):
-        exponent = torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device) / dim
-        angles.append(positions[:, axis, None].double() * theta**-exponent)
+        exponent = torch.arange(0, dim, 2, dtype=torch.float64, device=exact.device) / dim
+        angles.append(exact[:, axis, None].double() * theta**-exponent)
     table = torch.cat(angles, dim=-1)
-    return table.cos().float(), table.sin().float()
+    return table.cos().float().to(device), table.sin().float().to(device)
 
 
 def image_positions(height: int, width: int, device: torch.device | None = None) -> Tensor:

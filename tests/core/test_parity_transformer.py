@@ -7,6 +7,8 @@ from torch import Tensor
 
 from golden_components import GOLDEN, case, max_error, read_json
 from lens_core import ComponentError, ParameterError, PrecisionError
+from lens_core.doubles import device_for_doubles
+from lens_core.rotary import image_positions, rotary_table
 from lens_core.transformer import LensTransformer2DModel
 
 CASES = ["even", "odd", "uncond", "wide"]
@@ -148,3 +150,20 @@ def test_bad_input_is_named(model: LensTransformer2DModel) -> None:
 def test_contradicting_configurations_are_refused(changes: dict[str, object], message: str) -> None:
     with torch.device("meta"), pytest.raises(ComponentError, match=message):
         LensTransformer2DModel.from_config(read_json("transformer_config.json") | changes)
+
+
+def test_angles_are_formed_where_float64_can_be_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apple's GPUs have none: there every picture failed."""
+    assert device_for_doubles(torch.device("mps")) == torch.device("cpu")
+    assert device_for_doubles(torch.device("cuda", 1)) == torch.device("cuda", 1)
+    asked: list[torch.device] = []
+
+    def elsewhere(device: torch.device) -> torch.device:
+        asked.append(device)
+        return torch.device("meta")
+
+    monkeypatch.setattr("lens_core.rotary.device_for_doubles", elsewhere)
+    positions = image_positions(2, 3, torch.device("meta"))
+    cosines, sines = rotary_table(positions, (8, 12, 12))
+    assert asked == [torch.device("meta")]
+    assert (cosines.shape, sines.dtype) == ((6, 16), torch.float32)
