@@ -231,6 +231,8 @@ def test_the_command_tells_whether_pixels_agree(
     again = tmp_path / "again.png"
     assert "every pixel is the same" in run(path, "--model", nano_folder, "--out", again)
     assert GeneratedImage.load(again).sha256 == image.sha256
+    folder = tmp_path / "others"
+    assert str(folder / "picture.png") in run(path, "--model", nano_folder, "--out", folder)
     assert "--model" in run(path, code=1)
     spoilt = image.model_copy(update={"prompt": "a blue star"}).save(tmp_path / "spoilt.png")
     assert "Different" in run(spoilt, "--model", nano_folder, code=4)

@@ -58,7 +58,9 @@ def bench(
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Calls that count.")] = 20,
     minutes: Annotated[
         float | None,
-        typer.Option("--minutes", help="Begin nothing new after this time; run again to go on."),
+        typer.Option(
+            "--minutes", min=0, help="Begin nothing new after this time; run again to go on."
+        ),
     ] = None,
     check: Annotated[
         bool,

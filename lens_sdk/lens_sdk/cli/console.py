@@ -153,9 +153,12 @@ def reported() -> Iterator[None]:
     except ReasonerError as error:
         _fail(error.message, error.hint, UNAVAILABLE if may_work_later(error) else FAILED)
     except LensCoreError as error:
-        _fail(str(error), code=UNAVAILABLE if isinstance(error, HubUnreachableError) else FAILED)
+        _fail(
+            _core_message(error),
+            code=UNAVAILABLE if isinstance(error, HubUnreachableError) else FAILED,
+        )
     except ValidationError as error:
-        _fail("; ".join(_problem(dict(detail)) for detail in error.errors()))
+        _fail(_problems(error))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in LOCAL_PACKAGES:
@@ -193,9 +196,23 @@ def parse_size(size: str | None) -> tuple[int | None, int | None]:
     return int(found[1]), int(found[2])
 
 
+def _core_message(error: LensCoreError) -> str:
+    """What an error of the core says, with the report of a check of values in our own words."""
+    message, cause = str(error), error.__cause__
+    if isinstance(cause, ValidationError):
+        return message.replace(str(cause), _problems(cause))
+    return message
+
+
+def _problems(error: ValidationError) -> str:
+    return "; ".join(_problem(dict(detail)) for detail in error.errors())
+
+
 def _problem(detail: dict[str, object]) -> str:
     where = ".".join(str(part) for part in detail["loc"])  # type: ignore[attr-defined]
     message = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        message = "there is no such setting"
     return f"{where} {detail['input']!r}: {message}" if where else message
 
 

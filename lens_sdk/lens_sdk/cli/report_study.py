@@ -14,8 +14,10 @@ from lens_sdk.cli.console import JsonOption, out, print_json, reports_errors
 from lens_sdk.cli.demo import show_page
 from lens_sdk.cli.options import OpenOption
 from lens_sdk.cli.recorded import readable_records
+from lens_sdk.errors import SdkError
 
 REPORT_FILE = "report.html"
+_HINT = "Name what was --out of lens optimize, or a folder of runs such as lens-runs."
 
 
 @reports_errors
@@ -44,6 +46,7 @@ def report(
     else:
         from lens_prompt_opt.report import report_run
 
+        _check_study(run)
         path = report_run(run, output)
     if as_json:
         print_json({"page": str(path)})
@@ -51,6 +54,15 @@ def report(
         out.print(str(path), markup=False, soft_wrap=True)
     if open_page:
         show_page(path)
+
+
+def _check_study(folder: Path) -> None:
+    from lens_prompt_opt.run_directory import STUDY_FILE
+
+    if not folder.is_dir():
+        raise SdkError(f"There is no folder {folder}.", hint=_HINT)
+    if not (folder / STUDY_FILE).is_file():
+        raise SdkError(f"{folder} holds neither a prompt study nor recorded runs.", hint=_HINT)
 
 
 def _runs_page(run: Path, path: Path) -> Path:

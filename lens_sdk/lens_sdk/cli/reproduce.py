@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
+from lens_reasoner import ImageFileError
 from lens_sdk.cli.console import JsonOption, err, out, print_json, reports_errors
 from lens_sdk.cli.options import LoraOption, lora_weights
-from lens_sdk.cli.saving import check_output
+from lens_sdk.cli.saving import check_output, place
 from lens_sdk.models import MODEL_CHOICES
 
 DIFFERENT = 4
@@ -33,7 +34,12 @@ def reproduce(
     ] = None,
     lora: LoraOption = None,
     output: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where to save the new picture.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Where to save the new picture: a folder, or a file ending in .png.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -43,10 +49,15 @@ def reproduce(
     """
     from lens_sdk.reproduce import reproduce as draw_again
 
-    if output is not None:
-        check_output(output)
-    found = draw_again(picture, model=model, image=image, mask=mask, loras=lora_weights(lora))
-    saved = None if output is None else found.again.save(output)
+    target = None if output is None else _target(output, picture)
+    try:
+        found = draw_again(picture, model=model, image=image, mask=mask, loras=lora_weights(lora))
+    except ImageFileError as error:
+        raise ImageFileError(
+            f"{picture} cannot be read: {error.message}",
+            hint="Name a picture that was saved by lens, as it was saved.",
+        ) from error
+    saved = None if target is None else found.again.save(target)
     if as_json:
         values = {
             "identical": found.identical,
@@ -71,3 +82,17 @@ def reproduce(
             out.print(f"Saved: {saved}", markup=False, soft_wrap=True)
     if not found.identical:
         raise typer.Exit(DIFFERENT)
+
+
+def _target(output: Path, picture: Path) -> Path:
+    """The file of the new picture, which knows neither request nor verdict of the first one."""
+    check_output(output)
+    target = place(output, picture.name)
+    file = target.with_suffix(picture.suffix)
+    if file.exists() and file.samefile(picture):
+        raise typer.BadParameter(
+            f"{output} is the picture itself, which would lose its request and verdict; name "
+            "another file",
+            param_hint="--out",
+        )
+    return target

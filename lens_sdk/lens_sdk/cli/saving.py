@@ -45,6 +45,16 @@ def save_pictures(
     return saved
 
 
+def place(output: Path, name: str) -> Path:
+    """Where one picture goes: the file that was asked for, or a free name in the folder.
+
+    Args:
+        output: A folder, or the file of a picture.
+        name: What to call it in a folder.
+    """
+    return output if _names_picture(output) else _free(output / name)
+
+
 def check_output(output: Path) -> None:
     """See that something can be saved there, before it costs time or money.
 
@@ -67,13 +77,11 @@ def _names_picture(output: Path) -> bool:
 
 
 def _target(output: Path, text: str, result: LoopResult) -> Path:
-    """Where the best picture goes: the file that was asked for, or a free name in the folder."""
-    if _names_picture(output):
-        return output
+    """Where the best picture goes, named after the request in a folder."""
     words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48].rstrip("-") or "picture"
     assert result.best is not None
     suffix = SUFFIXES[result.best.image.media_type]
-    return _free(output / f"{words}-{_number(result.best)}{suffix}")
+    return place(output, f"{words}-{_number(result.best)}{suffix}")
 
 
 def _number(candidate: Candidate) -> int:

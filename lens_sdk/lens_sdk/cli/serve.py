@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,8 @@ from lens_sdk.cli.console import (
     reports_errors,
 )
 from lens_sdk.cli.options import FeatureCacheOption, MemoryOption, SpeedOption
+from lens_sdk.cli.saving import check_output
+from lens_sdk.errors import SdkError
 
 if TYPE_CHECKING:
     from lens_sdk.server.config import ServerChoices
@@ -106,11 +109,27 @@ def serve(
     )
     # Refuses what cannot be before anything is started; nothing is loaded.
     config = choices.config()
+    check_output(choices.folder)
     if ray:
         _on_ray(choices, host, port, RayChoices(replicas, gpus_per_replica, ray_address))
         return
-    _tell(host, port)
-    run(config, host=host, port=port)
+    listening = _free_port(host, port)
+    _tell(host, listening)
+    run(config, host=host, port=listening)
+
+
+def _free_port(host: str, port: int) -> int:
+    """The port to listen on, a free one for 0; it is let go again for the server to take."""
+    try:
+        with socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        ) as found:
+            return int(found.getsockname()[1])
+    except OSError as error:
+        raise SdkError(
+            f"{host}:{port} cannot be listened on: {error.strerror or error}.",
+            hint="Choose another --port, or --port 0 for a free one.",
+        ) from error
 
 
 def _on_ray(choices: ServerChoices, host: str, port: int, spread: RayChoices) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from typer.core import TyperGroup
 
 from lens_sdk.cli.ablation import ablation
 from lens_sdk.cli.choices import Memory
-from lens_sdk.cli.console import JsonOption, out, print_json, reports_errors
+from lens_sdk.cli.console import JsonOption, err, out, print_json, reports_errors
 from lens_sdk.cli.options import ConfigOption, SetOption
 from lens_sdk.cli.plan import plan
 from lens_sdk.cli.train_memory import memory
@@ -83,6 +84,10 @@ def train(
     overrides = overrides_of(settings)
     if images is not None:
         overrides["images"] = json.dumps(str(images))
+    elif stage == "lora" and "images" not in overrides and not _may_name_images(config):
+        raise typer.BadParameter(
+            "lora needs a folder or table of pictures and captions", param_hint="--images"
+        )
     if plan_name is not None:
         overrides["memory"] = plan_name.value
     require_packages()
@@ -96,6 +101,20 @@ def train(
         print_json({"stage": stage, "folder": str(finished)})
     else:
         out.print(f"Finished: {finished}", markup=False, soft_wrap=True)
+        if stage == "lora":
+            _tell_how_to_draw(finished / "weights")
+
+
+def _may_name_images(config: str) -> bool:
+    """Whether pictures can be found without --images: no preset names any but `images`."""
+    return Path(config).is_file() or Path("images").exists()
+
+
+def _tell_how_to_draw(weights: Path) -> None:
+    adapters = (weights / "adapter_config.json").is_file()
+    option = "--lora" if adapters else "--model"
+    line = f'Draw with it: lens generate "a red apple" {option} {shlex.quote(str(weights))}'
+    err.print(line, markup=False, soft_wrap=True)
 
 
 def overrides_of(settings: list[str] | None) -> dict[str, str]:
