@@ -4,5 +4,5 @@ import torch
 
 
 def device_for_doubles(device: torch.device) -> torch.device:
-    """The device itself, or the CPU for Apple's GPUs, which have no float64."""
-    return torch.device("cpu") if device.type == "mps" else device
+    """The device itself, or the CPU for Apple's GPUs and Intel's, most of which have no float64."""
+    return torch.device("cpu") if device.type in {"mps", "xpu"} else device

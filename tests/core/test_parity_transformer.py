@@ -153,8 +153,9 @@ def test_contradicting_configurations_are_refused(changes: dict[str, object], me
 
 
 def test_angles_are_formed_where_float64_can_be_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Apple's GPUs have none: there every picture failed."""
+    """Apple's GPUs have none, nor have most of Intel's: there every picture failed."""
     assert device_for_doubles(torch.device("mps")) == torch.device("cpu")
+    assert device_for_doubles(torch.device("xpu", 0)) == torch.device("cpu")
     assert device_for_doubles(torch.device("cuda", 1)) == torch.device("cuda", 1)
     asked: list[torch.device] = []
 
