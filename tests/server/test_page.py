@@ -25,6 +25,7 @@ def test_the_page_loads_nothing_from_elsewhere(running: Running) -> None:
     assert "http://" not in answer.text
     assert "https://" not in answer.text
     assert "innerHTML" not in answer.text
+    assert f"--runs {running.services.config.folder / 'runs'}" in answer.text
 
 
 @needs_browser
@@ -86,6 +87,7 @@ def test_a_key_is_asked_for_once_and_then_the_page_goes_on_with_the_run_in_its_a
 ) -> None:
     key = "a key that is long enough"
     server = start(keys=ApiKeys([key]))
+    assert str(server.services.config.folder) not in httpx.get(server.url).text
     small = {"text": "a green star", "width": 64, "height": 64, "num_inference_steps": 2}
     who = {"authorization": f"Bearer {key}"}
     name = httpx.post(f"{server.v1}/runs", json={"request": small}, headers=who).json()["id"]

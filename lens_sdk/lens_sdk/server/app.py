@@ -147,7 +147,7 @@ def _methods(route: BaseRoute) -> set[str]:
 def _add_status(app: FastAPI, services: Services) -> None:
     @app.get("/", include_in_schema=False)
     def index() -> HTMLResponse:
-        text, policy = page()
+        text, policy = page(*_shown(services.config))
         return HTMLResponse(text, headers={"content-security-policy": policy})
 
     @app.get("/healthz", response_model=Status, responses=answers(open_=True))
@@ -184,6 +184,13 @@ def _add_status(app: FastAPI, services: Services) -> None:
         if name != services.config.parts.generator.name:
             raise ApiError(404, f"The model {name!r} does not exist.", code="model_not_found")
         return _model(services)
+
+
+def _shown(config: ServerConfig) -> tuple[str, str]:
+    """The folders of runs and studies, for a page that is open to all who can reach it."""
+    if config.keys:
+        return "FOLDER/runs", "FOLDER/studies"
+    return str(config.folder / "runs"), str(config.shelf)
 
 
 def _model(services: Services) -> dict[str, Any]:

@@ -41,6 +41,11 @@ class ServerConfig:
     limits: ServerLimits = field(default_factory=ServerLimits)
     studies: Path | None = None
 
+    @property
+    def shelf(self) -> Path:
+        """Where the prompt studies are."""
+        return self.studies or self.folder / "studies"
+
 
 @dataclass(frozen=True)
 class ServerChoices:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from html import escape
 from importlib.resources import files
 from string import Template
 
@@ -10,8 +11,13 @@ from lens_sdk.pages.document import asset, source
 
 
 @cache
-def page() -> tuple[str, str]:
-    """The page, and a content security policy that allows nothing but what is in it."""
+def page(runs: str, studies: str) -> tuple[str, str]:
+    """The page, and a content security policy that allows nothing but what is in it.
+
+    Args:
+        runs: The folder of recorded runs, as the page tells it.
+        studies: The folder of prompt studies, as the page tells it.
+    """
     folder = files("lens_sdk.server").joinpath("web")
     style, script, text = (
         folder.joinpath(name).read_text(encoding="utf-8")
@@ -24,4 +30,5 @@ def page() -> tuple[str, str]:
         f"style-src {source(style)}; script-src {source(script)}; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    return Template(text).substitute(style=style, script=script), policy
+    told = {"runs": escape(runs), "studies": escape(studies)}
+    return Template(text).substitute(style=style, script=script, **told), policy

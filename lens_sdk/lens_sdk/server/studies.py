@@ -167,7 +167,7 @@ class StudyShelf:
 
 def add_studies(app: FastAPI, config: ServerConfig) -> None:
     """Add the endpoints of studies."""
-    shelf = StudyShelf(config.studies or config.folder / "studies", config.folder / "links.key")
+    shelf = StudyShelf(config.shelf, config.folder / "links.key")
 
     @app.get("/v1/studies", response_model=StudyList, responses=answers(400))
     def studies(limit: Annotated[int, Query(ge=1, le=200)] = 20) -> dict[str, Any]:
