@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from sys import maxunicode
 
 from lens_reasoner.calibration.labels import HumanLabel
 from lens_reasoner.calibration.report import Agreement, CalibrationReport, Distrusted, TrustRule
@@ -95,7 +97,8 @@ def _people(
     votes: dict[_Key, Counter[Answer]] = defaultdict(Counter)
     unmatched = 0
     for label in labels:
-        fitting = [picture for picture in pictures if picture.startswith(label.image)]
+        first = bisect_left(pictures, label.image)
+        fitting = pictures[first : bisect_left(pictures, f"{label.image}{chr(maxunicode)}", first)]
         if len(fitting) > 1:
             raise CalibrationError(
                 f"{label.image!r} is the beginning of {len(fitting)} pictures' hashes.",
