@@ -36,28 +36,40 @@ def accumulate(
     for rollout in rollouts:
         images = list(rollout.batch.images)
         rows = targets.known[images].nonzero().flatten().tolist() if rollout.counts else []
-        idle = not rows
-        if idle and workers.count == 1:
-            continue
-        rows = rows or [0]
-        device = rollout.latents.device
-        wanted = targets.values[images][rows].to(device)
-        clean, text = rollout.latents[rows], take(rollout.text, rows)
-        weight = 0.0 if idle else share
-        if idle:
-            clean = torch.zeros_like(clean)
-        field = policy.field(studio.grid(rollout.batch.size))
-        # Chances are drawn for all pictures, so that a missing reward changes those of no other.
-        generator = seeded(config.seed, TIMES, step, rollout.batch.number)
-        order = torch.rand(len(images), len(rollout.sigmas), generator=generator).argsort(1)
-        sigmas = torch.tensor(rollout.sigmas)[order][rows].to(device)
-        for index in range(config.trained_timesteps):
-            noise = normal_like(rollout.latents, generator)[rows]
-            terms = _terms(config, policy, field, clean, text, sigmas[:, index], noise, wanted)
-            loss = config.loss_scale * terms.policy + config.kl_weight * terms.kl
-            policy.role.learn(loss.sum() * weight, last=True)
-            if idle:
-                continue
+        if rows or workers.count > 1:
+            _learn(config, policy, studio, rollout, rows, targets, step, share, measures)
+    return measures.means(workers)
+
+
+def _learn(
+    config: RLConfig,
+    policy: Policy,
+    studio: Studio,
+    rollout: Rollout,
+    scored: list[int],
+    targets: Targets,
+    step: int,
+    share: float,
+    measures: Measures,
+) -> None:
+    """Add the gradients of a batch's scored rows, or of zeros if none is."""
+    images, rows = list(rollout.batch.images), scored or [0]
+    device = rollout.latents.device
+    wanted = targets.values[images][rows].to(device)
+    clean, text = rollout.latents[rows], take(rollout.text, rows)
+    if not scored:
+        clean, share = torch.zeros_like(clean), 0.0
+    field = policy.field(studio.grid(rollout.batch.size))
+    # Chances are drawn for all pictures, so that a missing reward changes those of no other.
+    generator = seeded(config.seed, TIMES, step, rollout.batch.number)
+    order = torch.rand(len(images), len(rollout.sigmas), generator=generator).argsort(1)
+    sigmas = torch.tensor(rollout.sigmas)[order][rows].to(device)
+    for index in range(config.trained_timesteps):
+        noise = normal_like(rollout.latents, generator)[rows]
+        terms = _terms(config, policy, field, clean, text, sigmas[:, index], noise, wanted)
+        loss = config.loss_scale * terms.policy + config.kl_weight * terms.kl
+        policy.role.learn(loss.sum() * share, last=True)
+        if scored:
             measures.add(
                 loss=loss,
                 policy=terms.policy,
@@ -65,7 +77,6 @@ def accumulate(
                 old_deviate=terms.old_deviation,
                 x0_norm=clean.square().mean(dim=(1, 2)).sqrt(),
             )
-    return measures.means(workers)
 
 
 def _terms(
