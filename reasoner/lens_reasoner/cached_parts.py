@@ -142,9 +142,11 @@ class CachedJudge:
     async def judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
         """See `Judge.judge`."""
 
+        # Taken once: a picture of megabytes is read whole for its hash.
+        identity, sha256 = named_identity(self._inner), image.sha256
+
         def key(criterion: Criterion) -> JsonValue:
-            asked = criterion.model_dump(mode="json", exclude={"weight"})
-            return [named_identity(self._inner), image.sha256, asked]
+            return [identity, sha256, criterion.model_dump(mode="json", exclude={"weight"})]
 
         known = {c.name: self._cache.get("verdict", key(c), self._SHAPE) for c in rubric.criteria}
         missing = tuple(c for c in rubric.criteria if known[c.name] is None)
@@ -161,7 +163,7 @@ class CachedJudge:
             known |= answers
         else:
             judge = next((a.judge for a in known.values() if a is not None), self.name)
-            verdict = Verdict(image_sha256=image.sha256, verdicts=(), judge=judge, **_FREE)
+            verdict = Verdict(image_sha256=sha256, verdicts=(), judge=judge, **_FREE)
         weights = {criterion.name: criterion.weight for criterion in rubric.criteria}
         every = (
             answer.verdict.model_copy(update={"weight": weights[name]})
