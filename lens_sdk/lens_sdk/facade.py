@@ -19,7 +19,7 @@ from lens_reasoner import (
 )
 from lens_sdk.generators import choose_generator, load_generator
 from lens_sdk.session import PartChoice, build_loop
-from lens_sdk.settings import FROM_SETTINGS, FromSettings, Settings
+from lens_sdk.settings import FROM_SETTINGS, FromSettings, Settings, given_or
 
 
 async def agenerate(
@@ -62,11 +62,11 @@ async def agenerate(
     generator = choose_generator(drawing) if isinstance(drawing, str) else drawing
     loop = build_loop(
         generator,
-        reasoner=known.reasoner if isinstance(reasoner, FromSettings) else reasoner,
-        judge=known.judge if isinstance(judge, FromSettings) else judge,
+        reasoner=given_or(reasoner, known.reasoner),
+        judge=given_or(judge, known.judge),
         rubric_writer=known.rubric if rubric_writer is None else rubric_writer,
         limits=limits,
-        cache=known.cache if isinstance(cache, FromSettings) else cache,
+        cache=given_or(cache, known.cache),
         provider=known.provider,
     )
     asked = _request(request, options)

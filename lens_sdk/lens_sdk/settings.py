@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field
 
@@ -35,6 +35,13 @@ class FromSettings(Enum):
 
 FROM_SETTINGS: Literal[FromSettings.FROM_SETTINGS] = FromSettings.FROM_SETTINGS
 """The value of the settings is used."""
+
+T = TypeVar("T")
+
+
+def given_or(argument: T | FromSettings, setting: T) -> T:
+    """An argument, or the value of the settings where none was given."""
+    return setting if isinstance(argument, FromSettings) else argument
 
 
 def _none_is_no_limit(value: object) -> object:

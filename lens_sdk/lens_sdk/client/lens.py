@@ -27,7 +27,7 @@ from lens_sdk.client.resources import AsyncImages, AsyncRuns, Picture, as_pictur
 from lens_sdk.client.types import Judgement, Timeouts
 from lens_sdk.errors import LimitReachedError
 from lens_sdk.session import PartChoice
-from lens_sdk.settings import FROM_SETTINGS, FromSettings, Settings
+from lens_sdk.settings import FROM_SETTINGS, FromSettings, Settings, given_or
 from lens_sdk.tracing import call_span
 
 if TYPE_CHECKING:
@@ -88,6 +88,12 @@ class AsyncLens:
         """
         known = settings or Settings.load(max_retries=max_retries)
         url = known.base_url if base_url is None else base_url
+        self._settings, self._remote = known, bool(url)
+        self._choices: dict[str, Any] = {
+            "model": known.model if model is None else model,
+            "reasoner": given_or(reasoner, known.reasoner),
+            "judge": given_or(judge, known.judge),
+        }
         self._backend: Backend
         if url:
             from lens_sdk.client.remote import RemoteBackend
@@ -99,31 +105,13 @@ class AsyncLens:
                 max_retries=known.max_retries if max_retries is None else max_retries,
             )
         else:
-            from lens_sdk.client.local import LocalBackend
-            from lens_sdk.client.parts import choose_parts
-            from lens_sdk.generators import choose_generator
-
-            drawing = known.model if model is None else model
-            generator = choose_generator(drawing) if isinstance(drawing, str) else drawing
-            parts = choose_parts(
-                generator,
-                reasoner=known.reasoner if isinstance(reasoner, FromSettings) else reasoner,
-                judge=known.judge if isinstance(judge, FromSettings) else judge,
+            self._backend = _here(
+                self._choices,
+                known,
                 rubric_writer=known.rubric if rubric_writer is None else rubric_writer,
-                provider=known.provider,
+                folder=given_or(folder, known.runs),
+                cache=given_or(cache, known.cache),
             )
-            cached = known.cache if isinstance(cache, FromSettings) else cache
-            kept = Cache(cached) if isinstance(cached, str | Path) else cached
-            where = known.runs if isinstance(folder, FromSettings) else folder
-            self._backend = LocalBackend(
-                parts, folder=None if where is None else Path(where), cache=kept
-            )
-        self._settings, self._remote = known, bool(url)
-        self._choices: dict[str, Any] = {
-            "model": known.model if model is None else model,
-            "reasoner": known.reasoner if isinstance(reasoner, FromSettings) else reasoner,
-            "judge": known.judge if isinstance(judge, FromSettings) else judge,
-        }
         self.images = AsyncImages(self._backend)
         self.runs = AsyncRuns(self._backend)
 
@@ -256,3 +244,31 @@ class AsyncLens:
     ) -> None:
         """Close it."""
         await self.close()
+
+
+def _here(
+    choices: Mapping[str, Any],
+    known: Settings,
+    *,
+    rubric_writer: PartChoice | RubricWriter,
+    folder: str | Path | None,
+    cache: Cache | str | Path | None,
+) -> Backend:
+    """What carries out calls in this process."""
+    from lens_sdk.client.local import LocalBackend
+    from lens_sdk.client.parts import choose_parts
+    from lens_sdk.generators import choose_generator
+
+    model = choices["model"]
+    parts = choose_parts(
+        choose_generator(model) if isinstance(model, str) else model,
+        reasoner=choices["reasoner"],
+        judge=choices["judge"],
+        rubric_writer=rubric_writer,
+        provider=known.provider,
+    )
+    return LocalBackend(
+        parts,
+        folder=None if folder is None else Path(folder),
+        cache=Cache(cache) if isinstance(cache, str | Path) else cache,
+    )
