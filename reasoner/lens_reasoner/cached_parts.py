@@ -141,7 +141,6 @@ class CachedJudge:
 
     async def judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
         """See `Judge.judge`."""
-
         # Taken once: a picture of megabytes is read whole for its hash.
         identity, sha256 = named_identity(self._inner), image.sha256
 

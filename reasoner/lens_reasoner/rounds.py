@@ -29,6 +29,7 @@ from lens_reasoner.generator import StepProgress
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.parts import LoopParts
 from lens_reasoner.run_state import Candidate
+from lens_reasoner.together import first_error
 from lens_reasoner.types import Refused, Rubric, Usage
 
 
@@ -86,7 +87,7 @@ class Rounds:
                         judge(index)
                 await self._draw(number, judge)
         except BaseExceptionGroup as failed:
-            raise _first(failed)  # noqa: B904 - its own cause says more than the group
+            raise first_error(failed)  # noqa: B904 - its own cause says more than the group
 
     async def _rubric(self) -> Rubric | None:
         """The criteria; None without judging, or if none could be written."""
@@ -253,13 +254,6 @@ class Rounds:
         run.emit(
             Revised(round=following, prompt_version=version, rewrite=rewrite, problems=problems)
         )
-
-
-def _first(failed: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = failed
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _wrong_number(name: str, drawn: int, asked: int) -> GeneratorError:

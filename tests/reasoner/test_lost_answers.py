@@ -1,6 +1,8 @@
 """Answers and pictures that got lost on their way: none counts for or against anything."""
 
+import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,11 +11,14 @@ from lens_reasoner import (
     AgentLoop,
     Cache,
     Capabilities,
+    ChatReply,
+    CompositeJudge,
     CriterionVerdict,
     ExtraVotes,
     GeneratedImage,
     GenerationSettings,
     ImageRequest,
+    Judge,
     LoopLimits,
     OneCall,
     PerCriterion,
@@ -142,3 +147,38 @@ async def test_pictures_too_few_do_not_take_the_places_of_others(tmp_path: Path)
     half = CachedGenerator(Sheets(most=1), cache)
     drawn = await half.generate("red", seeds=[5, 6, 7], settings=settings)
     assert [image.seed for image in drawn] == [5]
+
+
+@dataclass
+class Breaking:
+    """Answers slowly, and breaks at its second call in a way it does not announce."""
+
+    model: str = "breaking"
+    calls: int = 0
+
+    async def complete(self, messages, *, schema, **options) -> ChatReply:
+        self.calls += 1
+        if self.calls == 2:
+            raise ZeroDivisionError("my own mistake")
+        await asyncio.sleep(0.02)
+        parsed = schema(evidence="e", answer="yes")
+        return ChatReply("{}", parsed, PENNY, self.model, 0.0, "stop")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_after_an_error_nobody_announced_nothing_more_is_asked(shared: bool) -> None:
+    chat, kinds = Breaking(), ("count", "color", "object")
+    criteria = [
+        criterion.model_copy(update={"name": f"{kind} {criterion.name}", "kind": kind})
+        for kind in kinds
+        for criterion in RUBRIC.criteria
+    ]
+    judge: Judge = RubricJudge(mode=PerCriterion(chat, concurrency=2))
+    if shared:
+        judge = CompositeJudge({k: [RubricJudge(mode=PerCriterion(chat))] for k in kinds})
+    rubric = Rubric(request="r", criteria=tuple(criteria))
+    with pytest.raises(ZeroDivisionError):
+        await judge.judge(_image("p", 1), rubric)
+    before = chat.calls
+    await asyncio.sleep(0.1)
+    assert chat.calls == before

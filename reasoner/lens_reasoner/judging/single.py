@@ -25,6 +25,7 @@ from lens_reasoner.judging.mode import (
     shuffled,
 )
 from lens_reasoner.reasoner import JUDGE_SETTING, default_chat
+from lens_reasoner.together import together
 from lens_reasoner.types import Answer, Criterion, Usage
 from lens_reasoner.verdict import CriterionVerdict
 
@@ -100,7 +101,7 @@ class PerCriterion:
                 return await self._ask_one(picture, criterion)
 
         first = await limited(order[0])
-        rest = await asyncio.gather(*(limited(criterion) for criterion in order[1:]))
+        rest = await together(limited(criterion) for criterion in order[1:])
         outcomes = [first, *rest]
         ballots = [outcome for outcome in outcomes if isinstance(outcome, Ballot)]
         usage = Usage.total(outcome.usage or Usage() for outcome in outcomes)

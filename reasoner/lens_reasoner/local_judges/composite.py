@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from lens_reasoner.errors import JudgeError, LoopConfigError
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.judge import Judge
+from lens_reasoner.together import together
 from lens_reasoner.types import Criterion, CriterionKind, Rubric, Usage
 from lens_reasoner.verdict import CriterionVerdict, Verdict
 
@@ -139,7 +139,7 @@ class CompositeJudge:
             except JudgeError as error:
                 return judge, error
 
-        return await asyncio.gather(*(ask(judge, share) for judge, share in shares.values()))
+        return await together(ask(judge, share) for judge, share in shares.values())
 
 
 def _told(verdict: CriterionVerdict | None) -> bool:
