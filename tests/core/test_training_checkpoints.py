@@ -134,6 +134,14 @@ def test_a_state_that_does_not_fit_is_refused(tmp_path: Path, damage: str) -> No
         assert "give the settings it was saved with" in str(raised.value)
 
 
+@pytest.mark.parametrize(("before", "after"), [("muon", "adamw"), ("adamw", "muon")])
+def test_another_optimizers_state_is_refused(tmp_path: Path, before: str, after: str) -> None:
+    """One would miss its moments at the first step, the other start without and drag them along."""
+    run(tmp_path, Workers(), tiny_config(steps=2, optimizer=before))
+    with pytest.raises(CheckpointError, match="which this run has no place for"):
+        run(tmp_path, Workers(), tiny_config(steps=4, optimizer=after))
+
+
 def test_a_resumed_run_logs_no_step_twice(tmp_path: Path) -> None:
     """What was logged after the newest state goes, as does a line that a kill cut short."""
     run(tmp_path, Workers(), tiny_config(steps=4, save_every=2))

@@ -145,7 +145,8 @@ class DenoiserTraining:
         for name in set(names) - set(found):
             kind, _, rest = name.partition(".")
             owner, _, entry = rest.rpartition(".")
-            if kind != "optimizer" or owner not in owners:
+            known = kind == "optimizer" and owner in owners
+            if not known or entry not in _entries(owners[owner]):
                 raise CheckpointError(
                     f"the training state holds {name}, which this run has no place for; give the "
                     "settings it was saved with"
@@ -169,6 +170,13 @@ class DenoiserTraining:
     def _swap(self) -> None:
         exchange(self.weights.masters, self.average)
         self.weights.refresh()
+
+
+def _entries(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """What an optimiser keeps of each weight."""
+    if isinstance(optimizer, torch.optim.AdamW):
+        return "step", "exp_avg", "exp_avg_sq"
+    return ("momentum_buffer",)
 
 
 def matrix_names(masters: Mapping[str, Tensor]) -> list[str]:
