@@ -3,10 +3,12 @@
 import base64
 import io
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -194,7 +196,7 @@ def test_a_large_body_is_refused(running: Running, chunked: bool) -> None:
     assert answer.json()["error"]["code"] == "body_too_large"
 
 
-def test_a_body_that_dawdles_is_refused(start: Start) -> None:
+def test_requests_that_dawdle_are_refused(start: Start) -> None:
     running = start(limits=ServerLimits(body_seconds=0.3))
 
     def pieces() -> Any:
@@ -202,10 +204,14 @@ def test_a_body_that_dawdles_is_refused(start: Start) -> None:
         time.sleep(1)
         yield b"}"
 
-    answer = httpx.post(
-        f"{running.v1}/runs", content=pieces(), headers={"content-type": "application/json"}
-    )
-    assert answer.status_code == 408
+    with socket.create_connection(("127.0.0.1", urlsplit(running.url).port or 0)) as dawdling:
+        dawdling.settimeout(10)
+        dawdling.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+        answer = httpx.post(
+            f"{running.v1}/runs", content=pieces(), headers={"content-type": "application/json"}
+        )
+        assert answer.status_code == 408
+        assert dawdling.recv(100) == b""
 
 
 def test_a_form_of_another_site_is_refused(running: Running) -> None:

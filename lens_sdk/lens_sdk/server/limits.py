@@ -15,7 +15,7 @@ class ServerLimits:
     Attributes:
         body_bytes: Largest request body.
         upload_bytes: Largest body where a picture is uploaded.
-        body_seconds: Longest time a body may take to arrive.
+        body_seconds: Longest time a body may take to arrive, and the head of a request before it.
         prompt_characters: Longest prompt, request or negative prompt.
         images: Most pictures of one request, and of one round of a run.
         pixels: Most width times height.

@@ -8,6 +8,7 @@ import uvicorn
 
 from lens_sdk.server.app import create_app
 from lens_sdk.server.config import ServerConfig, check_address
+from lens_sdk.server.connections import timely
 from lens_sdk.server.services import Services
 
 GRACE = 30
@@ -52,6 +53,7 @@ def make_server(
         access_log=log_level == "debug",
         timeout_graceful_shutdown=grace,
         server_header=False,
+        http=timely(config.limits.body_seconds),
     )
     return GracefulServer(settings, app.state.services)
 
