@@ -1,6 +1,7 @@
 """Whoever asks a server waits for their own turn, not for everybody else's."""
 
 import asyncio
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 import httpx
 from PIL import Image
 
-from lens_reasoner import FunctionGenerator
+from lens_reasoner import FunctionGenerator, GenerationSettings
+from lens_sdk.runtime import LensRuntime
 from lens_sdk.server.config import ServerConfig, serving_parts
+from lens_sdk.server.drawing import BatchingLensGenerator
 from loopback_lens import Running, serving
 
 HARD = {"request": "three red apples left of a blue cup"}
@@ -28,6 +31,29 @@ async def test_a_picture_does_not_wait_for_the_rewrites_of_others(running: Runni
         for task in rewrites:
             task.cancel()
         await asyncio.gather(*rewrites, return_exceptions=True)
+
+
+async def test_many_short_steps_are_one_turn(runtime: LensRuntime) -> None:
+    over, turns = threading.Event(), 0
+
+    def write() -> None:
+        nonlocal turns
+        while not over.is_set():
+            with runtime.exclusive():
+                turns += 1
+                time.sleep(0.02)
+
+    generator = BatchingLensGenerator(runtime)
+    writing = threading.Thread(target=write)
+    writing.start()
+    try:
+        settings = GenerationSettings(width=64, height=64, num_inference_steps=40)
+        await generator.generate("a star", seeds=[1], settings=settings)
+    finally:
+        over.set()
+        writing.join()
+        generator.close()
+    assert turns < 20
 
 
 async def test_a_generator_that_blocks_answers_one_caller_after_the_other(tmp_path: Path) -> None:

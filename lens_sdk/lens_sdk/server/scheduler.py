@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from lens_sdk.server.batching import RowSampler
     from lens_sdk.server.rows import Row, Schedule
 
+LONGEST_HOLD = 0.25
+"""Seconds of steps before another thread may have the model; about what a draft takes."""
+
 
 @dataclass(frozen=True)
 class Preview:
@@ -114,8 +117,8 @@ class Ticket:
 class StepScheduler:
     """Draws waiting pictures in batches of one size; they join and leave between steps.
 
-    Each step is done under the runtime's lock, so that a text encoder that rewrites requests with
-    the same weights gets its turn between steps.
+    Steps are done under the runtime's lock, for a moment at a time, so that a text encoder that
+    rewrites requests with the same weights gets its turn between steps.
 
     Args:
         runtime: The model.
@@ -195,7 +198,10 @@ class StepScheduler:
                         from lens_sdk.server.batching import RowSampler
 
                         self._sampler = RowSampler(pipeline)
+                    until = time.monotonic() + LONGEST_HOLD
                     self._turn(self._sampler)
+                    while self._active and time.monotonic() < until and self._next():
+                        self._turn(self._sampler)
             except Exception as error:
                 self._fail(list(self._active), error)
         self._fail([*self._active, *self._waiting], GeneratorError("The model was shut down."))
