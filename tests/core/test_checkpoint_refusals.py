@@ -281,8 +281,12 @@ def test_a_configuration_of_no_such_model_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match="of no Lens denoiser"):
         load_denoiser(files["transformer", "single"], config={"num_layers": "two"})
-    with pytest.raises(CheckpointError, match="of no GPT-OSS"):
-        load_text_encoder(files["text_encoder", "nvfp4"], config={"num_hidden_layers": "two"})
+    stated = json.loads(read_header(files["text_encoder", "nvfp4"]).metadata["lens_config"])
+    for wrong in ({"num_hidden_layers": "two"}, {"num_attention_heads": 0}, {"vocab_size": -1}):
+        with pytest.raises(CheckpointError, match="of no GPT-OSS"):
+            load_text_encoder(files["text_encoder", "nvfp4"], config={**stated, **wrong})
+    with pytest.raises(CheckpointError, match="of no FLUX"):
+        load_vae_weights(files["vae", "bfl"], config={"act_fn": None, "norm_num_groups": 0})
 
 
 def test_notes_of_other_formats_are_refused(

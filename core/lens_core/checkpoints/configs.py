@@ -1,11 +1,11 @@
 """Configurations of models in files that may carry none."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import GptOssConfig
 
 from lens_core.checkpoint_files import read_config, read_json
@@ -62,12 +62,26 @@ def encoder_config(weights: Weights, given: Config | None = None) -> GptOssConfi
 
 
 def _gpt_oss(weights: Weights, values: Mapping[str, Any]) -> GptOssConfig:
-    try:
+    with made_of(weights.path, "GPT-OSS"):
         return GptOssConfig(**values)
-    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(
-            f"{weights.path}: its configuration is of no GPT-OSS: {' '.join(str(error).split())}"
-        ) from error
+
+
+@contextmanager
+def made_of(path: Path, kind: str) -> Iterator[None]:
+    """Turn what other libraries raise over a configuration that is none of theirs into our error.
+
+    Args:
+        path: Where the configuration belongs to.
+        kind: Of the model that is made of it.
+
+    Raises:
+        CheckpointError: Anything was raised inside.
+    """
+    try:
+        yield
+    except Exception as error:  # They check little and fail where they first compute with it.
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: its configuration is of no {kind}: {reason}") from error
 
 
 def released_encoder_config() -> GptOssConfig:

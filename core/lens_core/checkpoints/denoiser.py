@@ -13,7 +13,7 @@ from torch import Tensor
 from lens_core.checkpoint_files import check_dtype
 from lens_core.checkpoints import names
 from lens_core.checkpoints.comfy import check_note
-from lens_core.checkpoints.configs import CONFIG_KEY, Config, stated_config
+from lens_core.checkpoints.configs import CONFIG_KEY, Config, made_of, stated_config
 from lens_core.checkpoints.formats import mxfp8
 from lens_core.checkpoints.formats.blocked_scales import padded_shape
 from lens_core.checkpoints.weights import (
@@ -92,13 +92,8 @@ def blank_denoiser(source: DenoiserSource) -> LensTransformer2DModel:
     Raises:
         CheckpointError: A configuration of no such model.
     """
-    try:
-        with torch.device("meta"):
-            model: LensTransformer2DModel = LensTransformer2DModel.from_config(source.config)
-    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
-        raise CheckpointError(
-            f"{source.path}: its configuration is of no Lens denoiser: {error}"
-        ) from error
+    with made_of(source.path, "Lens denoiser"), torch.device("meta"):
+        model: LensTransformer2DModel = LensTransformer2DModel.from_config(source.config)
     return model
 
 

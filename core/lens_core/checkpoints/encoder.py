@@ -9,7 +9,7 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
 
 from lens_core.checkpoint_files import check_dtype, read_json
 from lens_core.checkpoints import names
-from lens_core.checkpoints.configs import Config, encoder_config
+from lens_core.checkpoints.configs import Config, encoder_config, made_of
 from lens_core.checkpoints.experts import LayerPackings, arrange_experts, arrange_gguf_experts
 from lens_core.checkpoints.weights import LazyTensors, materialise, open_weights, renamed
 from lens_core.errors import CheckpointError
@@ -112,8 +112,12 @@ def load_text_encoder(
 def blank_text_encoder(
     source: EncoderSource, model_class: type[LensTextEncoder] = LensTextEncoder
 ) -> LensTextEncoder:
-    """The model on the meta device, with which names and shapes can be compared."""
-    with torch.device("meta"):
+    """The model on the meta device, with which names and shapes can be compared.
+
+    Raises:
+        CheckpointError: A configuration of no such model.
+    """
+    with made_of(source.path, "GPT-OSS"), torch.device("meta"):
         return model_class(source.config, source.has_lm_head, source.packings)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lens_core.checkpoint_files import check_dtype
 from lens_core.checkpoints import names
-from lens_core.checkpoints.configs import Config, stated_config
+from lens_core.checkpoints.configs import Config, made_of, stated_config
 from lens_core.checkpoints.weights import (
     LazyTensor,
     LazyTensors,
@@ -19,7 +19,6 @@ from lens_core.checkpoints.weights import (
     open_weights,
     renamed,
 )
-from lens_core.errors import CheckpointError
 
 STEM = "diffusion_pytorch_model"
 COUNTER = "bn.num_batches_tracked"
@@ -89,13 +88,9 @@ def blank_vae(source: VaeSource) -> AutoencoderKLFlux2:
     Raises:
         CheckpointError: A configuration of no such model.
     """
-    try:
-        with torch.device("meta"):
-            return AutoencoderKLFlux2.from_config(source.config)
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise CheckpointError(
-            f"{source.path}: its configuration is of no FLUX.2 autoencoder: {error}"
-        ) from error
+    with made_of(source.path, "FLUX.2 autoencoder"), torch.device("meta"):
+        vae: AutoencoderKLFlux2 = AutoencoderKLFlux2.from_config(source.config)
+    return vae
 
 
 def build_vae(source: VaeSource, dtype: torch.dtype) -> AutoencoderKLFlux2:
