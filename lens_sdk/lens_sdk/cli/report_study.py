@@ -62,7 +62,9 @@ def _check_study(folder: Path) -> None:
     if not folder.is_dir():
         raise SdkError(f"There is no folder {folder}.", hint=_HINT)
     if not (folder / STUDY_FILE).is_file():
-        raise SdkError(f"{folder} holds neither a prompt study nor recorded runs.", hint=_HINT)
+        raise SdkError(
+            f"{folder} holds neither a prompt study ({STUDY_FILE}) nor recorded runs.", hint=_HINT
+        )
 
 
 def _runs_page(run: Path, path: Path) -> Path:
