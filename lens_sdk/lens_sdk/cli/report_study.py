@@ -63,7 +63,7 @@ def _check_study(folder: Path) -> None:
         raise SdkError(f"There is no folder {folder}.", hint=_HINT)
     if not (folder / STUDY_FILE).is_file():
         raise SdkError(
-            f"{folder} holds neither a prompt study ({STUDY_FILE}) nor recorded runs.", hint=_HINT
+            f"{folder} holds neither a prompt study nor recorded runs: no {STUDY_FILE}.", hint=_HINT
         )
 
 
