@@ -17,7 +17,7 @@ from lens_reasoner import (
     RubricWriter,
     run_sync,
 )
-from lens_sdk.generators import choose_generator, load_generator
+from lens_sdk.generators import as_generator, load_generator
 from lens_sdk.session import PartChoice, build_loop
 from lens_sdk.settings import FROM_SETTINGS, FromSettings, Settings, given_or
 
@@ -25,7 +25,7 @@ from lens_sdk.settings import FROM_SETTINGS, FromSettings, Settings, given_or
 async def agenerate(
     request: ImageRequest | str,
     *,
-    model: str | Generator | None = None,
+    model: str | Path | Generator | None = None,
     reasoner: PartChoice | Reasoner | FromSettings | None = FROM_SETTINGS,
     judge: PartChoice | Judge | FromSettings | None = FROM_SETTINGS,
     rubric_writer: PartChoice | RubricWriter | None = None,
@@ -59,7 +59,7 @@ async def agenerate(
     """
     known = Settings.load()
     drawing = known.model if model is None else model
-    generator = choose_generator(drawing) if isinstance(drawing, str) else drawing
+    generator = as_generator(drawing)
     loop = build_loop(
         generator,
         reasoner=given_or(reasoner, known.reasoner),
@@ -69,7 +69,7 @@ async def agenerate(
         cache=given_or(cache, known.cache),
         provider=known.provider,
     )
-    asked = _request(request, options)
+    asked = ImageRequest.of(request, **options)
     # Loading blocks; done here, the event loop stays free meanwhile.
     await asyncio.to_thread(load_generator, generator)
     return await loop.run(asked, record=record)
@@ -78,7 +78,7 @@ async def agenerate(
 def generate(
     request: ImageRequest | str,
     *,
-    model: str | Generator | None = None,
+    model: str | Path | Generator | None = None,
     reasoner: PartChoice | Reasoner | FromSettings | None = FROM_SETTINGS,
     judge: PartChoice | Judge | FromSettings | None = FROM_SETTINGS,
     rubric_writer: PartChoice | RubricWriter | None = None,
@@ -87,7 +87,16 @@ def generate(
     cache: Cache | str | Path | FromSettings | None = FROM_SETTINGS,
     **options: Any,
 ) -> LoopResult:
-    """`agenerate` for code that is not async."""
+    """Rewrite a request, draw it, judge the pictures; `result.best` is the best one.
+
+    For code that is not async, notebooks included; arguments and errors are those of `agenerate`.
+
+    Example:
+        ```python
+        result = lens_sdk.generate("two red apples left of a blue cup", num_images=4, seed=1)
+        result.best.image.save("apples.png")
+        ```
+    """
     return run_sync(
         agenerate(
             request,
@@ -101,9 +110,3 @@ def generate(
             **options,
         )
     )
-
-
-def _request(request: ImageRequest | str, options: dict[str, Any]) -> ImageRequest:
-    if isinstance(request, str):
-        return ImageRequest(text=request, **options)
-    return ImageRequest(**{**request.model_dump(), **options})

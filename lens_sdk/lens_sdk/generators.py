@@ -18,6 +18,7 @@ from lens_reasoner import (
 from lens_reasoner.generator import ImageEditor
 from lens_reasoner.generators.image_server import DIALECTS
 from lens_reasoner.generators.openai_images import DEFAULT_IMAGE_MODEL
+from lens_reasoner.parts import check_part
 from lens_sdk.errors import UnknownModelError, UnknownPartError
 from lens_sdk.local import LocalLensGenerator
 from lens_sdk.models import (
@@ -70,6 +71,21 @@ def choose_generator(
         if model in PACKAGED_MODELS:
             raise
         raise UnknownModelError(error.message, hint=f"Choices: {MODEL_CHOICES}.") from error
+
+
+def as_generator(
+    model: str | Path | Generator, *, on_unsupported: OnUnsupported = "raise"
+) -> Generator:
+    """The generator that a word or a folder means, or the one that is given.
+
+    Raises:
+        LoopConfigError: Something that cannot draw.
+        ReasonerError: As `choose_generator` does.
+    """
+    if isinstance(model, str | Path):
+        return choose_generator(str(model), on_unsupported=on_unsupported)
+    check_part("generator", model)
+    return model
 
 
 def local_generator(model: str = DEFAULT_MODEL) -> LocalLensGenerator:

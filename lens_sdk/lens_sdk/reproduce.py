@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from lens_reasoner import GeneratedImage, Generator, run_sync
 from lens_sdk.editing import transparent_mask
 from lens_sdk.errors import ReproductionError, UnknownModelError
-from lens_sdk.generators import choose_generator, lens_model, plan_loras, plan_memory, plan_speed
+from lens_sdk.generators import (
+    as_generator,
+    choose_generator,
+    lens_model,
+    plan_loras,
+    plan_memory,
+    plan_speed,
+)
 from lens_sdk.local import LocalLensGenerator
 from lens_sdk.metadata import versions
 from lens_sdk.recipe import MAKER, SourceFile
@@ -111,7 +118,7 @@ def _generator(
             hint="Only pictures that were drawn from a seed can.",
         )
     if model is not None:
-        return choose_generator(model) if isinstance(model, str) else model
+        return as_generator(model)
     if recipe.get("maker") != MAKER:
         raise ReproductionError(
             f"The file does not say how {original.generator} can be had again.",

@@ -134,7 +134,7 @@ class LensRuntime:
         # Who only asks something of it need not wait for a picture that is being drawn.
         if self._pipeline is not None:
             return self._pipeline
-        with self._lock, _no_bars():
+        with self._lock, no_loading_bars():
             if self._pipeline is None:
                 self._pipeline = self._read()
             return self._pipeline
@@ -158,7 +158,7 @@ class LensRuntime:
         Threads get it in the order in which they asked.
         """
         # Under a memory plan the text encoder is loaded when it is first needed.
-        with self._lock, _no_bars():
+        with self._lock, no_loading_bars():
             pipeline = self.load()
             if not self.model.nano:
                 yield pipeline
@@ -183,7 +183,7 @@ class LensRuntime:
                 feature_cache=self._feature_cache,
             )
             for path, weight in self._loras:
-                pipeline.load_lora_weights(path, weight=weight)
+                _load_lora(pipeline, path, weight)
             if self._speed is not None:
                 accelerate(pipeline, self._speed)
         except LensCoreError as error:
@@ -193,6 +193,16 @@ class LensRuntime:
             ) from error
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+
+def _load_lora(pipeline: LensPipeline, path: Path, weight: float) -> None:
+    try:
+        pipeline.load_lora_weights(path, weight=weight)
+    except LensCoreError as error:
+        raise GeneratorError(
+            f"The LoRA {str(path)!r} cannot be used: {error}",
+            hint="Name a safetensors file or a PEFT folder, made for this model.",
+        ) from error
 
 
 def _digest(lora: Path) -> str:
@@ -221,7 +231,8 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
+def no_loading_bars() -> Iterator[None]:
+    """Keep transformers from showing bars of its own while it loads weights."""
     from transformers.utils import logging as transformers_logging
 
     shown = transformers_logging.is_progress_bar_enabled()

@@ -32,7 +32,7 @@ from lens_reasoner.openai_connection import ConnectionOptions
 from lens_reasoner.reasoner import DEFAULT_REASONER_MODEL, JUDGE_SETTING, REASONER_SETTING
 from lens_reasoner.rubric import DEFAULT_RUBRIC_MODEL
 from lens_sdk.errors import UnknownPartError
-from lens_sdk.generators import choose_generator
+from lens_sdk.generators import as_generator
 from lens_sdk.local import LocalLensGenerator
 from lens_sdk.models import DEFAULT_MODEL, require_packages
 from lens_sdk.runtime import LensRuntime
@@ -62,7 +62,7 @@ _PLAIN: dict[_Kind, frozenset[str]] = {
 
 
 def build_loop(
-    model: str | Generator = DEFAULT_MODEL,
+    model: str | Path | Generator = DEFAULT_MODEL,
     *,
     reasoner: PartChoice | Reasoner | None = "auto",
     judge: PartChoice | Judge | None = "auto",
@@ -106,14 +106,11 @@ def build_loop(
     Raises:
         UnknownModelError: There is no such model.
         UnknownPartError: A reasoner or judge that is not on offer, or not for this model.
+        LoopConfigError: A part that cannot do what is asked of it, such as a bare function.
         MissingExtraError: The packages to run a model here are not installed.
         MissingKeyError: A language model is needed and there is no key for it.
     """
-    generator = (
-        choose_generator(model, on_unsupported=on_unsupported or "raise")
-        if isinstance(model, str)
-        else model
-    )
+    generator = as_generator(model, on_unsupported=on_unsupported or "raise")
     runtime = generator.runtime if isinstance(generator, LocalLensGenerator) else None
     chosen_reasoner = choose_reasoner(reasoner, runtime, provider)
     if system_prompt is not None:

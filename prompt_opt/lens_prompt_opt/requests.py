@@ -107,7 +107,8 @@ class PromptSet(Value):
         was there already, but for case and white space, is left out and counted.
 
         Raises:
-            PromptSetError: If the file is missing or a line cannot be read; names the line.
+            PromptSetError: If the file is missing or empty, or a line cannot be read; names the
+                line.
         """
         path = Path(path)
         try:
@@ -118,7 +119,13 @@ class PromptSet(Value):
                 f"The requests {str(path)!r} cannot be read: {error}.",
                 hint="Give a JSONL file with one request per line.",
             ) from error
-        return _build(_parsed(path, lines))
+        found = [*_parsed(path, lines)]
+        if not found:
+            raise PromptSetError(
+                f"There are no requests in {str(path)!r}.",
+                hint="Give a JSONL file with one request per line.",
+            )
+        return _build(found)
 
     def with_defaults(self, defaults: Mapping[str, object]) -> PromptSet:
         """A set whose requests have `defaults` for the settings they leave open.

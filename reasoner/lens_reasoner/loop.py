@@ -131,7 +131,7 @@ class AgentLoop:
             RunRecordError: If `record` holds another run, or is being written by somebody else.
             ReasonerError: If rewriting fails, or drawing fails before any picture is there.
         """
-        request = ImageRequest(text=request) if isinstance(request, str) else request
+        request = ImageRequest.of(request)
         header = RunHeader.now(
             request, rubric=rubric, limits=self._limits, parts=self._parts.identities()
         )

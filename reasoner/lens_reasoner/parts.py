@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
+from lens_reasoner.errors import LoopConfigError
 from lens_reasoner.generator import Generator
 from lens_reasoner.judge import Judge
 from lens_reasoner.reasoner import Reasoner
 from lens_reasoner.revision import FidelityChecker, Reviser
 from lens_reasoner.rubric import RubricWriter
+
+_METHODS = {
+    "generator": "generate",
+    "reasoner": "rewrite",
+    "judge": "judge",
+    "rubric_writer": "write",
+    "fidelity_checker": "check",
+    "reviser": "revise",
+}
+"""What a loop calls of each part."""
 
 
 @runtime_checkable
@@ -33,6 +44,13 @@ class LoopParts:
     fidelity_checker: FidelityChecker | None = None
     reviser: Reviser | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what only looks like a part; see `check_part`."""
+        for field in fields(self):
+            part = getattr(self, field.name)
+            if part is not None or field.name == "generator":
+                check_part(field.name, part)
+
     def identities(self) -> dict[str, str]:
         """What each part that is there says it is, for records.
 
@@ -52,6 +70,30 @@ class LoopParts:
             for role, part in others.items()
             if part is not None
         }
+
+
+def check_part(role: str, part: object) -> None:
+    """See that an object can do what its role asks for.
+
+    Args:
+        role: A field of `LoopParts`.
+        part: What was given for it.
+
+    Raises:
+        LoopConfigError: It cannot; says what it lacks.
+    """
+    method = _METHODS[role]
+    if isinstance(part, type):
+        raise LoopConfigError(
+            f"The {role} is the class {part.__name__}, not an object of it.",
+            hint=f"Make one: {part.__name__}(...).",
+        )
+    if not callable(getattr(part, method, None)):
+        wrap = ", or wrap a function of prompt and seed in FunctionGenerator"
+        raise LoopConfigError(
+            f"{part!r} is no {role}: it has no method {method!r}.",
+            hint=f"Give an object with it{wrap if role == 'generator' else ''}.",
+        )
 
 
 def fingerprint(part: object) -> str | None:

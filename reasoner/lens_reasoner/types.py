@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -124,6 +124,17 @@ class ImageRequest(Value):
     num_inference_steps: int | None = Field(default=None, ge=1)
     guidance_scale: float | None = Field(default=None, ge=0)
     num_images: int = Field(default=1, ge=1)
+
+    @classmethod
+    def of(cls, request: ImageRequest | str, **options: Any) -> ImageRequest:
+        """A request from text, or one with options in place of its own values.
+
+        Raises:
+            ValidationError: Something else, an option that is no field, or out of range.
+        """
+        if isinstance(request, ImageRequest):
+            return cls(**{**request.model_dump(), **options}) if options else request
+        return cls(text=request, **options)
 
     @field_validator("text", "negative_prompt")
     @classmethod

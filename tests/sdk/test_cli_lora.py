@@ -68,6 +68,15 @@ def test_what_is_no_lora_is_refused_before_anything_is_loaded(
     assert "Name a safetensors file or a PEFT folder" in missing
 
 
+def test_a_lora_that_cannot_be_used_is_what_is_blamed(tiny_folder: Path, tmp_path: Path) -> None:
+    """Not the model, which would be fetched again for nothing."""
+    (tmp_path / "notes.txt").write_text("none")
+    model = ("--model", str(tiny_folder), "--no-reason", "--no-judge")
+    told = lens("generate", "x", *model, "--lora", str(tmp_path / "notes.txt"), code=1)
+    assert "The LoRA" in told
+    assert "Fetch the checkpoint" not in told
+
+
 def test_the_cache_tells_models_with_loras_apart(tiny_folder: Path, lora: Path) -> None:
     marks = set()
     for loras in ((), ((lora, 1.0),), ((lora, 0.5),)):

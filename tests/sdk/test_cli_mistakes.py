@@ -35,6 +35,7 @@ def beginners(tmp_path_factory: pytest.TempPathFactory, nano_folder: Path) -> Pa
     picture.save(folder / "nobody.png")
     (folder / "cut.png").write_bytes((folder / "red.png").read_bytes()[:60])
     (folder / "few.jsonl").write_text('"one"\n"two"\n')
+    (folder / "none.jsonl").write_text("\n\n")
     return folder
 
 
@@ -74,7 +75,7 @@ MISTAKES = [
     ("generate --resume missing", 1, "missing"),
     ("judge missing.png x", 2, "missing.png"),
     ("judge text.txt x", 1, "text.txt"),
-    ("judge cut.png x", 1, "cut.png is damaged"),
+    ("judge cut.png x", 1, "cut.png: The picture"),
     ("judge red.png", 2, "give the request too"),
     ("judge red.png x --rubric missing.json", 1, "missing.json"),
     ("judge red.png x --rubric broken.json", 1, "broken.json"),
@@ -102,6 +103,7 @@ MISTAKES = [
     ("optimize --requests missing.jsonl --out o --budget-images 90", 1, "missing.jsonl"),
     ("optimize --requests red.png --out o --budget-images 90", 1, "red.png"),
     ("optimize --requests few.jsonl --out o --budget-images 90", 1, "at least 4"),
+    ("optimize --requests none.jsonl --out o --budget-images 90", 1, "no requests in"),
     ("optimize --requests few.jsonl --out text.txt --budget-images 90", 1, "text.txt"),
     ("optimize --resume missing", 1, "missing"),
     ("report missing", 1, "There is no folder missing"),

@@ -10,7 +10,7 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -80,7 +80,7 @@ def write_shards(
             number += 1
     shards = [shard for writer in writers.values() for shard in writer.close()]
     if not shards:
-        raise ManifestError(f"no picture could be used; skipped: {dict(skipped)}")
+        raise ManifestError(_nothing_used(skipped))
     manifest = Manifest(
         buckets=tuple(BucketRecord(**asdict(bucket)) for bucket in settings.table),
         shards=tuple(shards),
@@ -90,6 +90,16 @@ def write_shards(
     )
     manifest.save(folder)
     return manifest
+
+
+def _nothing_used(skipped: Mapping[str, int]) -> str:
+    if not skipped:
+        return "there are no pictures"
+    counted = ", ".join(f"{kind.replace('_', ' ')} ({count})" for kind, count in skipped.items())
+    told = f"no picture could be used: {counted}"
+    if MissingCaptionError.kind in skipped:
+        told += "; captions of a folder's pictures lie beside them, x.txt for x.png"
+    return told
 
 
 def _samples(source: SourceImage, settings: ShardSettings) -> list[tuple[Bucket, dict[str, bytes]]]:

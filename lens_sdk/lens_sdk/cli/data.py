@@ -161,10 +161,11 @@ def encode(
     from lens_core.data.encoding import fill_caches
     from lens_core.data.frozen import FrozenParts
     from lens_core.data.reading import ShardFolder
+    from lens_sdk.runtime import no_loading_bars
 
     wanted = _layers(layers)
     opened = ShardFolder.open(folder)
-    with err.status("Loading the encoders"):
+    with err.status("Loading the encoders"), no_loading_bars():
         parts = FrozenParts.load(model_folder(model), *_where(device, dtype))
         encoder = parts.encoder(parts.layers(wanted), cache, cache)
     with progress_bars(err) as bars:

@@ -24,6 +24,7 @@ from lens_sdk.cli.console import (
 )
 from lens_sdk.cli.options import ServerOption
 from lens_sdk.cli.report import verdict_lines
+from lens_sdk.client.resources import as_picture
 from lens_sdk.client.types import Judgement
 from lens_sdk.settings import Settings
 
@@ -56,7 +57,8 @@ def judge(
 
     Example: lens judge apple.png "a red apple" --min-score 0.8
     """
-    _check_picture(picture)
+    # Before a judge is paid to look at it.
+    as_picture(picture)
     criteria = None if rubric is None else load_rubric(rubric)
     text = request or (criteria.request if criteria is not None else _request_of(picture))
     settings = command_settings(model=model, judge=judge, base_url=base_url, reasoner="none")
@@ -79,21 +81,6 @@ async def _judge(
     async with opened(settings) as (lens, _):
         with err.status("Judging"):
             return await lens.judge(picture, asked, rubric=rubric)
-
-
-def _check_picture(picture: Path) -> None:
-    """See that a picture can be decoded to its end, before a judge is paid to look at it."""
-    from lens_sdk.client.resources import as_picture
-
-    try:
-        as_picture(picture).image.load()
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise ImageFileError(
-            f"{picture} is damaged: {error}",
-            hint="Give a PNG, JPEG, WebP or GIF file that is whole.",
-        ) from error
 
 
 def _request_of(picture: Path) -> str:

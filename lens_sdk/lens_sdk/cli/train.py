@@ -93,9 +93,11 @@ def train(
     require_packages()
     from lens_core.training import run_stage
     from lens_core.training.workers import Workers
+    from lens_sdk.runtime import no_loading_bars
 
     folder = output or Path("runs") / Path(config).stem
-    finished = run_stage(stage, config, folder, overrides)
+    with no_loading_bars():
+        finished = run_stage(stage, config, folder, overrides)
     Workers().leave()
     if as_json:
         print_json({"stage": stage, "folder": str(finished)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,7 @@ from lens_reasoner import (
     SystemPrompt,
 )
 from lens_sdk.client.backend import Backend, RunStream
-from lens_sdk.client.resources import AsyncImages, AsyncRuns, Picture, as_picture, as_request
+from lens_sdk.client.resources import AsyncImages, AsyncRuns, Picture, as_picture
 from lens_sdk.client.types import Judgement, Timeouts
 from lens_sdk.errors import LimitReachedError
 from lens_sdk.session import PartChoice
@@ -54,7 +55,7 @@ class AsyncLens:
 
     def __init__(
         self,
-        model: str | Generator | None = None,
+        model: str | Path | Generator | None = None,
         *,
         base_url: str | None = None,
         api_key: str | None = None,
@@ -153,12 +154,12 @@ class AsyncLens:
         **options: Any,
     ) -> RunStream:
         """`create`, event by event; closing the stream early ends the run between two steps."""
-        asked = as_request(request, options)
+        asked = ImageRequest.of(request, **options)
         return self._backend.stream(asked, rubric=rubric, limits=limits or LoopLimits())
 
     async def rewrite(self, request: ImageRequest | str, **options: Any) -> Rewrite | Refused:
         """Turn a request into a prompt, or learn why it is refused."""
-        asked = as_request(request, options)
+        asked = ImageRequest.of(request, **options)
         with call_span("rewrite") as span:
             outcome = await self._backend.rewrite(asked)
             span.tell(outcome)
@@ -173,8 +174,11 @@ class AsyncLens:
             image: The picture.
             request: What it was to show.
             rubric: The criteria; by default they are written from the request.
+
+        Raises:
+            ImageFileError: There is no such file, or it is no picture or a damaged one.
         """
-        picture, asked = as_picture(image), as_request(request, {})
+        picture, asked = await asyncio.to_thread(as_picture, image), ImageRequest.of(request)
         with call_span("judge") as span:
             judgement = await self._backend.judge(picture, asked, rubric=rubric)
             span.tell(judgement.verdict)
@@ -257,11 +261,10 @@ def _here(
     """What carries out calls in this process."""
     from lens_sdk.client.local import LocalBackend
     from lens_sdk.client.parts import choose_parts
-    from lens_sdk.generators import choose_generator
+    from lens_sdk.generators import as_generator
 
-    model = choices["model"]
     parts = choose_parts(
-        choose_generator(model) if isinstance(model, str) else model,
+        as_generator(choices["model"]),
         reasoner=choices["reasoner"],
         judge=choices["judge"],
         rubric_writer=rubric_writer,

@@ -51,7 +51,7 @@ class Lens:
         runs: Recorded runs.
     """
 
-    def __init__(self, model: str | Generator | None = None, **options: Any) -> None:
+    def __init__(self, model: str | Path | Generator | None = None, **options: Any) -> None:
         """Choose where calls are carried out; see `AsyncLens`."""
         self._lens = AsyncLens(model, **options)
         self.images = Images(self._lens.images)
@@ -66,7 +66,7 @@ class Lens:
         raise_on_limit: bool = False,
         **options: Any,
     ) -> LoopResult:
-        """See `AsyncLens.create`."""
+        """Rewrite, draw, judge and revise until a limit; see `AsyncLens.create`."""
         return _wait(
             self._lens.create(
                 request, rubric=rubric, limits=limits, raise_on_limit=raise_on_limit, **options
@@ -81,17 +81,17 @@ class Lens:
         limits: LoopLimits | None = None,
         **options: Any,
     ) -> PlainRunStream:
-        """See `AsyncLens.stream`; closing it early ends the run between two steps."""
+        """`create`, event by event; closing it early ends the run between two steps."""
         return PlainRunStream(self._lens.stream(request, rubric=rubric, limits=limits, **options))
 
     def rewrite(self, request: ImageRequest | str, **options: Any) -> Rewrite | Refused:
-        """See `AsyncLens.rewrite`."""
+        """Turn a request into a prompt, or learn why it is refused."""
         return _wait(self._lens.rewrite(request, **options))
 
     def judge(
         self, image: Picture, request: ImageRequest | str, *, rubric: Rubric | None = None
     ) -> Judgement:
-        """See `AsyncLens.judge`."""
+        """Hold a picture against a request; see `AsyncLens.judge`."""
         return _wait(self._lens.judge(image, request, rubric=rubric))
 
     def optimize(
@@ -105,7 +105,7 @@ class Lens:
         defaults: Mapping[str, object] | None = None,
         **order: Any,
     ) -> StudyResult:
-        """See `AsyncLens.optimize`."""
+        """Improve the reasoner's system prompt over many requests; see `AsyncLens.optimize`."""
         return _wait(
             self._lens.optimize(
                 requests,
@@ -137,7 +137,7 @@ class Lens:
 
 
 class Images:
-    """See `AsyncImages`."""
+    """Pictures from prompts as they are: nothing is rewritten or judged."""
 
     def __init__(self, images: AsyncImages) -> None:
         self._images = images
@@ -145,7 +145,7 @@ class Images:
     def generate(
         self, prompt: ImageRequest | str, *, n: int = 1, **options: Any
     ) -> list[GeneratedImage]:
-        """See `AsyncImages.generate`."""
+        """Draw; see `AsyncImages.generate`."""
         return _wait(self._images.generate(prompt, n=n, **options))
 
     def edit(
@@ -159,7 +159,7 @@ class Images:
         mask_feather: int | None = None,
         **options: Any,
     ) -> list[GeneratedImage]:
-        """See `AsyncImages.edit`."""
+        """Change a picture; see `AsyncImages.edit`."""
         return _wait(
             self._images.edit(
                 image,
@@ -174,29 +174,29 @@ class Images:
 
 
 class Runs:
-    """See `AsyncRuns`."""
+    """Runs that were recorded, on the server or in the client's folder."""
 
     def __init__(self, runs: AsyncRuns) -> None:
         self._runs = runs
 
     def list(self, limit: int = 20) -> list[RunInfo]:
-        """See `AsyncRuns.list`."""
+        """The latest runs, newest first."""
         return _wait(self._runs.list(limit))
 
     def get(self, run_id: str) -> RunInfo:
-        """See `AsyncRuns.get`."""
+        """One run in a few words."""
         return _wait(self._runs.get(run_id))
 
     def result(self, run_id: str) -> LoopResult:
-        """See `AsyncRuns.result`."""
+        """What a run produced, or has so far."""
         return _wait(self._runs.result(run_id))
 
     def stream(self, run_id: str) -> PlainRunStream:
-        """See `AsyncRuns.stream`."""
+        """Go on with a run, event by event; what it recorded comes first."""
         return PlainRunStream(self._runs.stream(run_id))
 
     def resume(self, run_id: str) -> LoopResult:
-        """See `AsyncRuns.resume`."""
+        """Go on with a run to its end; one that is finished is only read."""
         return _wait(self._runs.resume(run_id))
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from lens_reasoner import (
     GeneratedImage,
     GenerationSettings,
@@ -14,6 +12,7 @@ from lens_reasoner import (
     ImageRequest,
     LoopResult,
 )
+from lens_reasoner.generators.images_wire import check_picture
 from lens_sdk.client.backend import Backend, RunStream
 from lens_sdk.client.types import Edit, RunInfo
 from lens_sdk.tracing import call_span
@@ -44,7 +43,7 @@ class AsyncImages:
                 has the pictures there are, where some were drawn in this process before.
             ValidationError: An option that is no field of `ImageRequest`, or out of range.
         """
-        return await self._draw(as_request(prompt, {"num_images": n, **options}), None)
+        return await self._draw(ImageRequest.of(prompt, **{"num_images": n, **options}), None)
 
     async def edit(
         self,
@@ -79,7 +78,7 @@ class AsyncImages:
             Path(mask).read_bytes() if isinstance(mask, str | Path) else mask,
             {name: value for name, value in told.items() if value is not None},
         )
-        return await self._draw(as_request(prompt, {"num_images": n, **options}), edit)
+        return await self._draw(ImageRequest.of(prompt, **{"num_images": n, **options}), edit)
 
     async def _draw(self, asked: ImageRequest, edit: Edit | None) -> list[GeneratedImage]:
         with call_span("image_generation") as span:
@@ -115,34 +114,23 @@ class AsyncRuns:
         return await self._backend.resume(run_id).result()
 
 
-def as_request(request: ImageRequest | str, options: dict[str, Any]) -> ImageRequest:
-    """A request with options in place of its own values.
-
-    Raises:
-        ValidationError: An option that is no field of `ImageRequest`, or out of range.
-    """
-    if isinstance(request, str):
-        return ImageRequest(text=request, **options)
-    return ImageRequest(**{**request.model_dump(), **options}) if options else request
-
-
 def as_picture(image: Picture) -> GeneratedImage:
-    """A picture in memory.
+    """A picture in memory, which can be decoded to its end.
 
     Raises:
-        ImageFileError: The bytes are no picture.
+        ImageFileError: There is no such file, or it is no picture or a damaged one.
     """
     if isinstance(image, GeneratedImage):
         return image
-    data = image if isinstance(image, bytes) else Path(image).read_bytes()
-    settings = GenerationSettings()
     try:
-        return GeneratedImage(
-            data=data, seed=None, prompt="", settings=settings, generator="upload"
-        )
-    except ValidationError as error:
-        what = "These bytes are" if isinstance(image, bytes) else f"{image} is"
+        data = image if isinstance(image, bytes) else Path(image).read_bytes()
+        check_picture(data)
+    except OSError as error:
+        raise ImageFileError(f"{image!s} cannot be read: {error.strerror or error}.") from error
+    except ImageFileError as error:
+        where = "" if isinstance(image, bytes) else f"{image}: "
         raise ImageFileError(
-            f"{what} no picture: it begins with {data[:8]!r}.",
-            hint="Give a PNG, JPEG, WebP or GIF file.",
+            f"{where}{error.message}", hint="Give a PNG, JPEG, WebP or GIF file that is whole."
         ) from error
+    settings = GenerationSettings()
+    return GeneratedImage(data=data, seed=None, prompt="", settings=settings, generator="upload")
