@@ -17,7 +17,7 @@ from lens_core.errors import LensCoreError
 from lens_core.memory.plan import AUTO, find_plan
 from lens_reasoner.errors import GeneratorError
 from lens_sdk.models import LensModel
-from lens_sdk.turns import TurnLock
+from lens_sdk.turn_lock import TurnLock
 
 if TYPE_CHECKING:
     from lens_core.pipeline import LensPipeline

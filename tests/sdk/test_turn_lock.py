@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lens_sdk.turns import TurnLock
+from lens_sdk.turn_lock import TurnLock
 
 
 def test_two_threads_that_want_it_all_the_time_take_turns() -> None:
