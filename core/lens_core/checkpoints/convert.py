@@ -23,6 +23,7 @@ from lens_core.checkpoints.denoiser import STEM, blank_denoiser, open_denoiser
 from lens_core.checkpoints.encoder import blank_text_encoder, open_text_encoder
 from lens_core.checkpoints.formats import mxfp8
 from lens_core.checkpoints.inspect import CheckpointInfo, component_of, inspect_checkpoint
+from lens_core.checkpoints.spool import spool_beside
 from lens_core.checkpoints.vae import blank_vae, open_vae
 from lens_core.checkpoints.weights import LazyTensors, check_tensors
 from lens_core.checkpoints.writers import NamedTensors, write_file, write_folder, write_gguf
@@ -137,7 +138,8 @@ def _folder(target: Target, tensors: LazyTensors, config: dict[str, Any]) -> Non
 
 
 def _single(target: Target, tensors: LazyTensors, config: dict[str, Any]) -> None:
-    write_file(target.path, _cast(tensors, target.dtype), config)
+    with spool_beside(target.path) as spool:
+        write_file(target.path, spool.tensors(_cast(tensors, target.dtype)), config)
 
 
 def _mxfp8_file(target: Target, tensors: LazyTensors, config: dict[str, Any]) -> None:
@@ -152,7 +154,8 @@ def _mxfp8_file(target: Target, tensors: LazyTensors, config: dict[str, Any]) ->
             yield f"{base}.weight_scale", scales
             yield f"{base}.comfy_quant", note_bytes("mxfp8")
 
-    write_file(target.path, packed(), config)
+    with spool_beside(target.path) as spool:
+        write_file(target.path, spool.tensors(packed()), config)
 
 
 def _gguf_file(target: Target, tensors: LazyTensors, config: dict[str, Any]) -> None:

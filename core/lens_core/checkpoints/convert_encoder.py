@@ -18,6 +18,7 @@ from lens_core.checkpoints.comfy import note_bytes
 from lens_core.checkpoints.encoder import EncoderSource
 from lens_core.checkpoints.experts import COMFY_PARTS, expert_name
 from lens_core.checkpoints.formats import gguf, mxfp4, nvfp4
+from lens_core.checkpoints.spool import spool_beside
 from lens_core.checkpoints.writers import NamedTensors, write_file, write_folder, write_gguf
 from lens_core.packed_experts import MATRICES, GgufPacking, Mxfp4Packing, Nvfp4Packing, Packing
 from lens_core.tokenizer import packaged_tokenizer_json
@@ -88,7 +89,8 @@ def write_comfy_encoder(source: EncoderSource, target: Path, dtype: torch.dtype)
         text = source.tokenizer or packaged_tokenizer_json()
         yield names.TOKENIZER, torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
-    write_file(target, tensors(), _config(source, None))
+    with spool_beside(target) as spool:
+        write_file(target, spool.tensors(tensors()), _config(source, None))
 
 
 def write_gguf_encoder(source: EncoderSource, target: Path, dtype: torch.dtype, kind: str) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lens_core.checkpoints.configs import CONFIG_KEY
 from lens_core.checkpoints.formats import gguf
+from lens_core.checkpoints.spool import spool_beside
 from lens_core.errors import CheckpointError
 
 NamedTensors = Iterable[tuple[str, Tensor]]
@@ -27,7 +28,10 @@ SHARD = 5_000_000_000
 
 
 def write_file(path: Path, tensors: NamedTensors, config: Mapping[str, Any]) -> None:
-    """Write one safetensors file whose metadata states the configuration."""
+    """Write one safetensors file whose metadata states the configuration.
+
+    All tensors are in memory at once: what is not mapped from another file goes through a spool.
+    """
     content = {name: _owned(tensor) for name, tensor in tensors}
     metadata = {"format": "pt", CONFIG_KEY: json.dumps(config)}
     with _placed(path) as unfinished:
@@ -72,7 +76,7 @@ def write_gguf(
         config: Stated in the metadata as JSON.
         entries: More metadata.
     """
-    with _placed(path) as unfinished:
+    with _placed(path) as unfinished, spool_beside(path) as spool:
         writer = GGUFWriter(unfinished, architecture)
         writer.add_string(CONFIG_KEY, json.dumps(config))
         for name, value in (entries or {}).items():
@@ -84,7 +88,7 @@ def write_gguf(
                 writer.add_float32(name, value)
         for name, values, kind in tensors:
             data = gguf.pack(values, kind) if isinstance(values, Tensor) else values
-            writer.add_tensor(name, data, raw_dtype=GGMLQuantizationType[kind])
+            writer.add_tensor(name, spool.array(data), raw_dtype=GGMLQuantizationType[kind])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
