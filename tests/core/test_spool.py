@@ -29,7 +29,11 @@ def test_what_comes_back_is_what_went_in_and_nothing_stays(tmp_path: Path) -> No
 
 
 def test_a_conversion_that_fails_leaves_nothing_either(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), spool_beside(tmp_path / "x.gguf") as spool:
-        spool.tensor(torch.ones(3))
-        raise RuntimeError
+    def fail() -> None:
+        with spool_beside(tmp_path / "x.gguf") as spool:
+            spool.tensor(torch.ones(3))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert list(tmp_path.iterdir()) == []
