@@ -232,13 +232,19 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def no_loading_bars() -> Iterator[None]:
-    """Keep transformers from showing bars of its own while it loads weights."""
+    """Keep transformers and diffusers from showing bars of their own while they load weights."""
+    from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    shown = [
+        logging
+        for logging in (transformers_logging, diffusers_logging)
+        if logging.is_progress_bar_enabled()
+    ]
+    for logging in shown:
+        logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
+        for logging in shown:
+            logging.enable_progress_bar()
