@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Generator
 
 from lens_core.training import run_stage
-from lens_core.training.config import NANO_SIZES
+from lens_core.training.config import NANO_SIZES, load_config
 from lens_core.training.nft.config import RLConfig
 from lens_core.training.nft.policy import Policy
 from lens_core.training.workers import Workers
@@ -150,6 +150,19 @@ def _rank(rank: int, folder: Path, jobs: dict[str, Any]) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
     run(folder, jobs)
     Workers().leave()
+
+
+def tiny_rl(**changes: str) -> RLConfig:
+    """Settings of a tiny RL run, as the command line would read them."""
+    values = {name: _value(text) for name, text in {**RL, **changes}.items()}
+    return load_config(RLConfig, "nano", "rl", values)
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 if __name__ == "__main__":

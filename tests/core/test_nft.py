@@ -16,12 +16,7 @@ from lens_core import ParameterError
 from lens_core.checkpoints.header import read_header
 from lens_core.errors import NonFiniteError
 from lens_core.nano import TASKS, render, sample_scene
-from lens_core.sampling import guide
-from lens_core.text_features import TextFeatures
-from lens_core.training.config import load_config
-from lens_core.training.fields import GuidedField
 from lens_core.training.nft.advantages import reward_targets
-from lens_core.training.nft.config import RLConfig
 from lens_core.training.nft.loss import nft_loss
 from lens_core.training.nft.policy import Policy, old_policy_decay
 from lens_core.training.nft.rollout import plan
@@ -35,99 +30,11 @@ from lens_core.training.rewards import (
     load_reward,
 )
 from lens_core.training.roles import Role
-from lens_core.training.solvers import Solver, integrate, solver_orders
-from lens_core.training.studio import Studio
 from lens_core.training.workers import Workers
-from tiny_components import tiny_pipeline, tiny_transformer
-from tiny_stages import RL as TINY
+from tiny_components import tiny_transformer
+from tiny_stages import tiny_rl
 
 NAN = float("nan")
-
-
-class GaussianField:
-    """The exact velocity where clean latents are normal with mean `m` and deviation `s`."""
-
-    def __init__(self, m: float, s: float) -> None:
-        self.m, self.s = m, s
-
-    def __call__(self, latents: Tensor, timesteps: Tensor, text: TextFeatures | None) -> Tensor:
-        t = timesteps[:, None, None]
-        mean, variance = (1 - t) * self.m, (1 - t) ** 2 * self.s**2 + t**2
-        clean = self.m + (1 - t) * self.s**2 / variance * (latents - mean)
-        return (latents - clean) / t
-
-
-# The solver.
-
-
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("dpm2", 2)])
-def test_solver_has_its_order(solver: Solver, order: int) -> None:
-    """The error on a problem with a known flow shrinks by 2 ** order when steps double.
-
-    Away from pure noise and pure data, where log(alpha / sigma) is infinite.
-    """
-    latents = torch.linspace(-2, 2, 9, dtype=torch.float64)[None, :, None]
-
-    def exact(sigma: float) -> Tensor:
-        return (1 - sigma) * 0.7 + math.hypot((1 - sigma) * 2.0, sigma) * latents
-
-    def error(steps: int) -> float:
-        sigmas = torch.linspace(3.0, -2.0, steps + 1, dtype=torch.float64).sigmoid().tolist()
-        found = integrate(GaussianField(0.7, 2.0), exact(sigmas[0]), None, sigmas, solver)
-        return float((found - exact(sigmas[-1])).abs().max())
-
-    assert error(32) / error(64) == pytest.approx(2**order, rel=0.2)
-
-
-def test_solver_ends_at_the_data() -> None:
-    noise = torch.linspace(-2, 2, 9)[None, :, None]
-    sigmas = np.linspace(1, 0, 51).tolist()
-    found = integrate(GaussianField(0.7, 0.3), noise, None, sigmas, "dpm2")
-    torch.testing.assert_close(found, 0.7 + 0.3 * noise, atol=0.01, rtol=0)
-
-
-def test_solver_is_first_order_at_its_ends() -> None:
-    assert solver_orders("dpm2", 10) == (1, 2, 2, 2, 2, 2, 2, 2, 1, 1)
-    assert solver_orders("dpm2", 16) == (1, *(2,) * 14, 1)
-    assert solver_orders("euler", 3) == (1, 1, 1)
-
-
-def test_euler_draws_what_the_pipeline_draws() -> None:
-    pipeline = tiny_pipeline()
-    studio = Studio(pipeline, torch.device("cpu"))
-    noise = studio.noise((64, 48), [torch.Generator().manual_seed(5)])
-    config = _config()
-    field = Policy.create(config, tiny_transformer()).field(studio.grid((64, 48)))
-    text = studio.features(["a red cup"])
-    found = integrate(
-        field, noise, text, studio.sigmas((64, 48), pipeline.default_sigmas(3)), "euler"
-    )
-    expected = pipeline(
-        "a red cup",
-        latents=noise,
-        num_inference_steps=3,
-        guidance_scale=1.0,
-        output_type="latent",
-    ).images
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-
-
-def test_guidance_is_that_of_inference() -> None:
-    calls: list[bool] = []
-
-    def field(latents: Tensor, timesteps: Tensor, text: TextFeatures | None) -> Tensor:
-        calls.append(text is not None)
-        return latents if text is None else latents.flip(-1)
-
-    x, t = torch.randn(2, 3, 4), torch.ones(2)
-    text = TextFeatures(torch.zeros(1, 2, 1, 4), torch.ones(2, 1, dtype=torch.bool))
-    torch.testing.assert_close(GuidedField(field, 5.0)(x, t, text), guide(x.flip(-1), x, 5.0))
-    assert calls == [True, False]
-    torch.testing.assert_close(GuidedField(field, 1.0)(x, t, text), x.flip(-1))
-    assert calls == [True, False, True]
-
-
-# Targets.
 
 
 def test_targets_follow_the_formula() -> None:
@@ -275,20 +182,8 @@ def test_old_policy_decay(kind: str, updates: int, decay: float) -> None:
     assert old_policy_decay(kind, updates) == pytest.approx(decay)  # type: ignore[arg-type]
 
 
-def _config(**changes: str) -> RLConfig:
-    values = {name: _value(text) for name, text in {**TINY, **changes}.items()}
-    return load_config(RLConfig, "nano", "rl", values)
-
-
-def _value(text: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
 def test_policy_speaks_as_three_and_the_old_one_follows() -> None:
-    policy = Policy.create(_config(), tiny_transformer())
+    policy = Policy.create(tiny_rl(), tiny_transformer())
     field = policy.field((2, 2))
     x, t = torch.randn(1, 4, 16), torch.tensor([0.5])
     base = tiny_transformer()(x, None, None, t, [(1, 2, 2)], False)[0]
@@ -311,17 +206,17 @@ def test_policy_speaks_as_three_and_the_old_one_follows() -> None:
 
 
 def test_only_attention_gets_adapters_unless_asked() -> None:
-    names = Policy.create(_config(), tiny_transformer()).role.parameters
+    names = Policy.create(tiny_rl(), tiny_transformer()).role.parameters
     assert all(".attn." in name for name in names)
-    more = _config(target_modules='["img_qkv", "w1", "w2", "w3"]')
+    more = tiny_rl(target_modules='["img_qkv", "w1", "w2", "w3"]')
     assert any("img_mlp.w1" in name for name in Policy.create(more, tiny_transformer()).old)
     with pytest.raises(ParameterError, match="nothing_like_it"):
-        Policy.create(_config(target_modules='["nothing_like_it"]'), tiny_transformer())
+        Policy.create(tiny_rl(target_modules='["nothing_like_it"]'), tiny_transformer())
 
 
 def test_equal_adapters_give_equal_files(tmp_path: Path) -> None:
     """Whatever order the file's own writer and Python's sets would put things in."""
-    policy = Policy.create(_config(), tiny_transformer())
+    policy = Policy.create(tiny_rl(), tiny_transformer())
     files = []
     for name in "abcdef":
         policy.save_adapter(tmp_path / name)
@@ -417,7 +312,7 @@ def test_reward_that_cannot_be_made_is_named(name: str) -> None:
 
 
 def test_plan_deals_every_picture_once_and_mixes_sizes() -> None:
-    config = _config(groups="12", images_per_prompt="12", batch_size="8")
+    config = tiny_rl(groups="12", images_per_prompt="12", batch_size="8")
     batches = plan(config, 7)
     assert sorted(i for batch in batches for i in batch.images) == list(range(144))
     assert {len(batch.images) for batch in batches} == {8}
