@@ -225,7 +225,7 @@ def test_layers_are_chosen_by_groups_or_names(changes: dict[str, object], expect
     [
         ({"start": "nowhere"}, ComponentError, "holds no pipeline for lora"),
         ({"images": "nowhere"}, ParameterError, "is not a folder of pictures"),
-        ({"buckets": "lens-512"}, LensCoreError, "skipped: {'unfit_image': 4}"),
+        ({"buckets": "lens-512"}, LensCoreError, "unfit image \\(4\\)"),
         ({"target_modules": '["to_q"]'}, ParameterError, "to_q"),
         ({"sample_size": "[64, 50]"}, ParameterError, "two multiples of 16"),
         ({"batch_sizes": '{"128": 0}'}, ParameterError, "batch_sizes"),

@@ -72,7 +72,7 @@ def repeated(known_as: Mapping[str, str]) -> list[str]:
     names: dict[str, list[str]] = {}
     for name, known in known_as.items():
         names.setdefault(known, []).append(name)
-    return [" and ".join(same) for same in names.values() if len(same) > 1]
+    return [" and ".join(sorted(same)) for same in names.values() if len(same) > 1]
 
 
 def strip_denoiser(names: Collection[str]) -> dict[str, str]:
