@@ -12,7 +12,7 @@ OPENAI2 := $(VENV)/openai2
 OPTIONAL := $(VENV)/optional
 RAY := $(VENV)/ray
 
-.PHONY: demo test test-openai2 test-optional lint format
+.PHONY: demo test test-openai2 test-optional test-kernels test-replicas lint format
 
 demo: $(READY)
 	$(BIN)/lens demo --open
@@ -27,11 +27,15 @@ test-openai2: $(OPENAI2)
 
 # torchao and Triton announce themselves whenever diffusers is imported, so they stay apart.
 # Ray is large, and of what it would install only this much is needed to serve on one machine.
-test-optional: $(OPTIONAL) $(RAY)
+test-optional: test-kernels test-replicas
+
+test-kernels: $(OPTIONAL)
 	PYTHONPATH=$(OPTIONAL) $(BIN)/python -c 'import torchao, triton'
 	PYTHONPATH=$(OPTIONAL) TRITON_INTERPRET=1 $(BIN)/python -m pytest \
 		tests/core/test_quantised_plans.py tests/core/test_lora_rounded.py tests/core/test_triton_mxfp4.py \
 		tests/core/test_fused_qk.py tests/core/test_grouped_experts.py
+
+test-replicas: $(RAY)
 	PYTHONPATH=$(RAY) $(BIN)/python -c 'import ray'
 	PYTHONPATH=$(RAY) $(BIN)/python -m pytest tests/server/test_replicas.py
 
