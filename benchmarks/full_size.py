@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from lens_core import LensPipeline
 from lens_core.bench.configs import PROMPT
 from lens_core.checkpoints.configs import released_encoder_config
+from lens_core.checkpoints.convert_encoder import NOT_PACKED
 from lens_core.checkpoints.writers import write_folder
 from lens_core.memory.choose import default_device
 from lens_core.memory.published import published_model
@@ -35,7 +36,7 @@ from lens_core.tokenizer import load_packaged_tokenizer
 
 BYTES = 23 * 10**9
 MIB = 2**20
-MXFP4 = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}
+MXFP4 = {"quant_method": "mxfp4", "modules_to_not_convert": list(NOT_PACKED)}
 INDEX = {
     "_class_name": "LensPipeline",
     "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],

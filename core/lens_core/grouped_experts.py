@@ -21,7 +21,7 @@ def grouped_problem(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the Triton kernel is not used on a device, for rows of a type; None if it is.
 
     Compilers and drivers differ, so it is tried once, on a small product whose result is known.
-    Without it experts are unpacked one at a time, which needs some 20 times as many launches.
+    Without it experts are unpacked one at a time, which needs about eight times as many launches.
     """
     if device.type != "cuda":
         return f"it runs on CUDA, not on {device.type!r}"

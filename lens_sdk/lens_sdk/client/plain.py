@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from collections.abc import Generator as Events
 from pathlib import Path
@@ -36,7 +37,27 @@ LONGEST_FAREWELL = 6.0
 T = TypeVar("T")
 
 
-class Lens:
+class _Closing(ABC):
+    """Closed at the end of a `with`."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        """The object itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+
+class Lens(_Closing):
     """`AsyncLens` for code that is not async, notebooks included; Ctrl-C ends what is under way.
 
     Example:
@@ -122,19 +143,6 @@ class Lens:
         """Close the connections; the next call opens new ones."""
         _wait(self._lens.close())
 
-    def __enter__(self) -> Self:
-        """The client itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
-
 
 class Images:
     """Pictures from prompts as they are: nothing is rewritten or judged."""
@@ -200,7 +208,7 @@ class Runs:
         return _wait(self._runs.resume(run_id))
 
 
-class PlainRunStream(Iterator[Event]):
+class PlainRunStream(_Closing, Iterator[Event]):
     """A run under way, event by event; closing it early ends the run. See `RunStream`."""
 
     def __init__(self, run: RunStream) -> None:
@@ -234,19 +242,6 @@ class PlainRunStream(Iterator[Event]):
     def close(self) -> None:
         """End the run, unless it is over; its pictures so far stay."""
         self._events.close()
-
-    def __enter__(self) -> Self:
-        """The run itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
 
 def _iterate(run: RunStream) -> Events[Event, None, None]:
