@@ -3,16 +3,30 @@
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from lens_core.checkpoints.header import SAFETENSORS_FORMATS, TensorHeader, is_float
 from lens_core.errors import CheckpointError, PrecisionError
 
-TensorShapes = dict[str, tuple[int, ...]]
-
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+_PACKED = {torch.uint8: "U8", torch.float8_e4m3fn: "F8_E4M3"}
+"""Formats whose bits mean something of their own, and that are never converted to."""
+
+
+class Stored(Protocol):
+    """What is known of a tensor before it is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the values."""
+
+    @property
+    def dtype(self) -> str:
+        """As the file names it, `BF16` for instance."""
 
 
 def refuse_float16(dtype: torch.dtype | None, what: str) -> None:
@@ -104,24 +118,27 @@ def _indexed_files(index: Path) -> list[str]:
     return names
 
 
-def read_shapes(folder: Path, stem: str) -> TensorShapes:
-    """Name and shape of every tensor of a component, from the files' headers alone.
+def read_headers(folder: Path, stem: str) -> dict[str, TensorHeader]:
+    """Shape and number format of every tensor of a component, from the files' headers alone.
 
     Raises:
         CheckpointError: A file is damaged, or two files hold the same tensor.
     """
-    shapes: TensorShapes = {}
+    tensors: dict[str, TensorHeader] = {}
     for file in weight_files(folder, stem):
         try:
             with safe_open(file, framework="pt") as handle:
-                names = list(handle.keys())
-                found = {name: tuple(handle.get_slice(name).get_shape()) for name in names}
+                slices = [(name, handle.get_slice(name)) for name in list(handle.keys())]
+                found = {
+                    name: TensorHeader(part.get_dtype(), tuple(part.get_shape()))
+                    for name, part in slices
+                }
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{file} is damaged or incomplete: {error}") from error
-        if twice := sorted(shapes.keys() & found.keys()):
+        if twice := sorted(tensors.keys() & found.keys()):
             raise CheckpointError(f"{folder}: several files hold {summarise(twice)}")
-        shapes |= found
-    return shapes
+        tensors |= found
+    return tensors
 
 
 def read_tensors(folder: Path, stem: str, names: Collection[str]) -> dict[str, torch.Tensor]:
@@ -134,31 +151,42 @@ def read_tensors(folder: Path, stem: str, names: Collection[str]) -> dict[str, t
     return tensors
 
 
-def check_shapes(
+def check_stored(
     source: Path,
-    found: TensorShapes,
+    found: Mapping[str, Stored],
     expected: Mapping[str, torch.Tensor],
     optional: Collection[str] = (),
 ) -> None:
-    """Compare the tensors of a checkpoint with those of a model.
+    """Compare names, shapes and kinds of numbers of a checkpoint with those of a model.
 
     Raises:
-        CheckpointError: Lists what is missing, unexpected or of another shape.
+        CheckpointError: Lists what is missing, unexpected, of another shape or kind, such as whole
+            numbers for weights.
     """
     problems = []
     if missing := sorted(expected.keys() - found.keys() - set(optional)):
         problems.append(f"missing: {summarise(missing)}")
     if unexpected := sorted(found.keys() - expected.keys()):
         problems.append(f"unexpected: {summarise(unexpected)}")
+    both = [(name, found[name], expected[name]) for name in expected if name in found]
     differing = [
-        f"{name} {found[name]} instead of {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name] != tuple(tensor.shape)
+        f"{name} {stored.shape} instead of {tuple(tensor.shape)}"
+        for name, stored, tensor in both
+        if stored.shape != tuple(tensor.shape)
     ]
     if differing:
         problems.append(f"other shape: {summarise(differing)}")
+    if wrong := [f"{name} {s.dtype}" for name, s, t in both if not _fits(s.dtype, t.dtype)]:
+        problems.append(f"other kind: {summarise(wrong)}")
     if problems:
         raise CheckpointError(f"{source} does not fit its config; " + "; ".join(problems))
+
+
+def _fits(stored: str, expected: torch.dtype) -> bool:
+    """Whether numbers of a stored format can stand for what a model expects."""
+    if expected in _PACKED:
+        return stored == _PACKED[expected] or stored not in SAFETENSORS_FORMATS
+    return is_float(stored) or not expected.is_floating_point
 
 
 def summarise(names: list[str], limit: int = 20) -> str:

@@ -19,10 +19,10 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from lens_core.checkpoint_files import (
     PICKLE_SUFFIXES,
     check_dtype,
-    check_shapes,
+    check_stored,
     read_config,
+    read_headers,
     read_json,
-    read_shapes,
     read_tensors,
     refuse_float16,
 )
@@ -132,7 +132,7 @@ def load_transformer(folder: Path, dtype: torch.dtype = torch.float32) -> LensTr
     """Load the denoiser, name by name.
 
     Raises:
-        CheckpointError: Tensors are missing, unexpected or of another shape; no safetensors.
+        CheckpointError: Tensors are missing, unexpected, of another shape or kind; no safetensors.
         PrecisionError: float16 was asked for.
     """
     check_dtype(dtype)
@@ -149,13 +149,13 @@ def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLF
     would shift the colours of every picture.
 
     Raises:
-        CheckpointError: Tensors are missing, unexpected or of another shape; no safetensors.
+        CheckpointError: Tensors are missing, unexpected, of another shape or kind; no safetensors.
         PrecisionError: float16 was asked for.
     """
     check_dtype(dtype)
     with torch.device("meta"):
         expected = AutoencoderKLFlux2.from_config(read_config(folder)).state_dict()
-    check_shapes(folder, read_shapes(folder, "diffusion_pytorch_model"), expected)
+    check_stored(folder, read_headers(folder, "diffusion_pytorch_model"), expected)
     vae = AutoencoderKLFlux2.from_pretrained(
         folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
     ).eval()

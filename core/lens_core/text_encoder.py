@@ -12,9 +12,9 @@ from transformers import GptOssConfig, GptOssForCausalLM
 
 from lens_core.checkpoint_files import (
     check_dtype,
-    check_shapes,
+    check_stored,
     read_config,
-    read_shapes,
+    read_headers,
 )
 from lens_core.errors import CheckpointError, ComponentError, ParameterError
 from lens_core.packed_experts import PackedExperts, Packing
@@ -153,24 +153,24 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
             **kwargs: Passed on to transformers, for instance `device_map`.
 
         Raises:
-            CheckpointError: Tensors are missing, unexpected or of another shape (only the language
-                model head may be absent).
+            CheckpointError: Tensors are missing, unexpected, of another shape or kind (only the
+                language model head may be absent).
             PrecisionError: float16 was asked for.
             ParameterError: Arguments for transformers with packed weights, which it does not load.
         """
         check_dtype(dtype)
         folder = Path(pretrained_model_name_or_path)
         config = GptOssConfig(**_stock_config(folder))
-        shapes = read_shapes(folder, "model")
-        if any(name.endswith("_blocks") for name in shapes):
+        stored = read_headers(folder, "model")
+        if any(name.endswith("_blocks") for name in stored):
             return _load_packed(cls, folder, dtype, kwargs)  # type: ignore[no-any-return]
         _refuse_quantised(folder, config)
         tied = bool(config.tie_word_embeddings)
-        has_lm_head = tied or HEAD_NAME in shapes
+        has_lm_head = tied or HEAD_NAME in stored
         with torch.device("meta"):
             expected = cls(config, has_lm_head=has_lm_head).state_dict()
         optional = {HEAD_NAME} if tied else set()
-        check_shapes(folder, shapes, expected, optional)
+        check_stored(folder, stored, expected, optional)
         model, report = super().from_pretrained(
             folder,
             config=config,

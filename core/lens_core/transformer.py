@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lens_core.blocks import LensTimeEmbedding, LensTransformerBlock
 from lens_core.branch import Branch, BranchCache
-from lens_core.checkpoint_files import check_shapes, read_config, read_shapes, refuse_float16
+from lens_core.checkpoint_files import check_stored, read_config, read_headers, refuse_float16
 from lens_core.errors import CheckpointError, ComponentError, ParameterError, PrecisionError
 from lens_core.modulation import ModulationTable, ModulationTableMixin
 from lens_core.prediction import Prediction, predict_plainly
@@ -165,7 +165,8 @@ class LensTransformer2DModel(
             **kwargs: As in diffusers: `subfolder`, `torch_dtype`, `device_map` and so on.
 
         Raises:
-            CheckpointError: Tensors are missing, unexpected or of another shape; no safetensors.
+            CheckpointError: Tensors are missing, unexpected, of another shape or kind; no
+                safetensors.
             PrecisionError: float16 was asked for.
         """
         refuse_float16(kwargs.get("torch_dtype", kwargs.get("dtype")), "the requested dtype")
@@ -179,7 +180,7 @@ class LensTransformer2DModel(
         if folder.is_dir() and kwargs.get("variant") is None:
             with torch.device("meta"):
                 expected = cls.from_config(read_config(folder)).state_dict()
-            check_shapes(folder, read_shapes(folder, "diffusion_pytorch_model"), expected)
+            check_stored(folder, read_headers(folder, "diffusion_pytorch_model"), expected)
         model, report = super().from_pretrained(
             pretrained_model_name_or_path,
             use_safetensors=True,

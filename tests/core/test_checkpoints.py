@@ -128,6 +128,16 @@ def test_another_shape_is_named(folder: Path, part: str) -> None:
         LensPipeline.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("part", WEIGHTS)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.float8_e8m0fnu])
+def test_whole_numbers_are_no_weights(folder: Path, part: str, dtype: torch.dtype) -> None:
+    path = folder / part / WEIGHTS[part]
+    name = next(n for n in sorted(load_file(path)) if n.endswith(".weight"))
+    edit(path, lambda content: content.update({name: content[name].to(dtype)}))
+    with pytest.raises(CheckpointError, match=f"other kind: {name} [BFIU]"):
+        LensPipeline.from_pretrained(folder)
+
+
 def test_only_the_language_model_head_may_be_absent(folder: Path) -> None:
     path = folder / "text_encoder" / WEIGHTS["text_encoder"]
     edit(path, lambda content: content.pop("lm_head.weight"))

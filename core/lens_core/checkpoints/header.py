@@ -43,11 +43,12 @@ _BITS = {
 SAFETENSORS_FORMATS = frozenset(_BITS)
 """Their names."""
 
-_NO_WEIGHTS = {name for name in _BITS if name.startswith(("BOOL", "U", "I", "C"))}
+_NO_WEIGHTS = {"F8_E8M0"} | {n for n in _BITS if n.startswith(("BOOL", "U", "I", "C"))}
+"""E8M0 has exponents only, neither a sign nor a zero."""
 
 
 def is_float(dtype: str) -> bool:
-    """Whether a number format may hold weights: no whole numbers, truth values or bytes."""
+    """Whether a number format may hold weights: not whole numbers, truth values, exponents."""
     return dtype not in _NO_WEIGHTS
 
 

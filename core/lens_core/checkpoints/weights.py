@@ -10,20 +10,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lens_core.checkpoint_files import check_dtype, check_shapes, summarise, weight_files
+from lens_core.checkpoint_files import check_dtype, check_stored, summarise, weight_files
 from lens_core.checkpoints import names
-from lens_core.checkpoints.header import (
-    SAFETENSORS_FORMATS,
-    FileHeader,
-    TensorHeader,
-    is_float,
-    open_gguf,
-    read_header,
-)
+from lens_core.checkpoints.header import FileHeader, TensorHeader, open_gguf, read_header
 from lens_core.errors import CheckpointError
-
-_PACKED = {torch.uint8: "U8", torch.float8_e4m3fn: "F8_E4M3"}
-"""Formats whose bits mean something of their own, and that are never converted to."""
 
 
 @dataclass(frozen=True)
@@ -128,23 +118,7 @@ def check_tensors(
     Raises:
         CheckpointError: Lists what is missing, unexpected, of another shape or kind.
     """
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    expected = model.state_dict()
-    check_shapes(source, shapes, expected, set(optional))
-    wrong = [
-        f"{name} {tensor.dtype}"
-        for name, tensor in tensors.items()
-        if not _fits(tensor.dtype, expected[name].dtype)
-    ]
-    if wrong:
-        raise CheckpointError(f"{source} does not fit its config; other kind: {summarise(wrong)}")
-
-
-def _fits(stored: str, expected: torch.dtype) -> bool:
-    """Whether numbers of a stored format can stand for what a model expects."""
-    if expected in _PACKED:
-        return stored == _PACKED[expected] or stored not in SAFETENSORS_FORMATS
-    return is_float(stored) or not expected.is_floating_point
+    check_stored(source, tensors, model.state_dict(), set(optional))
 
 
 def renamed(
