@@ -15,6 +15,7 @@ from lens_reasoner.errors import ChatError, UnsupportedSettingError
 from lens_reasoner.limits import estimate_tokens
 from lens_reasoner.openai_connection import ConnectionOptions, OpenAIClient, OpenAIConnection
 from lens_reasoner.openai_pool import load_library
+from lens_reasoner.retry import Deadline
 from lens_reasoner.structured import ask_checked, told_the_form
 from lens_reasoner.sync import run_sync
 from lens_reasoner.types import Usage
@@ -87,9 +88,10 @@ class OpenAIChat(OpenAIClient):
         load_library()
 
         async def ask(asked: Sequence[Message]) -> ChatReply:
-            return await self._ask(asked, schema, options, estimate_tokens(asked, max_tokens))
+            tokens = estimate_tokens(asked, max_tokens)
+            return await self._ask(asked, schema, options, tokens, deadline)
 
-        async with self._connection.retry.within_deadline(self.model):
+        async with self._connection.retry.within_deadline(self.model) as deadline:
             return await ask_checked(ask, messages, schema, model=self.model)
 
     def complete_sync(
@@ -114,16 +116,17 @@ class OpenAIChat(OpenAIClient):
         schema: type[BaseModel] | None,
         options: openai_wire.Json,
         tokens: int,
+        deadline: Deadline,
     ) -> ChatReply:
         started = time.perf_counter()
         try:
-            wire = await self._send(messages, schema, options, tokens)
+            wire = await self._send(messages, schema, options, tokens, deadline)
         except ChatError as error:
             if schema is None or not _takes_no_schema(error):
                 raise
             _log.warning("%s takes no JSON schemas; the form is asked for in words", self.model)
             self._takes_schemas = False
-            wire = await self._send(messages, schema, options, tokens)
+            wire = await self._send(messages, schema, options, tokens, deadline)
         usage = self._connection.cost(wire.model or self.model, wire.usage)
         self._check_complete(wire, usage)
         return ChatReply(
@@ -141,6 +144,7 @@ class OpenAIChat(OpenAIClient):
         schema: type[BaseModel] | None,
         options: openai_wire.Json,
         tokens: int,
+        deadline: Deadline,
     ) -> openai_wire.WireReply:
         if schema is not None and not self._takes_schemas:
             messages, schema = told_the_form(messages, schema), None
@@ -150,7 +154,9 @@ class OpenAIChat(OpenAIClient):
         else:
             body, path = openai_wire.chat_body(messages, schema), "/chat/completions"
             read = openai_wire.read_chat
-        return await self._connection.send(path, body | options, read, tokens=tokens)
+        return await self._connection.send(
+            path, body | options, read, tokens=tokens, deadline=deadline
+        )
 
     def _options(
         self, temperature: float | None, max_tokens: int | None, seed: int | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -15,7 +16,7 @@ from lens_reasoner.errors import ChatError, ChatFault, MissingKeyError
 from lens_reasoner.limits import Limits, limiter_for
 from lens_reasoner.openai_pool import ClientPool, load_library
 from lens_reasoner.prices import NO_PRICES, PriceSource, PriceTable, openai_prices, price_table
-from lens_reasoner.retry import RetryPolicy
+from lens_reasoner.retry import Deadline, RetryPolicy
 from lens_reasoner.shutdowns import SHUTDOWNS, ShutdownWatch
 from lens_reasoner.sync import run_sync
 from lens_reasoner.types import Usage
@@ -105,7 +106,13 @@ class OpenAIConnection:
         self.pool = ClientPool(self.base_url, self._key)
 
     async def send(
-        self, path: str, body: Json, read: Callable[[Json], Reply], *, tokens: int
+        self,
+        path: str,
+        body: Json,
+        read: Callable[[Json], Reply],
+        *,
+        tokens: int,
+        deadline: Deadline | None = None,
     ) -> Reply:
         """Post `body` and read the answer, as often as the retry policy allows.
 
@@ -114,14 +121,17 @@ class OpenAIConnection:
             body: What is sent.
             read: Makes a value of the answer; raises ValueError if it is of another form.
             tokens: Estimate of what the call will use, for the limits.
+            deadline: That of a larger question; None begins one.
 
         Raises:
             ChatError: If there is no answer, or none of that form.
         """
         load_library()
 
-        async def attempt() -> Reply:
-            async with self._limiter.slot(tokens) as slot:
+        async def attempt(deadline: Deadline) -> Reply:
+            async with AsyncExitStack() as held:
+                with deadline.paused():
+                    slot = await held.enter_async_context(self._limiter.slot(tokens))
                 reply = self._read(read, await self._post(path, body))
                 used = (reply.usage.input_tokens, reply.usage.output_tokens)
                 if used[0] is not None and used[1] is not None:
@@ -129,11 +139,11 @@ class OpenAIConnection:
                 return reply
 
         if not self._looks_up:
-            return await self.retry.run(attempt, model=self.model)
+            return await self.retry.run(attempt, model=self.model, deadline=deadline)
         async with self._shutdowns.beside(
             self.model, self.base_url, self._description, setting=self._setting
         ):
-            return await self.retry.run(attempt, model=self.model)
+            return await self.retry.run(attempt, model=self.model, deadline=deadline)
 
     def cost(self, served_model: str, usage: Usage) -> Usage:
         """`usage` with its cost in US dollars, or None where that is unknown."""

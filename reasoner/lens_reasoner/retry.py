@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import Field
@@ -23,6 +24,29 @@ _TRANSIENT: frozenset[ChatFault] = frozenset({"connection", "timeout", "rate_lim
 T = TypeVar("T")
 
 
+class Deadline:
+    """The time left for one question, its retries included."""
+
+    def __init__(self, timeout: asyncio.Timeout) -> None:
+        self._timeout = timeout
+
+    @property
+    def left(self) -> float:
+        """Seconds; infinite while paused."""
+        when = self._timeout.when()
+        return math.inf if when is None else when - asyncio.get_running_loop().time()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let time pass that does not count."""
+        left = self.left
+        self._timeout.reschedule(None)
+        try:
+            yield
+        finally:
+            self._timeout.reschedule(asyncio.get_running_loop().time() + left)
+
+
 class RetryPolicy(Value):
     """How long to insist.
 
@@ -35,7 +59,9 @@ class RetryPolicy(Value):
             at random. A server's Retry-After takes its place, unless it is 0.
         longest_wait: Most seconds between two calls, unless the server asks for more.
         timeout: Seconds one call may take.
-        deadline: Seconds all calls and waits may take together, asking again included.
+        deadline: Seconds all calls and waits may take together, asking again included. Waiting for
+            a place within our own `Limits` does not count, so a long queue lets nothing fail; what
+            bounds that as well is `LoopLimits.deadline`, or `asyncio.timeout` round the call.
     """
 
     attempts: int = Field(default=4, ge=1)
@@ -44,48 +70,60 @@ class RetryPolicy(Value):
     timeout: float = Field(default=120.0, gt=0)
     deadline: float = Field(default=300.0, gt=0)
 
-    async def run(self, call: Callable[[], Awaitable[T]], *, model: str) -> T:
+    async def run(
+        self,
+        call: Callable[[Deadline], Awaitable[T]],
+        *,
+        model: str,
+        deadline: Deadline | None = None,
+    ) -> T:
         """Make `call` until it succeeds, fails for good, or time or attempts are used up.
+
+        Args:
+            call: Is told the deadline, to pause it.
+            model: For messages.
+            deadline: That of a larger question; None begins one.
 
         Raises:
             ChatError: The last failure; or of fault "timeout" when the deadline passes in a call.
         """
+        if deadline is None:
+            async with self.within_deadline(model) as begun:
+                return await self.run(call, model=model, deadline=begun)
         from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
-        from tenacity.stop import stop_before_delay
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(is_transient),
             wait=self._wait,
-            stop=stop_after_attempt(self.attempts) | stop_before_delay(self.deadline),
+            stop=lambda state: (
+                stop_after_attempt(self.attempts)(state) or state.upcoming_sleep >= deadline.left
+            ),
             before_sleep=_log_retry,
             reraise=True,
         )
 
         # tenacity awaits coroutine functions only, and a lambda is none.
         async def attempt() -> T:
-            return await call()
+            return await call(deadline)
 
-        async with self.within_deadline(model):
-            return await retrying(attempt)
+        return await retrying(attempt)
 
     @asynccontextmanager
-    async def within_deadline(self, model: str) -> AsyncIterator[None]:
+    async def within_deadline(self, model: str) -> AsyncIterator[Deadline]:
         """Give what happens inside no longer than `deadline`.
 
         Raises:
             ChatError: Of fault "timeout" when it is over.
         """
         try:
-            async with asyncio.timeout(self.deadline):
-                yield
+            async with asyncio.timeout(self.deadline) as timeout:
+                yield Deadline(timeout)
         except TimeoutError as error:
             raise ChatError(
                 f"{model!r} gave no reply within the deadline of {self.deadline:g} s.",
                 fault="timeout",
                 model=model,
-                # Waiting for a place among the calls in flight counts as well.
-                hint="Raise RetryPolicy.deadline, make fewer calls at a time, or choose a faster "
-                "model.",
+                hint="Raise RetryPolicy.deadline, or choose a faster model.",
             ) from error
 
     def _wait(self, state: RetryCallState) -> float:

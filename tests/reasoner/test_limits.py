@@ -3,12 +3,13 @@
 import asyncio
 import json
 import threading
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lens_reasoner import ChatError, Limits, Message, RetryPolicy
+from lens_reasoner import ChatError, Limits, Message, RetryPolicy, limits
 from lens_reasoner.limits import MINUTE, Limiter, MinuteWindow, estimate_tokens, limiter_for
 
 HELLO = [Message.user("Hello")]
@@ -59,17 +60,45 @@ def test_event_loops_share_the_limits_too(server) -> None:
     assert crowd.most == 1
 
 
-async def test_a_full_minute_counts_towards_the_deadline(server) -> None:
+async def test_waiting_for_our_own_limits_does_not_count_towards_the_deadline(
+    server, monkeypatch
+) -> None:
+    monkeypatch.setattr(limits, "MINUTE", 0.8)
     server.answer = lambda _: server.text("chat", "Hi.")
+    retry = RetryPolicy(deadline=0.5)
+    rated = server.chat(model="rated", limits=Limits(requests_per_minute=1), retry=retry)
+    await asyncio.gather(*(rated.complete(HELLO) for _ in range(3)))
+    assert server.calls[2].at - server.calls[0].at >= 1.5
+    server.answer = lambda _: server.raw(server.text("chat", "Hi.").body, delay=0.2)
+    narrow = server.chat(model="narrow", limits=Limits(concurrency=1), retry=retry)
+    await asyncio.gather(*(narrow.complete(HELLO) for _ in range(4)))
+    assert len(server.calls) == 7
+
+
+async def test_the_deadline_holds_after_waiting_for_our_own_limits(server, monkeypatch) -> None:
+    monkeypatch.setattr(limits, "MINUTE", 0.6)
+    server.script.append(server.text("chat", "Hi."))
     chat = server.chat(
-        model="rated", limits=Limits(requests_per_minute=2), retry=RetryPolicy(deadline=0.5)
+        model="late", limits=Limits(requests_per_minute=1), retry=RetryPolicy(deadline=0.4)
     )
     await chat.complete(HELLO)
-    await chat.complete(HELLO)
+    server.answer = lambda _: server.raw(b"{}", delay=2.0)
+    started = time.monotonic()
     with pytest.raises(ChatError, match="deadline") as caught:
         await chat.complete(HELLO)
     assert caught.value.fault == "timeout"
     assert len(server.calls) == 2
+    assert 0.9 < time.monotonic() - started < 1.8
+
+
+async def test_who_calls_may_bound_the_waiting_too(server) -> None:
+    server.answer = lambda _: server.text("chat", "Hi.")
+    chat = server.chat(model="bounded", limits=Limits(requests_per_minute=1))
+    await chat.complete(HELLO)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await chat.complete(HELLO)
+    assert len(server.calls) == 1
 
 
 async def test_tokens_are_put_right_by_what_the_reply_says(server) -> None:
