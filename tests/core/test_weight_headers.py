@@ -23,6 +23,14 @@ def write(path: Path, header: str | Mapping[str, object], data: int = 8) -> Path
     return path
 
 
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408, 65536 + 640])
+def test_a_header_whose_length_begins_like_a_pickle_is_read(tmp_path: Path, length: int) -> None:
+    header = json.dumps({"a": FOUR, "b": NEXT}).ljust(length)
+    path = write(tmp_path / "x.safetensors", header)
+    assert path.read_bytes()[:2] in {bytes([0x80, protocol]) for protocol in (2, 3, 4, 5)}
+    assert read_header(path).tensors.keys() == {"a", "b"}
+
+
 @pytest.mark.parametrize(
     "changes",
     [

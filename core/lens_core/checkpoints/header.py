@@ -107,10 +107,12 @@ def read_header(path: str | Path) -> FileHeader:
     if not file.is_file():
         raise CheckpointError(f"{file} is not a file")
     with file.open("rb") as stream:
-        start = stream.read(8)
+        start, after = stream.read(8), stream.read(1)
     if start.startswith(b"GGUF"):
         return _gguf(file)
-    if start.startswith(_PICKLE_STARTS) or file.suffix in _PICKLE_SUFFIXES:
+    # A header's length can begin like a pickle, but only a header has the brace behind it.
+    pickled = start.startswith(_PICKLE_STARTS) and after != b"{"
+    if pickled or file.suffix in _PICKLE_SUFFIXES:
         raise CheckpointError(f"{file} {PICKLE}")
     return _safetensors(file, start)
 
