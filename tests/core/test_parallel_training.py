@@ -48,16 +48,26 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return one, two
 
 
-@pytest.mark.parametrize("name", ["muon", "adamw", "copies", "odd"])
-def test_two_processes_learn_what_one_does(folders: tuple[Path, Path], name: str) -> None:
-    """Losses agree step by step, weights at the end up to the order of sums."""
+@pytest.mark.parametrize(
+    ("name", "share"), [("muon", 0.1), ("adamw", 1e-4), ("copies", 0.1), ("odd", 0.1)]
+)
+def test_two_processes_learn_what_one_does(
+    folders: tuple[Path, Path], name: str, share: float
+) -> None:
+    """Losses agree step by step, weights at the end up to the order of sums.
+
+    They are apart by a share of the way they went: Newton-Schulz in bfloat16 enlarges the last
+    digits of small singular values, how far depends on the processor.
+    """
     one, two = (folder / name for folder in folders)
     assert losses(two) == pytest.approx(losses(one), rel=1e-5, nan_ok=True)
     alone, together = state(one), state(two)
     assert alone.keys() == together.keys()
-    for key in (key for key in alone if key.startswith("average.")):
-        # Newton-Schulz in bfloat16, and Adam where gradients vanish, enlarge the last digits.
-        torch.testing.assert_close(together[key], alone[key], atol=2e-4, rtol=1e-3, msg=key)
+    torch.manual_seed(tiny_config().seed)
+    for key, start in Denoiser(tiny_config()).named_parameters():
+        moved = alone[f"average.{key}"] - start
+        apart = together[f"average.{key}"] - alone[f"average.{key}"]
+        assert apart.norm() <= share * moved.norm(), key
 
 
 def test_two_processes_agree_in_bfloat16(folders: tuple[Path, Path]) -> None:
