@@ -201,7 +201,8 @@ def _filled(request: ImageRequest, defaults: Mapping[str, object]) -> ImageReque
     open_fields = {
         name: value
         for name, value in defaults.items()
-        if given.get(name) is None and not (sized and name in {"width", "height"})
+        # Left open is what says nothing: no number, no text, no settings.
+        if given.get(name) in (None, "", {}) and not (sized and name in {"width", "height"})
     }
     return ImageRequest.model_validate({**given, **open_fields})
 

@@ -37,7 +37,7 @@ T = TypeVar("T", bound=Value)
 
 _log = logging.getLogger("lens_reasoner")
 
-_NOT_IN_THE_WORDS = {"seed", "num_images", "num_inference_steps", "guidance_scale"}
+_NOT_IN_THE_WORDS = {"seed", "num_images", "num_inference_steps", "guidance_scale", "extra"}
 _FREE: dict[str, Any] = {"usage": Usage.zero(), "seconds": 0.0}
 
 

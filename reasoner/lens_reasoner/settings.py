@@ -55,6 +55,7 @@ def settings_for(
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
         negative_prompt=request.negative_prompt,
+        extra=request.extra,
         dropped=dropped,
     )
     return check_settings(settings, capabilities, backend=backend)

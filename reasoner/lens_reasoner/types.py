@@ -5,9 +5,10 @@ All are frozen pydantic models that survive a trip through JSON unchanged.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -16,9 +17,11 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 MAX_SEED = 2**53 - 1
 """Largest seed: every JSON reader keeps integers up to here exact."""
@@ -113,6 +116,8 @@ class ImageRequest(Value):
         num_inference_steps: Sampler steps; None means the generator's default.
         guidance_scale: Classifier-free guidance; None means the generator's default.
         num_images: Candidates per round.
+        extra: Settings that only some generators know, by the names of `Capabilities.extra`, such
+            as {"quality": "low"} for OpenAI's pictures; any JSON values.
     """
 
     text: str
@@ -124,6 +129,7 @@ class ImageRequest(Value):
     num_inference_steps: int | None = Field(default=None, ge=1)
     guidance_scale: float | None = Field(default=None, ge=0)
     num_images: int = Field(default=1, ge=1)
+    extra: JsonObject = {}
 
     @classmethod
     def of(cls, request: ImageRequest | str, **options: Any) -> ImageRequest:
@@ -132,6 +138,8 @@ class ImageRequest(Value):
         Raises:
             ValidationError: Something else, an option that is no field, or out of range.
         """
+        if unknown := options.keys() - cls.model_fields.keys():
+            raise _no_such_options(cls, {name: options[name] for name in sorted(unknown)})
         if isinstance(request, ImageRequest):
             return cls(**{**request.model_dump(), **options}) if options else request
         return cls(text=request, **options)
@@ -172,6 +180,37 @@ class ImageRequest(Value):
                 f"{self.aspect_ratio!r} are given; give one of them"
             )
         return self
+
+
+_MEANT = {
+    "guidance": "guidance_scale",
+    "n": "num_images",
+    "size": "width and height",
+    "steps": "num_inference_steps",
+}
+"""What the command line and other libraries call some fields."""
+
+
+def _no_such_options(cls: type[Value], options: Mapping[str, Any]) -> ValidationError:
+    """The error of options that are no fields, with those that may be meant."""
+    fields = [name for name in cls.model_fields if name != "text"]
+
+    def told(name: str) -> str:
+        near = _MEANT.get(name) or next(iter(difflib.get_close_matches(name, fields, n=1)), None)
+        question = f" Did you mean {near}?" if near else ""
+        return f"There is no such option.{question} Options: {', '.join(fields)}"
+
+    return ValidationError.from_exception_data(
+        cls.__name__,
+        [
+            InitErrorDetails(
+                type=PydanticCustomError("extra_forbidden", "{told}", {"told": told(name)}),
+                loc=(name,),
+                input=value,
+            )
+            for name, value in options.items()
+        ],
+    )
 
 
 class GenerationSettings(Value):

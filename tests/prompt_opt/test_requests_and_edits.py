@@ -47,6 +47,17 @@ def test_requests_are_read_with_and_without_fields(tmp_path: Path) -> None:
     assert prompts.duplicates == 1
 
 
+def test_defaults_are_for_what_requests_leave_open(tmp_path: Path) -> None:
+    """A default negative prompt was never used: an empty one counted as given."""
+    path = tmp_path / "requests.jsonl"
+    path.write_text('"a"\n{"text": "b", "negative_prompt": "fog", "seed": 0}', encoding="utf-8")
+    prompts = PromptSet.load(path)
+    defaults = {"negative_prompt": "text", "seed": 5, "extra": {"quality": "low"}}
+    first, second = (one.request for one in prompts.with_defaults(defaults).requests)
+    assert (first.negative_prompt, first.seed, first.extra) == ("text", 5, {"quality": "low"})
+    assert (second.negative_prompt, second.seed, second.extra) == ("fog", 0, {"quality": "low"})
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -131,6 +131,7 @@ def test_what_can_be_honoured_arrives_unchanged() -> None:
         "negative_prompt": "fog",
         "width": 512,
         "height": 768,
+        "extra": {"sampler": "x"},
     }
     assert settings_for(_request(seed=3, **fields), FREE, backend="b") == GenerationSettings(
         **fields

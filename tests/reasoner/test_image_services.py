@@ -103,9 +103,10 @@ async def test_pictures_of_one_call_share_its_bill(server, secret) -> None:
 
 async def test_the_loop_counts_what_drawing_costs(server, secret) -> None:
     server.answer = lambda call: _reply(server, *([_picture()] * call.body["n"]))
-    request = ImageRequest(text="a cup", num_images=2)
+    request = ImageRequest(text="a cup", num_images=2, extra={"quality": "low"})
     result = await AgentLoop(generator=_openai(server, secret)).run(request)
     assert len(result.candidates) == 2
+    assert {call.body["quality"] for call in server.calls} == {"low"}
     assert result.usage.usd == pytest.approx(COST * len(server.calls))
 
 

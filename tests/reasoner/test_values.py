@@ -327,6 +327,21 @@ def test_requests_that_make_no_sense(fields: dict, rule: str) -> None:
         ImageRequest(**fields)
 
 
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [("n", "num_images"), ("steps", "num_inference_steps"), ("guidence_scale", "guidance_scale")],
+)
+def test_options_by_another_name_are_told_the_right_one(option: str, meant: str) -> None:
+    """Pydantic only said that extra inputs are not permitted."""
+    with pytest.raises(ValidationError, match=f"Did you mean {meant}\\?") as caught:
+        ImageRequest.of("x", **{option: 3})
+    assert [(e["type"], e["loc"]) for e in caught.value.errors()] == [
+        ("extra_forbidden", (option,))
+    ]
+    with pytest.raises(ValidationError, match=r"Options: negative_prompt, .*, extra "):
+        ImageRequest.of(ImageRequest(text="x"), quality="low")
+
+
 def test_values_refuse_what_json_would_lose() -> None:
     with pytest.raises(ValidationError):
         GenerationSettings(extra={"strength": float("inf")})

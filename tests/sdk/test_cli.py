@@ -76,6 +76,7 @@ def test_options_reach_the_picture(lens: Lens, tmp_path: Path) -> None:
     stdout, _ = lens.generate(
         *("--size", "64x48", "--seed", "9", "--steps", "3", "--guidance", "1.5", "--json"),
         *("--negative-prompt", "a dog", "--no-reason", "--no-judge", "--out", "a/b.png"),
+        *("--extra", "date=2026-01-02"),
     )
     report = json.loads(stdout)
     assert report["path"] == str(Path("a/b.png"))
@@ -89,7 +90,7 @@ def test_options_reach_the_picture(lens: Lens, tmp_path: Path) -> None:
         "num_inference_steps": 3,
         "guidance_scale": 1.5,
         "negative_prompt": "a dog",
-        "extra": {},
+        "extra": {"date": "2026-01-02"},
         "dropped": {},
     }
     assert image.seed == 9

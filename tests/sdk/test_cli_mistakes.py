@@ -48,6 +48,7 @@ MISTAKES = [
     ("rewrite ''", 2, "request text is empty"),
     ("demo --request ''", 2, "request text is empty"),
     ("generate x --size big", 2, "WIDTHxHEIGHT"),
+    ("generate x --extra quality", 2, "NAME=VALUE"),
     ("generate x --size 0x64", 2, "--size"),
     ("generate x --size 9:1@1440", 2, "9:1"),
     ("generate x --aspect-ratio wide", 2, "--aspect-ratio"),

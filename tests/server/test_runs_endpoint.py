@@ -165,6 +165,7 @@ def test_a_run_without_pictures_says_why(start: Start, monkeypatch: pytest.Monke
     [
         ({"request": ""}, "request"),
         ({"request": "a cup", "limits": {"max_rounds": 11}}, "max_rounds"),
+        ({"request": {"text": "a cup", "extra": {"date": "2026-01-02"}}}, "extra"),
         ({"request": {"text": "a cup", "num_images": 11}}, "n"),
         ({"request": {"text": "a cup", "width": 65, "height": 64}}, "size"),
         ({"request": "a cup", "wish": 1}, "wish"),

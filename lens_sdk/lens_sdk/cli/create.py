@@ -28,6 +28,7 @@ from lens_sdk.cli.generate import DEFAULT_FOLDER
 from lens_sdk.cli.options import (
     AllOption,
     DeadlineOption,
+    ExtraOption,
     MaxCostOption,
     MaxImagesOption,
     NegativeOption,
@@ -54,6 +55,7 @@ def create(
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
     negative_prompt: NegativeOption = "",
+    extra: ExtraOption = None,
     number: Annotated[int, typer.Option("--n", "-n", min=1, help="Pictures in each round.")] = 2,
     rounds: Annotated[
         int, typer.Option("--rounds", min=1, help=RoundsHelp, rich_help_panel=LIMITS)
@@ -84,6 +86,7 @@ def create(
         steps=steps,
         guidance=guidance,
         number=number,
+        extra=extra,
     )
     limits = loop_limits(rounds, max_images, max_cost, deadline)
     check_output(output)

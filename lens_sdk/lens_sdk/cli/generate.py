@@ -39,6 +39,7 @@ from lens_sdk.cli.following import Followed, tell
 from lens_sdk.cli.options import (
     AllOption,
     DeadlineOption,
+    ExtraOption,
     FeatureCacheOption,
     LoraOption,
     MaxCostOption,
@@ -92,6 +93,7 @@ def generate(
         ),
     ] = None,
     negative_prompt: NegativeOption = "",
+    extra: ExtraOption = None,
     number: Annotated[
         int, typer.Option("--n", "-n", min=1, help="Pictures to draw and choose the best from.")
     ] = 1,
@@ -178,6 +180,7 @@ def generate(
             steps=steps,
             guidance=guidance,
             number=number,
+            extra=extra,
         )
     )
     loras = lora_weights(lora)

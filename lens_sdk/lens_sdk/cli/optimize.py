@@ -24,7 +24,7 @@ from lens_sdk.cli.console import (
     reports_errors,
 )
 from lens_sdk.cli.optimize_follow import follow_study, tell_study
-from lens_sdk.cli.options import checked_options
+from lens_sdk.cli.options import ExtraOption, checked_options, extra_settings
 from lens_sdk.cli.saving import check_output
 
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ def optimize(
     ] = None,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
+    extra: ExtraOption = None,
     gate_pictures: Annotated[
         int,
         typer.Option(
@@ -231,7 +232,7 @@ def optimize(
         if not any(limits.values()):
             raise typer.BadParameter("give a limit, such as --budget-images 1000")
         check_output(output)
-        prompts = _requests(requests, size, steps, guidance)
+        prompts = _requests(requests, size, steps, guidance, extra)
         settings = Settings.load(reasoner=reasoner, judge=judge, proposer=proposer)
         with checked_options():
             order = StudyOrder(
@@ -266,7 +267,13 @@ def optimize(
     tell_study(run, follow_study(run), as_json=as_json)
 
 
-def _requests(path: Path, size: str | None, steps: int | None, guidance: float | None) -> PromptSet:
+def _requests(
+    path: Path,
+    size: str | None,
+    steps: int | None,
+    guidance: float | None,
+    extra: list[str] | None,
+) -> PromptSet:
     """The requests of a file, with settings for those that have none of their own."""
     from lens_prompt_opt import PromptSet
 
@@ -279,6 +286,7 @@ def _requests(path: Path, size: str | None, steps: int | None, guidance: float |
         "height": height,
         "num_inference_steps": steps,
         "guidance_scale": guidance,
+        "extra": extra_settings(extra) or None,
     }
     with checked_options():
         return prompts.with_defaults({name: v for name, v in wanted.items() if v is not None})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from lens_reasoner import ImageRequest, LoopLimits
 from lens_sdk.cli.choices import Device, Memory
@@ -34,6 +35,15 @@ NegativeOption = Annotated[
     str,
     typer.Option(
         "--negative-prompt", help="What should not be in the picture.", rich_help_panel=DRAWING
+    ),
+]
+ExtraOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--extra",
+        metavar="NAME=VALUE",
+        help="A setting that only this model knows, such as quality=low of OpenAI's; repeatable.",
+        rich_help_panel=DRAWING,
     ),
 ]
 RoundsHelp = "Most rounds of drawing and judging; it ends early when all criteria hold."
@@ -137,6 +147,7 @@ _OPTIONS = {
     "width": "--size",
     "height": "--size",
     "seed": "--seed",
+    "extra": "--extra",
     "max_rounds": "--rounds",
     "max_images": "--max-images",
     "max_usd": "--max-cost",
@@ -155,6 +166,7 @@ def image_request(
     steps: int | None = None,
     guidance: float | None = None,
     number: int = 1,
+    extra: list[str] | None = None,
 ) -> ImageRequest:
     """The request that a command line means.
 
@@ -173,6 +185,7 @@ def image_request(
             num_inference_steps=steps,
             guidance_scale=guidance,
             num_images=number,
+            extra=extra_settings(extra),
         )
 
 
@@ -201,6 +214,26 @@ def checked_options() -> Iterator[None]:
         field = str(detail["loc"][0]) if detail["loc"] else ""
         told = message if "empty" in message or not field else f"{detail['input']!r}: {message}"
         raise typer.BadParameter(told, param_hint=_OPTIONS.get(field, field or None)) from error
+
+
+def extra_settings(given: list[str] | None) -> dict[str, JsonValue]:
+    """The settings of `--extra`; a value is JSON where it can be, and text otherwise.
+
+    Raises:
+        typer.BadParameter: One that is not NAME=VALUE.
+    """
+    found: dict[str, JsonValue] = {}
+    for text in given or ():
+        name, mark, value = text.partition("=")
+        if not name or not mark:
+            raise typer.BadParameter(
+                f"{text!r} is not NAME=VALUE, such as quality=low", param_hint="--extra"
+            )
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 def lora_weights(given: list[str] | None) -> list[tuple[Path, float]]:

@@ -60,7 +60,7 @@ class LocalBackend:
         capabilities = generator.capabilities
         settings = settings_for(request, capabilities, backend=generator.name)
         if edit is not None:
-            settings = settings.model_copy(update={"extra": edit.extra})
+            settings = settings.model_copy(update={"extra": {**settings.extra, **edit.extra}})
         first = secrets.randbelow(2**31) if request.seed is None else request.seed
         seeds = [(first + index) % (MAX_SEED + 1) for index in range(request.num_images)]
         drawn: list[GeneratedImage] = []

@@ -198,14 +198,19 @@ def _run(name: str) -> str:
 
 
 def _images_body(request: ImageRequest) -> dict[str, Any]:
-    if request.aspect_ratio is not None:
-        raise UnsupportedSettingError(
-            "images.generate has no aspect_ratio on a server.",
-            setting="aspect_ratio",
-            value=request.aspect_ratio,
-            backend="server",
-            hint="Give width and height, or use create.",
-        )
+    absent = {
+        "aspect_ratio": "Give width and height, or use create.",
+        "extra": "Leave it out: servers take no settings of single generators.",
+    }
+    for name, hint in absent.items():
+        if value := getattr(request, name):
+            raise UnsupportedSettingError(
+                f"images.generate has no {name} on a server.",
+                setting=name,
+                value=value,
+                backend="server",
+                hint=hint,
+            )
     size = None if request.width is None else f"{request.width}x{request.height}"
     body = {
         "prompt": request.text,

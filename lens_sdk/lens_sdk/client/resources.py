@@ -36,7 +36,7 @@ class AsyncImages:
             prompt: What to draw.
             n: Number of pictures.
             **options: Fields of `ImageRequest`: `width` and `height`, `seed`,
-                `num_inference_steps`, `guidance_scale`, `negative_prompt`.
+                `num_inference_steps`, `guidance_scale`, `negative_prompt`, `extra`.
 
         Raises:
             ReasonerError: With what was wrong and what to do about it; `PartlyDrawnError`, which

@@ -108,3 +108,8 @@ class ServerLimits:
             height=request.height,
             steps=request.num_inference_steps,
         )
+        if request.extra:
+            # What generators understand there is theirs; none of these limits would hold for it.
+            raise ApiError.bad_request(
+                "A server takes no settings of single generators.", param="extra"
+            )
