@@ -3,7 +3,7 @@
 import random
 from collections import defaultdict
 from collections.abc import Callable
-from math import exp
+from math import comb, exp
 from statistics import fmean
 
 import pytest
@@ -204,6 +204,21 @@ def test_bootstrap_intervals_cover_about_as_often_as_they_say() -> None:
         low, high = method.interval(values, 0.9)
         covered += low <= 0.25 - 0.15 <= high
     assert 0.85 <= covered / 300 <= 0.96
+
+
+@pytest.mark.parametrize("count", [10, 25, 44])
+def test_bootstrap_intervals_cover_gains_of_few_requests(count: int) -> None:
+    method = ClusterBootstrap(resamples=1000)
+    bounds = [method.interval([0.6] * k + [0.0] * (count - k), 0.95) for k in range(count + 1)]
+    assert all(low < 0.6 * k / count < high for k, (low, high) in enumerate(bounds))
+    for percent in range(2, 100, 4):
+        p = percent / 100
+        covered = sum(
+            comb(count, k) * p**k * (1 - p) ** (count - k)
+            for k, (low, high) in enumerate(bounds)
+            if low <= 0.6 * p <= high
+        )
+        assert covered > 0.92, p
 
 
 def test_intervals_of_next_to_nothing_say_next_to_nothing() -> None:
