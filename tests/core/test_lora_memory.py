@@ -65,8 +65,9 @@ def test_modulations_with_the_host_change_nothing_but_the_order_of_sums(
 ) -> None:
     losses, adapters = learn(mid_lora(plan, Cloning()))
     assert losses == pytest.approx(plain[0], rel=1e-5)
-    for name, tensor in plain[1].items():
-        torch.testing.assert_close(adapters[name], tensor, atol=2e-4, rtol=1e-3)
+    for name, start in mid_lora(plan).weights.masters.items():
+        moved, apart = plain[1][name] - start, adapters[name] - plain[1][name]
+        assert apart.norm() <= 1e-3 * moved.norm(), name
 
 
 def test_streaming_holds_two_blocks_in_both_directions() -> None:
