@@ -35,6 +35,7 @@ from lens_core.transformer import LensTransformer2DModel
 
 INDEX_NAME = "model_index.json"
 DEFAULTS_KEY = "_lens_defaults"
+PUBLISHED_DEFAULTS = LensDefaults()
 
 
 def checkpoint_folder(path: str | Path) -> Path:
@@ -72,6 +73,7 @@ def load_components(
     dtype: torch.dtype,
     given: Mapping[str, Any],
     read_encoder: EncoderReader = read_text_encoder,
+    defaults: LensDefaults = PUBLISHED_DEFAULTS,
 ) -> dict[str, Any]:
     """Every part of a pipeline by its name, from its subfolder unless it was given.
 
@@ -80,6 +82,7 @@ def load_components(
         dtype: Precision of all weights.
         given: Components, or None for one to leave out, to use instead of the folder's.
         read_encoder: How the text encoder is read.
+        defaults: What the model is run with as far as the folder states nothing.
 
     Raises:
         CheckpointError: Incomplete, unreadable, pickled or unknown weights.
@@ -94,7 +97,7 @@ def load_components(
         "vae": lambda: load_vae(folder / "vae", dtype),
         "tokenizer": lambda: load_tokenizer(folder / "tokenizer"),
         "scheduler": lambda: load_scheduler(folder / "scheduler"),
-        "defaults": lambda: load_defaults(folder),
+        "defaults": lambda: load_defaults(folder, defaults),
     }
     if unknown := sorted(given.keys() - loaders.keys()):
         raise ParameterError(f"from_pretrained does not know {unknown}; it takes {[*loaders]}")
@@ -189,8 +192,12 @@ def load_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler.from_config(config)
 
 
-def load_defaults(folder: Path) -> LensDefaults:
-    """A checkpoint's own settings, or those of the published Lens.
+def load_defaults(folder: Path, otherwise: LensDefaults = PUBLISHED_DEFAULTS) -> LensDefaults:
+    """A checkpoint's own settings.
+
+    Args:
+        folder: Of the checkpoint.
+        otherwise: What holds as far as it states nothing; by default that of the published Lens.
 
     Raises:
         CheckpointError: The entry has a name or a type that `LensDefaults` does not.
@@ -206,7 +213,7 @@ def load_defaults(folder: Path) -> LensDefaults:
                 f"{path}: {DEFAULTS_KEY} has {name!r}: {value!r}; it may hold numbers named "
                 f"{sorted(known)} and a list of sigmas"
             )
-    own = LensDefaults(**entry)
+    own = replace(otherwise, **entry)
     if sigmas is None:
         return own
     try:

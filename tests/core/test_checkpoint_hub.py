@@ -177,6 +177,13 @@ def test_a_repository_is_loaded_by_its_name_and_revision(client: Hub, hub: FakeH
         LensPipeline.from_pretrained("lens-turbo", hub=client, revision=FIRST)
 
 
+def test_a_repository_of_turbo_is_run_as_turbo(client: Hub, saved: Path, hub: FakeHub) -> None:
+    turbo = shutil.copytree(saved, hub.root / "anyone" / "Lens-Turbo" / FIRST)
+    (turbo / "model_index.json").unlink()
+    pipeline = LensPipeline.from_pretrained("anyone/Lens-Turbo", hub=client, text_encoder=None)
+    assert pipeline.defaults == PRESETS["lens-turbo"].defaults
+
+
 def test_a_local_folder_comes_before_a_repository(
     saved: Path, hub: FakeHub, client: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

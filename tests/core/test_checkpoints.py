@@ -181,6 +181,23 @@ def test_an_index_may_not_reach_outside_its_folder(folder: Path) -> None:
             LensPipeline.from_pretrained(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "steps", "guidance"),
+    [("Lens-Turbo", 4, 1.0), ("lens-base", 50, 5.0), ("Lens", 20, 5.0), ("my-turbo", 20, 5.0)],
+)
+def test_a_copy_of_a_published_folder_is_run_as_what_it_is_called(
+    folder: Path, name: str, steps: int, guidance: float
+) -> None:
+    """The published folders do not say how they are run."""
+    edit_json(folder / "model_index.json", _lens_defaults={})
+    copy = folder.rename(folder.with_name(name))
+    loaded = LensPipeline.from_pretrained(copy, text_encoder=None).defaults
+    assert loaded == LensDefaults(num_inference_steps=steps, guidance_scale=guidance)
+    edit_json(copy / "model_index.json", _lens_defaults={"num_inference_steps": 8})
+    loaded = LensPipeline.from_pretrained(copy, text_encoder=None).defaults
+    assert loaded == LensDefaults(num_inference_steps=8, guidance_scale=guidance)
+
+
 def test_foreign_class_names_and_absent_parts(folder: Path) -> None:
     edit_json(
         folder / "model_index.json",

@@ -20,7 +20,7 @@ from lens_core.checkpoints.encoder import (
 )
 from lens_core.checkpoints.hub import Hub, is_repository
 from lens_core.checkpoints.local_models import find_part
-from lens_core.checkpoints.sources import PRESETS, Preset, find_preset
+from lens_core.checkpoints.sources import PRESETS, Preset, defaults_by_name, find_preset
 from lens_core.checkpoints.vae import load_vae_weights
 from lens_core.errors import CheckpointError, ParameterError
 from lens_core.loading import LensDefaults, load_components, load_tokenizer
@@ -73,10 +73,11 @@ def load_source(
         local = packaged_folder(name)
     elif asks_hub and is_repository(name) and not local.suffix:
         local = (hub or Hub()).repository(name, revision)
-    precision = dtype or torch.float32
+    precision, named = dtype or torch.float32, defaults_by_name(source)
     if load_encoder is None:
-        return load_components(local, precision, given)
-    return load_components(local, precision, given, partial(_called, load_encoder))
+        return load_components(local, precision, given, defaults=named)
+    read = partial(_called, load_encoder)
+    return load_components(local, precision, given, read, named)
 
 
 def components_from(

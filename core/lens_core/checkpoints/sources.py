@@ -8,6 +8,7 @@ Lens-Base.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from lens_core.checkpoints.hub import HubSource
 from lens_core.defaults import LensDefaults
@@ -124,3 +125,13 @@ def find_preset(name: str) -> Preset:
     if name not in PRESETS:
         raise ParameterError(f"{name!r} is no published model; there are {sorted(PRESETS)}")
     return PRESETS[name]
+
+
+def defaults_by_name(source: str | PurePath) -> LensDefaults:
+    """Size, steps and guidance of the published model that a folder or repository is called after.
+
+    The published folders do not state theirs, and their copies keep their names: `Lens-Turbo` is
+    run as Lens-Turbo, whoever hosts it. Any other name is run as Lens.
+    """
+    preset = PRESETS.get(PurePath(source).name.lower())
+    return LensDefaults() if preset is None else preset.defaults
