@@ -13,13 +13,15 @@ from urllib.parse import unquote, urlparse
 class FakeHub:
     """Repositories are `root/owner/name/revision/...`; every revision is a 40-digit commit.
 
-    `main` stands for the only revision of a repository. `asked` lists what was downloaded.
+    `main` stands for the only revision of a repository. `asked` lists what was downloaded. So many
+    answers as `busy` says are only that the server has no time.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.asked: list[str] = []
         self.endpoint = ""
+        self.busy = 0
 
     def commit(self, repository: str, revision: str) -> Path | None:
         folder = self.root / repository
@@ -42,6 +44,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=True)
 
     def _answer(self, with_body: bool) -> None:
+        if self.hub.busy:
+            self.hub.busy -= 1
+            self._refuse(503)
+            return
         parts = [unquote(part) for part in urlparse(self.path).path.strip("/").split("/")]
         if parts[:2] == ["api", "models"]:
             self._api(parts[2:])
@@ -92,9 +98,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _missing(self, code: str) -> None:
-        self.send_response(404)
-        self.send_header("X-Error-Code", code)
-        self.send_header("X-Error-Message", "not here")
+        self._refuse(404, **{"X-Error-Code": code, "X-Error-Message": "not here"})
+
+    def _refuse(self, status: int, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

@@ -1,7 +1,10 @@
 """Published models by name, downloaded from a hub on the loopback interface."""
 
+import errno
 import hashlib
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +13,10 @@ import pytest
 import torch
 
 from fake_hub import FakeHub, serve
-from lens_core import CheckpointError, LensPipeline, ParameterError
+from lens_core import CheckpointError, HubUnreachableError, LensPipeline, ParameterError
 from lens_core.checkpoints import load, pull, sources
 from lens_core.checkpoints.hub import Hub, HubSource, fetch_first
+from lens_core.checkpoints.network import no_way_to
 from lens_core.checkpoints.pull import pull_model
 from lens_core.checkpoints.sources import PRESETS, Preset, find_preset
 from lens_core.loading import LensDefaults
@@ -161,6 +165,75 @@ def test_when_no_source_works_each_reason_is_told(
     nowhere = Hub(client.endpoint, tmp_path / "empty", local_only=True)
     with pytest.raises(CheckpointError, match="no source works"):
         fetch_first(nowhere, tiny.text_encoder)
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where no server listens."""
+    for name in ("http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{held.getsockname()[1]}"
+
+
+def test_without_a_network_nothing_is_tried_again(
+    tiny: Preset, nobody: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+    started = time.monotonic()
+    with pytest.raises(HubUnreachableError) as caught:
+        list(pull_model("tiny", Hub(nobody, tmp_path / "cache"), tell=told.append))
+    assert time.monotonic() - started < 3
+    assert str(caught.value).count(f"is not in the cache, and {nobody} cannot be reached: ") == 3
+    assert told == []
+    assert "Retrying" not in "".join(capfd.readouterr())
+
+
+def test_without_a_network_the_cache_is_used_at_once(
+    tiny: Preset, client: Hub, nobody: str
+) -> None:
+    before = [part.path for part in pull_model("tiny", client)]
+    started = time.monotonic()
+    gone = replace(client, endpoint=nobody)
+    assert [part.path for part in pull_model("tiny", gone)] == before
+    file = HubSource("good/lens", f"transformer/{TRANSFORMER}", FIRST)
+    assert gone.fetch(file) == client.fetch(file)
+    assert time.monotonic() - started < 3
+
+
+def test_a_hub_that_is_busy_is_asked_again(client: Hub, hub: FakeHub) -> None:
+    hub.busy = 1
+    assert client.fetch(HubSource("good/lens", f"transformer/{TRANSFORMER}", FIRST)).is_file()
+    assert hub.busy == 0
+
+
+class TestNoWay:
+    """What is known at once, and what another attempt may mend."""
+
+    def test_an_unknown_name(self, nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        def unknown(*_: object) -> None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        monkeypatch.setattr(socket, "getaddrinfo", unknown)
+        assert no_way_to("http://hub.invalid") == (
+            "http://hub.invalid cannot be reached: Name or service not known"
+        )
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+        assert no_way_to("http://hub.invalid") == "", "a proxy may know the name"
+
+    def test_one_that_takes_long(self, nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        def slow(*_: object, **__: object) -> None:
+            late = TimeoutError(errno.ETIMEDOUT, "timed out")
+            refused = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+            raise ExceptionGroup("create_connection failed", [late, refused])
+
+        monkeypatch.setattr(socket, "create_connection", slow)
+        assert no_way_to(nobody) == ""
+
+    def test_one_that_answers(self, hub: FakeHub) -> None:
+        assert no_way_to(hub.endpoint) == ""
+        assert no_way_to("nonsense") == ""
 
 
 def test_a_repository_is_loaded_by_its_name_and_revision(client: Hub, hub: FakeHub) -> None:

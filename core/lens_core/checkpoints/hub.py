@@ -5,12 +5,18 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    constants,
+    hf_hub_download,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from lens_core.checkpoints.network import no_way_to
 from lens_core.errors import CheckpointError, HubUnreachableError
 
 _log = logging.getLogger(__name__)
@@ -68,10 +74,14 @@ class Hub:
             HubUnreachableError: It is not here, and the hub does not answer.
             CheckpointError: It cannot be had, has no weights, or has another sha256.
         """
-        asks = not (self.local_only or constants.HF_HUB_OFFLINE)
+        asks = not (self.local_only or constants.HF_HUB_OFFLINE or self._has(source))
+        no_way = no_way_to(self.endpoint or constants.ENDPOINT) if asks else ""
+        hub = replace(self, local_only=self.local_only or bool(no_way))
         try:
-            found = self._file(source) if source.is_file else self._folder(source)
+            found = hub._file(source) if source.is_file else hub._folder(source)
         except (OSError, ValueError, EntryNotFoundError) as error:
+            if no_way:
+                raise HubUnreachableError(f"{source} is not in the cache, and {no_way}") from error
             reason = " ".join(str(error).split())[:_REASON] or type(error).__name__
             away = asks and isinstance(error, LocalEntryNotFoundError | ConnectionError)
             kind = HubUnreachableError if away else CheckpointError
@@ -86,6 +96,14 @@ class Hub:
             CheckpointError: It cannot be had.
         """
         return self.fetch(HubSource(name, "", revision))
+
+    def _has(self, source: HubSource) -> bool:
+        """Whether a file is here already, of a commit that cannot change."""
+        pinned = source.is_file and source.revision is not None
+        return pinned and isinstance(
+            try_to_load_from_cache(source.repository, source.path, self.cache, source.revision),
+            str,
+        )
 
     def _file(self, source: HubSource) -> Path:
         return Path(
@@ -146,7 +164,7 @@ def fetch_first(
     Args:
         hub: Where to look.
         sources: In order.
-        tell: Told of every source that does not work.
+        tell: Told of every source that does not work, unless the hub does not answer at all.
 
     Raises:
         HubUnreachableError: None can, and at least one because the hub does not answer.
@@ -158,7 +176,9 @@ def fetch_first(
             return hub.fetch(source), source
         except CheckpointError as error:
             refused.append(error)
-            tell(str(error))
+            # A hub that is away is so for every source, and the error at the end says it.
+            if not isinstance(error, HubUnreachableError):
+                tell(str(error))
     away = any(isinstance(error, HubUnreachableError) for error in refused)
     reasons = "\n  ".join(str(error) for error in refused)
     raise (HubUnreachableError if away else CheckpointError)(f"no source works:\n  {reasons}")
