@@ -15,6 +15,7 @@ from lens_reasoner import (
     LoopResult,
     Reasoner,
     RubricWriter,
+    SystemPrompt,
     run_sync,
 )
 from lens_sdk.generators import as_generator, load_generator
@@ -29,6 +30,7 @@ async def agenerate(
     reasoner: PartChoice | Reasoner | FromSettings | None = FROM_SETTINGS,
     judge: PartChoice | Judge | FromSettings | None = FROM_SETTINGS,
     rubric_writer: PartChoice | RubricWriter | None = None,
+    system_prompt: SystemPrompt | str | Path | FromSettings | None = FROM_SETTINGS,
     limits: LoopLimits | None = None,
     record: str | Path | None = None,
     cache: Cache | str | Path | FromSettings | None = FROM_SETTINGS,
@@ -45,6 +47,7 @@ async def agenerate(
         reasoner: See `build_loop`.
         judge: See `build_loop`.
         rubric_writer: See `build_loop`.
+        system_prompt: See `build_loop`.
         limits: When the run ends, such as `LoopLimits(max_rounds=3, deadline=60)`; by default after
             one round.
         record: The run's own folder, where everything is written as it happens; a run that was
@@ -60,14 +63,16 @@ async def agenerate(
     known = Settings.load()
     drawing = known.model if model is None else model
     generator = as_generator(drawing)
+    rewriting = given_or(reasoner, known.reasoner)
     loop = build_loop(
         generator,
-        reasoner=given_or(reasoner, known.reasoner),
+        reasoner=rewriting,
         judge=given_or(judge, known.judge),
         rubric_writer=known.rubric if rubric_writer is None else rubric_writer,
         limits=limits,
         cache=given_or(cache, known.cache),
         provider=known.provider,
+        system_prompt=given_or(system_prompt, known.prompt_for(rewriting)),
     )
     asked = ImageRequest.of(request, **options)
     # Loading blocks; done here, the event loop stays free meanwhile.
@@ -82,6 +87,7 @@ def generate(
     reasoner: PartChoice | Reasoner | FromSettings | None = FROM_SETTINGS,
     judge: PartChoice | Judge | FromSettings | None = FROM_SETTINGS,
     rubric_writer: PartChoice | RubricWriter | None = None,
+    system_prompt: SystemPrompt | str | Path | FromSettings | None = FROM_SETTINGS,
     limits: LoopLimits | None = None,
     record: str | Path | None = None,
     cache: Cache | str | Path | FromSettings | None = FROM_SETTINGS,
@@ -104,6 +110,7 @@ def generate(
             reasoner=reasoner,
             judge=judge,
             rubric_writer=rubric_writer,
+            system_prompt=system_prompt,
             limits=limits,
             record=record,
             cache=cache,

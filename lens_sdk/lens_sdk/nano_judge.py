@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +22,7 @@ from lens_reasoner import (
     Usage,
     Verdict,
 )
+from lens_reasoner.turns import Turns
 from lens_sdk.models import package_version
 from lens_sdk.nano_words import foreign_words
 
@@ -81,7 +80,7 @@ class NanoJudge:
 
     def __init__(self) -> None:
         # The detector draws its templates when it is first used; once is enough.
-        self._one_at_a_time = threading.Lock()
+        self._turns = Turns()
 
     @property
     def fingerprint(self) -> str:
@@ -90,12 +89,11 @@ class NanoJudge:
 
     async def judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
         """See `Judge.judge`."""
-        return await asyncio.to_thread(self._judge, image, rubric)
+        return await self._turns.run(lambda: self._judge(image, rubric))
 
     def _judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
         started = time.perf_counter()
-        with self._one_at_a_time:
-            observation = observe(image.image)
+        observation = observe(image.image)
         return Verdict(
             image_sha256=image.sha256,
             verdicts=tuple(_answer(criterion, observation) for criterion in rubric.criteria),

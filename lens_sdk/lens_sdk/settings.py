@@ -76,6 +76,11 @@ class Settings(Value):
         default="auto",
         description="Who rewrites: auto, nano, local, gguf, gguf:FILE, openai, openai:MODEL, none.",
     )
+    system_prompt: Path | None = Field(
+        default=None,
+        description="Instructions for who rewrites: prompt.json of lens optimize, or a .md file; "
+        "its own if left out.",
+    )
     judge: str = Field(
         default="auto", description="Who judges: auto, nano, openai, openai:MODEL, none."
     )
@@ -150,6 +155,10 @@ class Settings(Value):
                 own = OPENAI_PRICES.with_prices(own.prices, date=own.date)
             options["prices"] = own
         return options
+
+    def prompt_for(self, reasoner: object) -> Path | None:
+        """The system prompt of a reasoner that is chosen by name; others have their own or none."""
+        return self.system_prompt if isinstance(reasoner, str) and reasoner != "none" else None
 
     def key(self, environ: Mapping[str, str] = os.environ) -> str | None:
         """The Lens server's key, if there is one."""

@@ -26,7 +26,7 @@ VARIABLES: dict[str, str] = {
 }
 """The environment variable of each setting, by its dotted name."""
 
-_PATHS = frozenset({"prices", "runs", "cache"})
+_PATHS = frozenset({"system_prompt", "prices", "runs", "cache"})
 _PROJECT_MARKS = (".git", "pyproject.toml")
 
 

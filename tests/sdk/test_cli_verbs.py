@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lens_reasoner import GeneratedImage
-from lens_sdk import Settings
+import lens_sdk
+from lens_reasoner import GeneratedImage, PromptSection, SystemPrompt
+from lens_sdk import Lens, Settings
 from lens_sdk.cli import app
 from lens_sdk.doctor import examine
 from lens_sdk.doctor.packages import older
@@ -85,6 +86,34 @@ def test_a_request_is_rewritten() -> None:
     told = json.loads(lens("rewrite", DETAILED, "--json")[0])
     assert (told["refused"], told["request"]) == (False, DETAILED)
     assert "no reasoner" in lens("rewrite", DETAILED, "--reasoner", "none", code=1)[1]
+
+
+def test_a_system_prompt_is_followed_wherever_requests_are_rewritten(alone: Path) -> None:
+    """Only `lens generate` and `build_loop` could be told what `lens optimize` had found."""
+    own, text = alone / "own.md", "two red apples"
+    sections = (PromptSection(name="Task", text="Say what is asked for."),)
+    SystemPrompt(name="own", version="1", sections=sections).save(own)
+
+    def rewriter(*arguments: str) -> str:
+        told = json.loads(lens(*arguments, text, "--json")[0])
+        return str(told.get("rewritten_by") or told["model"])
+
+    usual = rewriter("rewrite")
+    told = rewriter("rewrite", "--system-prompt", "own.md")
+    assert told != usual
+    drawing = (*QUICK, "--judge", "none", "--out", "a.png")
+    assert rewriter("create", *drawing, "--system-prompt", "own.md") == told
+    (alone / "lens.toml").write_text('system_prompt = "own.md"\n')
+    assert {rewriter("create", *drawing), rewriter("generate", *drawing)} == {told}
+    quick = {"judge": None, "width": 64, "height": 48, "num_inference_steps": 1}
+    assert lens_sdk.generate(text, **quick).rewrite.model == told
+    assert lens_sdk.generate(text, system_prompt=None, **quick).rewrite.model == usual
+    assert Lens(judge=None).rewrite(text).model == told
+    # Where nobody rewrites, the setting has nothing to say, and the option is a mistake.
+    lens("judge", "a.png", text)
+    lens("generate", text, *drawing, "--no-reason")
+    refused = lens("create", text, "--system-prompt", "own.md", "--reasoner", "none", code=2)
+    assert "the reasoner is none" in refused[1]
 
 
 def test_a_picture_is_judged_by_what_it_says_of_itself(alone: Path) -> None:

@@ -1,11 +1,16 @@
 """Offline judging on scenes whose truth is known."""
 
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lens_core.nano import COLORS, Scene, brief_caption, render, sample_scene
+from lens_core.nano.checks import Observation
 from lens_reasoner import (
     STRUCTURE,
     AgentLoop,
@@ -19,6 +24,7 @@ from lens_reasoner import (
     RubricWriter,
     Verdict,
 )
+from lens_sdk import nano_judge
 from lens_sdk.nano_judge import NanoJudge, NanoRubricWriter
 
 
@@ -111,3 +117,25 @@ async def test_nothing_known_means_no_score_and_a_note() -> None:
     assert result.best.score is None
     assert result.stop_reason == "unjudged"
     assert "not judged" in result.failures[0].message
+
+
+async def test_judgements_that_wait_hold_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_go_on, observe = threading.Event(), threading.Event(), nano_judge.observe
+
+    def slow(picture: Image.Image) -> Observation:
+        begun.set()
+        assert may_go_on.wait(10)
+        return observe(picture)
+
+    monkeypatch.setattr(nano_judge, "observe", slow)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(3))
+    scene, judge = sample_scene(np.random.default_rng(16)), NanoJudge()
+    rubric = await NanoRubricWriter().write(ImageRequest(text="a cup"))
+    waiting = [asyncio.create_task(judge.judge(_picture(scene), rubric)) for _ in range(4)]
+    try:
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 2) == "free"
+    finally:
+        may_go_on.set()
+        assert len(await asyncio.gather(*waiting)) == 4

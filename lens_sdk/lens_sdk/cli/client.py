@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+import typer
 
 from lens_sdk.cli.console import err
 from lens_sdk.client.lens import AsyncLens
@@ -21,6 +23,7 @@ def command_settings(*, base_url: str | None = None, **options: Any) -> Settings
 
     Raises:
         SettingsError: A value that cannot be used.
+        typer.BadParameter: A part is chosen that would not be used.
     """
     settings = Settings.load(base_url=base_url, **options)
     if settings.base_url and not settings.base_url.startswith(("http://", "https://")):
@@ -28,9 +31,22 @@ def command_settings(*, base_url: str | None = None, **options: Any) -> Settings
             f"base_url = {settings.base_url!r} is no address of a server.",
             hint="Write it as in http://127.0.0.1:8000, in --base-url or the settings.",
         )
+    _refuse_unused(settings, options)
     return settings.model_copy(
         update={"base_url": settings.base_url or None, "runs": settings.runs or DEFAULT_RUNS}
     )
+
+
+def _refuse_unused(settings: Settings, options: Mapping[str, object]) -> None:
+    parts = ("model", "reasoner", "system_prompt", "judge")
+    chosen = [f"--{name.replace('_', '-')}" for name in parts if options.get(name)]
+    if settings.base_url and chosen:
+        raise typer.BadParameter(
+            f"{', '.join(chosen)}: the server at {settings.base_url} works with parts of its own; "
+            'leave it out, or add --base-url "" to work on this machine'
+        )
+    if options.get("system_prompt") and settings.reasoner == "none":
+        raise typer.BadParameter("--system-prompt is for who rewrites, and the reasoner is none")
 
 
 def runs_folder(settings: Settings) -> Path:

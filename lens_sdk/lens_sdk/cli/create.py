@@ -38,6 +38,7 @@ from lens_sdk.cli.options import (
     RunsOption,
     ServerOption,
     SizeOption,
+    SystemPromptOption,
     image_request,
     loop_limits,
 )
@@ -64,6 +65,7 @@ def create(
     max_cost: MaxCostOption = None,
     deadline: DeadlineOption = None,
     reasoner: ReasonerOption = None,
+    system_prompt: SystemPromptOption = None,
     judge: JudgeOption = None,
     base_url: ServerOption = None,
     runs: RunsOption = None,
@@ -91,7 +93,12 @@ def create(
     limits = loop_limits(rounds, max_images, max_cost, deadline)
     check_output(output)
     settings = command_settings(
-        model=model, reasoner=reasoner, judge=judge, base_url=base_url, runs=runs
+        model=model,
+        reasoner=reasoner,
+        system_prompt=system_prompt,
+        judge=judge,
+        base_url=base_url,
+        runs=runs,
     )
     if not settings.base_url:
         check_output(runs_folder(settings))

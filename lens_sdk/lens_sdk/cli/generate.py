@@ -51,6 +51,7 @@ from lens_sdk.cli.options import (
     RoundsHelp,
     SizeOption,
     SpeedOption,
+    SystemPromptOption,
     image_request,
     loop_limits,
     lora_weights,
@@ -113,14 +114,7 @@ def generate(
         Path | None, typer.Option("--cache", help="Folder of results to use again, and to keep in.")
     ] = None,
     reasoner: ReasonerOption = None,
-    system_prompt: Annotated[
-        Path | None,
-        typer.Option(
-            "--system-prompt",
-            help="Instructions for who rewrites: prompt.json of lens optimize, or a .md file.",
-            rich_help_panel=PARTS,
-        ),
-    ] = None,
+    system_prompt: SystemPromptOption = None,
     no_reason: Annotated[
         bool, typer.Option("--no-reason", help="Draw the request as it is.", rich_help_panel=PARTS)
     ] = False,
@@ -215,7 +209,7 @@ def generate(
         cache=settings.cache,
         on_unsupported=lenient,
         provider=settings.provider,
-        system_prompt=system_prompt,
+        system_prompt=system_prompt or settings.prompt_for(settings.reasoner),
     )
     with (
         RunDisplay(err, rewrites=settings.reasoner != "none") as display,

@@ -61,7 +61,9 @@ def judge(
     as_picture(picture)
     criteria = None if rubric is None else load_rubric(rubric)
     text = request or (criteria.request if criteria is not None else _request_of(picture))
-    settings = command_settings(model=model, judge=judge, base_url=base_url, reasoner="none")
+    settings = command_settings(model=model, judge=judge, base_url=base_url).model_copy(
+        update={"reasoner": "none"}
+    )
     found = asyncio.run(_judge(settings, picture, ImageRequest(text=text), criteria))
     score = found.verdict.score
     if as_json:

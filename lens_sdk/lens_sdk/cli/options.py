@@ -70,6 +70,15 @@ OutOption = Annotated[
     Path, typer.Option("--out", "-o", help="Where to save: a folder, or a file ending in .png.")
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Save every picture, not only the best.")]
+SystemPromptOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--system-prompt",
+        help="Instructions for who rewrites: prompt.json of lens optimize, or a .md file.",
+        show_default=SETTING,
+        rich_help_panel=PARTS,
+    ),
+]
 ServerOption = Annotated[
     str | None,
     typer.Option(

@@ -20,7 +20,13 @@ from lens_sdk.cli.console import (
     print_json,
     reports_errors,
 )
-from lens_sdk.cli.options import NegativeOption, RatioOption, ServerOption, image_request
+from lens_sdk.cli.options import (
+    NegativeOption,
+    RatioOption,
+    ServerOption,
+    SystemPromptOption,
+    image_request,
+)
 from lens_sdk.settings import Settings
 
 
@@ -28,6 +34,7 @@ from lens_sdk.settings import Settings
 def rewrite(
     request: Annotated[str, typer.Argument(help="What the picture should show.")],
     reasoner: ReasonerOption = None,
+    system_prompt: SystemPromptOption = None,
     model: GeneratorOption = None,
     aspect_ratio: RatioOption = None,
     negative_prompt: NegativeOption = "",
@@ -39,7 +46,9 @@ def rewrite(
     Example: lens rewrite "four purple fish"
     """
     asked = image_request(request, aspect_ratio=aspect_ratio, negative_prompt=negative_prompt)
-    settings = command_settings(model=model, reasoner=reasoner, base_url=base_url, judge="none")
+    settings = command_settings(
+        model=model, reasoner=reasoner, system_prompt=system_prompt, base_url=base_url
+    ).model_copy(update={"judge": "none"})
     outcome = asyncio.run(_rewrite(settings, asked))
     if as_json:
         print_json({"refused": isinstance(outcome, Refused), **outcome.model_dump(mode="json")})

@@ -25,7 +25,13 @@ from lens_sdk.cli.console import (
 )
 from lens_sdk.cli.following import Followed, follow, tell
 from lens_sdk.cli.generate import DEFAULT_FOLDER
-from lens_sdk.cli.options import AllOption, OutOption, RunsOption, ServerOption
+from lens_sdk.cli.options import (
+    AllOption,
+    OutOption,
+    RunsOption,
+    ServerOption,
+    SystemPromptOption,
+)
 from lens_sdk.cli.recorded import print_run, recorded_run, recorded_runs, run_values
 from lens_sdk.cli.saving import check_output
 
@@ -120,6 +126,7 @@ def resume_run(
     name: RunArgument = LATEST,
     model: GeneratorOption = None,
     reasoner: ReasonerOption = None,
+    system_prompt: SystemPromptOption = None,
     judge: JudgeOption = None,
     base_url: ServerOption = None,
     folder: RunsOption = None,
@@ -133,7 +140,12 @@ def resume_run(
     """
     check_output(output)
     settings = command_settings(
-        model=model, reasoner=reasoner, judge=judge, base_url=base_url, runs=folder
+        model=model,
+        reasoner=reasoner,
+        system_prompt=system_prompt,
+        judge=judge,
+        base_url=base_url,
+        runs=folder,
     )
     followed = asyncio.run(_resume(settings, name))
     tell(out, followed, output, keep_all=keep_all, as_json=as_json)

@@ -16,7 +16,7 @@ from lens_sdk.cli.console import (
     err,
     reports_errors,
 )
-from lens_sdk.cli.options import FeatureCacheOption, MemoryOption, SpeedOption
+from lens_sdk.cli.options import FeatureCacheOption, MemoryOption, SpeedOption, SystemPromptOption
 from lens_sdk.cli.saving import check_output
 from lens_sdk.errors import SdkError
 
@@ -48,6 +48,7 @@ def serve(
         typer.Option("--studies", help="Prompt studies to show; FOLDER/studies if left out."),
     ] = None,
     reasoner: ReasonerOption = None,
+    system_prompt: SystemPromptOption = None,
     judge: JudgeOption = None,
     max_waiting: Annotated[
         int, typer.Option("--max-waiting", min=1, help="Most pictures in work or waiting.")
@@ -86,6 +87,7 @@ def serve(
         if error.name not in _PACKAGES:
             raise
         raise MissingPackagesError("The server", (error.name,), extra="server") from error
+    from lens_prompt_opt import load_system_prompt
     from lens_sdk.settings import Settings
 
     if not ray and (replicas > 1 or gpus_per_replica is not None or ray_address is not None):
@@ -93,9 +95,11 @@ def serve(
     settings = Settings.load(model=model, reasoner=reasoner, judge=judge)
     keys = ApiKeys() if api_key_file is None else ApiKeys.read(api_key_file)
     check_address(host, keys)
+    prompt = system_prompt or settings.prompt_for(settings.reasoner)
     choices = ServerChoices(
         model=settings.model,
         reasoner=settings.reasoner,
+        system_prompt=None if prompt is None else load_system_prompt(prompt),
         judge=settings.judge,
         rubric_writer=settings.rubric,
         provider=settings.provider,

@@ -62,6 +62,7 @@ class AsyncLens:
         reasoner: PartChoice | Reasoner | FromSettings | None = FROM_SETTINGS,
         judge: PartChoice | Judge | FromSettings | None = FROM_SETTINGS,
         rubric_writer: PartChoice | RubricWriter | None = None,
+        system_prompt: SystemPrompt | str | Path | FromSettings | None = FROM_SETTINGS,
         folder: str | Path | FromSettings | None = FROM_SETTINGS,
         cache: Cache | str | Path | FromSettings | None = FROM_SETTINGS,
         timeouts: Timeouts | None = None,
@@ -71,13 +72,14 @@ class AsyncLens:
         """Choose where calls are carried out; what is not given comes from the settings.
 
         Args:
-            model: In this process: see `lens_sdk.build_loop`. Not used with a server.
+            model: In this process: see `lens_sdk.build_loop`.
             base_url: A server, such as "http://127.0.0.1:8000". Without one in the settings either,
                 or with "" here, everything is done in this process.
             api_key: The server's key.
             reasoner: In this process: see `lens_sdk.build_loop`.
             judge: In this process: see `lens_sdk.build_loop`.
             rubric_writer: In this process: see `lens_sdk.build_loop`.
+            system_prompt: In this process: see `lens_sdk.build_loop`.
             folder: In this process: where runs are recorded; None records none.
             cache: In this process: where results are kept for other runs; None keeps none.
             timeouts: How long a server may take.
@@ -86,6 +88,7 @@ class AsyncLens:
 
         Raises:
             ReasonerError: As `lens_sdk.build_loop` does; `SettingsError` for the settings.
+            LoopConfigError: A part for this process is given, and the address of a server.
         """
         known = settings or Settings.load(max_retries=max_retries)
         url = known.base_url if base_url is None else base_url
@@ -97,6 +100,14 @@ class AsyncLens:
         }
         self._backend: Backend
         if url:
+            if base_url:
+                _check_for_server(
+                    model=model or FROM_SETTINGS,
+                    reasoner=reasoner,
+                    judge=judge,
+                    rubric_writer=rubric_writer or FROM_SETTINGS,
+                    system_prompt=system_prompt,
+                )
             from lens_sdk.client.remote import RemoteBackend
 
             self._backend = RemoteBackend(
@@ -112,6 +123,7 @@ class AsyncLens:
                 rubric_writer=known.rubric if rubric_writer is None else rubric_writer,
                 folder=given_or(folder, known.runs),
                 cache=given_or(cache, known.cache),
+                system_prompt=given_or(system_prompt, known.prompt_for(self._choices["reasoner"])),
             )
         self.images = AsyncImages(self._backend)
         self.runs = AsyncRuns(self._backend)
@@ -250,6 +262,15 @@ class AsyncLens:
         await self.close()
 
 
+def _check_for_server(**parts: object) -> None:
+    given = [name for name, part in parts.items() if part is not FROM_SETTINGS]
+    if given:
+        raise LoopConfigError(
+            f"{', '.join(given)} and base_url are given, and a server works with parts of its own.",
+            hint='Leave one or the other out; base_url="" is this process.',
+        )
+
+
 def _here(
     choices: Mapping[str, Any],
     known: Settings,
@@ -257,6 +278,7 @@ def _here(
     rubric_writer: PartChoice | RubricWriter,
     folder: str | Path | None,
     cache: Cache | str | Path | None,
+    system_prompt: SystemPrompt | str | Path | None,
 ) -> Backend:
     """What carries out calls in this process."""
     from lens_sdk.client.local import LocalBackend
@@ -269,6 +291,7 @@ def _here(
         judge=choices["judge"],
         rubric_writer=rubric_writer,
         provider=known.provider,
+        system_prompt=system_prompt,
     )
     return LocalBackend(
         parts,

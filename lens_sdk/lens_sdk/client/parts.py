@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from lens_reasoner import AgentLoop, Cache, Generator, Judge, LoopLimits, Reasoner, RubricWriter
+from pathlib import Path
+
+from lens_reasoner import (
+    AgentLoop,
+    Cache,
+    Generator,
+    Judge,
+    LoopLimits,
+    Reasoner,
+    RubricWriter,
+    SystemPrompt,
+)
 from lens_reasoner.openai_connection import ConnectionOptions
 from lens_reasoner.parts import LoopParts
 from lens_sdk.local import LocalLensGenerator
@@ -23,6 +34,7 @@ def choose_parts(
     judge: PartChoice | Judge | None = "auto",
     rubric_writer: PartChoice | RubricWriter | None = None,
     provider: ConnectionOptions | None = None,
+    system_prompt: SystemPrompt | str | Path | None = None,
 ) -> LoopParts:
     """The parts that `lens_sdk.build_loop` would put together; see there.
 
@@ -30,10 +42,15 @@ def choose_parts(
         ReasonerError: As `build_loop` does.
     """
     runtime = generator.runtime if isinstance(generator, LocalLensGenerator) else None
+    chosen_reasoner = choose_reasoner(reasoner, runtime, provider)
+    if system_prompt is not None:
+        from lens_sdk.system_prompts import prompted
+
+        chosen_reasoner = prompted(chosen_reasoner, system_prompt)
     chosen_judge, writer = choose_judge(judge, runtime, provider)
     return LoopParts(
         generator=generator,
-        reasoner=choose_reasoner(reasoner, runtime, provider),
+        reasoner=chosen_reasoner,
         judge=chosen_judge,
         rubric_writer=choose_rubric_writer(rubric_writer, provider) or writer,
         fidelity_checker=choose_fidelity_checker("auto", judge, runtime, provider),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lens_reasoner import Generator
+from lens_reasoner import Generator, SystemPrompt
 from lens_reasoner.openai_connection import ConnectionOptions
 from lens_reasoner.parts import LoopParts
 from lens_sdk.client.parts import choose_parts
@@ -61,6 +61,7 @@ class ServerChoices:
 
     model: str = DEFAULT_MODEL
     reasoner: str = "auto"
+    system_prompt: SystemPrompt | None = None
     judge: str = "auto"
     rubric_writer: str = "auto"
     provider: ConnectionOptions | None = None
@@ -82,6 +83,7 @@ class ServerChoices:
         parts = serving_parts(
             self.model,
             reasoner=self.reasoner,
+            system_prompt=self.system_prompt,
             judge=self.judge,
             rubric_writer=self.rubric_writer,
             provider=self.provider,
@@ -96,6 +98,7 @@ def serving_parts(
     model: str | Generator = DEFAULT_MODEL,
     *,
     reasoner: str = "auto",
+    system_prompt: SystemPrompt | None = None,
     judge: str = "auto",
     rubric_writer: str = "auto",
     provider: ConnectionOptions | None = None,
@@ -108,6 +111,7 @@ def serving_parts(
     Args:
         model: See `lens_sdk.build_loop`.
         reasoner: See `lens_sdk.build_loop`.
+        system_prompt: See `lens_sdk.build_loop`.
         judge: See `lens_sdk.build_loop`.
         rubric_writer: See `lens_sdk.build_loop`.
         provider: See `lens_sdk.build_loop`.
@@ -126,6 +130,7 @@ def serving_parts(
     return choose_parts(
         batching(generator),
         reasoner=reasoner,
+        system_prompt=system_prompt,
         judge=judge,
         rubric_writer=rubric_writer,
         provider=provider,
