@@ -42,6 +42,17 @@ def refuse_float16(dtype: torch.dtype | None, what: str) -> None:
         )
 
 
+def refuse_float16_autocast(device: torch.device) -> None:
+    """Refuse to compute in float16 whatever the weights are in; it is autocast's default on GPUs.
+
+    Raises:
+        PrecisionError: `torch.autocast` is on for the device, with float16.
+    """
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        refuse_float16(torch.get_autocast_dtype(kind), f"torch.autocast({kind!r})")
+
+
 def check_dtype(dtype: torch.dtype) -> None:
     """Check a precision that weights are to be loaded in.
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lens_core import pipeline_inputs as inputs
 from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, Fit, cut_end, cut_words
+from lens_core.checkpoint_files import refuse_float16_autocast
 from lens_core.conditioning import TextConditioner, TextRequest
 from lens_core.errors import ParameterError
 from lens_core.latents import decode_tokens
@@ -243,6 +244,7 @@ class LensPipeline(LoadablePipeline):
             NonFiniteError: NaN in the latents; names the step.
         """
         check_precision(transformer=self.transformer, text_encoder=self.text_encoder, vae=self.vae)
+        refuse_float16_autocast(self._execution_device)
         start = StartingPictures.read(image, mask_image, strength, mask_feather)
         call = self._call(
             sizes=self._sizes(height, width, size, start),

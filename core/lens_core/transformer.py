@@ -19,7 +19,13 @@ from torch import Tensor, nn
 
 from lens_core.blocks import LensTimeEmbedding, LensTransformerBlock
 from lens_core.branch import Branch, BranchCache
-from lens_core.checkpoint_files import check_stored, read_config, read_headers, refuse_float16
+from lens_core.checkpoint_files import (
+    check_stored,
+    read_config,
+    read_headers,
+    refuse_float16,
+    refuse_float16_autocast,
+)
 from lens_core.errors import CheckpointError, ComponentError, ParameterError, PrecisionError
 from lens_core.modulation import ModulationTable, ModulationTableMixin
 from lens_core.prediction import Prediction, predict_plainly
@@ -130,7 +136,7 @@ class LensTransformer2DModel(
 
         Raises:
             ParameterError: Shapes that do not fit each other, or `attention_kwargs`.
-            PrecisionError: float16 input; Lens overflows it.
+            PrecisionError: float16 input or autocast; Lens overflows it.
         """
         if attention_kwargs:
             raise ParameterError(
@@ -192,6 +198,7 @@ class LensTransformer2DModel(
         return (model, report) if wants_report else model
 
     def _check_image(self, image: Tensor, tokens: int) -> None:
+        refuse_float16_autocast(image.device)
         if image.dtype == torch.float16:
             raise PrecisionError(
                 "float16 overflows in Lens (values reach 139,000, the format ends at 65,504): "

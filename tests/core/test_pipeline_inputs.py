@@ -267,6 +267,21 @@ def test_float16_components_are_refused(pipeline: LensPipeline) -> None:
         later("a red cup")
 
 
+@pytest.mark.filterwarnings("ignore:Mismatch dtype")
+def test_float16_autocast_is_refused_and_bfloat16_is_not(pipeline: LensPipeline) -> None:
+    read: list[object] = []
+    hook = pipeline.text_encoder.register_forward_pre_hook(lambda *_: read.append(_))
+    with torch.autocast("cpu", torch.float16):
+        with pytest.raises(PrecisionError, match=r"torch\.autocast\('cpu'\) is in float16"):
+            pipeline("a red cup")
+        with pytest.raises(PrecisionError, match="autocast"):
+            pipeline.transformer(torch.zeros(1, 4, 16), None, None, torch.ones(1), [(1, 2, 2)])
+    hook.remove()
+    assert not read
+    with torch.autocast("cpu", torch.bfloat16):
+        pipeline("a red cup", num_inference_steps=1)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
