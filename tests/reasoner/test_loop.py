@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from contextlib import aclosing
 
 import pytest
 from PIL import Image
@@ -10,75 +9,24 @@ from pydantic import ValidationError
 
 from lens_reasoner import (
     AgentLoop,
-    BlockingGenerator,
-    Capabilities,
     ChatError,
-    Criterion,
-    CriterionVerdict,
     Finished,
     FunctionGenerator,
-    GeneratedImage,
-    GeneratorError,
     ImageReady,
     ImageRequest,
-    JudgeError,
     LLMReasoner,
     LLMRubricWriter,
     LoopConfigError,
     LoopLimits,
     RewriteDone,
-    Rubric,
     RubricJudge,
-    StageFailed,
     Started,
-    Step,
-    StepProgress,
     UnsupportedSettingError,
     Usage,
-    Verdict,
     fold_events,
     run_sync,
 )
-
-REQUEST = ImageRequest(text="a red square", seed=40, num_images=2)
-PROMPT = "A red square fills the picture."
-RUBRIC = Rubric(
-    request="a red square",
-    criteria=(
-        Criterion(name="red", kind="color", question="Is it red?"),
-        Criterion(name="square", kind="object", question="Is it a square?"),
-    ),
-)
-
-
-def _paint(prompt: str, seed: int) -> Image.Image:
-    return Image.new("RGB", (8, 8), (seed, 0, 0))
-
-
-class RednessJudge:
-    """Looks at the pixels: "red" from a brightness of `threshold` on; "square" always."""
-
-    name = "redness"
-
-    def __init__(self, threshold: int, broken: tuple[int, ...] = ()) -> None:
-        self.threshold = threshold
-        self.broken = broken
-
-    async def judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
-        await asyncio.sleep(0)
-        red = image.image.getpixel((0, 0))[0]
-        if red in self.broken:
-            raise JudgeError(f"blind to {red}", usage=Usage.zero(), hint="glasses")
-        answers = {"red": "yes" if red >= self.threshold else "no"}
-        return Verdict(
-            image_sha256=image.sha256,
-            verdicts=tuple(
-                CriterionVerdict(criterion=c.name, answer=answers.get(c.name, "yes"))
-                for c in rubric.criteria
-            ),
-            judge=self.name,
-            usage=Usage.zero(),
-        )
+from redness import PROMPT, REQUEST, RUBRIC, RednessJudge, paint
 
 
 def _llm(server, refuse: bool = False):
@@ -113,7 +61,7 @@ def _llm(server, refuse: bool = False):
 async def test_from_request_to_best_picture_over_the_wire(server, secret) -> None:
     chat = _llm(server)
     loop = AgentLoop(
-        generator=FunctionGenerator(_paint),
+        generator=FunctionGenerator(paint),
         reasoner=LLMReasoner(chat),
         judge=RubricJudge(chat),
         rubric_writer=LLMRubricWriter(chat),
@@ -143,7 +91,7 @@ async def test_from_request_to_best_picture_over_the_wire(server, secret) -> Non
 
 
 async def test_run_gives_what_the_stream_tells() -> None:
-    loop = AgentLoop(generator=FunctionGenerator(_paint), judge=RednessJudge(41))
+    loop = AgentLoop(generator=FunctionGenerator(paint), judge=RednessJudge(41))
     result = await loop.run(REQUEST, rubric=RUBRIC)
     folded = fold_events([event async for event in loop.stream(REQUEST, rubric=RUBRIC)])
     assert result.candidates[1].verdict == folded.candidates[1].verdict
@@ -156,7 +104,7 @@ async def test_run_gives_what_the_stream_tells() -> None:
 
 async def test_rounds_go_on_with_new_seeds_until_the_target() -> None:
     loop = AgentLoop(
-        generator=FunctionGenerator(_paint), judge=RednessJudge(44), limits=LoopLimits(max_rounds=5)
+        generator=FunctionGenerator(paint), judge=RednessJudge(44), limits=LoopLimits(max_rounds=5)
     )
     result = await loop.run(REQUEST, rubric=RUBRIC)
     assert [(c.round, c.image.seed) for c in result.candidates] == [
@@ -165,13 +113,13 @@ async def test_rounds_go_on_with_new_seeds_until_the_target() -> None:
     assert result.best.image.seed == 44
     assert result.stop_reason == "target_reached"
     never = AgentLoop(
-        generator=FunctionGenerator(_paint), judge=RednessJudge(99), limits=LoopLimits(max_rounds=2)
+        generator=FunctionGenerator(paint), judge=RednessJudge(99), limits=LoopLimits(max_rounds=2)
     )
     result = await never.run(REQUEST, rubric=RUBRIC)
     assert len(result.candidates) == 4
     assert (result.stop_reason, result.best_index) == ("max_rounds", 0)
     easy = AgentLoop(
-        generator=FunctionGenerator(_paint),
+        generator=FunctionGenerator(paint),
         judge=RednessJudge(99),
         limits=LoopLimits(max_rounds=5, target_score=0.5),
     )
@@ -181,7 +129,7 @@ async def test_rounds_go_on_with_new_seeds_until_the_target() -> None:
 async def test_a_refusal_draws_nothing(server) -> None:
     chat = _llm(server, refuse=True)
     loop = AgentLoop(
-        generator=FunctionGenerator(_paint),
+        generator=FunctionGenerator(paint),
         reasoner=LLMReasoner(chat),
         judge=RubricJudge(chat),
         rubric_writer=LLMRubricWriter(chat),
@@ -195,7 +143,7 @@ async def test_a_refusal_draws_nothing(server) -> None:
 
 async def test_without_reasoner_and_judge_the_words_are_drawn_once() -> None:
     result = await AgentLoop(
-        generator=FunctionGenerator(_paint), limits=LoopLimits(max_rounds=3)
+        generator=FunctionGenerator(paint), limits=LoopLimits(max_rounds=3)
     ).run(REQUEST)
     assert len(result.candidates) == 2
     assert result.best.image.prompt == REQUEST.text
@@ -205,7 +153,7 @@ async def test_without_reasoner_and_judge_the_words_are_drawn_once() -> None:
 
 async def test_a_failing_judge_is_a_missing_score_and_loses_no_picture() -> None:
     loop = AgentLoop(
-        generator=FunctionGenerator(_paint),
+        generator=FunctionGenerator(paint),
         judge=RednessJudge(99, broken=(40,)),
         limits=LoopLimits(max_rounds=1),
     )
@@ -221,7 +169,7 @@ async def test_a_failing_judge_is_a_missing_score_and_loses_no_picture() -> None
 async def test_a_judge_outage_is_recorded_and_ends_the_rounds(server) -> None:
     server.answer = lambda _: server.error(503, "overloaded")
     loop = AgentLoop(
-        generator=FunctionGenerator(_paint),
+        generator=FunctionGenerator(paint),
         judge=RubricJudge(server.chat()),
         limits=LoopLimits(max_rounds=4),
     )
@@ -237,7 +185,7 @@ async def test_a_judge_outage_is_recorded_and_ends_the_rounds(server) -> None:
 async def test_a_rubric_that_cannot_be_written_leaves_pictures_unjudged(server) -> None:
     server.answer = lambda _: server.text("chat", "no rubric")
     loop = AgentLoop(
-        generator=FunctionGenerator(_paint),
+        generator=FunctionGenerator(paint),
         judge=RednessJudge(0),
         rubric_writer=LLMRubricWriter(server.chat()),
         limits=LoopLimits(max_rounds=3),
@@ -261,114 +209,8 @@ async def test_a_failing_reasoner_ends_the_run_before_anything_is_drawn(server) 
     assert not drawn
 
 
-def _failing_at(bad_seed: int):
-    def paint(prompt: str, seed: int) -> Image.Image:
-        if seed == bad_seed:
-            raise ValueError("out of paint")
-        return _paint(prompt, seed)
-
-    return FunctionGenerator(paint, name="painter")
-
-
-async def test_a_generator_that_fails_at_once_raises_its_cause() -> None:
-    with pytest.raises(GeneratorError, match=r"'painter' failed.*out of paint") as caught:
-        await AgentLoop(generator=_failing_at(40)).run(REQUEST)
-    assert isinstance(caught.value.__cause__, ValueError)
-
-
-async def test_a_generator_that_fails_later_keeps_what_is_there() -> None:
-    loop = AgentLoop(
-        generator=_failing_at(41), judge=RednessJudge(99), limits=LoopLimits(max_rounds=3)
-    )
-    result = await loop.run(REQUEST, rubric=RUBRIC)
-    assert [c.image.seed for c in result.candidates] == [40]
-    assert result.best.score == 0.5
-    assert result.stop_reason == "generator_failed"
-    assert [f.stage for f in result.failures] == ["generate"]
-
-
-class Batches(BlockingGenerator):
-    """Draws up to two pictures per call, one too few when told so."""
-
-    name = "batches"
-    capabilities = Capabilities(seed=True, max_images=2)
-
-    def __init__(self, forget: bool = False) -> None:
-        super().__init__()
-        self.forget = forget
-        self.calls: list[list[int]] = []
-
-    def draw(self, prompt, *, seeds, settings, on_step):
-        self.calls.append(list(seeds))
-        for step in (1, 2, 3):
-            on_step(StepProgress(step=step, total=3))
-        pictures = [
-            GeneratedImage.from_pil(
-                _paint(prompt, seed), prompt=prompt, seed=seed, settings=settings, generator="b"
-            )
-            for seed in seeds
-        ]
-        return pictures[:1] if self.forget else pictures
-
-
-async def test_batches_respect_the_limit_and_number_their_steps() -> None:
-    generator = Batches()
-    request = REQUEST.model_copy(update={"num_images": 5})
-    events = [event async for event in AgentLoop(generator=generator).stream(request)]
-    assert generator.calls == [[40, 41], [42, 43], [44]]
-    steps = [(e.index, e.step) for e in events if isinstance(e, Step)]
-    assert steps == [(i, s) for i in (0, 2, 4) for s in (1, 2, 3)]
-    ready = [e.index for e in events if isinstance(e, ImageReady)]
-    assert ready == [0, 1, 2, 3, 4]
-    first_picture = next(i for i, e in enumerate(events) if isinstance(e, ImageReady))
-    assert sum(isinstance(e, Step) for e in events[:first_picture]) == 3
-
-
-async def test_a_picture_too_few_is_a_failure_but_the_picture_is_kept() -> None:
-    events = [e async for e in AgentLoop(generator=Batches(forget=True)).stream(REQUEST)]
-    assert sum(isinstance(e, ImageReady) for e in events) == 1
-    (failed,) = [e for e in events if isinstance(e, StageFailed)]
-    assert "1 pictures for 2 seeds" in failed.failure.message
-    assert events[-1].stop_reason == "generator_failed"
-
-
-async def test_pictures_are_handed_out_before_judging_begins() -> None:
-    seen: list[str] = []
-
-    class Watching(RednessJudge):
-        async def judge(self, image, rubric):
-            await asyncio.wait_for(handed_out.wait(), 5)
-            return await super().judge(image, rubric)
-
-    handed_out = asyncio.Event()
-    loop = AgentLoop(generator=FunctionGenerator(_paint), judge=Watching(0))
-    async for event in loop.stream(REQUEST, rubric=RUBRIC):
-        seen.append(type(event).__name__)
-        if seen.count("ImageReady") == 2:
-            handed_out.set()
-    assert seen[-1] == "Finished"
-
-
-async def test_leaving_the_stream_ends_the_drawing() -> None:
-    drawn: list[int] = []
-
-    def slow(prompt: str, seed: int) -> Image.Image:
-        drawn.append(seed)
-        return _paint(prompt, seed)
-
-    request = REQUEST.model_copy(update={"num_images": 200})
-    loop = AgentLoop(generator=FunctionGenerator(slow))
-    async with aclosing(loop.stream(request)) as events:
-        async for event in events:
-            if isinstance(event, ImageReady):
-                break
-    after = len(drawn)
-    await asyncio.sleep(0.1)
-    assert len(drawn) <= after + 1 < 200
-
-
 async def test_what_cannot_be_drawn_is_told_before_anything_is_paid_for(server) -> None:
-    loop = AgentLoop(generator=FunctionGenerator(_paint), reasoner=LLMReasoner(_llm(server)))
+    loop = AgentLoop(generator=FunctionGenerator(paint), reasoner=LLMReasoner(_llm(server)))
     with pytest.raises(UnsupportedSettingError, match="num_inference_steps"):
         await loop.run(ImageRequest(text="a", num_inference_steps=3))
     assert not server.calls
@@ -392,7 +234,7 @@ def test_limits_are_checked(limits) -> None:
 
 
 async def test_criteria_need_a_source() -> None:
-    loop = AgentLoop(generator=FunctionGenerator(_paint), judge=RednessJudge(0))
+    loop = AgentLoop(generator=FunctionGenerator(paint), judge=RednessJudge(0))
     with pytest.raises(LoopConfigError, match="no criteria"):
         await loop.run(REQUEST)
 
@@ -415,13 +257,13 @@ async def test_seeds_past_the_largest_begin_again() -> None:
 
 
 def test_plain_code_can_run_it_many_times(server) -> None:
-    loop = AgentLoop(generator=FunctionGenerator(_paint), reasoner=LLMReasoner(_llm(server)))
+    loop = AgentLoop(generator=FunctionGenerator(paint), reasoner=LLMReasoner(_llm(server)))
     for _ in range(2):
         assert loop.run_sync(REQUEST).rewrite.prompt == PROMPT
 
 
 async def test_a_notebook_can_run_it_inside_its_own_loop() -> None:
-    result = AgentLoop(generator=FunctionGenerator(_paint)).run_sync(REQUEST)
+    result = AgentLoop(generator=FunctionGenerator(paint)).run_sync(REQUEST)
     assert len(result.candidates) == 2
 
 
@@ -439,7 +281,7 @@ def test_run_sync_hands_on_errors_and_refuses_to_wait_for_itself() -> None:
 
 
 async def test_types_of_the_last_and_first_events() -> None:
-    events = [e async for e in AgentLoop(generator=FunctionGenerator(_paint)).stream(REQUEST)]
+    events = [e async for e in AgentLoop(generator=FunctionGenerator(paint)).stream(REQUEST)]
     assert isinstance(events[0], Started)
     assert isinstance(events[-1], Finished)
     assert not any(isinstance(e, RewriteDone) for e in events)
