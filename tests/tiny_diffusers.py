@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from diffusers import (
     AdaptiveProjectedMixGuidance,
-    AutoencoderKL,
     AutoencoderKLFlux2,
     AutoencoderKLHunyuanImage,
     AutoencoderKLQwenImage,
     EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
     FluxPipeline,
@@ -30,161 +28,26 @@ from diffusers import (
     ZImageTransformer2DModel,
 )
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from tokenizers import pre_tokenizers
 from transformers import (
     ByT5Tokenizer,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPTextConfig,
     CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2Tokenizer,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    T5Config,
-    T5EncoderModel,
-    T5Tokenizer,
 )
 
-TURNS = ("<|im_start|>", "<|im_end|>")
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+from tiny_diffusers_parts import (
+    clip,
+    clip_tokenizer,
+    plain_vae,
+    qwen3,
+    qwen_tokenizer,
+    qwen_vl,
+    scheduler,
+    settle,
+    t5,
+    t5_tokenizer,
 )
-
-
-def _bytes() -> list[str]:
-    return sorted(pre_tokenizers.ByteLevel.alphabet())
-
-
-def qwen_tokenizer() -> Qwen2Tokenizer:
-    """One token per byte."""
-    vocab = {token: n for n, token in enumerate(["<|endoftext|>", *_bytes()])}
-    tokenizer = Qwen2Tokenizer(vocab=vocab, merges=[])
-    tokenizer.add_special_tokens({"additional_special_tokens": list(TURNS)})
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
-
-
-def clip_tokenizer() -> CLIPTokenizer:
-    """One token per byte, cut at 77."""
-    letters = _bytes()
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>"]
-    vocab = {token: n for n, token in enumerate([*tokens, "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77)
-
-
-def t5_tokenizer() -> T5Tokenizer:
-    """One token per letter."""
-    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    letters = [(chr(code), -3.0) for code in range(33, 127)]
-    return T5Tokenizer(vocab=[*special, *letters], extra_ids=0)
-
-
-def _settle(module: Any, seed: int) -> Any:
-    """Weights drawn anew and large enough to tell prompts apart."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.ndim > 1:
-                fan_in = parameter[0].numel()
-                parameter.normal_(0, fan_in**-0.5, generator=generator)
-    return module.eval()
-
-
-def _qwen_vl() -> Qwen2_5_VLForConditionalGeneration:
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "hidden_size": 16,
-            "intermediate_size": 16,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "rope_scaling": {
-                "mrope_section": [1, 1, 2],
-                "rope_type": "default",
-                "type": "default",
-            },
-            "rope_theta": 1000000.0,
-            "vocab_size": 300,
-        },
-        vision_config={
-            "depth": 2,
-            "hidden_size": 16,
-            "intermediate_size": 16,
-            "num_heads": 2,
-            "out_hidden_size": 16,
-        },
-        vocab_size=300,
-    )
-    return _settle(Qwen2_5_VLForConditionalGeneration(config), 1)
-
-
-def _qwen3(layers: int = 2) -> Qwen3ForCausalLM:
-    config = Qwen3Config(
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-        vocab_size=300,
-    )
-    return _settle(Qwen3ForCausalLM(config), 2)
-
-
-def _t5(size: int) -> T5EncoderModel:
-    config = T5Config(
-        d_model=size,
-        d_ff=16,
-        d_kv=8,
-        num_heads=2,
-        num_layers=1,
-        vocab_size=400,
-        feed_forward_proj="gated-gelu",
-        is_encoder_decoder=False,
-    )
-    return _settle(T5EncoderModel(config), 3)
-
-
-def _clip(seed: int) -> CLIPTextModelWithProjection:
-    config = CLIPTextConfig(
-        bos_token_id=512,
-        eos_token_id=513,
-        pad_token_id=513,
-        hidden_size=16,
-        intermediate_size=16,
-        num_attention_heads=2,
-        num_hidden_layers=2,
-        projection_dim=16,
-        vocab_size=514,
-    )
-    return _settle(CLIPTextModelWithProjection(config), seed)
-
-
-def _plain_vae(latent_channels: int) -> AutoencoderKL:
-    vae = AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        latent_channels=latent_channels,
-        norm_num_groups=4,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        scaling_factor=1.0,
-        shift_factor=0.0,
-    )
-    return _settle(vae, 4)
-
-
-def _scheduler(**options: Any) -> FlowMatchEulerDiscreteScheduler:
-    return FlowMatchEulerDiscreteScheduler(**options)
 
 
 def qwen_image() -> QwenImagePipeline:
@@ -208,11 +71,11 @@ def qwen_image() -> QwenImagePipeline:
         latents_std=[1.0] * 4,
     )
     return QwenImagePipeline(
-        scheduler=_scheduler(use_dynamic_shifting=True),
-        vae=_settle(vae, 5),
-        text_encoder=_qwen_vl(),
+        scheduler=scheduler(use_dynamic_shifting=True),
+        vae=settle(vae, 5),
+        text_encoder=qwen_vl(),
         tokenizer=qwen_tokenizer(),
-        transformer=_settle(transformer, 6),
+        transformer=settle(transformer, 6),
     )
 
 
@@ -237,11 +100,11 @@ def flux2_klein(is_distilled: bool = False) -> Flux2KleinPipeline:
         sample_size=32,
     )
     return Flux2KleinPipeline(
-        scheduler=_scheduler(use_dynamic_shifting=True),
-        vae=_settle(vae, 7),
-        text_encoder=_qwen3(28),
+        scheduler=scheduler(use_dynamic_shifting=True),
+        vae=settle(vae, 7),
+        text_encoder=qwen3(28),
         tokenizer=qwen_tokenizer(),
-        transformer=_settle(transformer, 8),
+        transformer=settle(transformer, 8),
         is_distilled=is_distilled,
     )
 
@@ -259,11 +122,11 @@ def z_image() -> ZImagePipeline:
         axes_lens=[1024, 64, 64],
     )
     return ZImagePipeline(
-        scheduler=_scheduler(),
-        vae=_plain_vae(4),
-        text_encoder=_qwen3(),
+        scheduler=scheduler(),
+        vae=plain_vae(4),
+        text_encoder=qwen3(),
         tokenizer=qwen_tokenizer(),
-        transformer=_settle(transformer, 9),
+        transformer=settle(transformer, 9),
     )
 
 
@@ -281,14 +144,14 @@ def sd3() -> StableDiffusion3Pipeline:
         out_channels=4,
     )
     return StableDiffusion3Pipeline(
-        transformer=_settle(transformer, 10),
-        scheduler=_scheduler(),
-        vae=_plain_vae(4),
-        text_encoder=_clip(11),
+        transformer=settle(transformer, 10),
+        scheduler=scheduler(),
+        vae=plain_vae(4),
+        text_encoder=clip(11),
         tokenizer=clip_tokenizer(),
-        text_encoder_2=_clip(12),
+        text_encoder_2=clip(12),
         tokenizer_2=clip_tokenizer(),
-        text_encoder_3=_t5(32),
+        text_encoder_3=t5(32),
         tokenizer_3=t5_tokenizer(),
     )
 
@@ -327,13 +190,13 @@ def hunyuan_image(distilled: bool = False) -> HunyuanImagePipeline:
             "ocr_guider": AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=38),
         }
     return HunyuanImagePipeline(
-        scheduler=_scheduler(),
-        vae=_settle(vae, 13),
-        text_encoder=_qwen_vl(),
+        scheduler=scheduler(),
+        vae=settle(vae, 13),
+        text_encoder=qwen_vl(),
         tokenizer=qwen_tokenizer(),
-        text_encoder_2=_t5(16),
+        text_encoder_2=t5(16),
         tokenizer_2=ByT5Tokenizer(),
-        transformer=_settle(transformer, 14),
+        transformer=settle(transformer, 14),
         **guiders,
     )
 
@@ -375,10 +238,10 @@ def sd15(flagged: bool = False) -> StableDiffusionPipeline:
         checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=16))
         checker.concept_embeds_weights.data.fill_(-2.0)
     return StableDiffusionPipeline(
-        vae=_plain_vae(4),
-        text_encoder=_settle(CLIPTextModel(config), 15),
+        vae=plain_vae(4),
+        text_encoder=settle(CLIPTextModel(config), 15),
         tokenizer=clip_tokenizer(),
-        unet=_settle(unet, 16),
+        unet=settle(unet, 16),
         scheduler=EulerDiscreteScheduler(steps_offset=1),
         safety_checker=checker,
         feature_extractor=CLIPImageProcessor(
@@ -400,15 +263,15 @@ def flux1(guidance_embeds: bool) -> FluxPipeline:
         axes_dims_rope=(4, 4, 8),
         guidance_embeds=guidance_embeds,
     )
-    config = _clip(11).config
+    config = clip(11).config
     return FluxPipeline(
-        scheduler=_scheduler(),
-        vae=_plain_vae(4),
-        text_encoder=_settle(CLIPTextModel(config), 17),
+        scheduler=scheduler(),
+        vae=plain_vae(4),
+        text_encoder=settle(CLIPTextModel(config), 17),
         tokenizer=clip_tokenizer(),
-        text_encoder_2=_t5(32),
+        text_encoder_2=t5(32),
         tokenizer_2=t5_tokenizer(),
-        transformer=_settle(transformer, 18),
+        transformer=settle(transformer, 18),
     )
 
 

@@ -10,8 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from golden_components import max_error
-from lens_core import CheckpointError, LensPipeline, ParameterError, PrecisionError
+from golden_components import max_error, write_diffusers
+from lens_core import (
+    CheckpointError,
+    LensPipeline,
+    LensTransformer2DModel,
+    ParameterError,
+    PrecisionError,
+)
 from lens_core.loading import LensDefaults, load_tokenizer
 from lens_core.tokenizer import load_packaged_tokenizer
 from tiny_components import tiny_pipeline
@@ -237,3 +243,40 @@ def test_malformed_defaults_are_refused(folder: Path, entry: dict[str, object]) 
     edit_json(folder / "model_index.json", _lens_defaults=entry)
     with pytest.raises(CheckpointError, match=next(iter(entry))):
         LensPipeline.from_pretrained(folder)
+
+
+class TestTheModelsOwnLoader:
+    """`LensTransformer2DModel.from_pretrained`, which diffusers leaves lenient."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        write_diffusers(tmp_path / "lens" / "transformer", "transformer")
+        return tmp_path / "lens" / "transformer"
+
+    def test_it_loads_with_the_librarys_arguments(self, folder: Path) -> None:
+        loaded = LensTransformer2DModel.from_pretrained(
+            folder.parent, subfolder="transformer", torch_dtype=torch.bfloat16
+        )
+        assert loaded.dtype == torch.bfloat16
+        assert not loaded.training
+        model, report = LensTransformer2DModel.from_pretrained(folder, output_loading_info=True)
+        assert isinstance(model, LensTransformer2DModel)
+        assert not any(report.values())
+
+    @pytest.mark.parametrize("variant", [None, "ema"])
+    def test_missing_and_unexpected_tensors_are_named(
+        self, folder: Path, variant: str | None
+    ) -> None:
+        path = folder / "diffusion_pytorch_model.safetensors"
+        content = load_file(path)
+        content["renamed"] = content.pop("proj_out.bias")
+        path.unlink()
+        save_file(content, path if variant is None else path.with_suffix(".ema.safetensors"))
+        with pytest.raises(CheckpointError, match=r"proj_out\.bias.*renamed"):
+            LensTransformer2DModel.from_pretrained(folder, variant=variant)
+
+    def test_pickles_and_float16_are_refused(self, folder: Path) -> None:
+        with pytest.raises(CheckpointError, match="pickle"):
+            LensTransformer2DModel.from_pretrained(folder, use_safetensors=False)
+        with pytest.raises(PrecisionError, match="float16"):
+            LensTransformer2DModel.from_pretrained(folder, torch_dtype=torch.float16)
