@@ -20,6 +20,7 @@ from lens_prompt_opt.journal import JsonRecord, call_key
 from lens_prompt_opt.outages import is_outage
 from lens_prompt_opt.reasoners import ReasonerSource, bind
 from lens_prompt_opt.shared_calls import Account, SharedCalls
+from lens_reasoner.answers import verdict_of
 from lens_reasoner.errors import GeneratorError, ReasonerError
 from lens_reasoner.generator import Generator
 from lens_reasoner.image import GeneratedImage
@@ -272,13 +273,13 @@ class PipelineEvaluator:
     async def _verdict(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
         """The judge's verdict; what asking failed for is asked once more, before it is kept."""
         judge = self._parts.judge
-        verdict = await judge.judge(image, rubric)
+        verdict = await verdict_of(judge, image, rubric)
         lost = {answer.criterion for answer in verdict.verdicts if answer.failed}
         if not lost:
             return verdict
         part = tuple(c for c in rubric.criteria if c.name in lost)
         try:
-            again = await judge.judge(image, rubric.model_copy(update={"criteria": part}))
+            again = await verdict_of(judge, image, rubric.model_copy(update={"criteria": part}))
         except ReasonerError as error:
             if is_outage(error):
                 raise

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
 from lens_reasoner.active_run import ActiveRun
+from lens_reasoner.answers import answer_of, pictures_of, verdict_of
 from lens_reasoner.diagnosis import diagnose, prompt_problems
 from lens_reasoner.errors import GeneratorError, ReasonerError
 from lens_reasoner.events import (
@@ -28,9 +29,10 @@ from lens_reasoner.events import (
 from lens_reasoner.generator import StepProgress
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.parts import LoopParts
+from lens_reasoner.revision import FidelityReport
 from lens_reasoner.run_state import Candidate
 from lens_reasoner.together import first_error
-from lens_reasoner.types import Refused, Rubric, Usage
+from lens_reasoner.types import Refused, Rewrite, Rubric, Usage
 
 
 class Rounds:
@@ -67,7 +69,7 @@ class Rounds:
         if reasoner is None or run.state.rewrite is not None:
             return
         with run.stage("rewrite"):
-            outcome = await reasoner.rewrite(run.request)
+            outcome = await answer_of("reasoner", reasoner.rewrite(run.request), Rewrite, Refused)
         run.emit(RewriteDone(outcome=outcome))
 
     async def _draw_and_judge(self, number: int) -> None:
@@ -103,7 +105,8 @@ class Rounds:
             return None
         try:
             with run.stage("rubric"):
-                rubric = await parts.rubric_writer.write(run.request)
+                written = parts.rubric_writer.write(run.request)
+                rubric = await answer_of("rubric_writer", written, Rubric)
         except Exception as error:
             run.emit(StageFailed(failure=StageFailure.of("rubric", error)))
             return None
@@ -120,7 +123,8 @@ class Rounds:
             return
         try:
             with run.stage("fidelity", round_number=number):
-                report = await checker.check(run.request, prompt, rubric)
+                checked = checker.check(run.request, prompt, rubric)
+                report = await answer_of("fidelity_checker", checked, FidelityReport)
         except Exception as error:
             failure = StageFailure.of("fidelity", error)
             run.emit(StageFailed(round=number, failure=failure))
@@ -181,12 +185,14 @@ class Rounds:
             )
 
         with run.stage("generate", round_number=number):
-            return await self._parts.generator.generate(
+            generator = self._parts.generator
+            drawing = generator.generate(
                 run.state.prompt(number).prompt,
                 seeds=[run.seed_of(index) for index in indices],
                 settings=run.settings,
                 on_step=on_step,
             )
+            return await pictures_of(generator, drawing)
 
     async def _judge(self, index: int, criteria: asyncio.Task[Rubric | None]) -> None:
         run, judge = self._run, self._parts.judge
@@ -197,7 +203,7 @@ class Rounds:
             return
         try:
             with run.stage("judge", index=index):
-                verdict = await judge.judge(candidate.image, rubric)
+                verdict = await verdict_of(judge, candidate.image, rubric)
         except Exception as error:
             run.emit(StageFailed(index=index, failure=StageFailure.of("judge", error)))
             return
@@ -246,7 +252,8 @@ class Rounds:
         current = run.state.prompt(number)
         try:
             with run.stage("revise", round_number=following):
-                rewrite = await reviser.revise(run.request, current, problems)
+                revised = reviser.revise(run.request, current, problems)
+                rewrite = await answer_of("reviser", revised, Rewrite)
         except Exception as error:
             run.emit(StageFailed(round=following, failure=StageFailure.of("revise", error)))
             return

@@ -24,6 +24,7 @@ from lens_reasoner import (
     RunRecord,
     RunStore,
 )
+from lens_reasoner.answers import answer_of, verdict_of
 from lens_reasoner.parts import LoopParts
 from lens_reasoner.settings import settings_for
 from lens_reasoner.types import MAX_SEED
@@ -91,7 +92,8 @@ class LocalBackend:
         """See `Backend.rewrite`."""
         if self._parts.reasoner is None:
             raise LoopConfigError("There is no reasoner.", hint="Give Lens one: reasoner='auto'.")
-        return await self._parts.reasoner.rewrite(request)
+        rewriting = self._parts.reasoner.rewrite(request)
+        return await answer_of("reasoner", rewriting, Rewrite, Refused)
 
     async def judge(
         self, image: GeneratedImage, request: ImageRequest, *, rubric: Rubric | None
@@ -104,7 +106,7 @@ class LocalBackend:
             if parts.rubric_writer is None:
                 raise LoopConfigError("The judge has no criteria.", hint="Give a rubric.")
             rubric = await parts.rubric_writer.write(request)
-        return Judgement(rubric=rubric, verdict=await parts.judge.judge(image, rubric))
+        return Judgement(rubric=rubric, verdict=await verdict_of(parts.judge, image, rubric))
 
     async def runs(self, limit: int) -> list[RunInfo]:
         """See `Backend.runs`."""

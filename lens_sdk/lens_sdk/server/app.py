@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 
 from lens_reasoner import LoopResult, ReasonerError, Refused, Rewrite
+from lens_reasoner.answers import verdict_of
 from lens_sdk.generators import load_generator
 from lens_sdk.models import package_version
 from lens_sdk.server.answers import frames
@@ -340,6 +341,6 @@ def _add_parts(app: FastAPI, services: Services) -> None:
             if rubric is None:
                 rubric = await unless_left(request, parts.rubric_writer.write(asked))
             with call_span("judge") as span:
-                verdict = await unless_left(request, parts.judge.judge(image, rubric))
+                verdict = await unless_left(request, verdict_of(parts.judge, image, rubric))
                 span.tell(verdict)
         return Judgement(rubric=rubric, verdict=verdict).model_dump(mode="json")
