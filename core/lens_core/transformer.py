@@ -124,7 +124,7 @@ class LensTransformer2DModel(
                 S = 0) runs without text: the same function as a mask that is False everywhere.
             encoder_hidden_states_mask: `[B, S]`, True where a text token counts. None means all.
             timestep: `[B]` in [0, 1]; 1 is noise.
-            img_shapes: `[(1, h, w)]` in tokens, shared by the batch.
+            img_shapes: `[(1, h, w)]` in tokens, shared by the batch; or the same for each row.
             return_dict: Return an object with `.sample` rather than a tuple.
             attention_kwargs: There for the ecosystem's sake; must be empty. How strongly LoRAs work
                 is set where they are loaded.
@@ -143,8 +143,8 @@ class LensTransformer2DModel(
                 f"attention_kwargs {attention_kwargs!r} would have no effect; set_adapters() "
                 "of the pipeline sets how strongly LoRAs work"
             )
-        frames, height, width = img_shapes[0]
-        self._check_image(hidden_states, frames * height * width)
+        height, width = _shared_grid(img_shapes)
+        self._check_image(hidden_states, height * width)
         self._check_text(encoder_hidden_states, encoder_hidden_states_mask, len(hidden_states))
         branch = self._branch(
             encoder_hidden_states,
@@ -270,6 +270,17 @@ class LensTransformer2DModel(
             return text, None
         keys = F.pad(mask.bool(), (image_tokens, 0), value=True)
         return text, keys[:, None, None, :]
+
+
+def _shared_grid(img_shapes: Sequence[tuple[int, int, int]]) -> tuple[int, int]:
+    """Height and width in tokens of every picture of a batch."""
+    shapes = {tuple(shape) for shape in img_shapes}
+    if len(shapes) != 1 or any(len(shape) != 3 or shape[0] != 1 for shape in shapes):
+        raise ParameterError(
+            f"img_shapes {list(img_shapes)} must be (1, height, width) in tokens, the same for all "
+            "pictures of a batch; run pictures of other sizes apart"
+        )
+    return img_shapes[0][1:]
 
 
 def _check_config(config: dict[str, Any]) -> None:

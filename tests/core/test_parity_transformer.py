@@ -106,6 +106,17 @@ def test_gradient_checkpointing_changes_no_gradient(model: LensTransformer2DMode
     assert max_error(checkpointed, plain) < 1e-7
 
 
+@pytest.mark.parametrize("shapes", [[(1, 4, 6), (1, 6, 4)], [(2, 4, 3)], [(4, 6)], []])
+def test_pictures_of_a_batch_have_one_size_and_one_frame(
+    model: LensTransformer2DModel, shapes: list[tuple[int, int, int]]
+) -> None:
+    image = case("transformer", "even")["hidden_states"].expand(2, -1, -1)
+    with pytest.raises(ParameterError, match="img_shapes"):
+        model(image, None, None, torch.ones(2), shapes)
+    one, each = (model(image, None, None, torch.ones(2), [(1, 4, 6)] * n).sample for n in (1, 2))
+    assert torch.equal(one, each)
+
+
 def test_bad_input_is_named(model: LensTransformer2DModel) -> None:
     data = case("transformer", "even")
     half = dict(data) | {"hidden_states": data["hidden_states"].half()}
