@@ -69,6 +69,11 @@ class NanoRubricWriter:
         )
 
 
+_ELSE = "everything else"
+_BEYOND = "The detector knows only the nano world's objects and backgrounds."
+_UNREAD = "The detector reads no questions, only what NanoRubricWriter puts into `expected`."
+
+
 class NanoJudge:
     """Answers criteria of `NanoRubricWriter` from what the nano world's detector finds.
 
@@ -130,7 +135,7 @@ def _unknown(text: str) -> Iterator[Criterion]:
     if words:
         listed = ", ".join(words)
         yield Criterion(
-            name="everything else",
+            name=_ELSE,
             kind="other",
             question=f"Does the picture show what the request says with: {listed}?",
             source=listed,
@@ -144,10 +149,11 @@ def _answer(criterion: Criterion, observation: Observation) -> CriterionVerdict:
         checks = {}
     check = checks.get(criterion.name)
     if check is None:
+        beyond = criterion.name == _ELSE
         return CriterionVerdict(
             criterion=criterion.name,
             answer="cannot_tell",
-            evidence="The detector knows only the nano world's objects and backgrounds.",
+            evidence=_BEYOND if beyond else _UNREAD,
             weight=criterion.weight,
         )
     result = check.run(observation)
