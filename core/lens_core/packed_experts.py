@@ -130,7 +130,9 @@ class PackedExperts(nn.Module):
     def __init__(self, config: GptOssConfig, gate_up_proj: Packing, down_proj: Packing) -> None:
         super().__init__()
         self.num_experts = config.num_local_experts
-        self.alpha, self.limit = config.swiglu_alpha, config.swiglu_limit
+        # Transformers before 5.19 have these numbers in the layer, not in the configuration.
+        self.alpha = getattr(config, "swiglu_alpha", 1.702)
+        self.limit = getattr(config, "swiglu_limit", 7.0)
         self.packings = {"gate_up_proj": gate_up_proj, "down_proj": down_proj}
         width, hidden = config.hidden_size, config.intermediate_size
         for matrix, rows, columns in (

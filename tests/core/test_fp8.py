@@ -15,6 +15,21 @@ from lens_core.speed.accelerate import accelerate_transformer
 from lens_core.speed.fp8 import Fp8Linear, multiply, quantise_rows
 from tiny_components import tiny_pipeline, tiny_transformer
 
+
+def _torch_scales_rows() -> bool:
+    one = torch.ones(16, 16).to(torch.float8_e4m3fn)
+    scales = torch.ones(16, 1)
+    try:
+        torch._scaled_mm(one, one.t(), scales, scales.t(), out_dtype=torch.bfloat16)
+    except RuntimeError:
+        return False
+    return True
+
+
+pytestmark = pytest.mark.skipif(
+    not _torch_scales_rows(), reason="this torch has no such product on the CPU"
+)
+
 FACTOR = 6
 """How much further from float32 a path in 8 bits may be than the plain one in bfloat16."""
 
