@@ -85,8 +85,9 @@ _NAMED_SIZES = frozenset(size for table in BUCKETS.values() for size in table.va
 def resolve_size(aspect_ratio: str = "1:1", base: int = 1024) -> tuple[int, int]:
     """Height and width in pixels for an aspect ratio.
 
-    The bases of `BUCKETS` use the published sizes. Another base gets the sides nearest to an area
-    of `base ** 2` that are multiples of 16.
+    The bases of `BUCKETS` use the published sizes, also for `32:18` or `1920:1080`. Anything else
+    gets the sides nearest to an area of `base ** 2` that are multiples of 16, rounded down where
+    they would be too large for Lens.
 
     Args:
         aspect_ratio: Width to height, such as `"16:9"`, from 1:2 to 2:1.
@@ -95,15 +96,13 @@ def resolve_size(aspect_ratio: str = "1:1", base: int = 1024) -> tuple[int, int]
     Raises:
         InvalidSizeError: The ratio cannot be read or is too long, or the base does not fit.
     """
-    if base in BUCKETS and aspect_ratio in BUCKETS[base]:
-        return BUCKETS[base][aspect_ratio]
     ratio = _parse_ratio(aspect_ratio)
+    for name, published in BUCKETS.get(base, {}).items():
+        if _parse_ratio(name) == ratio:
+            return published
     if base % SIZE_MULTIPLE or base <= 0:
         raise InvalidSizeError(f"base {base} must be a positive multiple of {SIZE_MULTIPLE}")
-    height, width = (_round(base * factor) for factor in (ratio**-0.5, ratio**0.5))
-    # Rounding may push an extreme ratio past the limit; the shorter side then sets the longer one.
-    limit = MAX_ASPECT_RATIO * min(height, width)
-    height, width = min(height, limit), min(width, limit)
+    height, width = _sides(base**2, ratio)
     validate_size(height, width)
     return height, width
 
@@ -162,13 +161,7 @@ def nearest_size(
     # Too long a picture loses its ends, so that its shorter side keeps its scale.
     long_side = MAX_ASPECT_RATIO * min(height, width)
     area = min(min(height, long_side) * min(width, long_side), most_pixels)
-    exact = [math.sqrt(area / ratio), math.sqrt(area * ratio)]
-    sides = [_round(side, multiple) for side in exact]
-    if sides[0] * sides[1] > most_pixels:
-        sides = [max(multiple, int(side // multiple) * multiple) for side in exact]
-    limit = MAX_ASPECT_RATIO * min(sides)
-    sides = [min(side, limit) for side in sides]
-    return sides[0], sides[1]
+    return _sides(area, ratio, multiple, most_pixels)
 
 
 def validate_size(height: int, width: int, multiple: int = SIZE_MULTIPLE) -> None:
@@ -200,6 +193,19 @@ def validate_size(height: int, width: int, multiple: int = SIZE_MULTIPLE) -> Non
             f"size {height}x{width} (height x width) has {height * width} pixels; the largest is "
             f"1440 x 1440 = {MAX_AREA}, or a named bucket of base 1440"
         )
+
+
+def _sides(
+    area: int, ratio: float, multiple: int = SIZE_MULTIPLE, most_pixels: int = MAX_AREA
+) -> tuple[int, int]:
+    """Height and width: multiples near an area and a ratio of width to height."""
+    exact = [math.sqrt(area / ratio), math.sqrt(area * ratio)]
+    sides = [_round(side, multiple) for side in exact]
+    if sides[0] * sides[1] > most_pixels:
+        sides = [max(multiple, int(side // multiple) * multiple) for side in exact]
+    # Rounding may push an extreme ratio past the limit; the shorter side then sets the longer one.
+    limit = MAX_ASPECT_RATIO * min(sides)
+    return min(sides[0], limit), min(sides[1], limit)
 
 
 def _round(value: float, multiple: int = SIZE_MULTIPLE) -> int:

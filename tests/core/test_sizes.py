@@ -69,12 +69,20 @@ def test_every_picture_has_a_nearest_size(height: int, width: int) -> None:
 @settings(deadline=None)
 @given(
     st.integers(min_value=50, max_value=200).map(lambda n: n / 100),
-    st.integers(min_value=4, max_value=88).map(lambda n: 16 * n),
+    st.integers(min_value=4, max_value=90).map(lambda n: 16 * n),
 )
 def test_every_ratio_and_base_gives_a_valid_size(ratio: float, base: int) -> None:
     height, width = resolve_size(f"{ratio}:1", base)
     validate_size(height, width)
     assert abs(height * width / base**2 - 1) < 0.4
+
+
+def test_ratios_without_a_bucket_fit_the_largest_base_and_equal_ones_share_theirs() -> None:
+    assert resolve_size("5:4", 1440) == (1280, 1616)
+    assert resolve_size("6:5", 1440) == (1312, 1568)
+    assert resolve_size("3:5", 1440) == (1856, 1104)
+    assert resolve_size("1920:1080", 1440) == resolve_size("16:9", 1440)
+    assert resolve_size("0.5:1") == (1472, 736)
 
 
 def test_small_bases() -> None:
