@@ -12,9 +12,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from golden_components import GOLDEN, embedding, max_error, read_json
-from lens_by_formula import Formula, even_levels, prompt_ids, shifted
+from lens_by_formula import Formula, even_levels, prompt_ids, shifted, velocity
 from lens_core import LensPipeline
 from lens_core.tokenizer import packaged_tokenizer_json
+from lens_core.transformer import LensTransformer2DModel
 
 TOLERANCE = 1e-4
 LONG = "a shelf with " + ", ".join(f"{i} jars of colour {i * 7}" for i in range(90))
@@ -173,6 +174,40 @@ def test_time_is_rounded_twice_in_the_reference_and_never_by_default(
     assert torch.equal(torch.cat(seen[:3]), rounded)
     assert torch.cat(seen[3:]).dtype == torch.float32
     assert max_error(torch.cat(seen[3:]), sigmas) < 2e-7
+
+
+@pytest.mark.parametrize(
+    ("heads", "axes", "layers", "text_layers", "channels"),
+    [(3, (4, 8, 12), 3, 1, 8), (1, (2, 20, 10), 1, 5, 16), (5, (12, 2, 2), 4, 3, 4)],
+)
+def test_denoisers_of_other_shapes_follow_the_formulas(
+    heads: int, axes: tuple[int, int, int], layers: int, text_layers: int, channels: int
+) -> None:
+    torch.manual_seed(heads)
+    model = LensTransformer2DModel(
+        in_channels=4 * channels,
+        out_channels=channels,
+        num_layers=layers,
+        attention_head_dim=sum(axes),
+        num_attention_heads=heads,
+        inner_dim=heads * sum(axes),
+        enc_hidden_dim=20,
+        axes_dims_rope=axes,
+        selected_layer_index=range(text_layers),
+    )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.normal_(1.0 if "norm" in name and weight.ndim == 1 else 0.0, 0.2)
+    weights = {name: weight.double() for name, weight in model.state_dict().items()}
+    grid, times = (5, 8), [0.03, 0.97]
+    image, features = noise(2, 40, 4 * channels), noise(text_layers, 2, 11, 20)
+    with torch.no_grad():
+        found = model(image, list(features), None, torch.tensor(times), [(1, *grid)]).sample
+        for row, time in enumerate(times):
+            expected = velocity(
+                weights, model.config, image[row].double(), features[:, row].double(), time, grid
+            )
+            assert max_error(found[row], expected) < TOLERANCE * float(expected.abs().max())
 
 
 def test_image_to_image_enters_the_whole_schedule(
