@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from lens_reasoner import GeneratedImage
 from lens_sdk.cli import app
 from lens_sdk.generators import local_generator
 
@@ -106,3 +107,46 @@ def test_the_cache_tells_noise_levels_apart(tiny_folder: Path, tmp_path: Path) -
     index["_lens_defaults"]["sigmas"] = [1 - 0.9 * step / steps for step in range(steps)]
     (other / "model_index.json").write_text(json.dumps(index))
     assert local_generator(str(other)).runtime.fingerprint != same
+
+
+def test_a_trained_lora_is_written_for_other_programs(
+    tiny_folder: Path, lora: Path, tmp_path: Path
+) -> None:
+    """They know no names of PEFT and no strength in a second file."""
+    trained, target = tmp_path / "weights", tmp_path / "style-comfy.safetensors"
+    trained.mkdir()
+    pairs = load_file(lora)
+    named = {f"base_model.model.{name}": tensor for name, tensor in pairs.items()}
+    save_file(named, trained / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 1.0}
+    (trained / "adapter_config.json").write_text(json.dumps(config))
+    told = values("convert", str(trained), str(target), "--to", "comfy", "--dtype", "float32")
+    assert told["component"] == "LoRA"
+    # As ComfyUI looks for a weight of the model.
+    found, place = load_file(target), f"diffusion_model.{MODULE}"
+    scale = float(found[f"{place}.alpha"]) / len(found[f"{place}.lora_A.weight"])
+    assert scale == 0.5
+    assert found.keys() == {
+        f"{place}.{name}" for name in ("lora_A.weight", "lora_B.weight", "alpha")
+    }
+    change = scale * found[f"{place}.lora_B.weight"] @ found[f"{place}.lora_A.weight"]
+    expected = 0.5 * pairs[f"{MODULE}.lora_B.weight"] @ pairs[f"{MODULE}.lora_A.weight"]
+    assert torch.equal(change, expected)
+    drawing = (
+        "--model",
+        str(tiny_folder),
+        "--no-reason",
+        "--no-judge",
+        "--seed",
+        "3",
+        "--steps",
+        "2",
+    )
+    pictures = {}
+    for name, path in {"trained": trained, "written": target}.items():
+        picture = tmp_path / f"{name}.png"
+        lens("generate", "a red apple", *drawing, "--lora", str(path), "--out", str(picture))
+        pictures[name] = GeneratedImage.load(picture).data
+    assert pictures["trained"] == pictures["written"]
+    assert "exists already" in lens("convert", str(trained), str(target), "--to", "comfy", code=1)
+    assert "written as comfy" in lens("convert", str(trained), "x", "--to", "single", code=1)

@@ -21,7 +21,7 @@ def convert(
         typer.Option(
             "--to",
             help="The layout. Denoiser: diffusers, single, mxfp8, gguf. Text encoder: plain, "
-            "mxfp4, nvfp4, gguf. Autoencoder: diffusers, single, bfl.",
+            "mxfp4, nvfp4, gguf. Autoencoder: diffusers, single, bfl. LoRA: comfy.",
         ),
     ],
     dtype: Annotated[
@@ -45,7 +45,8 @@ def convert(
 ) -> None:
     """Write one part of a model in another file layout, such as GGUF or 8-bit numbers.
 
-    Parts are the denoiser (transformer/), the text encoder and the autoencoder (vae/).
+    Parts are the denoiser (transformer/), the text encoder and the autoencoder
+    (vae/). A LoRA that was trained here can be written for ComfyUI.
 
     Example: lens convert model/transformer denoiser.gguf --to gguf
     """
@@ -54,12 +55,18 @@ def convert(
 
     from lens_core.checkpoints.convert import Target
     from lens_core.checkpoints.convert import convert as run
+    from lens_core.checkpoints.inspect import component_of
     from lens_sdk.cli.inspect import describe, show
+    from lens_sdk.lora_export import export_lora
 
     precision = torch.float32 if dtype is Dtype.FLOAT32 else torch.bfloat16
     own = None if config is None else Path(config)
     with err.status(f"Writing {target}"):
-        info = run(source, Target(target, precision, gguf_type), layout, own)
+        if component_of(source).component == "LoRA":
+            export_lora(source, target, layout, precision)
+            info = component_of(target)
+        else:
+            info = run(source, Target(target, precision, gguf_type), layout, own)
     if as_json:
         print_json(describe(info))
     else:
