@@ -9,6 +9,7 @@ import torch
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from transformers import GptOssConfig, GptOssForCausalLM
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
 
 from lens_core.checkpoint_files import (
     check_dtype,
@@ -38,6 +39,21 @@ class MissingHead(nn.Module):
         raise ComponentError(NO_HEAD)
 
 
+class ExactRotaryEmbedding(GptOssRotaryEmbedding):  # type: ignore[misc]
+    """GPT-OSS's, whose frequencies a cast of the model leaves in float32.
+
+    Rounded to bfloat16 they would turn the last tokens of a long prompt 0.8 radians off.
+    """
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "ExactRotaryEmbedding":
+        exact = dict(self.named_buffers())
+        super()._apply(fn, recurse)
+        for name, moved in list(self.named_buffers()):
+            if moved.dtype != exact[name].dtype:
+                setattr(self, name, exact[name].to(moved.device))
+        return self
+
+
 class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
     """GPT-OSS whose raw layer outputs are the text features of Lens.
 
@@ -56,6 +72,7 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
         packings: Sequence[tuple[Packing, Packing]] | None = None,
     ) -> None:
         super().__init__(config)
+        self.model.rotary_emb = ExactRotaryEmbedding(config)
         if not has_lm_head:
             self.lm_head = MissingHead()
         if packings is not None:

@@ -10,7 +10,6 @@ import torch
 from diffusers import AutoencoderKLFlux2
 from torch import nn
 from transformers import GptOssConfig
-from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
 
 from lens_core.checkpoint_files import check_dtype
 from lens_core.checkpoints.configs import released_encoder_config
@@ -18,7 +17,7 @@ from lens_core.errors import ParameterError
 from lens_core.packed_experts import Mxfp4Packing
 from lens_core.pipeline import LensPipeline
 from lens_core.sampling import default_scheduler
-from lens_core.text_encoder import LensTextEncoder
+from lens_core.text_encoder import ExactRotaryEmbedding, LensTextEncoder
 from lens_core.tokenizer import load_packaged_tokenizer
 from lens_core.transformer import LensTransformer2DModel
 
@@ -204,7 +203,7 @@ def random_text_encoder(
             buffer.random_(0, 256)
         elif name.endswith("_scales"):
             buffer.random_(119, 122)
-    model.model.rotary_emb = GptOssRotaryEmbedding(sizes).to(device)
+    model.model.rotary_emb = ExactRotaryEmbedding(sizes).to(device)
     return model  # type: ignore[no-any-return]
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from transformers import GenerationConfig, GptOssConfig, PreTrainedTokenizerFast
-from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
 
 from lens_core.checkpoint_files import check_dtype, read_json
 from lens_core.checkpoints import names
@@ -13,7 +12,7 @@ from lens_core.checkpoints.configs import Config, encoder_config, made_of
 from lens_core.checkpoints.experts import LayerPackings, arrange_experts, arrange_gguf_experts
 from lens_core.checkpoints.weights import LazyTensors, materialise, open_weights, renamed
 from lens_core.errors import CheckpointError
-from lens_core.text_encoder import HEAD_NAME, LensTextEncoder
+from lens_core.text_encoder import HEAD_NAME, ExactRotaryEmbedding, LensTextEncoder
 from lens_core.tokenizer import tokenizer_from_json
 
 
@@ -133,7 +132,7 @@ def build_text_encoder(
     if source.is_tied:
         model.tie_weights()
     # Frequencies are computed rather than stored, so these are still on the meta device.
-    model.model.rotary_emb = GptOssRotaryEmbedding(source.config)
+    model.model.rotary_emb = ExactRotaryEmbedding(source.config)
     settings = source.path / "generation_config.json"
     if settings.is_file():
         model.generation_config = GenerationConfig(**read_json(settings))
