@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -164,12 +165,19 @@ class FunctionGenerator(BlockingGenerator):
         images = []
         for index, seed in enumerate(seeds):
             started = time.perf_counter()
-            picture = self._function(prompt, seed)
+            picture: object = self._function(prompt, seed)
             if not isinstance(picture, Image):
+                hint = "Return a PIL.Image.Image; Image.open(io.BytesIO(data)) makes one of bytes."
+                if inspect.iscoroutine(picture):
+                    picture.close()
+                    hint = (
+                        "Async functions are not for FunctionGenerator; write a Generator: an "
+                        "object with name, capabilities and 'async def generate'."
+                    )
                 raise GeneratorError(
                     f"The function of generator {self.name!r} returned "
                     f"{type(picture).__name__}, not a PIL picture.",
-                    hint="Return a PIL.Image.Image.",
+                    hint=hint,
                 )
             on_step(StepProgress(step=1, total=1, index=index))
             images.append(

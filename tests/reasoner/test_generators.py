@@ -197,6 +197,14 @@ async def test_misuse_of_a_generator_is_told() -> None:
     settings = GenerationSettings()
     with pytest.raises(GeneratorError, match="NoneType"):
         await FunctionGenerator(lambda p, s: None).generate("a", seeds=[1], settings=settings)
+    with pytest.raises(GeneratorError, match=r"returned bytes.*BytesIO"):
+        await FunctionGenerator(lambda p, s: b"PNG").generate("a", seeds=[1], settings=settings)
+
+    async def asynchronous(prompt, seed):
+        return _solid(prompt, seed)
+
+    with pytest.raises(GeneratorError, match="async def generate"):
+        await FunctionGenerator(asynchronous).generate("a", seeds=[1], settings=settings)
     with pytest.raises(UnsupportedSettingError, match="2 seeds"):
         await FunctionGenerator(_solid).generate("a", seeds=[1, 2], settings=settings)
     with pytest.raises(UnsupportedSettingError, match="0 seeds"):

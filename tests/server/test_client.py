@@ -92,6 +92,7 @@ async def test_rewriting_and_judging(lens: AsyncLens) -> None:
     image = (await lens.images.generate(TEXT, seed=3, **SMALL))[0]
     judgement = await lens.judge(image, TEXT)
     assert judgement.verdict.image_sha256 == image.sha256
+    assert judgement.score == judgement.verdict.score is not None
     again = await lens.judge(image.data, TEXT, rubric=judgement.rubric)
     assert again.verdict.verdicts == judgement.verdict.verdicts
 

@@ -56,6 +56,11 @@ class Judgement(Value):
     rubric: Rubric
     verdict: Verdict
 
+    @property
+    def score(self) -> float | None:
+        """The verdict's score; None, and not zero, if nothing could be told."""
+        return self.verdict.score
+
     def _repr_html_(self) -> str:
         from lens_reasoner.notebook import verdict_list
 
