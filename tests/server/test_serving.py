@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from lens_reasoner import GENERAL_PROMPT
+from lens_reasoner.parts import fingerprint
 from lens_sdk.cli import app
 from lens_sdk.server.admission import Admission
 from lens_sdk.server.config import ServerChoices, UnsafeAddressError, check_address
@@ -77,7 +79,13 @@ def test_without_ray_the_command_says_how_to_install_it(
 
 
 def test_choices_travel_to_other_processes(tmp_path: Path) -> None:
-    choices = ServerChoices(memory="12gb", speed="exact", folder=tmp_path, keys=ApiKeys([KEY]))
+    choices = ServerChoices(
+        memory="12gb",
+        speed="exact",
+        folder=tmp_path,
+        keys=ApiKeys([KEY]),
+        system_prompt=GENERAL_PROMPT,
+    )
     config = pickle.loads(pickle.dumps(choices.config))()
     generator = config.parts.generator
     assert isinstance(generator, BatchingLensGenerator)
@@ -85,6 +93,7 @@ def test_choices_travel_to_other_processes(tmp_path: Path) -> None:
     assert (generator.runtime._memory, generator.runtime._speed) == ("12gb", "exact")
     assert config.keys.caller(KEY) is not None
     assert config.folder == tmp_path
+    assert GENERAL_PROMPT.label in (fingerprint(config.parts.reasoner) or "")
 
 
 def test_the_wait_follows_from_the_work_and_how_fast_it_was_done(
