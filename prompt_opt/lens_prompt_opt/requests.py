@@ -204,7 +204,7 @@ def _filled(request: ImageRequest, defaults: Mapping[str, object]) -> ImageReque
         # Left open is what says nothing: no number, no text, no settings.
         if given.get(name) in (None, "", {}) and not (sized and name in {"width", "height"})
     }
-    return ImageRequest.model_validate({**given, **open_fields})
+    return ImageRequest.of(request, **open_fields)
 
 
 def digest(requests: Iterable[StudyRequest]) -> str:
@@ -260,7 +260,8 @@ def _request(number: int, entry: object) -> StudyRequest:
         place = ".".join(str(part) for part in first["loc"])
         raise PromptSetError(
             f"Request {number} cannot be used: {place}: {first['msg']}.",
-            hint='A request is a string or an object with "text"; see StudyRequest.',
+            hint="A request is a string, or an object of these: id, group, rubric, "
+            f"{', '.join(ImageRequest.model_fields)}.",
         ) from error
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from lens_prompt_opt import Candidate, EditError, PromptSet, PromptSetError, SectionEdit
 from lens_prompt_opt.cells import Cell, CellStream, Outcome, mean_score, paired_differences
@@ -56,6 +57,8 @@ def test_defaults_are_for_what_requests_leave_open(tmp_path: Path) -> None:
     first, second = (one.request for one in prompts.with_defaults(defaults).requests)
     assert (first.negative_prompt, first.seed, first.extra) == ("text", 5, {"quality": "low"})
     assert (second.negative_prompt, second.seed, second.extra) == ("fog", 0, {"quality": "low"})
+    with pytest.raises(ValidationError, match="Did you mean num_inference_steps"):
+        prompts.with_defaults({"steps": 3})
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,7 @@ def test_defaults_are_for_what_requests_leave_open(tmp_path: Path) -> None:
     [
         ('{"text": "a"}\n{oops', "Line 2"),
         ('{"txt": "a"}', "Request 1"),
+        ('{"text": "a", "steps": 3}', "num_inference_steps"),
         ('{"text": "  "}', "empty"),
         ('{"text": "a", "id": "x"}\n{"text": "b", "id": "x"}', "more than once"),
         ("", "no requests in"),
