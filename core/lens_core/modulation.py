@@ -199,12 +199,9 @@ class ModulationTableMixin:
 
     def _key(self) -> tuple[Any, ...]:
         """Changes when what the table was computed from does."""
-        modules = [
-            module
-            for block in self.transformer_blocks
-            for stream in STREAMS
-            for module in getattr(block, stream).modules()
-        ]
+        blocks = self.transformer_blocks
+        read = [getattr(block, stream) for block in blocks for stream in STREAMS]
+        modules = [module for part in (self.time_text_embed, *read) for module in part.modules()]
         return (self.dtype, *(layer_state(module) for module in modules))
 
 

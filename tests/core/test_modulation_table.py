@@ -110,13 +110,15 @@ def test_a_pipeline_makes_its_tables_itself() -> None:
     assert all(map(torch.equal, made, plain))
 
 
-def test_changed_weights_and_loras_make_a_new_table() -> None:
+@pytest.mark.parametrize(
+    "layer", ["transformer_blocks.0.img_mod.1", "time_text_embed.timestep_embedder.linear_1"]
+)
+def test_changed_weights_make_a_new_table(layer: str) -> None:
     pipeline = tiny_pipeline()
     pipeline.transformer.keeps_modulation_table = True
     before = pictures(pipeline)
-    weight = pipeline.transformer.transformer_blocks[0].img_mod[1].weight
     with torch.no_grad():
-        weight.mul_(3)
+        pipeline.transformer.get_parameter(f"{layer}.weight").mul_(3)
     changed = pictures(pipeline)
     assert max_error(changed, before) > 1e-3
     pipeline.transformer.keeps_modulation_table = False
@@ -124,13 +126,12 @@ def test_changed_weights_and_loras_make_a_new_table() -> None:
     assert torch.equal(pictures(pipeline), changed)
 
 
-def test_a_lora_on_modulations_works_through_a_table(tmp_path: Path) -> None:
+@pytest.mark.parametrize("targets", [["img_mod.1", "attn.img_qkv"], ["linear_1", "linear_2"]])
+def test_a_lora_on_what_the_table_says_works_through_it(tmp_path: Path, targets: list[str]) -> None:
     from peft import LoraConfig
 
     source = tiny_pipeline()
-    source.transformer.add_adapter(
-        LoraConfig(r=2, target_modules=["img_mod.1", "attn.img_qkv"], init_lora_weights=False)
-    )
+    source.transformer.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
     source.transformer.save_lora_adapter(tmp_path, adapter_name="default")
 
     def draw(tabulated: bool) -> list[Tensor]:
