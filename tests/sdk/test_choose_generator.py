@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -167,3 +169,8 @@ def test_what_the_model_lacks_is_refused_or_left_out(
     (path,) = (tmp_path / "lens-out").glob("*.jpg")
     settings = read_record(path)["image"]["settings"]
     assert settings["dropped"] == {"num_inference_steps": 4}
+    # Told in a line of its own, without the code it comes from.
+    shell = [sys.executable, "-m", "lens_sdk", *command, "--steps", "4", "--drop-unsupported"]
+    shown = subprocess.run(shell, capture_output=True, text=True, check=True).stderr
+    assert "Warning: num_inference_steps=4 cannot be honoured" in shown
+    assert ".py" not in shown

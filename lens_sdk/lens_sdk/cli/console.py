@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn, ParamSpec
@@ -146,10 +147,28 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
 
 
 @contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Tell warnings that are meant for the user without the line of code they come from."""
+    usual = warnings.formatwarning
+
+    def told(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+        if issubclass(category, UserWarning):
+            return f"Warning: {message}\n"
+        return usual(message, category, *place, **line)
+
+    warnings.formatwarning = told
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
+
+
+@contextmanager
 def reported() -> Iterator[None]:
     """Turn errors that are meant for the user into a message and an exit code."""
     try:
-        yield
+        with _plain_warnings():
+            yield
     except ReasonerError as error:
         _fail(error.message, error.hint, UNAVAILABLE if may_work_later(error) else FAILED)
     except LensCoreError as error:
