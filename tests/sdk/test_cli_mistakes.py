@@ -89,7 +89,7 @@ MISTAKES = [
     ("runs show nothing", 1, "lens runs list"),
     ("runs list --limit 0", 2, "--limit"),
     ("pull nonsense", 1, "lens-turbo"),
-    ("pull a/b --endpoint http://127.0.0.1:9", 5, "internet connection"),
+    ("pull a/b --endpoint http://127.0.0.1:9", 5, "cannot be reached"),
     ("inspect missing", 1, "missing"),
     ("inspect text.txt", 1, "text.txt"),
     ("convert missing x.gguf --to gguf", 1, "missing"),
