@@ -68,7 +68,7 @@ async def test_waiting_for_our_own_limits_does_not_count_towards_the_deadline(
     retry = RetryPolicy(deadline=0.5)
     rated = server.chat(model="rated", limits=Limits(requests_per_minute=1), retry=retry)
     await asyncio.gather(*(rated.complete(HELLO) for _ in range(3)))
-    assert server.calls[2].at - server.calls[0].at >= 1.5
+    assert server.calls[2].at - server.calls[0].at > 2 * 0.5
     server.answer = lambda _: server.raw(server.text("chat", "Hi.").body, delay=0.2)
     narrow = server.chat(model="narrow", limits=Limits(concurrency=1), retry=retry)
     await asyncio.gather(*(narrow.complete(HELLO) for _ in range(4)))
@@ -88,7 +88,7 @@ async def test_the_deadline_holds_after_waiting_for_our_own_limits(server, monke
         await chat.complete(HELLO)
     assert caught.value.fault == "timeout"
     assert len(server.calls) == 2
-    assert 0.9 < time.monotonic() - started < 1.8
+    assert 0.5 < time.monotonic() - started < 1.8
 
 
 async def test_who_calls_may_bound_the_waiting_too(server) -> None:
