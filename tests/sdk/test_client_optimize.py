@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from lens_reasoner import LoopConfigError
+from lens_reasoner import LoopConfigError, PromptSection, SystemPrompt
 from lens_sdk import Lens
 from lens_sdk.errors import UnknownPartError
 
@@ -19,7 +19,10 @@ TINY = {"width": 32, "height": 32, "num_inference_steps": 1}
 
 
 def test_a_study_is_run_and_its_folder_goes_on(nano_folder: Path, tmp_path: Path) -> None:
-    lens = Lens(str(nano_folder), base_url="", folder=None)
+    own = SystemPrompt(
+        name="own", version="1", sections=(PromptSection(name="Task", text="Draw."),)
+    )
+    lens = Lens(str(nano_folder), base_url="", folder=None, system_prompt=own)
     folder, told = tmp_path / "study", []
     result = lens.optimize(
         REQUESTS,
@@ -31,6 +34,7 @@ def test_a_study_is_run_and_its_folder_goes_on(nano_folder: Path, tmp_path: Path
     )
     assert told
     assert (folder / "prompt.json").is_file()
+    assert SystemPrompt.load(folder / "seed.json") == own
     kept = (folder / "calls.jsonl").read_bytes()
     assert 0 < kept.count(b'{"key": "generate:') <= 40
     again = lens.optimize(REQUESTS, budget={"images": 40}, folder=folder)

@@ -98,6 +98,7 @@ class AsyncLens:
             "reasoner": given_or(reasoner, known.reasoner),
             "judge": given_or(judge, known.judge),
         }
+        self._own_prompt = given_or(system_prompt, None)
         self._backend: Backend
         if url:
             if base_url:
@@ -215,7 +216,8 @@ class AsyncLens:
             requests: What to draw, or a JSONL file of it.
             budget: Limits over everything, such as `{"images": 600}`.
             folder: The study's own.
-            seed_prompt: The system prompt to start from, or its file; the built-in one by default.
+            seed_prompt: The system prompt to start from, or its file; by default the one that this
+                client was given, or else the built-in one.
             on_progress: Told how far it is.
             defaults: Settings for requests that have none of their own, such as `width`.
             **order: Fields of `lens_sdk.optimize_run.StudyOrder`, such as `strategy` and `alpha`.
@@ -238,7 +240,7 @@ class AsyncLens:
             requests,
             budget=budget,
             folder=folder,
-            seed_prompt=seed_prompt,
+            seed_prompt=self._own_prompt if seed_prompt is None else seed_prompt,
             on_progress=on_progress,
             defaults=defaults,
             order=order,
