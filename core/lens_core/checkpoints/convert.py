@@ -19,6 +19,7 @@ from lens_core.checkpoints.convert_encoder import (
     write_mxfp4_encoder,
     write_plain_encoder,
 )
+from lens_core.checkpoints.convert_lora import write_comfy_lora
 from lens_core.checkpoints.denoiser import STEM, blank_denoiser, open_denoiser
 from lens_core.checkpoints.encoder import blank_text_encoder, open_text_encoder
 from lens_core.checkpoints.formats import mxfp8
@@ -69,7 +70,7 @@ def layouts(component: str) -> tuple[str, ...]:
 def convert(
     source: str | Path, target: Target, layout: str, config: Config | None = None
 ) -> CheckpointInfo:
-    """Write a component in another layout.
+    """Write a component, or a LoRA, in another layout.
 
     A text encoder's packed experts are not rounded again where the other layout can hold them.
 
@@ -91,8 +92,8 @@ def convert(
     component = component_of(source).component
     if layout not in layouts(component):
         raise ParameterError(
-            f"{source} is a {component}, which can be written as {layouts(component)}, "
-            f"not {layout!r}"
+            f"{source} is a {component}, which can be written as "
+            f"{', '.join(layouts(component)) or 'nothing else'}, not {layout!r}"
         )
     _CONVERTERS[component](Path(source), target, layout, config)
     return inspect_checkpoint(target.path)[0]
@@ -119,6 +120,10 @@ def _convert_encoder(source: Path, target: Target, layout: str, config: Config |
         write_gguf_encoder(opened, target.path, target.dtype, target.gguf_type or "MXFP4")
     else:
         _ENCODER[layout](opened, target.path, target.dtype)
+
+
+def _convert_lora(source: Path, target: Target, layout: str, config: Config | None) -> None:
+    _LORA[layout](source, target.path, target.dtype)
 
 
 def _config(model: ConfigMixin) -> dict[str, Any]:
@@ -198,13 +203,16 @@ _ENCODER = {
     "mxfp4": write_mxfp4_encoder,
     "nvfp4": write_comfy_encoder,
 }
+_LORA = {"comfy": write_comfy_lora}
 _LAYOUTS: dict[str, tuple[str, ...]] = {
     "denoiser": tuple(_DENOISER),
     "text encoder": (*_ENCODER, "gguf"),
     "autoencoder": tuple(_VAE),
+    "LoRA": tuple(_LORA),
 }
 _CONVERTERS = {
     "denoiser": _convert_denoiser,
     "text encoder": _convert_encoder,
     "autoencoder": _convert_vae,
+    "LoRA": _convert_lora,
 }

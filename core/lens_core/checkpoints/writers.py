@@ -27,13 +27,13 @@ SHARD = 5_000_000_000
 """Bytes of a shard before the next one is begun."""
 
 
-def write_file(path: Path, tensors: NamedTensors, config: Mapping[str, Any]) -> None:
-    """Write one safetensors file whose metadata states the configuration.
+def write_file(path: Path, tensors: NamedTensors, config: Mapping[str, Any] | None = None) -> None:
+    """Write one safetensors file, whose metadata states the configuration if there is one.
 
     All tensors are in memory at once: what is not mapped from another file goes through a spool.
     """
     content = {name: _owned(tensor) for name, tensor in tensors}
-    metadata = {"format": "pt", CONFIG_KEY: json.dumps(config)}
+    metadata = {"format": "pt"} | ({} if config is None else {CONFIG_KEY: json.dumps(config)})
     with _placed(path) as unfinished:
         save_file(content, unfinished, metadata=metadata)
 

@@ -55,18 +55,12 @@ def convert(
 
     from lens_core.checkpoints.convert import Target
     from lens_core.checkpoints.convert import convert as run
-    from lens_core.checkpoints.inspect import component_of
     from lens_sdk.cli.inspect import describe, show
-    from lens_sdk.lora_export import export_lora
 
     precision = torch.float32 if dtype is Dtype.FLOAT32 else torch.bfloat16
     own = None if config is None else Path(config)
     with err.status(f"Writing {target}"):
-        if component_of(source).component == "LoRA":
-            export_lora(source, target, layout, precision)
-            info = component_of(target)
-        else:
-            info = run(source, Target(target, precision, gguf_type), layout, own)
+        info = run(source, Target(target, precision, gguf_type), layout, own)
     if as_json:
         print_json(describe(info))
     else:
