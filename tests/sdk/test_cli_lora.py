@@ -149,4 +149,5 @@ def test_a_trained_lora_is_written_for_other_programs(
         pictures[name] = GeneratedImage.load(picture).data
     assert pictures["trained"] == pictures["written"]
     assert "exists already" in lens("convert", str(trained), str(target), "--to", "comfy", code=1)
-    assert "written as comfy, not 'single'" in lens("convert", str(trained), "x", "--to", "single", code=1)
+    refused = lens("convert", str(trained), "x", "--to", "single", code=1)
+    assert "written as comfy, not 'single'" in refused
