@@ -22,6 +22,7 @@ from lens_core.bench.stages import Stages
 from lens_core.bench.timing import compare, measure, median_interval
 from lens_core.blocks import SwiGLU
 from lens_core.speed import named_plan
+from lens_core.speed.fp8 import fp8_problem
 from lens_core.speed.plan import SWITCHES
 from lens_sdk.cli import app
 
@@ -131,12 +132,13 @@ def test_accuracy_and_the_stages_of_a_picture() -> None:
     config = bench_config("nano")
     stages = Stages(config, torch.device("cpu"), torch.float32, warmup=1, repeats=2)
     exact = stages.measure(Case("accuracy", "", 128, 1, "exact")).accuracy
-    rounded = stages.measure(Case("accuracy", "", 128, 1, "fp8-products")).accuracy
     assert exact is not None
-    assert rounded is not None
     assert exact.factor == 1.0
-    assert rounded.plain == exact.plain
-    assert 1.2 < rounded.factor < 6
+    if fp8_problem(torch.device("cpu"), torch.bfloat16) is None:  # Older torch lacks the product.
+        rounded = stages.measure(Case("accuracy", "", 128, 1, "fp8-products")).accuracy
+        assert rounded is not None
+        assert rounded.plain == exact.plain
+        assert 1.2 < rounded.factor < 6
     found = stages.measure(Case("split", "lens-turbo", 128, 1, "plain"))
     assert [*found.parts] == ["encode", "denoise", "decode", "png"]
     assert found.timing is not None

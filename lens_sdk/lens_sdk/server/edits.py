@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import python_multipart  # noqa: F401 - so that a server without it does not start
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 
 from lens_sdk.server.bodies import EditsBody
@@ -74,9 +76,7 @@ async def read_form(request: Request, limits: ServerLimits) -> tuple[EditsBody, 
         raise ApiError(
             415, "Send a multipart/form-data form with image and prompt.", code="not_multipart"
         )
-    async with request.form(
-        max_files=_MOST_FILES, max_fields=_MOST_FIELDS, max_part_size=limits.body_bytes
-    ) as form:
+    async with _form(request, limits) as form:
         body = _body(form)
         limits.check_text("prompt", body.prompt)
         image, mask = _files(form, "image"), _files(form, "mask")
@@ -94,6 +94,20 @@ async def read_form(request: Request, limits: ServerLimits) -> tuple[EditsBody, 
         data = await image[0].read()
         cover = await mask[0].read() if mask else None
     return body, await asyncio.to_thread(_checked, data, cover, limits)
+
+
+@asynccontextmanager
+async def _form(request: Request, limits: ServerLimits) -> AsyncIterator[FormData]:
+    try:
+        form = await request.form(
+            max_files=_MOST_FILES, max_fields=_MOST_FIELDS, max_part_size=limits.body_bytes
+        )
+    except FormParserError as error:  # Starlette before 1.8 lets it through.
+        raise ApiError.bad_request(f"The form cannot be read: {error}.") from error
+    try:
+        yield form
+    finally:
+        await form.close()
 
 
 def _checked(image: bytes, mask: bytes | None, limits: ServerLimits) -> Source:
