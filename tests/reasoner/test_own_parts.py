@@ -6,28 +6,13 @@ from PIL import Image
 from lens_reasoner import (
     AgentLoop,
     Capabilities,
-    Criterion,
     CriterionVerdict,
     FunctionGenerator,
     GeneratorError,
-    ImageRequest,
     LoopConfigError,
-    Rubric,
     Verdict,
 )
-
-REQUEST = ImageRequest(text="a red square", seed=40, num_images=2)
-RUBRIC = Rubric(
-    request="a red square",
-    criteria=(
-        Criterion(name="red", kind="color", question="Is it red?"),
-        Criterion(name="square", kind="object", question="Is it a square?"),
-    ),
-)
-
-
-def _paint(prompt: str, seed: int) -> Image.Image:
-    return Image.new("RGB", (8, 8), (seed, 0, 0))
+from redness import REQUEST, RUBRIC, paint
 
 
 class Odd:
@@ -56,7 +41,7 @@ async def test_a_judge_of_ones_own_that_gives_no_verdict_loses_no_picture() -> N
         ),
     }
     for told, judge in answers.items():
-        loop = AgentLoop(generator=FunctionGenerator(_paint), judge=judge)
+        loop = AgentLoop(generator=FunctionGenerator(paint), judge=judge)
         result = await loop.run(REQUEST, rubric=RUBRIC)
         assert (len(result.candidates), result.stop_reason) == (2, "unjudged")
         failure = result.candidates[0].failure
@@ -70,7 +55,7 @@ async def test_a_judge_that_is_not_async_is_told_how_to_be() -> None:
         def judge(self, image, rubric):
             return None
 
-    result = await AgentLoop(generator=FunctionGenerator(_paint), judge=Plain()).run(
+    result = await AgentLoop(generator=FunctionGenerator(paint), judge=Plain()).run(
         REQUEST, rubric=RUBRIC
     )
     assert "async def judge" in result.candidates[0].failure.hint
@@ -86,7 +71,7 @@ async def test_answers_have_the_weights_of_the_rubric() -> None:
     )
     red, square = RUBRIC.criteria
     heavy = RUBRIC.model_copy(update={"criteria": (red, square.model_copy(update={"weight": 3.0}))})
-    loop = AgentLoop(generator=FunctionGenerator(_paint), judge=Odd(verdict))
+    loop = AgentLoop(generator=FunctionGenerator(paint), judge=Odd(verdict))
     assert (await loop.run(REQUEST, rubric=heavy)).best.score == 0.25
 
 
@@ -99,7 +84,7 @@ async def test_answers_have_the_weights_of_the_rubric() -> None:
     ],
 )
 async def test_other_answers_than_asked_for_are_told(parts, error, told) -> None:
-    loop = AgentLoop(**{"generator": FunctionGenerator(_paint), **parts})
+    loop = AgentLoop(**{"generator": FunctionGenerator(paint), **parts})
     with pytest.raises(error) as caught:
         await loop.run(REQUEST)
     assert told in str(caught.value)
