@@ -26,12 +26,14 @@ class SizeLimits(Value):
         fewest_pixels: Least width times height.
         most_pixels: Most width times height.
         widest_ratio: Most that the longer edge is, in shorter edges.
+        besides: Sizes beyond them that can be drawn nevertheless.
     """
 
     longest_edge: int = Field(ge=1)
     fewest_pixels: int = Field(default=1, ge=1)
     most_pixels: int = Field(ge=1)
     widest_ratio: float = Field(ge=1)
+    besides: tuple[Size, ...] = ()
 
 
 class Capabilities(Value):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 from lens_reasoner.active_run import ActiveRun
 from lens_reasoner.cache import Cache
@@ -83,9 +84,10 @@ class AgentLoop:
         *,
         rubric: Rubric | None = None,
         record: str | Path | None = None,
+        **options: Any,
     ) -> LoopResult:
         """Run to the end; see `stream`."""
-        return await _fold(self.stream(request, rubric=rubric, record=record))
+        return await _fold(self.stream(request, rubric=rubric, record=record, **options))
 
     def run_sync(
         self,
@@ -93,9 +95,10 @@ class AgentLoop:
         *,
         rubric: Rubric | None = None,
         record: str | Path | None = None,
+        **options: Any,
     ) -> LoopResult:
         """`run` for code that is not async."""
-        return run_sync(self.run(request, rubric=rubric, record=record))
+        return run_sync(self.run(request, rubric=rubric, record=record, **options))
 
     async def resume(self, record: str | Path) -> LoopResult:
         """Run to the end what was interrupted; see `stream_resumed`."""
@@ -111,6 +114,7 @@ class AgentLoop:
         *,
         rubric: Rubric | None = None,
         record: str | Path | None = None,
+        **options: Any,
     ) -> AsyncGenerator[Event]:
         """Run and report each event as it happens; `fold_events` makes the result of them.
 
@@ -123,15 +127,17 @@ class AgentLoop:
             record: The run's own folder, where everything is written as it happens. If it holds
                 the same run already, that is gone on with, or read if it is finished: its events
                 come first, and no call that it shows is made again. None writes nothing.
+            **options: Fields of `ImageRequest`, such as `seed=1` and `num_images=4`.
 
         Raises:
+            ValidationError: An option that is no field of `ImageRequest`, or out of range.
             UnsupportedSettingError: If the generator cannot honour the request; before anything
                 is paid for.
             LoopConfigError: If there is a judge but neither a rubric nor a writer.
             RunRecordError: If `record` holds another run, or is being written by somebody else.
             ReasonerError: If rewriting fails, or drawing fails before any picture is there.
         """
-        request = ImageRequest.of(request)
+        request = ImageRequest.of(request, **options)
         header = RunHeader.now(
             request, rubric=rubric, limits=self._limits, parts=self._parts.identities()
         )

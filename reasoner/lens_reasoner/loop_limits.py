@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import Field
 
-from lens_reasoner.types import Probability, Value
+from lens_reasoner.types import Options, Probability
 
 
-class LoopLimits(Value):
+class LoopLimits(Options):
     """When a run ends; whatever comes first ends it, with the best picture so far.
 
     The cost limit is checked before every call: nothing new begins once it is reached, and what is
@@ -25,6 +28,14 @@ class LoopLimits(Value):
         deadline: Most seconds on the clock; what is under way then is given up. Where a run was
             killed and resumed, the time between does not count.
     """
+
+    MEANT: ClassVar[Mapping[str, str]] = {
+        "max_cost": "max_usd",
+        "seconds": "deadline",
+        "target": "target_score",
+        "timeout": "deadline",
+        "usd": "max_usd",
+    }
 
     max_rounds: int = Field(default=1, ge=1)
     target_score: Probability = 1.0

@@ -165,7 +165,7 @@ def _free_size_problem(width: int, height: int, capabilities: Capabilities) -> s
     unit, limits = capabilities.multiple_of, capabilities.size_limits
     if not width % unit == height % unit == 0:
         return f"both must be multiples of {unit}"
-    if limits is None:
+    if limits is None or (width, height) in limits.besides:
         return ""
     if max(width, height) > limits.longest_edge:
         return f"no edge may be longer than {limits.longest_edge}"

@@ -9,7 +9,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -103,7 +103,26 @@ class Usage(Value):
         )
 
 
-class ImageRequest(Value):
+class Options(Value):
+    """Base of values that users write by name: a name there is not is told with what may be meant.
+
+    Attributes:
+        MEANT: What other places and libraries call some fields.
+    """
+
+    MEANT: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_the_names(cls, given: Any) -> Any:
+        if isinstance(given, dict) and (unknown := given.keys() - cls.model_fields.keys()):
+            raise _no_such_options(
+                cls, {str(name): given[name] for name in sorted(unknown, key=str)}
+            )
+        return given
+
+
+class ImageRequest(Options):
     """What the user asks for, in the user's own words.
 
     Attributes:
@@ -119,6 +138,13 @@ class ImageRequest(Value):
         extra: Settings that only some generators know, by the names of `Capabilities.extra`, such
             as {"quality": "low"} for OpenAI's pictures; any JSON values.
     """
+
+    MEANT: ClassVar[Mapping[str, str]] = {
+        "guidance": "guidance_scale",
+        "n": "num_images",
+        "size": "width and height",
+        "steps": "num_inference_steps",
+    }
 
     text: str
     negative_prompt: str = ""
@@ -138,8 +164,6 @@ class ImageRequest(Value):
         Raises:
             ValidationError: Something else, an option that is no field, or out of range.
         """
-        if unknown := options.keys() - cls.model_fields.keys():
-            raise _no_such_options(cls, {name: options[name] for name in sorted(unknown)})
         if isinstance(request, ImageRequest):
             return cls(**{**request.model_dump(), **options}) if options else request
         return cls(text=request, **options)
@@ -182,21 +206,12 @@ class ImageRequest(Value):
         return self
 
 
-_MEANT = {
-    "guidance": "guidance_scale",
-    "n": "num_images",
-    "size": "width and height",
-    "steps": "num_inference_steps",
-}
-"""What the command line and other libraries call some fields."""
-
-
-def _no_such_options(cls: type[Value], options: Mapping[str, Any]) -> ValidationError:
+def _no_such_options(cls: type[Options], options: Mapping[str, Any]) -> ValidationError:
     """The error of options that are no fields, with those that may be meant."""
     fields = [name for name in cls.model_fields if name != "text"]
 
     def told(name: str) -> str:
-        near = _MEANT.get(name) or next(iter(difflib.get_close_matches(name, fields, n=1)), None)
+        near = cls.MEANT.get(name) or next(iter(difflib.get_close_matches(name, fields, n=1)), None)
         question = f" Did you mean {near}?" if near else ""
         return f"There is no such option.{question} Options: {', '.join(fields)}"
 

@@ -286,3 +286,13 @@ async def test_types_of_the_last_and_first_events() -> None:
     assert isinstance(events[-1], Finished)
     assert not any(isinstance(e, RewriteDone) for e in events)
     assert events[-1].best == 0
+
+
+def test_a_request_is_given_as_words_and_options() -> None:
+    """It was a TypeError that said nothing of what to do instead."""
+    loop = AgentLoop(generator=FunctionGenerator(paint))
+    result = loop.run_sync("a red square", seed=7, num_images=2)
+    assert result.request == ImageRequest(text="a red square", seed=7, num_images=2)
+    assert [c.image.seed for c in result.candidates] == [7, 8]
+    with pytest.raises(ValidationError, match=r"Did you mean num_inference_steps\?"):
+        loop.run_sync("a red square", steps=3)

@@ -3,6 +3,8 @@
 import io
 import pickle
 import string
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -21,6 +23,7 @@ from lens_reasoner import (
     ImageFileError,
     ImageRequest,
     JudgeError,
+    LoopLimits,
     LoopResult,
     MissingKeyError,
     QuotaError,
@@ -222,13 +225,21 @@ def test_requests_that_make_no_sense(fields: dict, rule: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "meant"),
-    [("n", "num_images"), ("steps", "num_inference_steps"), ("guidence_scale", "guidance_scale")],
+    ("make", "option", "meant"),
+    [
+        (partial(ImageRequest.of, "x"), "n", "num_images"),
+        (partial(ImageRequest, text="x"), "steps", "num_inference_steps"),
+        (partial(ImageRequest.of, ImageRequest(text="x")), "guidence_scale", "guidance_scale"),
+        (LoopLimits, "rounds", "max_rounds"),
+        (LoopLimits, "max_cost", "max_usd"),
+    ],
 )
-def test_options_by_another_name_are_told_the_right_one(option: str, meant: str) -> None:
+def test_options_by_another_name_are_told_the_right_one(
+    make: Callable[..., object], option: str, meant: str
+) -> None:
     """Pydantic only said that extra inputs are not permitted."""
     with pytest.raises(ValidationError, match=f"Did you mean {meant}\\?") as caught:
-        ImageRequest.of("x", **{option: 3})
+        make(**{option: 3})
     assert [(e["type"], e["loc"]) for e in caught.value.errors()] == [
         ("extra_forbidden", (option,))
     ]
