@@ -1,15 +1,16 @@
 """Reading checkpoint folders strictly: safetensors only, every tensor name accounted for."""
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from lens_core.checkpoints.header import SAFETENSORS_FORMATS, TensorHeader, is_float
 from lens_core.errors import CheckpointError, PrecisionError
+from lens_core.json_files import read_config as read_config
+from lens_core.json_files import read_json as read_json
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -62,33 +63,6 @@ def check_dtype(dtype: torch.dtype) -> None:
     refuse_float16(dtype, "the requested dtype")
     if dtype not in (torch.bfloat16, torch.float32, torch.float64):
         raise PrecisionError(f"dtype {dtype!r} must be torch.bfloat16 or torch.float32")
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a component folder.
-
-    Raises:
-        CheckpointError: The folder or file is missing or is not a JSON object.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; every component folder needs one")
-    return read_json(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        CheckpointError: The file cannot be read as a JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object")
-    return content
 
 
 def weight_files(folder: Path, stem: str) -> list[Path]:

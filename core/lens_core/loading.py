@@ -6,7 +6,7 @@ used to find classes: every subfolder has one meaning.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,13 @@ from lens_core.checkpoint_files import (
     read_tensors,
     refuse_float16,
 )
+from lens_core.defaults import DEFAULTS_KEY, INDEX_NAME, PUBLISHED_DEFAULTS, load_defaults
 from lens_core.defaults import LensDefaults as LensDefaults
 from lens_core.errors import CheckpointError, ComponentError, ParameterError
-from lens_core.sampling import default_scheduler, given_sigmas
+from lens_core.sampling import default_scheduler
 from lens_core.text_encoder import LensTextEncoder
 from lens_core.tokenizer import load_packaged_tokenizer
 from lens_core.transformer import LensTransformer2DModel
-
-INDEX_NAME = "model_index.json"
-DEFAULTS_KEY = "_lens_defaults"
-PUBLISHED_DEFAULTS = LensDefaults()
 
 
 def checkpoint_folder(path: str | Path) -> Path:
@@ -190,37 +187,6 @@ def load_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
         raise CheckpointError(f"{folder} has no scheduler_config.json")
     config = read_json(path)
     return FlowMatchEulerDiscreteScheduler.from_config(config)
-
-
-def load_defaults(folder: Path, otherwise: LensDefaults = PUBLISHED_DEFAULTS) -> LensDefaults:
-    """A checkpoint's own settings.
-
-    Args:
-        folder: Of the checkpoint.
-        otherwise: What holds as far as it states nothing; by default that of the published Lens.
-
-    Raises:
-        CheckpointError: The entry has a name or a type that `LensDefaults` does not.
-    """
-    path = folder / INDEX_NAME
-    entry = read_json(path).get(DEFAULTS_KEY, {}) if path.is_file() else {}
-    known = {field.name: field.type for field in fields(LensDefaults) if field.name != "sigmas"}
-    sigmas = entry.pop("sigmas", None)
-    for name, value in entry.items():
-        number = (int, float) if known.get(name) is float else int
-        if name not in known or isinstance(value, bool) or not isinstance(value, number):
-            raise CheckpointError(
-                f"{path}: {DEFAULTS_KEY} has {name!r}: {value!r}; it may hold numbers named "
-                f"{sorted(known)} and a list of sigmas"
-            )
-    own = replace(otherwise, **entry)
-    if sigmas is None:
-        return own
-    try:
-        levels = given_sigmas(sigmas, own.num_inference_steps)
-    except ParameterError as error:
-        raise CheckpointError(f"{path}: {DEFAULTS_KEY}: {error}") from error
-    return replace(own, sigmas=tuple(levels.tolist()))
 
 
 def _write_index(folder: Path, components: Mapping[str, Any], defaults: LensDefaults) -> None:

@@ -17,13 +17,14 @@ from lens_core.conditioning import TextConditioner, TextRequest
 from lens_core.errors import ParameterError
 from lens_core.latents import decode_tokens
 from lens_core.loading import LensDefaults, check_components, check_precision
+from lens_core.noise_levels import given_sigmas, linear_sigmas
 from lens_core.picture_groups import Edge, Size, requested_sizes
 from lens_core.picture_run import PictureCall, PictureRun
 from lens_core.pipeline_loading import LoadablePipeline
 from lens_core.pipeline_output import LensPipelineOutput
 from lens_core.previews import PreviewMap, fit_preview_map
-from lens_core.sampling import check_scheduler, given_sigmas, linear_sigmas
-from lens_core.sizes import MAX_AREA, nearest_size
+from lens_core.sampling import check_scheduler
+from lens_core.sizes import SizeRules, token_side
 from lens_core.source_pictures import PictureInput
 from lens_core.starting_points import StartingPictures
 from lens_core.steps import Cancel, StepListener
@@ -117,8 +118,12 @@ class LensPipeline(LoadablePipeline):
     @property
     def size_multiple(self) -> int:
         """Pixels per token side: 16 for the released models."""
-        downsampling: int = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return downsampling * int(self.vae.config.patch_size[0])
+        return token_side(self.vae.config)
+
+    @property
+    def size_rules(self) -> SizeRules:
+        """The sizes it draws; `read_size_rules` knows them before anything is loaded."""
+        return SizeRules(self.defaults.height, self.defaults.width, self.size_multiple)
 
     @torch.no_grad()
     def encode_prompt(
@@ -328,8 +333,7 @@ class LensPipeline(LoadablePipeline):
 
         They are the nearest that Lens can make, with at most twice the checkpoint's own area.
         """
-        most = min(MAX_AREA, 2 * self.defaults.height * self.defaults.width)
-        return nearest_size(height, width, self.size_multiple, most)
+        return self.size_rules.fitting(height, width)
 
     def _sizes(
         self, height: Edge, width: Edge, size: str | Sequence[str] | None, start: Start

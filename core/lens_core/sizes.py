@@ -3,12 +3,16 @@
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from lens_core.errors import InvalidSizeError
 
 SIZE_MULTIPLE = 16
 """Pixels per token side: 8 by the VAE, 2 by patching."""
+
+_VAE_LEVELS, _VAE_PATCH = range(4), (2, 2)
 
 MAX_AREA = 1440 * 1440
 """Largest picture in pixels, apart from the named buckets of base 1440, some of which pass it."""
@@ -80,6 +84,42 @@ Lens was trained on the 27 of bases 512, 768 and 1024; those of base 1440 are fo
 """
 
 _NAMED_SIZES = frozenset(size for table in BUCKETS.values() for size in table.values())
+
+LARGER_SIZES = tuple(sorted(size for size in _NAMED_SIZES if size[0] * size[1] > MAX_AREA))
+"""Height and width of the named buckets that pass `MAX_AREA`."""
+
+
+@dataclass(frozen=True)
+class SizeRules:
+    """The sizes of one model; what else holds is the same for all, see `validate_size`.
+
+    Attributes:
+        height: Pixels where no size is asked for.
+        width: Pixels where no size is asked for.
+        multiple: Pixels per token side.
+    """
+
+    height: int
+    width: int
+    multiple: int = SIZE_MULTIPLE
+
+    def fitting(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that are drawn by default from a picture of this size.
+
+        They are the nearest that Lens can make, with at most twice the model's own area.
+        """
+        most = min(MAX_AREA, 2 * self.height * self.width)
+        return nearest_size(height, width, self.multiple, most)
+
+
+def token_side(vae_config: Mapping[str, Any]) -> int:
+    """Pixels per token side, which the autoencoder's configuration decides.
+
+    Args:
+        vae_config: As `AutoencoderKLFlux2` takes it; what it leaves out is as published.
+    """
+    levels = len(vae_config.get("block_out_channels", _VAE_LEVELS))
+    return int(2 ** (levels - 1) * vae_config.get("patch_size", _VAE_PATCH)[0])
 
 
 def resolve_size(aspect_ratio: str = "1:1", base: int = 1024) -> tuple[int, int]:

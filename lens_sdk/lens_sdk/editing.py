@@ -63,7 +63,7 @@ class EditingLensGenerator(LocalLensGenerator):
     @cached_property
     def _size(self) -> tuple[int, int]:
         picture = self._source.picture()
-        height, width = self.runtime.load().fitting_size(picture.height, picture.width)
+        height, width = self.runtime.size_rules.fitting(picture.height, picture.width)
         return width, height
 
     def _own_settings(self) -> dict[str, Any]:

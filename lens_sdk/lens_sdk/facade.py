@@ -76,7 +76,7 @@ async def agenerate(
     )
     asked = ImageRequest.of(request, **options)
     # Loading blocks; done here, the event loop stays free meanwhile.
-    await asyncio.to_thread(load_generator, generator)
+    await asyncio.to_thread(load_generator, generator, asked)
     return await loop.run(asked, record=record)
 
 

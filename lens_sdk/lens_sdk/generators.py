@@ -10,6 +10,7 @@ from lens_core.packaged import PACKAGED_MODELS
 from lens_reasoner import (
     DiffusersGenerator,
     Generator,
+    ImageRequest,
     ImageServer,
     OnUnsupported,
     OpenAIImages,
@@ -19,6 +20,7 @@ from lens_reasoner.generator import ImageEditor
 from lens_reasoner.generators.image_server import DIALECTS
 from lens_reasoner.generators.openai_images import DEFAULT_IMAGE_MODEL
 from lens_reasoner.parts import check_part
+from lens_reasoner.settings import settings_for
 from lens_sdk.errors import UnknownModelError, UnknownPartError
 from lens_sdk.local import LocalLensGenerator
 from lens_sdk.models import (
@@ -153,12 +155,36 @@ def plan_speed(generator: Generator, speed: str | None = None) -> None:
     _runtime(generator, "has no faster paths to choose from", "--speed").plan_speed(speed)
 
 
-def load_generator(generator: Generator) -> None:
-    """Load what runs on this machine, which blocks; other generators have nothing to load.
+def refuse_unsupported(
+    generator: Generator, request: ImageRequest, on_unsupported: OnUnsupported | None = None
+) -> None:
+    """Refuse what a Lens model on this machine cannot honour, before it is loaded.
+
+    Args:
+        generator: As chosen; others than Lens models are not asked.
+        request: What is to be drawn.
+        on_unsupported: What the caller does with settings that cannot be honoured.
 
     Raises:
+        UnsupportedSettingError: Such as a size that the model does not draw.
+    """
+    if isinstance(generator, LocalLensGenerator) and on_unsupported != "warn":
+        settings_for(request, generator.capabilities, backend=generator.name)
+
+
+def load_generator(generator: Generator, request: ImageRequest | None = None) -> None:
+    """Load what runs on this machine, which blocks; other generators have nothing to load.
+
+    Args:
+        generator: As chosen.
+        request: What is drawn first, held against what the generator can do before it is loaded.
+
+    Raises:
+        UnsupportedSettingError: As `refuse_unsupported` does.
         GeneratorError: It cannot be loaded.
     """
+    if request is not None:
+        refuse_unsupported(generator, request)
     if isinstance(generator, LocalLensGenerator):
         generator.runtime.load()
     elif isinstance(generator, DiffusersGenerator):

@@ -16,6 +16,7 @@ from lens_reasoner import (
     GeneratedImage,
     GenerationSettings,
     GeneratorError,
+    SizeLimits,
     StepCallback,
     StepProgress,
     UnsupportedSettingError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from lens_core.pipeline import LensPipeline
+    from lens_core.sizes import SizeRules
 
 PIXELS_AT_ONCE = 1024 * 1024
 """Pictures drawn in one batch have together at most about this many pixels."""
@@ -40,9 +42,8 @@ MOST_AT_ONCE = 8
 class LocalLensGenerator(BlockingGenerator):
     """A `Generator` round a `LensPipeline`.
 
-    Every picture starts from noise of its own seed, which no batch changes. Its
-    `capabilities` are the checkpoint's, which loads it when they are first asked for. The day that
-    the text encoder believes it is can be set as `date` in `GenerationSettings.extra`.
+    Every picture starts from noise of its own seed, which no batch changes. The day that the text
+    encoder believes it is can be set as `date` in `GenerationSettings.extra`.
     """
 
     def __init__(self, runtime: LensRuntime) -> None:
@@ -62,13 +63,14 @@ class LocalLensGenerator(BlockingGenerator):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the checkpoint can do.
+        """What the checkpoint can do, known without loading it.
 
         Raises:
-            GeneratorError: The checkpoint cannot be loaded.
+            GeneratorError: The checkpoint's settings cannot be read.
         """
         if self._capabilities is None:
-            self._capabilities = _capabilities(self.runtime.load(), nano=self.runtime.model.nano)
+            rules, nano = self.runtime.size_rules, self.runtime.model.nano
+            self._capabilities = _capabilities(rules, nano=nano)
         return self._capabilities
 
     def draw(
@@ -231,8 +233,7 @@ def _date(settings: GenerationSettings) -> str:
     return str(settings.extra.get("date", DEFAULT_DATE))
 
 
-def _capabilities(pipeline: LensPipeline, *, nano: bool) -> Capabilities:
-    own = pipeline.defaults
+def _capabilities(own: SizeRules, *, nano: bool) -> Capabilities:
     fits = PIXELS_AT_ONCE // (own.width * own.height)
     return Capabilities(
         seed=True,
@@ -242,11 +243,24 @@ def _capabilities(pipeline: LensPipeline, *, nano: bool) -> Capabilities:
         native_size=(own.width, own.height),
         sizes=None,
         preferred_sizes=_preferred_sizes(own.height, own.width, nano=nano),
-        multiple_of=pipeline.size_multiple,
+        multiple_of=own.multiple,
+        size_limits=_size_limits(),
         max_images=min(MOST_AT_ONCE, max(1, fits)),
         image_input=True,
         mask=True,
         extra=("date",),
+    )
+
+
+def _size_limits() -> SizeLimits:
+    """The rules of `lens_core.sizes.validate_size`."""
+    from lens_core.sizes import BUCKETS, LARGER_SIZES, MAX_AREA, MAX_ASPECT_RATIO
+
+    return SizeLimits(
+        longest_edge=max(height for table in BUCKETS.values() for height, _ in table.values()),
+        most_pixels=MAX_AREA,
+        widest_ratio=MAX_ASPECT_RATIO,
+        besides=tuple((width, height) for height, width in LARGER_SIZES),
     )
 
 

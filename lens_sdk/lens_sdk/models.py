@@ -67,6 +67,11 @@ class LensModel:
         """What `LensPipeline.from_pretrained` loads: the folder, or the published name."""
         return self.name if self.folder is None else self.folder
 
+    @property
+    def vae(self) -> Path:
+        """The file or folder of its autoencoder."""
+        return self.parts["vae"] if self.folder is None else self.folder / "vae"
+
     @cached_property
     def files(self) -> dict[str, Path]:
         """Every weight file by a name that starts with that of its part."""

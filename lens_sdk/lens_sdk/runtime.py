@@ -21,6 +21,7 @@ from lens_sdk.turn_lock import TurnLock
 
 if TYPE_CHECKING:
     from lens_core.pipeline import LensPipeline
+    from lens_core.sizes import SizeRules
 
 T = TypeVar("T")
 
@@ -121,6 +122,28 @@ class LensRuntime:
         return self._speed
 
     @property
+    def size_rules(self) -> SizeRules:
+        """Which sizes the model draws; known without loading it.
+
+        Raises:
+            GeneratorError: The checkpoint's settings cannot be read.
+        """
+        if self._pipeline is not None:
+            return self._pipeline.size_rules
+        from lens_core.checkpoints.size_rules import read_size_rules
+
+        try:
+            return read_size_rules(self.model.source, self.model.vae)
+        except LensCoreError as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: LensCoreError) -> GeneratorError:
+        return GeneratorError(
+            f"The model {self.model.name!r} from {self.model.source} cannot be loaded: {error}",
+            hint="Fetch the checkpoint again or choose another model.",
+        )
+
+    @property
     def loaded(self) -> bool:
         """Whether the weights are in memory."""
         return self._pipeline is not None
@@ -187,10 +210,7 @@ class LensRuntime:
             if self._speed is not None:
                 accelerate(pipeline, self._speed)
         except LensCoreError as error:
-            raise GeneratorError(
-                f"The model {self.model.name!r} from {self.model.source} cannot be loaded: {error}",
-                hint="Fetch the checkpoint again or choose another model.",
-            ) from error
+            raise self._unreadable(error) from error
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

@@ -9,7 +9,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from lens_core import ParameterError
-from lens_core.sampling import compute_mu, linear_sigmas, make_sigmas
+from lens_core.noise_levels import linear_sigmas
+from lens_core.sampling import compute_mu, make_sigmas
 from lens_core.text_features import TextFeatures
 from lens_core.training.distill import losses
 from lens_core.training.distill.config import StudentSampler

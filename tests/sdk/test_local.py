@@ -1,11 +1,21 @@
 """The local generator: seeds, settings, refusals, cancelling."""
 
 import asyncio
+import io
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
 
+import lens_sdk
+from lens_core import InvalidSizeError
 from lens_core.pipeline import LensPipeline
+from lens_core.sizes import validate_size
 from lens_reasoner import (
     AgentLoop,
     GenerationSettings,
@@ -15,8 +25,10 @@ from lens_reasoner import (
     StepProgress,
     UnsupportedSettingError,
 )
-from lens_sdk import LocalLensGenerator
-from lens_sdk.models import LensModel
+from lens_reasoner.settings import check_settings
+from lens_sdk import Lens, LocalLensGenerator
+from lens_sdk.cli import app
+from lens_sdk.models import LensModel, resolve_model
 from lens_sdk.runtime import LensRuntime
 
 PLAIN = GenerationSettings()
@@ -63,11 +75,71 @@ def test_capabilities_are_the_checkpoints(generator: LocalLensGenerator) -> None
     assert capabilities.negative_prompt
 
 
+def test_capabilities_are_known_without_loading(nano_runtime: LensRuntime) -> None:
+    runtime = LensRuntime(nano_runtime.model)
+    assert LocalLensGenerator(runtime).capabilities == LocalLensGenerator(nano_runtime).capabilities
+    assert not runtime.loaded
+
+
+@hypothesis_settings(deadline=None)
+@given(*[st.one_of(st.integers(1, 2200), st.integers(1, 140).map(lambda n: 16 * n))] * 2)
+@example(2080, 1040)
+@example(1088, 1936)
+@example(2080, 1056)
+@example(1440, 1440)
+def test_what_the_model_would_refuse_is_refused_beforehand(width: int, height: int) -> None:
+    generator = LocalLensGenerator(LensRuntime(resolve_model()))
+    asked = GenerationSettings(width=width, height=height)
+    try:
+        validate_size(height, width)
+    except InvalidSizeError:
+        with pytest.raises(UnsupportedSettingError):
+            check_settings(asked, generator.capabilities, backend="lens")
+    else:
+        assert check_settings(asked, generator.capabilities, backend="lens") == asked
+
+
+IMPOSSIBLE = [(100, 130), (2000, 2000), (1024, 256)]
+
+
+@pytest.mark.parametrize(("width", "height"), IMPOSSIBLE)
+def test_an_impossible_size_is_refused_before_the_model_is_loaded(
+    nano_model: LensModel, width: int, height: int
+) -> None:
+    runtime = LensRuntime(nano_model)
+    generator = LocalLensGenerator(runtime)
+    client = Lens(generator, base_url="", folder=None, reasoner="none", judge="none")
+    with pytest.raises(UnsupportedSettingError, match="size"):
+        lens_sdk.generate("a star", model=generator, width=width, height=height)
+    with pytest.raises(UnsupportedSettingError, match="size"):
+        client.images.generate("a star", width=width, height=height)
+    with pytest.raises(UnsupportedSettingError, match="size"):
+        client.create("a star", width=width, height=height)
+    assert not runtime.loaded
+
+
+@pytest.mark.parametrize(("width", "height"), IMPOSSIBLE)
+def test_the_command_refuses_it_without_loading(nano_folder: Path, width: int, height: int) -> None:
+    command = ["generate", "a star", "--model", str(nano_folder), "--size", f"{width}x{height}"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1
+    assert "size" in done.output
+    assert "Loading" not in done.output
+
+
+def test_a_picture_is_edited_at_a_size_known_without_loading(nano_model: LensModel) -> None:
+    runtime, file = LensRuntime(nano_model), io.BytesIO()
+    Image.new("RGB", (70, 50)).save(file, "PNG")
+    editing = LocalLensGenerator(runtime).editing(file.getvalue())
+    assert editing.capabilities.native_size == (64, 48)
+    assert not runtime.loaded
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"width": 50, "height": 64}, "multiples of 16"),
-        ({"width": 256, "height": 64}, "1:2 to 2:1"),
+        ({"width": 256, "height": 64}, "at most 2 times"),
         ({"guidance_scale": 0.5}, "guidance_scale 0.5"),
     ],
 )

@@ -1,6 +1,5 @@
 """Configurations of models in files that may carry none."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +8,9 @@ from typing import Any
 from transformers import GptOssConfig
 
 from lens_core.checkpoint_files import read_config, read_json
+from lens_core.checkpoints.header import config_in
 from lens_core.checkpoints.weights import Weights
 from lens_core.errors import CheckpointError
-
-CONFIG_KEY = "lens_config"
-"""Metadata of files that `lens convert` writes: the component's configuration as JSON."""
 
 Config = Mapping[str, Any] | str | Path
 """A configuration, or the JSON file it is in."""
@@ -31,15 +28,7 @@ def stated_config(weights: Weights, given: Config | None = None) -> dict[str, An
         return dict(given) if isinstance(given, Mapping) else read_json(Path(given))
     if weights.path.is_dir():
         return read_config(weights.path)
-    if CONFIG_KEY not in weights.metadata:
-        return None
-    try:
-        stated = json.loads(weights.metadata[CONFIG_KEY])
-    except (TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{weights.path}: its metadata {CONFIG_KEY} is not JSON") from error
-    if not isinstance(stated, dict):
-        raise CheckpointError(f"{weights.path}: its metadata {CONFIG_KEY} must be a JSON object")
-    return stated
+    return config_in(weights.metadata, weights.path)
 
 
 def encoder_config(weights: Weights, given: Config | None = None) -> GptOssConfig:

@@ -13,9 +13,10 @@ from torch import Tensor
 from lens_core.checkpoint_files import check_dtype
 from lens_core.checkpoints import names
 from lens_core.checkpoints.comfy import check_note
-from lens_core.checkpoints.configs import CONFIG_KEY, Config, made_of, stated_config
+from lens_core.checkpoints.configs import Config, made_of, stated_config
 from lens_core.checkpoints.formats import mxfp8
 from lens_core.checkpoints.formats.blocked_scales import padded_shape
+from lens_core.checkpoints.header import CONFIG_KEY
 from lens_core.checkpoints.weights import (
     LazyTensor,
     LazyTensors,

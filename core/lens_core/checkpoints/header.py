@@ -18,6 +18,9 @@ PICKLE = (
     "get the model in one of those"
 )
 
+CONFIG_KEY = "lens_config"
+"""Metadata of files that `lens convert` writes: the component's configuration as JSON."""
+
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _LONGEST_HEADER = 100_000_000
@@ -115,6 +118,27 @@ def read_header(path: str | Path) -> FileHeader:
     if pickled or file.suffix in _PICKLE_SUFFIXES:
         raise CheckpointError(f"{file} {PICKLE}")
     return _safetensors(file, start)
+
+
+def config_in(metadata: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
+    """The configuration that a file states under `CONFIG_KEY`; None if it states none.
+
+    Args:
+        metadata: Of a header.
+        path: The file, for messages.
+
+    Raises:
+        CheckpointError: Not a JSON object.
+    """
+    if CONFIG_KEY not in metadata:
+        return None
+    try:
+        stated = json.loads(metadata[CONFIG_KEY])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its metadata {CONFIG_KEY} is not JSON") from error
+    if not isinstance(stated, dict):
+        raise CheckpointError(f"{path}: its metadata {CONFIG_KEY} must be a JSON object")
+    return stated
 
 
 def _safetensors(file: Path, start: bytes) -> FileHeader:

@@ -16,8 +16,8 @@ from gguf import GGMLQuantizationType, GGUFWriter
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lens_core.checkpoints.configs import CONFIG_KEY
 from lens_core.checkpoints.formats import gguf
+from lens_core.checkpoints.header import CONFIG_KEY
 from lens_core.checkpoints.spool import spool_beside
 from lens_core.errors import CheckpointError
 

@@ -153,6 +153,7 @@ def generate(
         plan_loras,
         plan_memory,
         plan_speed,
+        refuse_unsupported,
     )
     from lens_sdk.session import build_loop
     from lens_sdk.settings import Settings
@@ -200,6 +201,8 @@ def generate(
         except ImageFileError as error:
             files = " and ".join(str(path) for path in (image, mask) if path is not None)
             raise ImageFileError(f"{files}: {error.message}", hint=error.hint) from error
+    if asked is not None:
+        refuse_unsupported(generator, asked, lenient)
     loop = build_loop(
         generator,
         reasoner=settings.reasoner,

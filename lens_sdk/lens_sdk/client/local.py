@@ -55,9 +55,9 @@ class LocalBackend:
     async def images(self, request: ImageRequest, edit: Edit | None = None) -> list[GeneratedImage]:
         """See `Backend.images`."""
         generator = self._parts.generator
-        await asyncio.to_thread(load_generator, generator)
         if edit is not None:
             generator = await asyncio.to_thread(editing_generator, generator, edit.image, edit.mask)
+        await asyncio.to_thread(load_generator, generator, request)
         capabilities = generator.capabilities
         settings = settings_for(request, capabilities, backend=generator.name)
         if edit is not None:
@@ -86,7 +86,8 @@ class LocalBackend:
         run, loop = RunStream(), loop_of(self._parts, limits, self._cache)
         folder = None if self._store is None else self._store.new()
         run.id = None if folder is None else folder.name
-        return run.begin(self._play(loop.stream(request, rubric=rubric, record=folder)))
+        events = loop.stream(request, rubric=rubric, record=folder)
+        return run.begin(self._play(events, request))
 
     async def rewrite(self, request: ImageRequest) -> Rewrite | Refused:
         """See `Backend.rewrite`."""
@@ -133,10 +134,10 @@ class LocalBackend:
         """Nothing is held open."""
 
     async def _play(
-        self, events: AsyncGenerator[Event], *, known: int = 0
+        self, events: AsyncGenerator[Event], request: ImageRequest | None = None, *, known: int = 0
     ) -> AsyncGenerator[Event]:
         # Loading blocks; done here, the event loop stays free meanwhile.
-        await asyncio.to_thread(load_generator, self._parts.generator)
+        await asyncio.to_thread(load_generator, self._parts.generator, request)
         async with aclosing(traced(events, known=known)) as told:
             async for event in told:
                 yield event

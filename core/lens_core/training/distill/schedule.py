@@ -8,7 +8,8 @@ import torch
 from torch import Generator, Tensor
 
 from lens_core.errors import ParameterError
-from lens_core.sampling import compute_mu, given_sigmas, linear_sigmas, shifted_sigmas
+from lens_core.noise_levels import given_sigmas, linear_sigmas
+from lens_core.sampling import compute_mu, shifted_sigmas
 from lens_core.training.distill.config import DistillConfig
 
 
