@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from lens_reasoner import LoopConfigError, PromptSection, SystemPrompt
-from lens_sdk import Lens
+from lens_sdk import Lens, Settings
 from lens_sdk.errors import UnknownPartError
 
 REQUESTS = [
@@ -22,7 +22,9 @@ def test_a_study_is_run_and_its_folder_goes_on(nano_folder: Path, tmp_path: Path
     own = SystemPrompt(
         name="own", version="1", sections=(PromptSection(name="Task", text="Draw."),)
     )
-    lens = Lens(str(nano_folder), base_url="", folder=None, system_prompt=own)
+    own.save(tmp_path / "own.json")
+    settings = Settings(system_prompt=tmp_path / "own.json")
+    lens = Lens(str(nano_folder), base_url="", folder=None, settings=settings)
     folder, told = tmp_path / "study", []
     result = lens.optimize(
         REQUESTS,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -27,10 +28,11 @@ from lens_prompt_opt import (
     load_system_prompt,
 )
 from lens_prompt_opt.simulation.world import seed_prompt
-from lens_reasoner import LLMReasoner
+from lens_reasoner import LLMReasoner, SystemPrompt
 from lens_sdk.cli import app
 from lens_sdk.cli.optimize_display import StudyDisplay, show_result
 from lens_sdk.nano_proposals import POOR_PROMPT
+from lens_sdk.optimize_run import OptimizeRun
 from prompt_opt.simulated_study import study
 from scripted_chat import ScriptedChat
 
@@ -207,6 +209,30 @@ def test_settings_choose_the_parts_where_options_do_not(
     assert json.loads(_lens(*arguments, *limit)[0])["images"] == 60
     known = _lens(*arguments, "--budget-usd", "5", "--reasoner", "rules", code=1)[1]
     assert "'judge' has no known price" in known
+
+
+@pytest.mark.parametrize(("option", "begun"), [((), "set"), (("--seed-prompt", "b.md"), "given")])
+def test_a_study_starts_from_the_prompt_in_use_unless_another_is_given(
+    order: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: tuple[str, ...],
+    begun: str,
+) -> None:
+    """The prompt of the settings was left aside for the built-in one."""
+    monkeypatch.chdir(tmp_path)
+    for name, file in (("set", "a.md"), ("given", "b.md")):
+        POOR_PROMPT.model_copy(update={"name": name}).save(file)
+    Path("lens.toml").write_text('system_prompt = "a.md"\n')
+    seeds: list[SystemPrompt] = []
+
+    def load(run: OptimizeRun) -> None:
+        seeds.append(run.seed)
+        raise typer.Exit
+
+    monkeypatch.setattr(OptimizeRun, "load", load)
+    _lens(*order, "--out", "run", *option)
+    assert [seed.name for seed in seeds] == [begun]
 
 
 def test_commands_that_are_not_complete_say_what_is_missing(

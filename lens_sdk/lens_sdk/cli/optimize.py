@@ -87,7 +87,9 @@ def optimize(
         Path | None,
         typer.Option(
             "--seed-prompt",
-            help="System prompt to start from, .md or .json; the built-in one if left out.",
+            help="System prompt to start from, .md or .json; without one in the settings "
+            "(system_prompt) either, the built-in one.",
+            show_default=SETTING,
         ),
     ] = None,
     reasoner: Annotated[
@@ -253,7 +255,11 @@ def optimize(
                 concurrency=concurrency,
             )
         run = OptimizeRun.begin(
-            order, output, prompts=prompts, seed=seed_prompt, provider=settings.provider
+            order,
+            output,
+            prompts=prompts,
+            seed=seed_prompt or settings.prompt_for(settings.reasoner),
+            provider=settings.provider,
         )
     with err.status("Looking at the parts"):
         estimate = run.estimate()

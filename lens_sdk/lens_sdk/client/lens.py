@@ -98,7 +98,7 @@ class AsyncLens:
             "reasoner": given_or(reasoner, known.reasoner),
             "judge": given_or(judge, known.judge),
         }
-        self._own_prompt = given_or(system_prompt, None)
+        self._system_prompt = given_or(system_prompt, known.prompt_for(self._choices["reasoner"]))
         self._backend: Backend
         if url:
             if base_url:
@@ -124,7 +124,7 @@ class AsyncLens:
                 rubric_writer=known.rubric if rubric_writer is None else rubric_writer,
                 folder=given_or(folder, known.runs),
                 cache=given_or(cache, known.cache),
-                system_prompt=given_or(system_prompt, known.prompt_for(self._choices["reasoner"])),
+                system_prompt=self._system_prompt,
             )
         self.images = AsyncImages(self._backend)
         self.runs = AsyncRuns(self._backend)
@@ -217,7 +217,7 @@ class AsyncLens:
             budget: Limits over everything, such as `{"images": 600}`.
             folder: The study's own.
             seed_prompt: The system prompt to start from, or its file; by default the one that this
-                client was given, or else the built-in one.
+                client rewrites with, or else the built-in one.
             on_progress: Told how far it is.
             defaults: Settings for requests that have none of their own, such as `width`.
             **order: Fields of `lens_sdk.optimize_run.StudyOrder`, such as `strategy` and `alpha`.
@@ -240,7 +240,7 @@ class AsyncLens:
             requests,
             budget=budget,
             folder=folder,
-            seed_prompt=self._own_prompt if seed_prompt is None else seed_prompt,
+            seed_prompt=self._system_prompt if seed_prompt is None else seed_prompt,
             on_progress=on_progress,
             defaults=defaults,
             order=order,
