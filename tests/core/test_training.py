@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,36 @@ def test_killed_run_ends_with_the_same_bits(trained: Path, tmp_path: Path) -> No
     assert whole.keys() == resumed.keys()
     differing = [name for name in whole if not torch.equal(whole[name], resumed[name])]
     assert differing == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "weights"),
+    [
+        ("autoencoder", "vae/diffusion_pytorch_model.safetensors"),
+        ("language", "text_encoder/model.safetensors"),
+    ],
+)
+def test_a_component_goes_on_where_it_was_saved(tmp_path: Path, stage: str, weights: str) -> None:
+    """From the state after step 2 of 3 it ends with the bits of the run that went on at once."""
+    settings = {**TINY[stage], "steps": "3", "save_every": "2"}
+    run_stage(stage, "nano", tmp_path / "whole", settings)
+    shutil.copytree(tmp_path / "whole" / stage / "state", tmp_path / "resumed" / stage / "state")
+    torch.rand(7)
+    run_stage(stage, "nano", tmp_path / "resumed", settings)
+    whole, resumed = (
+        load_file(tmp_path / name / "components" / weights) for name in ("whole", "resumed")
+    )
+    assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
+
+
+def test_a_state_without_generators_goes_on(tmp_path: Path) -> None:
+    """States of before they were saved are read as they are."""
+    settings = {**TINY["language"], "save_every": "1"}
+    run_stage("language", "nano", tmp_path, settings)
+    values = tmp_path / "language" / "state" / "state.json"
+    values.write_text('{"step": 2}')
+    run_stage("language", "nano", tmp_path, {**settings, "steps": "3"})
+    assert json.loads(values.read_text())["step"] == 3
 
 
 def test_stage_without_its_predecessors_is_refused(tmp_path: Path) -> None:

@@ -19,14 +19,7 @@ from lens_core.nano.sampling import sample_scene
 from lens_core.training.config import NANO_SIZES, AutoencoderConfig
 from lens_core.training.journal import Journal
 from lens_core.training.optim import rate_factor, set_rates
-from lens_core.training.state import (
-    load_state,
-    optimizer_tensors,
-    restore_optimizer,
-    save_state,
-    select,
-    under,
-)
+from lens_core.training.state import resume_component, save_component
 
 
 def train_autoencoder(config: AutoencoderConfig, out: Path, components: Path) -> None:
@@ -43,7 +36,7 @@ def train_autoencoder(config: AutoencoderConfig, out: Path, components: Path) ->
     initialise(vae)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
     optimizer.param_groups[0]["peak"] = config.learning_rate
-    first = _resume(out / "state", vae, optimizer)
+    first = resume_component(out / "state", "vae", vae, optimizer)
     journal = Journal.of_stage(out, config, first)
     pictures = PicturePool(config.seed, config.pool)
     for step in range(first, config.steps):
@@ -66,8 +59,7 @@ def train_autoencoder(config: AutoencoderConfig, out: Path, components: Path) ->
         if (step + 1) % config.log_every == 0:
             journal.report(step + 1, **{name: value.item() for name, value in losses.items()})
         if (step + 1) % config.save_every == 0:
-            tensors = under("vae", vae.state_dict()) | under("adam", optimizer_tensors(optimizer))
-            save_state(out / "state", tensors, {"step": step + 1})
+            save_component(out / "state", "vae", vae, optimizer, step + 1)
     measure_statistics(vae, pictures)
     vae.save_pretrained(components / "vae")
     journal.close()
@@ -163,13 +155,3 @@ def measure_statistics(vae: AutoencoderKLFlux2, pictures: PicturePool, batches: 
     rows = torch.cat(tokens)
     vae.bn.running_mean.copy_(rows.mean(0))
     vae.bn.running_var.copy_(rows.var(0))
-
-
-def _resume(state: Path, vae: AutoencoderKLFlux2, optimizer: torch.optim.Optimizer) -> int:
-    saved = load_state(state)
-    if saved is None:
-        return 0
-    tensors, values = saved
-    vae.load_state_dict(select("vae", tensors))
-    restore_optimizer(optimizer, select("adam", tensors))
-    return int(values["step"])

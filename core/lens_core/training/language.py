@@ -22,14 +22,7 @@ from lens_core.text_encoder import LensTextEncoder
 from lens_core.training.config import LanguageConfig
 from lens_core.training.journal import Journal
 from lens_core.training.optim import rate_factor, set_rates
-from lens_core.training.state import (
-    load_state,
-    optimizer_tensors,
-    restore_optimizer,
-    save_state,
-    select,
-    under,
-)
+from lens_core.training.state import resume_component, save_component
 
 Example = tuple[list[int], list[bool]]
 """Token ids, and which of them are learnt."""
@@ -51,7 +44,7 @@ def train_language(config: LanguageConfig, out: Path, components: Path) -> None:
     model = LensTextEncoder(model_config(config, tokenizer))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98))
     optimizer.param_groups[0]["peak"] = config.learning_rate
-    first = _resume(out / "state", model, optimizer)
+    first = resume_component(out / "state", "model", model, optimizer)
     journal = Journal.of_stage(out, config, first)
     for step in range(first, config.steps):
         set_rates([optimizer], rate_factor(step, config))
@@ -65,9 +58,7 @@ def train_language(config: LanguageConfig, out: Path, components: Path) -> None:
         if (step + 1) % config.log_every == 0:
             journal.report(step + 1, loss=loss.item())
         if (step + 1) % config.save_every == 0:
-            tensors = under("model", model.state_dict())
-            tensors |= under("adam", optimizer_tensors(optimizer))
-            save_state(out / "state", tensors, {"step": step + 1})
+            save_component(out / "state", "model", model, optimizer, step + 1)
     model.save_pretrained(components / "text_encoder")
     journal.close()
 
@@ -150,13 +141,3 @@ def _tokenizer(config: LanguageConfig, folder: Path) -> PreTrainedTokenizerFast:
     tokenizer = train_tokenizer(captions, config.vocabulary)
     tokenizer.save_pretrained(folder)
     return tokenizer
-
-
-def _resume(state: Path, model: LensTextEncoder, optimizer: torch.optim.Optimizer) -> int:
-    saved = load_state(state)
-    if saved is None:
-        return 0
-    tensors, values = saved
-    model.load_state_dict(select("model", tensors))
-    restore_optimizer(optimizer, select("adam", tensors))
-    return int(values["step"])

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lens_core.errors import CheckpointError
+from lens_core.training.rng import generator_states, restore_generators
 
 
 def save_state(directory: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -49,6 +50,33 @@ def load_state(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | No
         raise CheckpointError(
             f"{source} is not a complete training state ({error}); remove it to start again"
         ) from error
+
+
+def save_component(
+    directory: Path, name: str, module: nn.Module, optimizer: torch.optim.Optimizer, step: int
+) -> None:
+    """Save a module that one process trains: weights, moments, steps, random generators."""
+    tensors = under(name, module.state_dict()) | under("adam", optimizer_tensors(optimizer))
+    save_state(directory, tensors, {"step": step, "rng": generator_states()})
+
+
+def resume_component(
+    directory: Path, name: str, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> int:
+    """Take back what `save_component` saved; returns its steps, 0 without a state.
+
+    Raises:
+        CheckpointError: The state is not complete.
+    """
+    saved = load_state(directory)
+    if saved is None:
+        return 0
+    tensors, values = saved
+    module.load_state_dict(select(name, tensors))
+    restore_optimizer(optimizer, select("adam", tensors))
+    if "rng" in values:  # States of earlier versions go on without.
+        restore_generators(values["rng"])
+    return int(values["step"])
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
