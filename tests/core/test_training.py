@@ -11,7 +11,7 @@ from lens_core import LensPipeline
 from lens_core.errors import ComponentError, ParameterError
 from lens_core.training import run_stage
 from lens_core.training.batches import SceneBatches
-from lens_core.training.config import PretrainConfig, load_config
+from lens_core.training.config import AutoencoderConfig, PretrainConfig, load_config
 from lens_core.training.objective import noised, recipe_mean, sample_timesteps
 from lens_core.training.optim import rate_factor
 from lens_core.training.state import load_state, save_state
@@ -175,6 +175,9 @@ def test_wrong_settings_are_named(
         ("betas", [0.9, 1.0]),
         ("weight_decay", -0.1),
         ("learning_rate", math.inf),
+        ("shard_scenes", 4),  # A shard has scenes of every size.
+        ("validation_scenes", 4),
+        ("brief_share", 1.1),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_anything_is_done(
@@ -182,6 +185,20 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_done(
 ) -> None:
     with pytest.raises(ParameterError, match=name):
         load_config(PretrainConfig, "nano", "pretrain", {name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("pool", 4), ("crop", 0), ("crop", 97)])
+def test_pictures_that_cannot_be_cut_are_refused(name: str, value: int) -> None:
+    with pytest.raises(ParameterError, match=name):
+        load_config(AutoencoderConfig, "nano", "autoencoder", {name: value})
+
+
+def test_batches_larger_than_a_shard_are_refused(tmp_path: Path) -> None:
+    """Its scenes of one size make none: the stream would look for the first one for ever."""
+    settings = {**_values(TINY["pretrain"]), "batch_size": 9}
+    config = load_config(PretrainConfig, "nano", "pretrain", settings)
+    with pytest.raises(ParameterError, match="batch_size 9"):
+        SceneBatches(config, tmp_path, Workers())
 
 
 def test_timesteps_are_stratified_logit_normal() -> None:

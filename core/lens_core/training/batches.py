@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from lens_core.errors import ParameterError
 from lens_core.training.config import NANO_SIZES, PretrainConfig, Size
 from lens_core.training.shards import Group, read_shard
 from lens_core.training.workers import Workers
@@ -77,9 +78,17 @@ class SceneBatches:
         config: The run's settings.
         folder: Where the shards lie.
         workers: The processes that share the stream.
+
+    Raises:
+        ParameterError: A shard holds too few scenes of one size for a batch.
     """
 
     def __init__(self, config: PretrainConfig, folder: Path, workers: Workers) -> None:
+        if _batches_per_visit(config) == 0:
+            raise ParameterError(
+                f"batch_size {config.batch_size} is more than the scenes of one size in a shard of "
+                f"shard_scenes {config.shard_scenes}; lower batch_size"
+            )
         self._config = config
         self._folder = folder
         self._workers = workers

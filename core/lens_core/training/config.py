@@ -50,11 +50,11 @@ class AutoencoderConfig(StageConfig):
 
     model: dict[str, Any]
     """Arguments of diffusers' `AutoencoderKLFlux2`."""
-    crop: int = 64
+    crop: int = Field(64, gt=0, le=min(map(min, NANO_SIZES)))
     """Side in pixels of the random crops of the first phase."""
     full_steps: int = 0
     """Steps at the end on whole pictures."""
-    pool: int = 768
+    pool: int = Field(768, ge=len(NANO_SIZES))
     """Rendered pictures kept at a time, renewed every 150 steps."""
     kl_weight: float = 1e-4
     """Weight of the KL term, per latent element."""
@@ -166,11 +166,11 @@ class PretrainConfig(DenoiserConfig):
 
     shards: int = Field(gt=0)
     """Shards of the cached data set; the run passes over them in order, again and again."""
-    shard_scenes: int = 2048
-    """Scenes per shard."""
-    brief_share: float = 0.15
+    shard_scenes: int = Field(2048, ge=len(NANO_SIZES))
+    """Scenes per shard, as many of every size."""
+    brief_share: float = Field(0.15, ge=0, le=1)
     """Share of batches captioned as a user would type rather than densely."""
-    validation_scenes: int = Field(160, gt=0)
+    validation_scenes: int = Field(160, ge=len(NANO_SIZES))
     """Scenes of the validation loss."""
 
 
