@@ -68,3 +68,19 @@ class StudyMismatchError(RunDirectoryError):
 
 class StudyInterruptedError(PromptOptError):
     """A service failed and the study stopped; what was paid for is kept, and it can be resumed."""
+
+
+def require(name: str, value: object, fine: bool, rule: str) -> None:
+    """Refuse a setting that makes no study.
+
+    Args:
+        name: The setting.
+        value: What it was set to.
+        fine: Whether that will do.
+        rule: What it must be, such as "at least 1".
+
+    Raises:
+        StudyConfigError: If it will not do.
+    """
+    if not fine:
+        raise StudyConfigError(f"{name}={value!r} is not {rule}.", hint="Choose another value.")

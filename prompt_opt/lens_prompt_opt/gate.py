@@ -11,7 +11,7 @@ from lens_prompt_opt.budget import BudgetExhaustedError
 from lens_prompt_opt.cells import Cell, CellStream, Outcome, paired_differences
 from lens_prompt_opt.decisions import Decision, Look, Verdict
 from lens_prompt_opt.edits import Candidate
-from lens_prompt_opt.errors import StudyConfigError
+from lens_prompt_opt.errors import require
 from lens_prompt_opt.guards import GuardFinding
 from lens_prompt_opt.requests import StudyRequest
 from lens_prompt_opt.statistics.betting import betting_interval
@@ -103,10 +103,7 @@ class PairedSequentialGate:
             ("guard_requests", self.guard_requests >= 0, "at least 0"),
             ("confidence", 0 < self.confidence < 1, "between 0 and 1"),
         ):
-            if not fine:
-                raise StudyConfigError(
-                    f"{name}={getattr(self, name)!r} is not {rule}.", hint="Choose another value."
-                )
+            require(name, getattr(self, name), fine, rule)
 
 
 @dataclass

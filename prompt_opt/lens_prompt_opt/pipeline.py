@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from lens_prompt_opt import call_records
 from lens_prompt_opt.cells import Cell, Outcome
 from lens_prompt_opt.edits import prompt_id
-from lens_prompt_opt.errors import StudyInterruptedError
+from lens_prompt_opt.errors import StudyInterruptedError, require
 from lens_prompt_opt.evaluation import EvaluationContext, Task
 from lens_prompt_opt.fingerprints import fingerprint
 from lens_prompt_opt.journal import JsonRecord, call_key
@@ -48,6 +48,9 @@ class Parts:
         fidelity: Looks criteria up in rewrites; None leaves faults unattributed.
         names: Names for records, by stage; they are part of the keys of results.
         concurrency: Most calls of one stage at a time.
+
+    Raises:
+        StudyConfigError: If `concurrency` allows none.
     """
 
     reasoner: ReasonerSource
@@ -57,6 +60,10 @@ class Parts:
     fidelity: FidelityChecker | None
     names: Mapping[str, str]
     concurrency: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse to wait for ever."""
+        require("concurrency", self.concurrency, self.concurrency >= 1, "at least 1")
 
 
 def distinct_names(names: Sequence[str]) -> tuple[str, ...]:

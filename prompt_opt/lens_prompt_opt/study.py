@@ -103,15 +103,11 @@ class PromptStudy:
 
         Raises:
             MissingKeyError: If a default model is needed and there is no key.
-            StudyConfigError: If there is no generator, or `own_share` is not in [0, 1).
+            StudyConfigError: If there is no generator, or a number makes no study.
         """
         generators = (generator,) if isinstance(generator, Generator) else tuple(generator)
         if not generators:
             raise StudyConfigError("There is no generator.", hint="Give at least one.")
-        if not 0 <= own_share < 1:
-            raise StudyConfigError(
-                f"own_share={own_share} is not from 0 to below 1.", hint="Choose another value."
-            )
         missing = any(request.rubric is None for request in prompts.requests)
         self._generators = generators
         parts = _parts(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lens_prompt_opt.budget import Budget, Ledger
+from lens_prompt_opt.errors import require
 from lens_prompt_opt.evaluation import EvaluationContext, Evaluator, EvaluatorFactory
 from lens_prompt_opt.failures import ByKind, FailureClusterer
 from lens_prompt_opt.gate import PairedSequentialGate
@@ -43,6 +44,9 @@ class StudyDesign:
             searches for each generator alone, which start from the shared prompt; 0 leaves them
             out, and the comparison across generators with them.
         show_pictures: Whether the proposer is shown failed pictures.
+
+    Raises:
+        StudyConfigError: If a number makes no study.
     """
 
     evaluator: EvaluatorFactory
@@ -59,6 +63,17 @@ class StudyDesign:
     shares: Sequence[float] = DEFAULT_SHARES
     own_share: float = 0.5
     show_pictures: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse numbers with which the end of a study would fail."""
+        shares = self.shares
+        for name, fine, rule in (
+            ("confidence", 0 < self.confidence < 1, "between 0 and 1"),
+            ("test_pictures", self.test_pictures >= 1, "at least 1"),
+            ("own_share", 0 <= self.own_share < 1, "from 0 to below 1"),
+            ("shares", len(shares) == 3 and min(shares) >= 0, "three shares, none below 0"),
+        ):
+            require(name, getattr(self, name), fine, rule)
 
     def data_hashes(self, splits: Splits) -> dict[str, str]:
         """SHA-256 of all requests and of each split."""
