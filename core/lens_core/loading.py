@@ -29,6 +29,7 @@ from lens_core.checkpoint_files import (
 from lens_core.defaults import DEFAULTS_KEY, INDEX_NAME, PUBLISHED_DEFAULTS, load_defaults
 from lens_core.defaults import LensDefaults as LensDefaults
 from lens_core.errors import CheckpointError, ComponentError, ParameterError
+from lens_core.exact_buffers import keep_statistics
 from lens_core.sampling import default_scheduler
 from lens_core.text_encoder import LensTextEncoder
 from lens_core.tokenizer import load_packaged_tokenizer
@@ -162,6 +163,7 @@ def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLF
     stored = read_tensors(folder, "diffusion_pytorch_model", ("bn.running_mean", "bn.running_var"))
     vae.bn.running_mean = stored["bn.running_mean"].float()
     vae.bn.running_var = stored["bn.running_var"].float()
+    keep_statistics(vae)
     return vae
 
 

@@ -15,6 +15,7 @@ from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, Fit, cut_end, cut_
 from lens_core.checkpoint_files import refuse_float16_autocast
 from lens_core.conditioning import TextConditioner, TextRequest
 from lens_core.errors import ParameterError
+from lens_core.exact_buffers import keep_statistics
 from lens_core.latents import decode_tokens
 from lens_core.loading import LensDefaults, check_components, check_precision
 from lens_core.noise_levels import given_sigmas, linear_sigmas
@@ -72,6 +73,7 @@ class LensPipeline(LoadablePipeline):
         check_precision(transformer=transformer, text_encoder=text_encoder, vae=vae)
         check_components(transformer, text_encoder, vae, tokenizer)
         check_scheduler(scheduler)
+        keep_statistics(vae)
         self.register_modules(
             transformer=transformer,
             text_encoder=text_encoder,

@@ -138,24 +138,6 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
         pipeline: Self = plan_pipeline(cls, parts, memory, feature_cache, device)
         return pipeline
 
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move or cast everything, as in diffusers.
-
-        The autoencoder's statistics stay as precise as they are: they are few, and rounding them
-        would shift the colours of every picture.
-
-        Raises:
-            ParameterError: A memory plan is in force.
-        """
-        norm = self.vae.bn
-        statistics = norm.running_mean, norm.running_var
-        super().to(*args, **kwargs)
-        norm.running_mean, norm.running_var = (
-            one.to(moved.device)
-            for one, moved in zip(statistics, (norm.running_mean, norm.running_var), strict=True)
-        )
-        return self
-
     def with_transformer(
         self, transformer: LensTransformer2DModel, defaults: LensDefaults | None = None
     ) -> Self:

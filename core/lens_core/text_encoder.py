@@ -18,6 +18,7 @@ from lens_core.checkpoint_files import (
     read_headers,
 )
 from lens_core.errors import CheckpointError, ComponentError, ParameterError
+from lens_core.exact_buffers import ExactBuffers
 from lens_core.packed_experts import PackedExperts, Packing
 
 HEAD_NAME = "lm_head.weight"
@@ -39,19 +40,11 @@ class MissingHead(nn.Module):
         raise ComponentError(NO_HEAD)
 
 
-class ExactRotaryEmbedding(GptOssRotaryEmbedding):  # type: ignore[misc]
+class ExactRotaryEmbedding(ExactBuffers, GptOssRotaryEmbedding):  # type: ignore[misc]
     """GPT-OSS's, whose frequencies a cast of the model leaves in float32.
 
     Rounded to bfloat16 they would turn the last tokens of a long prompt 0.8 radians off.
     """
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "ExactRotaryEmbedding":
-        exact = dict(self.named_buffers())
-        super()._apply(fn, recurse)
-        for name, moved in list(self.named_buffers()):
-            if moved.dtype != exact[name].dtype:
-                setattr(self, name, exact[name].to(moved.device))
-        return self
 
 
 class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]

@@ -1,5 +1,6 @@
 """Checkpoint folders: exact round trips, and nothing missing, unexpected or pickled let through."""
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from lens_core import (
     ParameterError,
     PrecisionError,
 )
-from lens_core.loading import LensDefaults, load_tokenizer
+from lens_core.checkpoints.vae import load_vae_weights
+from lens_core.loading import LensDefaults, load_tokenizer, load_vae
 from lens_core.tokenizer import load_packaged_tokenizer
 from tiny_components import tiny_pipeline
 
@@ -98,6 +100,23 @@ def test_bfloat16_survives_saving(folder: Path, tmp_path: Path) -> None:
     assert cast.vae.dtype == torch.bfloat16
     assert torch.equal(cast.vae.bn.running_var, half.vae.bn.running_var)
     assert torch.equal(picture(half), picture(again))
+
+
+def test_the_autoencoders_statistics_are_never_rounded(folder: Path) -> None:
+    given, loaded = tiny_pipeline().vae, load_vae(folder / "vae")
+    exact = given.bn.running_mean.clone(), given.bn.running_var.clone()
+    LensPipeline(**{**tiny_pipeline().components, "vae": given})
+    for vae in (given, loaded, copy.deepcopy(given), load_vae_weights(folder / "vae")):
+        vae.to(torch.bfloat16)
+        assert vae.dtype == torch.bfloat16
+        assert vae.to("meta").bn.running_mean.is_meta
+        vae = vae.to_empty(device="cpu")
+        assert vae.bn.running_mean.dtype == vae.bn.running_var.dtype == torch.float32
+    half = tiny_pipeline().vae
+    LensPipeline(**{**tiny_pipeline().components, "vae": half})
+    half.bfloat16().float()
+    assert torch.equal(half.bn.running_mean, exact[0])
+    assert torch.equal(half.bn.running_var, exact[1])
 
 
 def test_shards_are_read_and_a_lost_one_is_named(folder: Path) -> None:

@@ -19,6 +19,7 @@ from lens_core.checkpoints.weights import (
     open_weights,
     renamed,
 )
+from lens_core.exact_buffers import keep_statistics
 
 STEM = "diffusion_pytorch_model"
 COUNTER = "bn.num_batches_tracked"
@@ -99,6 +100,7 @@ def build_vae(source: VaeSource, dtype: torch.dtype) -> AutoencoderKLFlux2:
     materialise(vae, source.path, source.tensors, dtype)
     vae.bn.running_mean = vae.bn.running_mean.float()
     vae.bn.running_var = vae.bn.running_var.float()
+    keep_statistics(vae)
     return vae.eval()
 
 
