@@ -124,7 +124,7 @@ class PromptCard(Value):
             PromptOptError: If it is no prompt card.
         """
         try:
-            return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
+            return cls.model_validate_json(Path(path).read_bytes())
         except (OSError, ValidationError) as error:
             raise PromptOptError(
                 f"{str(path)!r} is no prompt card: {error}", hint="Give a file saved by a study."
@@ -141,7 +141,7 @@ def load_system_prompt(path: str | Path) -> SystemPrompt:
     path = Path(path)
     if path.suffix == ".json":
         try:
-            return PromptCard.model_validate_json(path.read_text(encoding="utf-8")).system_prompt
+            return PromptCard.model_validate_json(path.read_bytes()).system_prompt
         except ValidationError:
             pass
     return SystemPrompt.load(path)

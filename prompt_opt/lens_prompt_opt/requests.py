@@ -219,7 +219,7 @@ def _parsed(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, object]]:
             continue
         try:
             yield number, json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PromptSetError(
                 f"Line {number} of {str(path)!r} is not JSON: {error}.",
                 hint='Write one request per line, such as {"text": "two red apples"}.',

@@ -16,9 +16,11 @@ from lens_prompt_opt import (
     StudyRequest,
     StudyResult,
 )
+from lens_prompt_opt.journal import DiskJournal
 from lens_prompt_opt.report import report_run
 from lens_prompt_opt.report.markup import Markup, el
 from lens_prompt_opt.report.thumbnails import Thumbnails
+from lens_prompt_opt.report.unfinished import Progress
 from lens_prompt_opt.simulation.evaluator import rubric_of
 from lens_prompt_opt.simulation.parts import SimulatedGenerator
 from lens_prompt_opt.simulation.proposer import SimulatedProposer
@@ -201,6 +203,18 @@ def test_an_unfinished_run_is_told_as_such(tmp_path: Path) -> None:
     assert page.all("img")
     assert len(page.all("script")) == 1
     assert (folder / "calls.jsonl").read_bytes() == before
+
+
+def test_lines_of_a_journal_end_with_line_feeds_alone(tmp_path: Path) -> None:
+    """Prompts may hold other marks that end lines elsewhere; such pictures were not counted."""
+    journal = DiskJournal(tmp_path)
+    image = {"prompt": "one\u2028two\x85three"}
+    record = {"usage": {"usd": 0.5}, "seconds": 2.0, "picture": "a.png", "image": image}
+    journal.put("generate:1", record)
+    journal.close()
+    progress = Progress.read(tmp_path / "calls.jsonl")
+    assert progress.pictures == [(image["prompt"], "a.png")]
+    assert progress.rows()[-1].usd == 0.5
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def test_defaults_are_for_what_requests_leave_open(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ('{"text": "a"}\n{oops', "Line 2"),
+        ("[" * 100_000, "Line 1"),
         ('{"txt": "a"}', "Request 1"),
         ('{"text": "a", "steps": 3}', "num_inference_steps"),
         ('{"text": "  "}', "empty"),

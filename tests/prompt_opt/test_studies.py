@@ -17,6 +17,7 @@ from lens_prompt_opt import (
     GepaEngine,
     ParetoSearch,
     PromptCard,
+    PromptOptError,
     PromptSet,
     RandomSearch,
     RewriteFromFailures,
@@ -40,6 +41,7 @@ from lens_reasoner import (
     GenerationRefusedError,
     ImageRequest,
     LLMReasoner,
+    PromptFileError,
     Refused,
     Rewrite,
     Rubric,
@@ -324,6 +326,15 @@ def test_a_saved_card_is_what_a_reasoner_loads(tmp_path: Path) -> None:
     assert load_system_prompt(tmp_path / "run" / "prompt.json") == prompt
     prompt.save(tmp_path / "plain.md")
     assert load_system_prompt(tmp_path / "plain.md") == prompt
+
+
+def test_a_file_that_is_no_text_is_no_card(tmp_path: Path) -> None:
+    path = tmp_path / "prompt.json"
+    path.write_bytes(b'{"system_prompt": "\xff"}')
+    with pytest.raises(PromptOptError, match="is no prompt card"):
+        PromptCard.load(path)
+    with pytest.raises(PromptFileError, match="is not a system prompt"):
+        load_system_prompt(path)
 
 
 def test_the_variance_ledger_says_where_the_spread_comes_from() -> None:

@@ -48,7 +48,7 @@ class Progress:
         """Read a journal without disturbing the run that writes it; half a line is left out."""
         progress = cls()
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-        for line in text.splitlines():
+        for line in text.split("\n"):
             try:
                 entry = json.loads(line)
                 progress._add(entry["key"].partition(":")[0], entry["record"])
