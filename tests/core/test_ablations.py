@@ -129,6 +129,14 @@ def test_prompt_subsets_are_nested_files(tmp_path: Path) -> None:
         study.variants(load_ablation("nano", {"excluded": "dogs", "prompt_count": 8}), tmp_path)
 
 
+def test_ones_own_variants_need_none_of_the_studys(tmp_path: Path) -> None:
+    """Its subsets of prompts were made, and refused, all the same."""
+    own = {"variants": {"mine": {"steps": "none"}}, "excluded": "dogs", "prompt_count": 8}
+    with pytest.raises(ParameterError, match="steps"):
+        run_ablation("rl-subsets", load_ablation("nano", own), tmp_path)
+    assert not (tmp_path / "rl-subsets" / "prompts").exists()
+
+
 def test_intervals_are_students_over_seeds_and_wilsons_over_pictures() -> None:
     assert seed_interval([0.5]) is None
     low, high = seed_interval([0.4, 0.5, 0.6]) or (0.0, 0.0)
@@ -151,6 +159,8 @@ def test_names_and_settings_are_checked(training: Path) -> None:
         load_ablation("nano", {"seeds": []})
     with pytest.raises(ParameterError, match="neither a preset"):
         load_ablation("giant", {})
+    with pytest.raises(ParameterError, match="base names no config of stage lowres"):
+        run_ablation("captions", tiny_config(base={"rl": "nano"}), training)
     astray = tiny_config(settings=tiny_config().settings | {"data": "nowhere"}, seeds=[5])
     with pytest.raises(LensCoreError, match="lens data shard"):
         run_ablation("captions", astray, training)

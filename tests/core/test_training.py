@@ -161,6 +161,14 @@ def test_wrong_settings_are_named(
         run_stage(stage, config, tmp_path, overrides)
 
 
+@pytest.mark.parametrize("text", [b"[1]", b'"\xff"', b"[" * 100_000, b"{"])
+def test_files_that_are_no_settings_are_refused(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "mine.json"
+    path.write_bytes(text)
+    with pytest.raises(ParameterError, match=r"mine\.json"):
+        load_config(PretrainConfig, str(path), "pretrain")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

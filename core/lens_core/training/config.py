@@ -1,11 +1,12 @@
 """Typed settings of the training stages, read from presets or JSON files with overrides."""
 
 import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lens_core.errors import ParameterError
 
@@ -174,11 +175,11 @@ class PretrainConfig(DenoiserConfig):
     """Scenes of the validation loss."""
 
 
-ConfigT = TypeVar("ConfigT", bound=StageConfig)
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
 def load_config(
-    kind: type[ConfigT], source: str, stage: str, overrides: dict[str, Any] | None = None
+    kind: type[ConfigT], source: str, stage: str, overrides: Mapping[str, Any] | None = None
 ) -> ConfigT:
     """Read a stage's settings.
 
@@ -191,20 +192,20 @@ def load_config(
     Raises:
         ParameterError: No such preset or file, or settings that do not validate.
     """
-    preset = resources.files("lens_core.training") / "presets" / source / f"{stage}.json"
-    path = Path(source)
-    if preset.is_file():
-        text = preset.read_text()
-    elif path.is_file():
-        text = path.read_text()
-    else:
-        presets = resources.files("lens_core.training") / "presets"
-        known = sorted(p.name for p in presets.iterdir() if (p / f"{stage}.json").is_file())
-        raise ParameterError(
-            f"config {source!r} is neither a preset of {stage} ({', '.join(known) or 'none'}) nor "
-            "a JSON file"
-        )
+    text = _settings_text(source, stage)
     try:
         return kind.model_validate({**json.loads(text), **(overrides or {})})
-    except (ValidationError, json.JSONDecodeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ParameterError(f"config {source!r} for {stage}: {error}") from error
+
+
+def _settings_text(source: str, stage: str) -> bytes:
+    presets = resources.files("lens_core.training") / "presets"
+    for path in (presets / source / f"{stage}.json", Path(source)):
+        if path.is_file():
+            return path.read_bytes()
+    known = sorted(p.name for p in presets.iterdir() if (p / f"{stage}.json").is_file())
+    raise ParameterError(
+        f"config {source!r} is neither a preset of {stage} ({', '.join(known) or 'none'}) nor a "
+        "JSON file"
+    )

@@ -1,14 +1,11 @@
 """Settings of an ablation."""
 
-import json
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from lens_core.errors import ParameterError
-from lens_core.training.config import Size
+from lens_core.training.config import Size, load_config
 
 Changes = dict[str, Any]
 """Settings of a stage that a variant changes; those under `model` are merged into the model's."""
@@ -51,6 +48,16 @@ class AblationConfig(BaseModel):
     device: str = "cpu"
     """Where they are drawn."""
 
+    def base_of(self, stage: str) -> str:
+        """The preset or JSON file of a stage.
+
+        Raises:
+            ParameterError: `base` names none.
+        """
+        if stage not in self.base:
+            raise ParameterError(f"base names no config of stage {stage}, only {self.base}")
+        return self.base[stage]
+
 
 def load_ablation(source: str, overrides: dict[str, Any]) -> AblationConfig:
     """Read an ablation's settings from a preset or a JSON file.
@@ -58,12 +65,4 @@ def load_ablation(source: str, overrides: dict[str, Any]) -> AblationConfig:
     Raises:
         ParameterError: No such preset or file, or settings that do not validate.
     """
-    preset = resources.files("lens_core.training") / "presets" / source / "ablation.json"
-    path = Path(source)
-    if not preset.is_file() and not path.is_file():
-        raise ParameterError(f"config {source!r} is neither a preset of ablations nor a JSON file")
-    text = preset.read_text() if preset.is_file() else path.read_text(encoding="utf-8")
-    try:
-        return AblationConfig.model_validate({**json.loads(text), **overrides})
-    except (ValidationError, json.JSONDecodeError) as error:
-        raise ParameterError(f"config {source!r} for ablations: {error}") from error
+    return load_config(AblationConfig, source, "ablation", overrides)

@@ -39,17 +39,16 @@ def run_ablation(
     """
     study = study_by_name(name)
     folder = out / name
-    variants = study.variants(config, folder)
-    if config.variants and name != "vae":
-        variants = dict(config.variants)
+    own = {} if name == "vae" else dict(config.variants)
+    variants = own or study.variants(config, folder)
     results: dict[str, dict[int, CellScore]] = {variant: {} for variant in variants}
     steps = 0
     for seed in config.seeds:
         for variant, changes in variants.items():
             values = _values(study, config, out, changes, seed)
-            steps = int(values["steps"])
             cell = folder / variant.replace(" ", "-") / f"seed-{seed}"
             results[variant][seed] = _cell(study, config, cell, values)
+            steps = int(values["steps"])
             report(variant, seed, results[variant][seed])
     finished = AblationReport(
         study=name,
@@ -67,7 +66,7 @@ def _values(
     """The whole settings of a cell's stage."""
     settings = {**_shared(study, out), **config.settings}
     kind = stage_config(study.stage)
-    base = load_config(kind, config.base[study.stage], study.stage, settings)
+    base = load_config(kind, config.base_of(study.stage), study.stage, settings)
     values = {**base.model_dump(mode="json", exclude_unset=True), **changes, "seed": seed}
     if "model" in changes:
         values["model"] = {**getattr(base, "model", {}), **changes["model"]}

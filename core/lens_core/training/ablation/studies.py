@@ -39,7 +39,7 @@ def _captions(config: AblationConfig, out: Path) -> dict[str, Changes]:
 
 
 def _encoder_layers(config: AblationConfig, out: Path) -> dict[str, Changes]:
-    base = load_config(MixedConfig, config.base["lowres"], "lowres", config.settings)
+    base = load_config(MixedConfig, config.base_of("lowres"), "lowres", config.settings)
     layers = list(base.model["selected_layer_index"])
     return {
         "last": {"model": {"selected_layer_index": layers[-1:]}},
