@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from lens_reasoner.active_run import ActiveRun
 from lens_reasoner.cache import Cache
@@ -77,6 +78,8 @@ class AgentLoop:
         self._limits = limits or LoopLimits()
         self._on_unsupported = on_unsupported
         self._cache = Cache(cache) if isinstance(cache, str | Path) else cache
+        self._calls: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
+        self._calls = WeakKeyDictionary()
 
     async def run(
         self,
@@ -192,12 +195,17 @@ class AgentLoop:
         run.begin()
         try:
             async with run.until_deadline():
-                reason = await Rounds(self._cached_parts(), run).play()
+                reason = await Rounds(self._cached_parts(), run, self._slots()).play()
         except TimeoutError:
             if not run.out_of_time:
                 raise
             reason = "deadline"
         run.finish(reason)
+
+    def _slots(self) -> asyncio.Semaphore:
+        """Shared by all runs of this loop; one for each event loop, to which it is bound."""
+        here, most = asyncio.get_running_loop(), self._parts.generator.capabilities.max_concurrency
+        return self._calls.setdefault(here, asyncio.Semaphore(most))
 
     def _cached_parts(self) -> LoopParts:
         if self._cache is None:

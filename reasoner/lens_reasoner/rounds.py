@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from lens_reasoner.active_run import ActiveRun
 from lens_reasoner.answers import answer_of, pictures_of, verdict_of
 from lens_reasoner.diagnosis import diagnose, prompt_problems
-from lens_reasoner.errors import GeneratorError, ReasonerError
+from lens_reasoner.errors import GenerationRefusedError, GeneratorError, ReasonerError
 from lens_reasoner.events import (
     Diagnosed,
     FidelityChecked,
@@ -38,9 +38,17 @@ from lens_reasoner.types import Refused, Rewrite, Rubric, Usage
 class Rounds:
     """Plays one run to its end."""
 
-    def __init__(self, parts: LoopParts, run: ActiveRun) -> None:
+    def __init__(self, parts: LoopParts, run: ActiveRun, slots: asyncio.Semaphore) -> None:
+        """Prepare to play.
+
+        Args:
+            parts: Who does what.
+            run: What is known already, and who is told of the rest.
+            slots: Held while a call to the generator is under way.
+        """
         self._parts = parts
         self._run = run
+        self._slots = slots
 
     async def play(self) -> StopReason:
         """Rewrite, then draw round after round.
@@ -135,21 +143,27 @@ class Rounds:
         return self._run.state.has_failed("fidelity", number)
 
     async def _draw(self, number: int, judge: Callable[[int], None]) -> None:
-        """Draw what is missing of a round, as many calls at once as the generator allows."""
+        """Draw what is missing of a round, as many calls at once as the generator allows.
+
+        A picture that is refused or missing from an answer is done without; any other failure ends
+        the drawing of the run.
+        """
         run, generator = self._run, self._parts.generator
         if run.state.has_failed("generate"):
             return
-        slots = asyncio.Semaphore(generator.capabilities.max_concurrency)
-        errors: list[ReasonerError] = []
+        failures = _DrawingFailures(number)
 
         async def draw(indices: Sequence[int]) -> None:
-            async with slots:
-                if errors or run.exhausted:
+            async with self._slots:
+                if failures.whole or run.exhausted:
                     return
                 try:
                     images = await self._generate(number, indices)
+                except GenerationRefusedError as error:
+                    failures.add(error, indices)
+                    return
                 except Exception as error:
-                    errors.append(_as_reasoner_error(error, generator.name))
+                    failures.add(_as_reasoner_error(error, generator.name))
                     return
                 for index, image in zip(indices, images, strict=False):
                     version = run.state.prompt_version(number)
@@ -158,19 +172,22 @@ class Rounds:
                     )
                     judge(index)
                 if len(images) != len(indices):
-                    errors.append(_wrong_number(generator.name, len(images), len(indices)))
+                    wrong = _wrong_number(generator.name, len(images), len(indices))
+                    failures.add(wrong, indices[len(images) :] if images else ())
 
         async with asyncio.TaskGroup() as calls:
             for indices in self._missing(number):
                 calls.create_task(draw(indices))
-        if errors and not run.state.candidates:
-            raise errors[0]
-        for error in errors:
-            run.emit(StageFailed(round=number, failure=StageFailure.of("generate", error)))
+        if failures.errors and not run.state.candidates:
+            raise failures.errors[0]
+        for event in failures.events:
+            run.emit(event)
 
     def _missing(self, number: int) -> Iterator[list[int]]:
         """The candidates of a round that are not drawn yet, in groups for one call each."""
-        missing = [i for i in self._run.planned(number) if i not in self._run.state.candidates]
+        state = self._run.state
+        settled = state.candidates.keys() | state.without
+        missing = [index for index in self._run.planned(number) if index not in settled]
         size = self._parts.generator.capabilities.max_images
         for first in range(0, len(missing), size):
             yield missing[first : first + size]
@@ -230,7 +247,8 @@ class Rounds:
         scores = [v.least_score for v in verdicts if v.least_score is not None]
         if scores and max(scores) >= limits.target_score:
             return "target_reached"
-        if run.state.has_failed("generate"):
+        drawn = run.state.candidates.keys() & run.planned(number)
+        if run.state.has_failed("generate") or (run.state.without and not drawn):
             return "generator_failed"
         if run.exhausted:
             return run.exhausted
@@ -263,12 +281,39 @@ class Rounds:
         )
 
 
+class _DrawingFailures:
+    """What failed while a round was drawn, told when it is known whether there is any picture.
+
+    Attributes:
+        errors: In the order in which they came.
+        events: The same for the run's record.
+        whole: Whether one is about more than single pictures.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._round = number
+        self.errors: list[ReasonerError] = []
+        self.events: list[StageFailed] = []
+        self.whole = False
+
+    def add(self, error: ReasonerError, indices: Sequence[int] = ()) -> None:
+        """Take in a failed call; with `indices` it is about these pictures alone."""
+        self.errors.append(error)
+        self.whole = self.whole or not indices
+        failure = StageFailure.of("generate", error)
+        for index in indices or (None,):
+            self.events.append(StageFailed(round=self._round, index=index, failure=failure))
+            # A call for several pictures is paid for once.
+            failure = failure.model_copy(update={"usage": Usage.zero()})
+
+
 def _wrong_number(name: str, drawn: int, asked: int) -> GeneratorError:
     return GeneratorError(
         f"{name!r} drew {drawn} pictures for {asked} seeds.",
         # The pictures that are there carry the usage of the call.
         usage=Usage.zero() if drawn else None,
-        hint="A generator returns one picture per seed.",
+        hint="Its moderation may have taken the others away. A generator of your own returns one "
+        "picture per seed.",
     )
 
 

@@ -173,7 +173,7 @@ class RunState:
         self._spend("generate", event.image.usage)
 
     def _take_failure(self, event: StageFailed) -> None:
-        if event.index is not None:
+        if event.index in self.candidates:
             self._update(event.index, failure=event.failure)
         else:
             self.failed.append(event)
@@ -210,11 +210,18 @@ class RunState:
         return self.prompts[self.prompt_version(round_number)]
 
     def has_failed(self, stage: Stage, round_number: int | None = None) -> bool:
-        """Whether a stage failed, in one round or in any."""
+        """Whether a stage failed as a whole, in one round or in any."""
         return any(
-            failed.failure.stage == stage and round_number in {None, failed.round}
+            failed.failure.stage == stage
+            and failed.index is None
+            and round_number in {None, failed.round}
             for failed in self.failed
         )
+
+    @property
+    def without(self) -> set[int]:
+        """The numbers of candidates that were refused, or missing from a generator's answer."""
+        return {failed.index for failed in self.failed if failed.index is not None}
 
     @property
     def best(self) -> Candidate | None:

@@ -284,6 +284,14 @@ async def test_one_failed_call_of_many_loses_only_its_own_picture() -> None:
     assert result.usage.usd is None
 
 
+async def test_runs_side_by_side_share_what_the_generator_allows() -> None:
+    """Each run had as many calls under way as all of them together may have."""
+    generator = Remote(at_once=2, seconds=0.01)
+    loop = AgentLoop(generator=generator)
+    await asyncio.gather(*(loop.run("red", num_images=3) for _ in range(4)))
+    assert generator.most_under_way == 2
+
+
 async def test_the_rubric_is_written_while_the_first_picture_is_drawn() -> None:
     drawing = asyncio.Event()
 

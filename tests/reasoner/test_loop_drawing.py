@@ -90,7 +90,8 @@ async def test_a_picture_too_few_is_a_failure_but_the_picture_is_kept() -> None:
     assert sum(isinstance(e, ImageReady) for e in events) == 1
     (failed,) = [e for e in events if isinstance(e, StageFailed)]
     assert "1 pictures for 2 seeds" in failed.failure.message
-    assert events[-1].stop_reason == "generator_failed"
+    assert (failed.round, failed.index) == (0, 1)
+    assert events[-1].stop_reason == "unjudged"
 
 
 async def test_pictures_are_handed_out_before_judging_begins() -> None:

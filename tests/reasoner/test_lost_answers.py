@@ -137,7 +137,7 @@ async def test_a_criterion_the_model_passed_over_is_asked_again() -> None:
 async def test_pictures_too_few_cost_what_they_say_and_nothing_more() -> None:
     loop = AgentLoop(generator=Sheets(most=2), limits=LoopLimits(max_usd=1))
     result = await loop.run(ImageRequest(text="red", seed=0, num_images=3))
-    assert result.stop_reason == "generator_failed"
+    assert [failure.stage for failure in result.failures] == ["generate"]
     assert result.usage.usd == pytest.approx(0.02)
 
 

@@ -99,7 +99,9 @@ class RunDisplay:
                 self._step(event)
             case ImageReady():
                 self._images += 1
-            case Judged() | StageFailed(index=int()):
+            case Judged():
+                self._judge()
+            case StageFailed(index=int()) if event.failure.stage == "judge":
                 self._judge()
             case Revised():
                 self.end(self.begin(f"New prompt for round {event.round + 1}"))

@@ -170,6 +170,8 @@ class ImagesApiGenerator(OpenAIClient, ABC):
             return decode(picture.base64)
         if picture.url.startswith("data:"):
             return decode(picture.url)
+        if picture.blocked and not picture.url:
+            raise ImageFileError("The server's moderation took it away.")
         if not picture.url:
             raise ImageFileError("The entry has neither a picture nor an address.")
         return await download(
