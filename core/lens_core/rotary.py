@@ -9,7 +9,8 @@ from torch import Tensor
 from lens_core.doubles import device_for_doubles
 
 Rotary = tuple[Tensor, Tensor]
-"""Cosines and sines, each `[tokens, head_dim / 2]`, float32."""
+"""Cosines and sines for every channel, each `[tokens, head_dim]`, float32. Both channels of a pair
+(even, odd) have the same angle; sines of even channels are negated."""
 
 
 def rotary_table(positions: Tensor, axes_dims: Sequence[int], theta: float = 10000.0) -> Rotary:
@@ -21,7 +22,7 @@ def rotary_table(positions: Tensor, axes_dims: Sequence[int], theta: float = 100
         theta: Base of the geometric series of frequencies.
 
     Returns:
-        Two float32 tensors `[tokens, sum(axes_dims) / 2]`. Angles are formed in float64.
+        Two float32 tensors `[tokens, sum(axes_dims)]`. Angles are formed in float64.
     """
     device = positions.device
     exact = positions.to(device_for_doubles(device))
@@ -30,7 +31,9 @@ def rotary_table(positions: Tensor, axes_dims: Sequence[int], theta: float = 100
         exponent = torch.arange(0, dim, 2, dtype=torch.float64, device=exact.device) / dim
         angles.append(exact[:, axis, None].double() * theta**-exponent)
     table = torch.cat(angles, dim=-1)
-    return table.cos().float().to(device), table.sin().float().to(device)
+    cosines, sines = table.cos().float(), table.sin().float()
+    signed = torch.stack((-sines, sines), dim=-1).flatten(-2)
+    return cosines.repeat_interleave(2, dim=-1).to(device), signed.to(device)
 
 
 def image_positions(height: int, width: int, device: torch.device | None = None) -> Tensor:
@@ -51,7 +54,8 @@ def text_positions(
 
 def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
     """Rotate channel pairs (even, odd) of `x` `[batch, tokens, heads, head_dim]` in float32."""
-    cos, sin = (part[None, :, None, :] for part in rotary)
-    even, odd = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
-    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return rotated.flatten(-2).to(x.dtype)
+    cosines, signed_sines = (part[None, :, None, :] for part in rotary)
+    exact = x.float()
+    # Not a stack of the even and odd results: compilers write that to memory before going on.
+    swapped = exact.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return (exact * cosines + swapped * signed_sines).to(x.dtype)

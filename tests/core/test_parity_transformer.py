@@ -178,4 +178,4 @@ def test_angles_are_formed_where_float64_can_be_computed(monkeypatch: pytest.Mon
     positions = image_positions(2, 3, torch.device("meta"))
     cosines, sines = rotary_table(positions, (8, 12, 12))
     assert asked == [torch.device("meta")]
-    assert (cosines.shape, sines.dtype) == ((6, 16), torch.float32)
+    assert (cosines.shape, sines.dtype) == ((6, 32), torch.float32)

@@ -53,7 +53,7 @@ def qk_norm_rotary(
         qkv: The image's projection `[B, N, 3 * heads * head_dim]`.
         added: The text's `[B, S, 3 * heads * head_dim]`, if there is text.
         weights: Of the norms of image queries and keys, then of the text's, `[head_dim]` each.
-        tables: Cosines and sines of the image, then of the text, `[tokens, head_dim / 2]` each.
+        tables: Cosines and signed sines of the image, then of the text, `[tokens, head_dim]` each.
         head_dim: Channels of a head.
         eps: Of the norms.
 

@@ -46,9 +46,10 @@ def _qk_norm_rotary(  # type: ignore[no-untyped-def]
     pairs = tl.reshape(normed.to(tl.float32), (padded_heads, padded_dim // 2, 2))
     even, odd = tl.split(pairs)
     pair = tl.arange(0, padded_dim // 2)[None, :]
-    half = head_dim // 2
-    cos = tl.load(cosines + token * half + pair, mask=pair < half, other=0.0)
-    sin = tl.load(sines + token * half + pair, mask=pair < half, other=0.0)
+    angle = token * head_dim + 2 * pair
+    known = 2 * pair < head_dim
+    cos = tl.load(cosines + angle, mask=known, other=0.0)
+    sin = tl.load(sines + angle + 1, mask=known, other=0.0)
     rotated = tl.join(even * cos - odd * sin, even * sin + odd * cos)
     rotated = tl.reshape(rotated, (padded_heads, padded_dim)).to(out.dtype.element_ty)
     target = which * rows + batch * joint_tokens + offset + token
@@ -68,7 +69,7 @@ def launch_qk_norm_rotary(
     Args:
         qkv: The stream's projection `[B, T, 3 * heads * head_dim]`.
         weights: Of the norms of queries and keys.
-        tables: Cosines and sines, float32 `[T, head_dim / 2]`.
+        tables: Cosines and signed sines, float32 `[T, head_dim]`.
         out: Joint queries and keys `[2, B, tokens, heads, head_dim]`, written from `offset` on.
         offset: The stream's first token.
         eps: Of the norms.
