@@ -65,22 +65,24 @@ def check_dtype(dtype: torch.dtype) -> None:
         raise PrecisionError(f"dtype {dtype!r} must be torch.bfloat16 or torch.float32")
 
 
-def weight_files(folder: Path, stem: str) -> list[Path]:
+def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Path]:
     """The safetensors files of a component: one file, or those its index names.
 
     Args:
         folder: The component's folder.
         stem: `"model"` for transformers, `"diffusion_pytorch_model"` for diffusers.
+        variant: What these libraries put in the names of other forms, such as `ema`.
 
     Raises:
         CheckpointError: There are none, one that the index names is absent, or there are only
             pickles.
     """
-    index = folder / f"{stem}.safetensors.index.json"
+    mark = f".{variant}" if variant else ""
+    index = folder / f"{stem}.safetensors.index{mark}.json"
     if index.is_file():
         files = [folder / name for name in _indexed_files(index)]
     else:
-        files = [folder / f"{stem}.safetensors"]
+        files = [folder / f"{stem}{mark}.safetensors"]
     absent = [file.name for file in files if not file.is_file()]
     if not absent and files:
         return files
@@ -103,14 +105,14 @@ def _indexed_files(index: Path) -> list[str]:
     return names
 
 
-def read_headers(folder: Path, stem: str) -> dict[str, TensorHeader]:
+def read_headers(folder: Path, stem: str, variant: str | None = None) -> dict[str, TensorHeader]:
     """Shape and number format of every tensor of a component, from the files' headers alone.
 
     Raises:
         CheckpointError: A file is damaged, or two files hold the same tensor.
     """
     tensors: dict[str, TensorHeader] = {}
-    for file in weight_files(folder, stem):
+    for file in weight_files(folder, stem, variant):
         try:
             with safe_open(file, framework="pt") as handle:
                 slices = [(name, handle.get_slice(name)) for name in list(handle.keys())]

@@ -171,7 +171,7 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
         check_dtype(dtype)
         folder = Path(pretrained_model_name_or_path)
         config = GptOssConfig(**_stock_config(folder))
-        stored = read_headers(folder, "model")
+        stored = read_headers(folder, "model", kwargs.get("variant"))
         if any(name.endswith("_blocks") for name in stored):
             return _load_packed(cls, folder, dtype, kwargs)  # type: ignore[no-any-return]
         _refuse_quantised(folder, config)

@@ -26,6 +26,7 @@ from lens_core.checkpoint_files import (
     refuse_float16,
     refuse_float16_autocast,
 )
+from lens_core.checkpoints.hub import Hub, HubSource, is_repository
 from lens_core.errors import CheckpointError, ComponentError, ParameterError, PrecisionError
 from lens_core.modulation import ModulationTable, ModulationTableMixin
 from lens_core.prediction import Prediction, predict_plainly
@@ -172,23 +173,20 @@ class LensTransformer2DModel(
 
         Raises:
             CheckpointError: Tensors are missing, unexpected, of another shape or kind; no
-                safetensors.
+                safetensors; a repository that cannot be had.
             PrecisionError: float16 was asked for.
         """
         refuse_float16(kwargs.get("torch_dtype", kwargs.get("dtype")), "the requested dtype")
         if not kwargs.pop("use_safetensors", True):
             raise CheckpointError("use_safetensors=False would read a pickle; Lens never does")
         wants_report = kwargs.pop("output_loading_info", False)
-        source = Path(pretrained_model_name_or_path)
-        folder = Path(source, kwargs.get("subfolder") or "")
-        if not folder.is_dir() and (folder.is_absolute() or source.is_dir()):
-            raise CheckpointError(f"{folder} is not there; a checkpoint has a folder for each part")
-        if folder.is_dir() and kwargs.get("variant") is None:
-            with torch.device("meta"):
-                expected = cls.from_config(read_config(folder)).state_dict()
-            check_stored(folder, read_headers(folder, "diffusion_pytorch_model"), expected)
+        folder = _fetched(Path(pretrained_model_name_or_path), kwargs)
+        with torch.device("meta"):
+            expected = cls.from_config(read_config(folder)).state_dict()
+        stored = read_headers(folder, "diffusion_pytorch_model", kwargs.get("variant"))
+        check_stored(folder, stored, expected)
         model, report = super().from_pretrained(
-            pretrained_model_name_or_path,
+            folder,
             use_safetensors=True,
             output_loading_info=True,
             **kwargs,
@@ -270,6 +268,29 @@ class LensTransformer2DModel(
             return text, None
         keys = F.pad(mask.bool(), (image_tokens, 0), value=True)
         return text, keys[:, None, None, :]
+
+
+def _fetched(source: Path, options: dict[str, Any]) -> Path:
+    """The folder of a denoiser, from the hub if it is not here.
+
+    Args:
+        source: A folder or the name of a repository.
+        options: Of diffusers; those that say where to look are taken out.
+    """
+    name, part = source.as_posix(), options.pop("subfolder", None) or ""
+    if source.exists() or not is_repository(name):
+        if not (source / part).is_dir():
+            raise CheckpointError(
+                f"{source / part} is not there; a checkpoint has a folder for each part"
+            )
+        return source / part
+    cache = options.pop("cache_dir", None)
+    hub = Hub(
+        cache=None if cache is None else Path(cache),
+        local_only=bool(options.pop("local_files_only", False)),
+        token=options.pop("token", None),
+    )
+    return hub.fetch(HubSource(name, part, options.pop("revision", None)))
 
 
 def _shared_grid(img_shapes: Sequence[tuple[int, int, int]]) -> tuple[int, int]:

@@ -7,13 +7,21 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from fake_hub import FakeHub, serve
-from lens_core import CheckpointError, HubUnreachableError, LensPipeline, ParameterError
+from lens_core import (
+    CheckpointError,
+    HubUnreachableError,
+    LensPipeline,
+    LensTransformer2DModel,
+    ParameterError,
+)
 from lens_core.checkpoints import load, pull, sources
 from lens_core.checkpoints.hub import Hub, HubSource, fetch_first
 from lens_core.checkpoints.network import no_way_to
@@ -48,6 +56,33 @@ def hub(saved: Path, tmp_path: Path) -> Iterator[FakeHub]:
 @pytest.fixture
 def client(hub: FakeHub, tmp_path: Path) -> Hub:
     return Hub(hub.endpoint, tmp_path / "cache")
+
+
+def test_a_denoiser_on_the_hub_is_checked_as_one_in_a_folder_is(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lens_core.transformer.Hub", partial(Hub, hub.endpoint))
+
+    def load(cache: str, **options: object) -> LensTransformer2DModel:
+        folder = tmp_path / cache
+        return LensTransformer2DModel.from_pretrained(
+            "good/lens", subfolder="transformer", cache_dir=folder, **options
+        )
+
+    expected = tiny_pipeline().transformer.state_dict()
+    loaded = load("a", torch_dtype=torch.bfloat16, token="hf_secret")
+    assert loaded.dtype == torch.bfloat16
+    assert not any("text_encoder" in asked or ".bin" in asked for asked in hub.asked)
+    again = load("a", revision=FIRST, local_files_only=True).state_dict()
+    assert all(torch.equal(expected[name], again[name]) for name in expected)
+    path = hub.root / "good" / "lens" / FIRST / "transformer" / TRANSFORMER
+    content = load_file(path)
+    content["img_in.bias"] = content["img_in.bias"].int()
+    save_file(content, path, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"other kind: img_in\.bias I32"):
+        load("b")
+    with pytest.raises(CheckpointError, match="good/other"):
+        LensTransformer2DModel.from_pretrained("good/other", cache_dir=tmp_path / "c")
 
 
 def digest(path: Path) -> str:

@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -293,6 +294,29 @@ class TestTheModelsOwnLoader:
         save_file(content, path if variant is None else path.with_suffix(".ema.safetensors"))
         with pytest.raises(CheckpointError, match=r"proj_out\.bias.*renamed"):
             LensTransformer2DModel.from_pretrained(folder, variant=variant)
+
+    @pytest.mark.parametrize("part", ["transformer", "text_encoder"])
+    def test_a_variant_is_checked_as_the_usual_files_are(
+        self, folder: Path, tmp_path: Path, part: str
+    ) -> None:
+        pipeline = tiny_pipeline()
+        model, path = getattr(pipeline, part), tmp_path / part
+        model.save_pretrained(path, variant="ema", max_shard_size="20KB")
+        load = partial(type(model).from_pretrained, path, variant="ema")
+        before, after = model.state_dict(), load().state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        shard = sorted(path.glob("*.safetensors"))[0]
+        content, whole = load_file(shard), shard.read_bytes()
+        name = next(iter(content))
+        shard.write_bytes(whole[:-40])
+        with pytest.raises(CheckpointError, match="incomplete"):
+            load()
+        save_file({**content, name: content[name].int()}, shard, {"format": "pt"})
+        with pytest.raises(CheckpointError, match=f"other kind: {name} I32"):
+            load()
+        shard.unlink()
+        with pytest.raises(CheckpointError, match=shard.name):
+            load()
 
     def test_pickles_and_float16_are_refused(self, folder: Path) -> None:
         with pytest.raises(CheckpointError, match="pickle"):

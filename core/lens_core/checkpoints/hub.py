@@ -61,11 +61,13 @@ class Hub:
         endpoint: Its address; None for the one that `HF_ENDPOINT` names, or huggingface.co.
         cache: Folder; None for the usual one.
         local_only: Use what is in the cache and ask nobody.
+        token: Of the account; None for the one that is logged in.
     """
 
     endpoint: str | None = None
     cache: Path | None = None
     local_only: bool = False
+    token: str | bool | None = field(default=None, repr=False)
 
     def fetch(self, source: HubSource) -> Path:
         """The local file or folder of a component, downloaded if it is not there.
@@ -114,6 +116,7 @@ class Hub:
                 endpoint=self.endpoint,
                 cache_dir=self.cache,
                 local_files_only=self.local_only,
+                token=self.token,
             )
         )
 
@@ -126,6 +129,7 @@ class Hub:
                 endpoint=self.endpoint,
                 cache_dir=self.cache,
                 local_files_only=self.local_only,
+                token=self.token,
                 allow_patterns=[f"{start}{pattern}" for pattern in _SAFE_FILES],
                 # Other forms of the same weights, which openai/gpt-oss-20b carries.
                 ignore_patterns=["original/*", "metal/*"],
