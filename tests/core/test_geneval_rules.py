@@ -224,3 +224,18 @@ def test_overall_interval_covers_the_truth_as_often_as_it_says() -> None:
         low, high = NanoEvalReport(tasks=scores).overall_interval
         held += low <= truth.mean() <= high
     assert 0.92 < held / 400 < 0.98
+
+
+def test_requests_of_any_length_are_read() -> None:
+    """Long chains of relations and endless numbers ended in errors of Python's own."""
+    chain = parse_request(" left of ".join(["a red cup", "a blue car"] * 600))
+    assert chain is not None
+    assert len(chain["include"]) == 1200
+    assert chain["include"][-1]["position"] == ["left of", 1198]
+    many = parse_request("9" * 5000 + " apples")
+    assert many is not None
+    assert many["include"][0]["count"] > 10**6
+    assert atomic_checks(many)[1].kind == "count"
+    few = parse_request("0" * 5000 + "3 apples")
+    assert few is not None
+    assert few["include"] == [{"class": "apple", "count": 3}]

@@ -266,6 +266,9 @@ def test_a_file_of_prompts_is_json_lines_in_utf8(tmp_path: Path) -> None:
     path.write_bytes(b'{"prompt": "\xff"}\n')
     with pytest.raises(ParameterError, match="is not UTF-8"):
         FilePrompts(path, None, seed=0)
+    path.write_text("[" * 100_000)
+    with pytest.raises(ParameterError, match="line 1"):
+        FilePrompts(path, None, seed=0)
     # Signs that end a line for Python but not for JSON.
     path.write_bytes('{"prompt": "one\u2028two\x85three"}\n'.encode("utf-8-sig"))
     assert FilePrompts(path, None, seed=0).draw(0, 1)[0].text == "one\u2028two\x85three"
@@ -294,6 +297,20 @@ def test_rewards_are_asked_for_side_by_side_and_failures_stay_missing() -> None:
     assert scores.errors[0] == "ValueError: unreadable"
     assert "TimeoutError" in scores.errors[1]
     assert scores.errors[2] == "ValueError: the reward gave inf"
+
+
+def test_a_reward_may_be_anything_that_gives_an_awaitable() -> None:
+    """Objects and functions that only return one were called, and never waited for."""
+
+    class Judge:
+        async def __call__(self, image: Image.Image, prompt: Prompt) -> float | None:
+            return None if prompt.text == "unsure" else 0.5
+
+    picture = Image.new("RGB", (8, 8))
+    for function in (Judge(), lambda image, prompt: Judge()(image, prompt)):
+        reward = FunctionReward(function)
+        assert asyncio.run(reward.score(picture, Prompt("cup"))) == Score(0.5)
+        assert asyncio.run(reward.score(picture, Prompt("unsure"))) is None
 
 
 def test_detector_may_run_in_processes() -> None:

@@ -18,7 +18,6 @@ from lens_core.nano.scenes import Background, Scene, SceneObject
 from lens_core.nano.vocabulary import PLURALS
 
 MIN_WORDS = 30
-MAX_WORDS = 80
 
 Group = tuple[SceneObject, ...]
 

@@ -139,10 +139,15 @@ def _resolve(match: re.Match[str], mentions: list[_Mention]) -> _Mention:
     if word is None:
         count, exact = (2, False) if plural else (1, True)
     else:
-        count, exact = int(word) if word.isdigit() else _COUNTS[word], True
+        count, exact = _number(word) if word.isdigit() else _COUNTS[word], True
     mention = _Mention(cls, max(count, 1), color, exact)
     mentions.append(mention)
     return mention
+
+
+def _number(digits: str) -> int:
+    """The first nine digits: more than can be drawn, and Python reads no more than 4,300."""
+    return int(digits.lstrip("0")[:9] or "0")
 
 
 def _relate(first: _Mention, between: str, second: _Mention) -> None:
@@ -189,16 +194,13 @@ def _relate_sides(mentions: list[_Mention]) -> None:
 
 def _targets_first(mentions: list[_Mention]) -> list[_Mention]:
     ordered: list[_Mention] = []
-
-    def add(mention: _Mention) -> None:
-        if any(known is mention for known in ordered):
-            return
-        if mention.relation is not None:
-            add(mention.relation[1])
-        ordered.append(mention)
-
     for mention in mentions:
-        add(mention)
+        chain: list[_Mention] = []
+        step: _Mention | None = mention
+        while step is not None and not any(known is step for known in ordered):
+            chain.append(step)
+            step = step.relation[1] if step.relation else None
+        ordered += reversed(chain)
     return ordered
 
 

@@ -159,7 +159,7 @@ def read_prompts(path: Path) -> list[Prompt]:
                 raise ValueError(f"{text!r} is no prompt")
             text.encode()  # Half a surrogate pair is no text.
             prompts.append(Prompt(text, facts))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ParameterError(
                 f'{path} line {number} must be a JSON object with a "prompt": {error!r}'
             ) from error

@@ -86,10 +86,9 @@ class FunctionReward:
 
     async def score(self, image: Image.Image, prompt: Prompt) -> Score | None:
         """See `Reward.score`."""
-        if inspect.iscoroutinefunction(self._function):
-            value = await self._function(image, prompt)
-        else:
-            value = await asyncio.to_thread(self._function, image, prompt)
+        value: Any = await asyncio.to_thread(self._function, image, prompt)
+        if inspect.isawaitable(value):
+            value = await value
         return None if value is None else Score(float(value))
 
 
