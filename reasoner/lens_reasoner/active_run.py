@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from lens_reasoner.events import (
@@ -77,6 +77,7 @@ class ActiveRun:
         *,
         rubric: Rubric | None = None,
         writer: RunWriter | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> None:
         """Begin, or take up what the writer's record already holds.
 
@@ -86,6 +87,7 @@ class ActiveRun:
             limits: When to end.
             rubric: The criteria, where they were given.
             writer: Writes the events down; None keeps them in memory only.
+            stop: Whether to begin no further call and leave the rest for later.
         """
         self.request = request
         self.settings = settings
@@ -94,6 +96,7 @@ class ActiveRun:
         self.state = RunState()
         self.events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._writer = writer
+        self._stop = stop
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._timeout: asyncio.Timeout | None = None
@@ -151,6 +154,8 @@ class ActiveRun:
     @property
     def exhausted(self) -> StopReason | None:
         """Why no further call may begin; None if it may."""
+        if self._stop is not None and self._stop():
+            return "interrupted"
         if self.limits.max_usd is None:
             return None
         spent = self.state.usage.usd

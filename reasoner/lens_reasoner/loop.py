@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -117,6 +117,7 @@ class AgentLoop:
         *,
         rubric: Rubric | None = None,
         record: str | Path | None = None,
+        stop: Callable[[], bool] | None = None,
         **options: Any,
     ) -> AsyncGenerator[Event]:
         """Run and report each event as it happens; `fold_events` makes the result of them.
@@ -130,6 +131,8 @@ class AgentLoop:
             record: The run's own folder, where everything is written as it happens. If it holds
                 the same run already, that is gone on with, or read if it is finished: its events
                 come first, and no call that it shows is made again. None writes nothing.
+            stop: Asked before every call; once it says True no further one is begun, what is under
+                way is finished and recorded, and the run ends without `Finished`, for later.
             **options: Fields of `ImageRequest`, such as `seed=1` and `num_images=4`.
 
         Raises:
@@ -141,10 +144,13 @@ class AgentLoop:
             ReasonerError: If rewriting fails, or drawing fails before any picture is there.
         """
         request = ImageRequest.of(request, **options)
-        header = RunHeader.now(
+        return self._stream(self.header(request, rubric), record, stop)
+
+    def header(self, request: ImageRequest, rubric: Rubric | None = None) -> RunHeader:
+        """What the record of such a run says it is about."""
+        return RunHeader.now(
             request, rubric=rubric, limits=self._limits, parts=self._parts.identities()
         )
-        return self._stream(header, record)
 
     def stream_resumed(self, record: str | Path) -> AsyncGenerator[Event]:
         """Go on with a run that was killed or closed; what it recorded comes first.
@@ -162,7 +168,12 @@ class AgentLoop:
         header = begun.model_copy(update={"parts": self._parts.identities()})
         return self._stream(header, record)
 
-    async def _stream(self, header: RunHeader, record: str | Path | None) -> AsyncGenerator[Event]:
+    async def _stream(
+        self,
+        header: RunHeader,
+        record: str | Path | None,
+        stop: Callable[[], bool] | None = None,
+    ) -> AsyncGenerator[Event]:
         generator = self._parts.generator
         settings = settings_for(
             header.request,
@@ -174,7 +185,12 @@ class AgentLoop:
         writer = None if record is None else RunWriter(record, header)
         try:
             run = ActiveRun(
-                header.request, settings, header.limits, rubric=header.rubric, writer=writer
+                header.request,
+                settings,
+                header.limits,
+                rubric=header.rubric,
+                writer=writer,
+                stop=stop,
             )
             work = asyncio.create_task(self._work(run))
             work.add_done_callback(lambda _: run.events.put_nowait(None))
@@ -200,7 +216,8 @@ class AgentLoop:
             if not run.out_of_time:
                 raise
             reason = "deadline"
-        run.finish(reason)
+        if reason != "interrupted":
+            run.finish(reason)
 
     def _slots(self) -> asyncio.Semaphore:
         """Shared by all runs of this loop; one for each event loop, to which it is bound."""

@@ -49,12 +49,13 @@ class Rounds:
         self._parts = parts
         self._run = run
         self._slots = slots
+        self._left_out = False
 
     async def play(self) -> StopReason:
         """Rewrite, then draw round after round.
 
         Returns:
-            Why it ended.
+            Why it ended; "interrupted" if something is left to be done later.
 
         Raises:
             ReasonerError: If rewriting fails, or drawing fails before any picture is there.
@@ -65,6 +66,8 @@ class Rounds:
         number = 0
         while not (reason := self._run.exhausted):
             await self._draw_and_judge(number)
+            if self._left_out:
+                return "interrupted"
             self._diagnose(number)
             if reason := self._stop_reason(number):
                 break
@@ -72,9 +75,15 @@ class Rounds:
             number += 1
         return reason
 
+    def _may_begin(self) -> bool:
+        """Whether a further call may begin; one that is left for later is noted."""
+        reason = self._run.exhausted
+        self._left_out = self._left_out or reason == "interrupted"
+        return reason is None
+
     async def _rewrite(self) -> None:
         run, reasoner = self._run, self._parts.reasoner
-        if reasoner is None or run.state.rewrite is not None:
+        if reasoner is None or run.state.rewrite is not None or not self._may_begin():
             return
         with run.stage("rewrite"):
             outcome = await answer_of("reasoner", reasoner.rewrite(run.request), Rewrite, Refused)
@@ -109,7 +118,9 @@ class Rounds:
         if run.rubric is not None:
             run.emit(RubricDone(rubric=run.rubric, written=False))
             return run.rubric
-        if parts.rubric_writer is None or run.state.has_failed("rubric") or run.exhausted:
+        if parts.rubric_writer is None or run.state.has_failed("rubric"):
+            return None
+        if not self._may_begin():
             return None
         try:
             with run.stage("rubric"):
@@ -124,10 +135,10 @@ class Rounds:
     async def _check_fidelity(self, number: int, criteria: asyncio.Task[Rubric | None]) -> None:
         run, checker = self._run, self._parts.fidelity_checker
         rubric, prompt = await criteria, run.state.prompt(number).prompt
-        if checker is None or rubric is None or run.exhausted:
+        if checker is None or rubric is None:
             return
         tried = (run.state.prompt(n).prompt for n in range(number + 1) if self._unchecked(n))
-        if prompt in run.state.reports or prompt in tried:
+        if prompt in run.state.reports or prompt in tried or not self._may_begin():
             return
         try:
             with run.stage("fidelity", round_number=number):
@@ -155,7 +166,7 @@ class Rounds:
 
         async def draw(indices: Sequence[int]) -> None:
             async with self._slots:
-                if failures.whole or run.exhausted:
+                if failures.whole or not self._may_begin():
                     return
                 try:
                     images = await self._generate(number, indices)
@@ -214,9 +225,9 @@ class Rounds:
     async def _judge(self, index: int, criteria: asyncio.Task[Rubric | None]) -> None:
         run, judge = self._run, self._parts.judge
         rubric, candidate = await criteria, run.state.candidates[index]
-        if judge is None or rubric is None or run.exhausted:
+        if judge is None or rubric is None:
             return
-        if candidate.verdict is not None or candidate.failure is not None:
+        if candidate.verdict is not None or candidate.failure is not None or not self._may_begin():
             return
         try:
             with run.stage("judge", index=index):
@@ -250,8 +261,9 @@ class Rounds:
         drawn = run.state.candidates.keys() & run.planned(number)
         if run.state.has_failed("generate") or (run.state.without and not drawn):
             return "generator_failed"
-        if run.exhausted:
-            return run.exhausted
+        reason = run.exhausted
+        if reason not in {None, "interrupted"}:
+            return reason
         if not scores:
             return "unjudged"
         if number + 1 == limits.max_rounds:
@@ -262,10 +274,10 @@ class Rounds:
         """Change the prompt for the next round, if another seed alone would not help."""
         run, reviser, following = self._run, self._parts.reviser, number + 1
         problems = prompt_problems([candidate.problems for candidate in self._judged(number)])
-        if reviser is None or not problems or run.exhausted:
+        if reviser is None or not problems:
             return
         decided = any(revised.round == following for revised in run.state.revisions)
-        if decided or run.state.has_failed("revise", following):
+        if decided or run.state.has_failed("revise", following) or not self._may_begin():
             return
         current = run.state.prompt(number)
         try:

@@ -60,6 +60,24 @@ def _paid(folder: Path) -> int:
     return sum(event.type in PAID for event in RunRecord(folder).events)
 
 
+async def test_a_stopped_run_finishes_its_calls_and_goes_on_without_paying_again(
+    world, tmp_path: Path
+) -> None:
+    whole = await served_loop(world.url).run(REQUEST)
+    assert len(world.calls) == CALLS
+    for last in range(1, CALLS):
+        world.calls.clear()
+        folder, loop, seen = tmp_path / str(last), served_loop(world.url), 0
+        async for event in loop.stream(REQUEST, record=folder, stop=lambda: seen >= last):  # noqa: B023
+            seen += event.type in PAID
+        # At most the rubric, two pictures and what they lead to were under way.
+        assert last <= seen <= last + 4
+        assert len(world.calls) == _paid(folder) == seen
+        assert RunRecord(folder).finished == (seen == CALLS)
+        assert _timeless(await loop.resume(folder)) == _timeless(whole)
+        assert len(world.calls) == CALLS
+
+
 async def test_a_whole_run_is_on_disk(world, tmp_path: Path, secret: str) -> None:
     events = [e async for e in served_loop(world.url).stream(REQUEST, record=tmp_path / "run")]
     result = fold_events(events)
