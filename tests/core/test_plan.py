@@ -125,6 +125,12 @@ def test_days_memory_and_accumulation_follow_the_gpus() -> None:
     assert few.gpu_hours * 3600 * 312e12 * 0.4 == pytest.approx(few.total_flops)
 
 
+def test_a_stage_is_planned_on_the_denoiser_that_it_starts_from() -> None:
+    """It was planned on the released one wherever the settings held no shape of their own."""
+    stage, config = planned_config("nano-mixed", None, {"start": "lens-nano"})
+    assert plan_training(config, stage, 1, "a100").kinds[0].run.parameters < 10_000_000
+
+
 def _post(preset: str, **changes: str) -> PostTrainingConfig:
     config = planned_config(preset, None, changes)[1]
     assert isinstance(config, PostTrainingConfig)
@@ -162,6 +168,7 @@ def test_the_autoencoder_is_counted_by_area() -> None:
         (lambda: planned_config("rl.json", None), "name its stage with --stage"),
         (lambda: planned_config("nano", "lora"), "stage 'lora' cannot be planned"),
         (lambda: plan_post_training(_post("lens-rl", sharding="3"), 8, "a100"), "sharding 3"),
+        (lambda: plan_training(tiny_config(sharding=3), "x", 8, "a100"), "sharding 3"),
         (lambda: plan_training(tiny_config(), "x", 1, "v100"), "gpu 'v100' is not known"),
         (lambda: plan_training(tiny_config(), "x", 0, "a100"), "gpus 0"),
         (lambda: plan_training(tiny_config(), "x", 1, "a100", mfu=40), "mfu 40"),

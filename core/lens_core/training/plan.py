@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from lens_core.errors import ParameterError
+from lens_core.packaged import model_folder
 from lens_core.sizes import SIZE_MULTIPLE
 from lens_core.training.config import (
     NANO_SIZES,
@@ -17,6 +19,7 @@ from lens_core.training.config import (
 )
 from lens_core.training.dry_run import Checkpointing, DryRun, dry_run, encoding_flops
 from lens_core.training.flops import TRAINING_FACTOR, peak_of
+from lens_core.training.mixed.start import model_arguments
 from lens_core.training.stages import setting_value, stage_config
 
 PLANNED_STAGES = ("lowres", "mixed", "pretrain", "rl", "distill")
@@ -187,7 +190,7 @@ def plan_training(
     """Plan a stage by a dry run on the meta device.
 
     Args:
-        config: The stage's settings.
+        config: The stage's settings; without a `model` of its own that of `start` is planned.
         stage: Its name.
         gpus: How many GPUs share the work.
         gpu: `a100`, `h100` or `h200`.
@@ -197,16 +200,18 @@ def plan_training(
         text_tokens: Text tokens of a picture.
 
     Raises:
-        ParameterError: An unknown GPU, or numbers out of range.
+        ParameterError: An unknown GPU, numbers out of range, or `sharding` that does not divide
+            the GPUs.
     """
     check_numbers(gpus, gpu, mfu, step_batches, text_tokens)
-    kinds = []
+    shared_by = processes_of_a_copy(config.sharding, gpus)
+    model, kinds = config.model or start_model(config), []
     for size, pictures in _batches(config):
         grid = (size[0] // SIZE_MULTIPLE, size[1] // SIZE_MULTIPLE)
-        run = dry_run(config.model, grid, text_tokens, pictures)
+        run = dry_run(model, grid, text_tokens, pictures)
         frozen = encoding_flops(size) + 2 * _ENCODER_ACTIVE * (text_tokens + TEMPLATE_TOKENS)
         kinds.append(BatchKind(size, pictures, grid[0] * grid[1], run, frozen))
-    memory = _memory(config, [kind.run for kind in kinds], config.sharding or gpus)
+    memory = _memory(config, [kind.run for kind in kinds], shared_by)
     return TrainingPlan(
         stage, config, gpus, gpu.lower(), mfu, step_batches, text_tokens, tuple(kinds), memory
     )
@@ -226,6 +231,23 @@ def check_numbers(gpus: int, gpu: str, mfu: float, step_batches: int, text_token
         )
     if not 0 < mfu <= 1:
         raise ParameterError(f"mfu {mfu} must lie above 0 and not above 1, such as 0.4")
+
+
+def processes_of_a_copy(sharding: int | None, gpus: int) -> int:
+    """How many GPUs share one copy of the weights, as `parallel.weight_mesh` deals them.
+
+    Raises:
+        ParameterError: `sharding` does not divide the GPUs.
+    """
+    if gpus % (sharding or gpus):
+        raise ParameterError(f"sharding {sharding} does not divide {gpus} GPUs")
+    return sharding or gpus
+
+
+def start_model(config: StageConfig) -> Mapping[str, Any]:
+    """Arguments of the denoiser in `start`; none, for the released 3.8B one, where that is open."""
+    given = getattr(config, "start", None)
+    return {} if given is None else model_arguments(model_folder(given))
 
 
 def planned_config(

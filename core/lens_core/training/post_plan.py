@@ -9,18 +9,22 @@ from typing import Any
 
 import torch
 
-from lens_core.errors import ParameterError
-from lens_core.packaged import model_folder
 from lens_core.sizes import SIZE_MULTIPLE
 from lens_core.training.config import PostTrainingConfig, Size
 from lens_core.training.distill.config import DistillConfig
 from lens_core.training.distill.discriminator import Discriminator
 from lens_core.training.dry_run import Checkpointing, DryRun, dry_run, meta_model
 from lens_core.training.flops import forward_flops, peak_of
-from lens_core.training.mixed.start import model_arguments
 from lens_core.training.nft.config import RLConfig
 from lens_core.training.nft.policy import add_adapters
-from lens_core.training.plan import CAPTION_TOKENS, GB, GPU_MEMORY_GB, check_numbers
+from lens_core.training.plan import (
+    CAPTION_TOKENS,
+    GB,
+    GPU_MEMORY_GB,
+    check_numbers,
+    processes_of_a_copy,
+    start_model,
+)
 from lens_core.transformer import LensTransformer2DModel
 
 DISTILL_SIZE: Size = (1024, 1024)
@@ -106,10 +110,8 @@ def plan_post_training(
             the GPUs.
     """
     check_numbers(gpus, gpu, mfu, 1, text_tokens)
-    if gpus % (config.sharding or gpus):
-        raise ParameterError(f"sharding {config.sharding} does not divide {gpus} GPUs")
-    given = getattr(config, "start", None)
-    model: Mapping[str, Any] = {} if given is None else model_arguments(model_folder(given))
+    processes_of_a_copy(config.sharding, gpus)
+    model = start_model(config)
     if isinstance(config, RLConfig):
         stage, made = "rl", _plan_rl(config, model, gpus, text_tokens)
     elif isinstance(config, DistillConfig):
