@@ -60,6 +60,9 @@ def test_results_say_what_ran_how_fast_and_what_share_of_the_ceiling(folder: Pat
     assert branch["flops"] > found["denoise/uncond/128/b1/exact"]["flops"]
     # Not there on a processor: noted, and the run goes on.
     assert "cannot run here" in found["attention/cudnn/128/b1"]["error"]
+    # The decoder's attention is another one: a single head over all 16 x 16 latents.
+    decoders = found["attention/decoder torch/128/b1"]
+    assert (decoders["notes"]["tokens"], decoders["flops"]) == (256, 4 * 48 * 256**2)
     low, high = found["paired/sample/128/b1/exact"]["comparison"]["interval"]
     assert 0.1 < low <= high < 10
 
@@ -113,6 +116,7 @@ def test_the_full_plan_has_every_measurement() -> None:
         "encode/b1",
         "encode/b4",
         "attention/flash/1440/b1",
+        "attention/decoder math/1440/b1",
     } <= keys
     every = [case.key for case in list_cases(bench_config("lens"), ("fast",), paired=("all",))]
     for plan in (*SWITCHES, "fp8", "graphs"):
@@ -139,6 +143,8 @@ def test_accuracy_and_the_stages_of_a_picture() -> None:
         assert rounded is not None
         assert rounded.plain == exact.plain
         assert 1.2 < rounded.factor < 6
+    kernels = stages.measure(Case("decode", "", 128, 1, "plain")).kernels
+    assert kernels == ("aten::_scaled_dot_product_flash_attention_for_cpu",)
     found = stages.measure(Case("split", "lens-turbo", 128, 1, "plain"))
     assert [*found.parts] == ["encode", "denoise", "decode", "png"]
     assert found.timing is not None

@@ -30,6 +30,9 @@ SAMPLING = {"lens": (20, 5.0), "lens-turbo": (4, 1.0)}
 ONE_BY_ONE = "one by one"
 """Reading text with one expert unpacked at a time, as where the grouped product cannot run."""
 
+IN_DECODER = "decoder "
+"""Before a backend's name: the attention of the decoder, one head over all latents."""
+
 ALL = "all"
 """Stands for every plan, one after the other."""
 
@@ -49,8 +52,9 @@ class Case:
 
     Attributes:
         kind: What is measured.
-        what: A number format, a backend, a branch (`cond`, `uncond`), a model (`lens`,
-            `lens-turbo`) or another way of reading text.
+        what: A number format, a backend (after `decoder ` of its attention, otherwise of the
+            denoiser's), a branch (`cond`, `uncond`), a model (`lens`, `lens-turbo`) or another way
+            of reading text.
         size: Side of the picture in pixels; 0 where it does not matter.
         batch: Pictures at once.
         speed: Name of the speed plan; empty where it does not matter. Of `paired`, the plan that
@@ -116,6 +120,8 @@ def _common(config: BenchConfig) -> Iterator[Case]:
         yield Case("encode", batch=batch)
     yield Case("encode", ONE_BY_ONE)
     for size in config.sizes:
+        for backend in ("torch", *BACKENDS):
+            yield Case("attention", IN_DECODER + backend, size)
         for level in ("level 1", "level 6"):
             yield Case("png", level, size)
 

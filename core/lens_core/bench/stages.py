@@ -6,12 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from diffusers.models.attention_processor import Attention
 from PIL import Image
 from torch import Tensor
 
 from lens_core.bench import flops, kernels
 from lens_core.bench.accuracy import Accuracy, measure_accuracy
-from lens_core.bench.cases import ONE_BY_ONE, PAIRED_GUIDANCE, PAIRED_STEPS, SAMPLING, Case
+from lens_core.bench.cases import (
+    IN_DECODER,
+    ONE_BY_ONE,
+    PAIRED_GUIDANCE,
+    PAIRED_STEPS,
+    SAMPLING,
+    Case,
+)
 from lens_core.bench.configs import PROMPT, BenchConfig, random_pipeline
 from lens_core.bench.forward import branch_forward
 from lens_core.bench.split import encode_png, sampling_settings, split_stages, time_stages
@@ -150,16 +158,32 @@ class Stages:
         return Measured(timing, 2 * side**3, self._peak(), notes={"side": side})
 
     def _attention(self, case: Case) -> Measured:
-        rows, columns = self._grid(case.size)
-        config = self._pipeline().transformer.config
-        tokens = rows * columns + self._features()[0].shape[2]
-        heads, dim = config.num_attention_heads, config.attention_head_dim
-        shape = (case.batch, tokens, heads, dim)
+        in_decoder = case.what.startswith(IN_DECODER)
+        tokens, heads, dim = (self._decoder_heads if in_decoder else self._joint_heads)(case.size)
         timing = kernels.time_attention(
-            case.what, shape, self._device, self._dtype, self._warmup, self._repeats
+            case.what.removeprefix(IN_DECODER),
+            (case.batch, tokens, heads, dim),
+            self._device,
+            self._dtype,
+            self._warmup,
+            self._repeats,
         )
         operations = 4 * case.batch * heads * dim * tokens**2
         return Measured(timing, operations, self._peak(), notes={"tokens": tokens})
+
+    def _joint_heads(self, size: int) -> tuple[int, int, int]:
+        """Tokens, heads and their width in a block of the denoiser."""
+        rows, columns = self._grid(size)
+        config = self._pipeline().transformer.config
+        tokens = rows * columns + self._features()[0].shape[2]
+        return tokens, config.num_attention_heads, config.attention_head_dim
+
+    def _decoder_heads(self, size: int) -> tuple[int, int, int]:
+        """The same in the middle of the decoder."""
+        vae = self._pipeline().vae
+        side = size // 2 ** (len(vae.config.block_out_channels) - 1)
+        found = next(one for one in vae.decoder.modules() if isinstance(one, Attention))
+        return side * side, found.heads, found.inner_dim // found.heads
 
     def _encode(self, case: Case) -> Measured:
         pipeline, encoder = self._pipeline(), self._encoder()
@@ -194,8 +218,8 @@ class Stages:
     def _decode(self, case: Case) -> Measured:
         work = self._decoding(self._pipeline(case.speed), case)
         operations = flops.decoder_flops(self._made.vae, case.size**2, case.batch)  # type: ignore[union-attr]
-        timing = self._time(work)
-        return Measured(timing, operations, self._peak())
+        timing, peak = self._time(work), self._peak()
+        return Measured(timing, operations, peak, kernels.attention_kernels(work, self._device))
 
     def _decoding(self, pipeline: LensPipeline, case: Case) -> Work:
         rows, columns = self._grid(case.size)
