@@ -202,6 +202,12 @@ def test_wrong_settings_are_named(
         run_stage("mixed", "nano-mixed", tmp_path, {**MIXED, **overrides})
 
 
+def test_a_stage_is_called_by_its_own_name(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(trained / "data")
+    with pytest.raises(ComponentError, match="lowres needs it"):
+        run_stage("lowres", "nano-lowres", tmp_path, {"start": "nowhere"})
+
+
 def test_presets_hold_the_reports_values() -> None:
     """Against arXiv 2605.21573, section 3 and its appendix."""
     low = load_config(MixedConfig, "lens-512", "lowres")

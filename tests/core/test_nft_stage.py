@@ -103,6 +103,8 @@ def test_prompts_without_reward_are_counted_and_not_trained_on(start: Path, tmp_
 def test_bad_settings_are_named(start: Path, tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="multiple of batch_size 7"):
         run_stage("rl", "nano", tmp_path, {**TINY, "batch_size": "7"})
+    with pytest.raises(ComponentError, match="'lens' is a published model, and rl starts from"):
+        run_stage("rl", "nano", tmp_path, {"start": "lens"})
     with pytest.raises(ComponentError, match="no pipeline for rl to start from"):
         run_stage("rl", "nano", tmp_path, TINY)
 

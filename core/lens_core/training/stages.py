@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lens_core.errors import ComponentError, ParameterError
-from lens_core.packaged import model_folder
 
 if TYPE_CHECKING:
     from lens_core.training.config import StageConfig
@@ -154,15 +153,11 @@ def _check_components(stage: str, out: Path) -> None:
 
 def _start(stage: str, given: str | None, out: Path, earlier: tuple[str, ...]) -> Path:
     """The pipeline folder a stage starts from: the given one, or an earlier stage's."""
+    from lens_core.training.mixed.start import pipeline_folder
+
     usual = [out / name / "pipeline" for name in earlier]
-    folders = usual if given is None else [model_folder(given)]
-    for folder in folders:
-        if (folder / "transformer").is_dir():
-            return folder
-    raise ComponentError(
-        f"{folders[-1]} holds no pipeline for {stage} to start from: run the stage before it with "
-        "the same --out, or name a pipeline folder with --set start=FOLDER"
-    )
+    found = next((folder for folder in usual if (folder / "transformer").is_dir()), usual[-1])
+    return pipeline_folder(stage, given, found)
 
 
 def setting_value(text: str) -> Any:

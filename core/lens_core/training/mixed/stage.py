@@ -48,8 +48,13 @@ class MixedStage:
     weights: Path | None
 
     @classmethod
-    def open(cls, config: MixedConfig, out: Path) -> "MixedStage":
+    def open(cls, config: MixedConfig, out: Path, stage: str) -> "MixedStage":
         """Load the frozen parts and the shards' manifest.
+
+        Args:
+            config: The run's settings.
+            out: Folder of the whole training.
+            stage: `lowres` or `mixed`, for errors.
 
         Raises:
             ComponentError: Nothing to start from, or parts that do not fit.
@@ -57,11 +62,11 @@ class MixedStage:
         """
         data, weights = ShardFolder.open(config.shards(out)), None
         if config.model:
-            folder = parts_folder("mixed", config.start, out / "components")
+            folder = parts_folder(stage, config.start, out / "components")
         else:
-            earlier = [out / stage / "pipeline" for stage in ("pretrain", "lowres")]
+            earlier = [out / name / "pipeline" for name in ("pretrain", "lowres")]
             usual = next((path for path in earlier if path.is_dir()), earlier[0])
-            weights = pipeline_folder("mixed", config.start, usual)
+            weights = pipeline_folder(stage, config.start, usual)
             config = config.model_copy(update={"model": model_arguments(weights)})
             folder = weights
         parts = FrozenParts.load(folder, place(config.device), config.encoder_precision)
@@ -122,7 +127,7 @@ def train_mixed(config: MixedConfig, out: Path, folder: Path) -> None:
     """
     torch.set_num_threads(config.threads)
     workers = Workers.join()
-    stage = MixedStage.open(config, out)
+    stage = MixedStage.open(config, out, folder.name)
     training = DenoiserTraining.create(stage.config, workers)
     if stage.weights is not None:
         start_from(training, stage.weights)
