@@ -133,6 +133,14 @@ def test_progress_says_what_it_is_busy_with(result: StudyResult, told: list[Stud
     assert all(any(repr(section) in line for line in accepted) for section in sections)
 
 
+def test_a_screening_counts_the_pictures_of_every_generator(result: StudyResult) -> None:
+    """Pairs of pictures are per generator."""
+    pairs = FactorialSearch().pairs
+    assert {screen.images for screen in result.history.screens} == {2 * pairs * len(PLACES)}
+    alone = [screen for own in result.per_generator for screen in own.history.screens]
+    assert {screen.images for screen in alone} <= {2 * pairs}
+
+
 def test_the_matrix_can_be_left_out_and_names_are_told_apart() -> None:
     twins = [SimulatedGenerator(WORLD), SimulatedGenerator(WORLD)]
     found = study(generator=twins, own_share=0.0).optimize_sync(

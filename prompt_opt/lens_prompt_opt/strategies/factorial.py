@@ -11,7 +11,7 @@ from statistics import NormalDist, fmean
 from lens_prompt_opt.budget import BudgetExhaustedError
 from lens_prompt_opt.cells import Cell, Outcome
 from lens_prompt_opt.desk import Desk
-from lens_prompt_opt.edits import Candidate, Hypothesis, SectionEdit
+from lens_prompt_opt.edits import Candidate, SectionEdit
 from lens_prompt_opt.errors import EditError
 from lens_prompt_opt.proposer import ProposalBrief
 from lens_prompt_opt.statistics.screening import (
@@ -120,9 +120,8 @@ class FactorialSearch:
             return
         state.gain += sum(effect.gain for _, effect in kept)
         state.variance += sum(effect.error**2 for _, effect in kept)
-        desk.history.screen(
-            made, desk.incumbent, images=2 * self.pairs, gain=state.gain, error=sqrt(state.variance)
-        )
+        images, error = 2 * self.pairs * desk.generators, sqrt(state.variance)
+        desk.history.screen(made, desk.incumbent, images=images, gain=state.gain, error=error)
         state.leader = made
 
     async def _propose(self, desk: Desk, state: _State, number: int) -> list[SectionEdit]:
@@ -234,8 +233,5 @@ def _tested(edit: SectionEdit, effect: Effect) -> SectionEdit:
     reach = NormalDist().inv_cdf(0.9) * effect.aimed_error
     low, high = effect.aimed_gain - reach, effect.aimed_gain + reach
     status = "confirmed" if low > 0 else "refuted" if high < 0 else "unclear"
-    tested = Hypothesis.model_validate(
-        edit.hypothesis.model_dump()
-        | {"status": status, "change": effect.aimed_gain, "interval": (low, high)}
-    )
-    return edit.model_copy(update={"hypothesis": tested})
+    known = {"status": status, "change": effect.aimed_gain, "interval": (low, high)}
+    return edit.model_copy(update={"hypothesis": edit.hypothesis.model_copy(update=known)})
