@@ -157,12 +157,11 @@ def test_a_resumed_run_logs_no_step_twice(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("log*")) == ["log.jsonl"]
 
 
-def test_only_the_first_process_of_a_stage_drops_what_was_logged(tmp_path: Path) -> None:
-    """Another's would take the file away from under it; and shards are counted, not resumed."""
+def test_shards_are_counted_and_not_resumed(tmp_path: Path) -> None:
+    """A stage drops what was logged after its newest state, and nothing else does."""
     config, log = tiny_config(steps=4), tmp_path / "log.jsonl"
     text = '{"step": 1}\n{"step": 2}\n{"note": "kept"}\n{"step": 3}\n'
     log.write_text(text)
-    Journal.of_stage(tmp_path, config, 1, leads=False).close()
     Journal(tmp_path, 4).close()
     assert log.read_text() == text
     Journal.of_stage(tmp_path, config, 1).close()

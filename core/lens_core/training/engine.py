@@ -78,16 +78,15 @@ class DenoiserRun:
             CheckpointError: A state could not be read or written.
             ParameterError: `global_batch` does not fit the processes.
         """
-        config, leads = self.config, self.workers.leads
+        config = self.config
         accumulate = batches_per_step(config, self.workers)
         checkpoints = Checkpoints(
             self.folder / "checkpoints", self.workers, config.keep_checkpoints
         )
         self._resume(checkpoints)
         metrics = TrainingMetrics(config, self.training.device, self.workers)
-        journal = None
-        if leads:
-            journal = Journal.of_stage(self.folder, config, self.step)
+        leads = self.workers.leads
+        journal = Journal.of_stage(self.folder, config, self.step) if leads else None
         try:
             while self.step < config.steps:
                 record = self._advance(accumulate, metrics)

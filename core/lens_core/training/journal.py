@@ -40,25 +40,22 @@ class Journal:
         self._started = time.monotonic()
 
     @classmethod
-    def of_stage(
-        cls, directory: Path, config: StageConfig, first_step: int, leads: bool = True
-    ) -> "Journal":
+    def of_stage(cls, directory: Path, config: StageConfig, first_step: int) -> "Journal":
         """The journal of a stage, with the trackers that its settings ask for.
 
         Records in `log.jsonl` of steps after `first_step` are dropped: the run takes them again.
+        Of several processes only the one that reports may have it.
 
         Args:
             directory: The stage's folder.
             config: Its settings.
             first_step: Step it starts or resumes from.
-            leads: Whether this process is the one that reports.
 
         Raises:
             TrackerMissingError: A tracker's package is not installed.
         """
-        trackers = open_trackers(config.trackers, directory, first_step) if leads else []
-        if leads:
-            _drop_after(first_step, directory / _LOG)
+        trackers = open_trackers(config.trackers, directory, first_step)
+        _drop_after(first_step, directory / _LOG)
         return cls(directory, config.steps, first_step, trackers)
 
     def report(self, step: int, **values: Any) -> None:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -107,8 +106,3 @@ def summary(scores: Mapping[int, Score | None]) -> dict[str, float | list[float]
         report["strict"] = round(right / len(known), 4)
         report["interval"] = [round(end, 4) for end in wilson_interval(right, len(known))]
     return report
-
-
-def holds_scores(record: Mapping[str, Any]) -> bool:
-    """Whether a step's diagnostics tell scores, of which none may be missing from the log."""
-    return not record.keys().isdisjoint({"start", "teacher", "validation"})

@@ -25,14 +25,14 @@ from lens_core.training.distill.pairs import LoaderPairs, PairSource, ShardPairs
 from lens_core.training.distill.schedule import student_levels
 from lens_core.training.distill.updates import Updater
 from lens_core.training.fields import LensField
-from lens_core.training.journal import Journal
 from lens_core.training.measures import Measures
 from lens_core.training.optim import rate_factor, set_rates
 from lens_core.training.prompts import NanoPrompts
 from lens_core.training.rewards import NanoReward, RewardQueue
 from lens_core.training.role_states import RoleStates
+from lens_core.training.steps import run_steps
 from lens_core.training.studio import Studio
-from lens_core.training.validation import Validation, holds_scores
+from lens_core.training.validation import Validation
 from lens_core.training.workers import Workers
 
 
@@ -63,19 +63,9 @@ def distill(config: DistillConfig, start: Path, shards: Path, out: Path) -> None
         config.keep_checkpoints,
         models.fixed,
     )
-    first = states.resume()
-    journal = Journal.of_stage(out, config, first, workers.leads)
     try:
-        for step in range(first, config.steps):
-            record = stage.run(step)
-            done = step + 1
-            if workers.leads and (done % config.log_every == 0 or holds_scores(record)):
-                journal.report(done, **record)
-            if done % config.save_every == 0 or done == config.steps:
-                states.save(done)
+        run_steps(config, states, stage.run)
     finally:
-        states.wait()
-        journal.close()
         if stage.validation is not None:
             stage.validation.queue.close()
     stage.export(out / "pipeline")

@@ -18,7 +18,6 @@ from lens_core.training.config import Size
 from lens_core.training.devices import place
 from lens_core.training.fields import LensField
 from lens_core.training.grids import save_sheet
-from lens_core.training.journal import Journal
 from lens_core.training.nft.advantages import Targets, reward_targets
 from lens_core.training.nft.config import RLConfig
 from lens_core.training.nft.learning import accumulate
@@ -28,8 +27,9 @@ from lens_core.training.optim import rate_factor, set_rates
 from lens_core.training.prompts import Prompt, PromptSource, load_prompts
 from lens_core.training.rewards import RewardError, RewardQueue, Score, load_reward
 from lens_core.training.role_states import RoleStates
+from lens_core.training.steps import run_steps
 from lens_core.training.studio import Studio
-from lens_core.training.validation import Validation, holds_scores
+from lens_core.training.validation import Validation
 from lens_core.training.workers import Workers
 
 
@@ -54,20 +54,10 @@ def train_rl(config: RLConfig, start: Path, out: Path) -> None:
     states = RoleStates.of(
         out, [policy.role], policy.others(), workers, config.keep_checkpoints, policy.fixed
     )
-    first = states.resume()
-    journal = Journal.of_stage(out, config, first, workers.leads)
     try:
-        for step in range(first, config.steps):
-            record = stage.run(step, out / "samples")
-            done = step + 1
-            if workers.leads and (done % config.log_every == 0 or holds_scores(record)):
-                journal.report(done, **record)
-            if done % config.save_every == 0 or done == config.steps:
-                states.save(done)
+        run_steps(config, states, lambda step: stage.run(step, out / "samples"))
     finally:
-        states.wait()
         stage.queue.close()
-        journal.close()
     if workers.leads:
         policy.save_adapter(out / "lora")
     stage.export(out / "pipeline")
