@@ -81,14 +81,13 @@ def place_weights(
         ParameterError: `sharding` does not divide the processes.
     """
     mesh = weight_mesh(config.sharding, workers, device)
-    precision = getattr(torch, config.precision)
     if mesh is not None:
         return _drawn_in_parts(config, mesh, device)
     torch.manual_seed(config.seed)
     network = Denoiser(config)
     start_as_identity(dict(network.named_parameters()))
     prepare_blocks(network.blocks, config)
-    return ReplicatedWeights.of(network, workers, device, precision)
+    return ReplicatedWeights.of(network, workers, device, getattr(torch, config.precision))
 
 
 @dataclass
@@ -96,7 +95,7 @@ class ReplicatedWeights(Generic[NetworkT]):
     """All weights in every process: masters beside a copy in the run's precision.
 
     Attributes:
-        network: The copy.
+        network: The copy; what it has besides is frozen.
         masters: See `Weights`.
         workers: Average the gradients.
     """
@@ -138,7 +137,8 @@ class ReplicatedWeights(Generic[NetworkT]):
     def refresh(self) -> None:
         """Copy the masters into the network."""
         for name, parameter in self.network.named_parameters():
-            parameter.copy_(self.masters[name])
+            if name in self.masters:
+                parameter.copy_(self.masters[name])
 
 
 @dataclass

@@ -1,11 +1,9 @@
 """Low-rank changes as the training engine's weights: adapters in float32 beside a frozen model."""
 
 import warnings
-from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig
-from torch import Tensor, nn
 
 from lens_core.errors import ParameterError
 from lens_core.memory.plan import RESIDENT, MemoryPlan
@@ -17,25 +15,15 @@ from lens_core.training.devices import place
 from lens_core.training.lora.config import LoraTrainingConfig
 from lens_core.training.lora.frozen import hold_frozen, recomputing
 from lens_core.training.network import Denoiser
+from lens_core.training.parallel import ReplicatedWeights
 from lens_core.training.workers import Workers
 from lens_core.transformer import LensTransformer2DModel
 
 ADAPTER = "default"
 
 
-@dataclass
-class LoraWeights:
-    """A frozen denoiser in every process, with adapters; see `training.parallel.Weights`.
-
-    Attributes:
-        network: Computes in the run's precision.
-        masters: Float32 adapters by name.
-        workers: Average the gradients.
-    """
-
-    network: Denoiser
-    masters: dict[str, Tensor]
-    workers: Workers
+class LoraWeights(ReplicatedWeights[Denoiser]):
+    """Float32 adapters, the same in every process, beside a frozen denoiser that computes."""
 
     @classmethod
     def create(
@@ -70,34 +58,17 @@ class LoraWeights:
         network.train()
         masters = {
             name: parameter.detach().float().clone().requires_grad_()
-            for name, parameter in _trained(network).items()
+            for name, parameter in network.named_parameters()
+            if parameter.requires_grad
         }
         return cls(network, masters, workers)
-
-    def begin_batch(self, last: bool) -> None:
-        """Nothing to prepare."""
-
-    def end_batch(self) -> None:
-        """Add the gradients to the masters' in float32."""
-        for name, parameter in _trained(self.network).items():
-            if parameter.grad is None:
-                continue
-            master, gradient = self.masters[name], parameter.grad.float()
-            master.grad = gradient if master.grad is None else master.grad + gradient
-            parameter.grad = None
 
     def reduce(self) -> None:
         """Average over the workers; all send the same tensors, whatever their batch."""
         for master in self.masters.values():
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
-        self.workers.average(m.grad for m in self.masters.values() if m.grad is not None)
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Copy the masters into the network."""
-        for name, parameter in _trained(self.network).items():
-            parameter.copy_(self.masters[name])
+        super().reduce()
 
 
 def attach_adapters(model: LensTransformer2DModel, config: LoraTrainingConfig) -> None:
@@ -140,7 +111,3 @@ def lora_training(
     )
     optimizer.param_groups[0]["peak"] = config.learning_rate
     return DenoiserTraining(config, place(config.device), weights, average, [optimizer])
-
-
-def _trained(network: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in network.named_parameters() if p.requires_grad}

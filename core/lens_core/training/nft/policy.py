@@ -20,7 +20,7 @@ from lens_core.training.fields import LensField
 from lens_core.training.nft.config import Decay, RLConfig
 from lens_core.training.optim import update_average
 from lens_core.training.parallel import shard, weight_mesh
-from lens_core.training.parts import whole
+from lens_core.training.parts import exchange, whole
 from lens_core.training.roles import Role
 from lens_core.training.state import under
 from lens_core.training.workers import Workers
@@ -148,12 +148,11 @@ class Policy:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Let `default` hold its average for a while."""
-        kept = {name: p.detach().clone() for name, p in self.role.parameters.items()}
-        _fill(self.role.parameters, self.average)
+        exchange(self.role.parameters, self.average)
         try:
             yield
         finally:
-            _fill(self.role.parameters, kept)
+            exchange(self.role.parameters, self.average)
 
     def others(self) -> dict[str, Tensor]:
         """What belongs to a training state besides the role, by name."""
@@ -255,9 +254,3 @@ def _adapter(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
         for full, parameter in model.named_parameters()
         if ".lora_" in full and mark in full
     }
-
-
-@torch.no_grad()
-def _fill(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    for name, tensor in values.items():
-        parameters[name].copy_(tensor)
