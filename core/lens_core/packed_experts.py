@@ -59,11 +59,14 @@ class Nvfp4Packing:
     """As in Comfy's files."""
 
     def parts(self, experts: int, rows: int, columns: int) -> dict[str, BufferForm]:
-        """Codes, blocked scales and one scale for each expert."""
+        """Codes, bits of blocked scales and one scale for each expert.
+
+        Apple's GPUs hold no float8, only its bits.
+        """
         scales = padded_shape(rows, columns // nvfp4.GROUP)
         return {
             "weight": ((experts, rows, columns // 2), torch.uint8),
-            "weight_scale": ((experts, *scales), torch.float8_e4m3fn),
+            "weight_scale": ((experts, *scales), torch.uint8),
             "weight_scale_2": ((experts,), torch.float32),
         }
 

@@ -89,6 +89,15 @@ def test_nvfp4_agrees_with_its_bits() -> None:
     assert max_error(values, original) < 0.2 * float(original.abs().max())
 
 
+def test_every_scale_of_nvfp4_is_what_float8_says() -> None:
+    scales = torch.arange(256, dtype=torch.uint8).repeat(2).view(128, 4)
+    expected = blocked_scales.from_blocked(scales, 128, 4).view(torch.float8_e4m3fn).float()
+    ones = torch.full((128, 32), 0x22, dtype=torch.uint8)
+    for given in (scales, scales.view(torch.float8_e4m3fn)):
+        values = nvfp4.unpack(ones, given, torch.tensor(1.0))
+        assert torch.equal(values.nan_to_num(-1), expected.nan_to_num(-1).repeat_interleave(16, 1))
+
+
 def test_mxfp8_agrees_with_its_bits_and_fits_bfloat16() -> None:
     original = weights(70, 96)[1]
     packed, scales = mxfp8.pack(original)

@@ -80,7 +80,8 @@ def write_comfy_encoder(source: EncoderSource, target: Path, dtype: torch.dtype)
         for base, matrix, packed in _matrices(source):
             name = names.encoder_to_comfy(base)
             if packed is not None and isinstance(packed.packing, Nvfp4Packing):
-                parts = [packed.parts[part] for part in COMFY_PARTS]
+                codes, bits, overall = (packed.parts[part] for part in COMFY_PARTS)
+                parts = [codes, bits.view(torch.float8_e4m3fn), overall]
             else:
                 parts = _each(source, partial(_apply, nvfp4.pack, matrix))
             for part, value in zip(COMFY_PARTS, parts, strict=True):

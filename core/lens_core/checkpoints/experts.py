@@ -26,6 +26,7 @@ LayerPackings = list[tuple[Packing, Packing]]
 
 COMFY_PARTS = ("weight", "weight_scale", "weight_scale_2")
 _PLAIN = ("F32", "F16", "BF16")
+_SCALE = "F8_E4M3"
 
 
 def expert_name(layer: int, matrix: str) -> str:
@@ -61,9 +62,13 @@ def arrange_experts(
             if note is not None:
                 check_note(source, base, note.load(), ("nvfp4",))
             for part in COMFY_PARTS:
-                if f"{base}.{part}" in arranged:
-                    arranged[f"{base}_{part}"] = arranged.pop(f"{base}.{part}")
+                if (found := arranged.pop(f"{base}.{part}", None)) is not None:
+                    arranged[f"{base}_{part}"] = _bits(found) if found.dtype == _SCALE else found
     return arranged, [(Nvfp4Packing(), Nvfp4Packing())] * layers
+
+
+def _bits(tensor: LazyTensor) -> LazyTensor:
+    return LazyTensor(tensor.shape, lambda: tensor.load().view(torch.uint8), "U8")
 
 
 def arrange_gguf_experts(

@@ -49,7 +49,7 @@ def unpack(
 
     Args:
         packed: `[..., rows, columns / 2]` uint8.
-        scales: Blocked and padded, float8_e4m3fn.
+        scales: Blocked and padded, float8_e4m3fn or its bits as uint8.
         overall: `[...]` float32.
         dtype: Of the result; computed in float32.
 
@@ -57,7 +57,14 @@ def unpack(
         `[..., rows, columns]`.
     """
     rows, half = packed.shape[-2:]
-    step = from_blocked(scales, rows, 2 * half // GROUP).float() * overall[..., None, None]
+    bits = from_blocked(scales.view(torch.uint8), rows, 2 * half // GROUP)
+    step = _scale_values(bits) * overall[..., None, None]
     values = e2m1.decode_pairs(packed, torch.float32, low_first=False)
     groups = torch.unflatten(values, -1, (-1, GROUP))
     return groups.mul_(step[..., None]).flatten(-2).to(dtype)
+
+
+def _scale_values(bits: Tensor) -> Tensor:
+    """Looked up, as Apple's GPUs have no float8."""
+    every = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    return every.to(bits.device)[bits.int()]
