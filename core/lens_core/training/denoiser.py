@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lens_core.errors import CheckpointError
 from lens_core.training.config import DenoiserConfig
 from lens_core.training.devices import place
 from lens_core.training.muon import ShardedMuon
 from lens_core.training.network import Denoiser
-from lens_core.training.optim import rate_factor, set_rates, update_average
+from lens_core.training.optim import rate_factor, set_rates, state_entry, update_average
 from lens_core.training.parallel import Weights, place_weights
 from lens_core.training.parts import exchange, full_tensor, local, whole
 from lens_core.training.state import select, under
@@ -145,16 +144,8 @@ class DenoiserTraining:
         for name in set(names) - set(found):
             kind, _, rest = name.partition(".")
             owner, _, entry = rest.rpartition(".")
-            known = kind == "optimizer" and owner in owners
-            if not known or entry not in _entries(owners[owner]):
-                raise CheckpointError(
-                    f"the training state holds {name}, which this run has no place for; give the "
-                    "settings it was saved with"
-                )
-            master = self.weights.masters[owner]
-            state = owners[owner].state[cast(Any, master)]
-            blank = torch.zeros(()) if entry == "step" else torch.zeros_like(master.detach())
-            found[name] = state.setdefault(entry, blank)
+            optimizer = owners.get(owner) if kind == "optimizer" else None
+            found[name] = state_entry(optimizer, self.weights.masters.get(owner), name, entry)
         return found
 
     def _optimizer_of(self) -> dict[str, torch.optim.Optimizer]:
@@ -170,13 +161,6 @@ class DenoiserTraining:
     def _swap(self) -> None:
         exchange(self.weights.masters, self.average)
         self.weights.refresh()
-
-
-def _entries(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
-    """What an optimiser keeps of each weight."""
-    if isinstance(optimizer, torch.optim.AdamW):
-        return "step", "exp_avg", "exp_avg_sq"
-    return ("momentum_buffer",)
 
 
 def matrix_names(masters: Mapping[str, Tensor]) -> list[str]:

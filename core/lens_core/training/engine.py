@@ -22,11 +22,9 @@ from lens_core.training.heldout import validation_loss
 from lens_core.training.journal import Journal
 from lens_core.training.legacy import legacy_state
 from lens_core.training.metrics import TrainingMetrics
+from lens_core.training.optim import TOLERATED_SKIPS
 from lens_core.training.rng import generator_states, restore_generators
 from lens_core.training.workers import Workers
-
-_TOLERATED_SKIPS = 20
-"""In a row; one more stops the run."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ class DenoiserRun:
         self.step += 1
         self.skipped += not finite
         self._in_a_row = 0 if finite else self._in_a_row + 1
-        if self._in_a_row > _TOLERATED_SKIPS:
+        if self._in_a_row > TOLERATED_SKIPS:
             raise NonFiniteError(
                 f"{self._in_a_row} steps in a row had gradients that are not finite, the last one "
                 f"step {self.step}; lower the learning rate or train in float32"

@@ -8,13 +8,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lens_core.errors import CheckpointError, NonFiniteError
+from lens_core.errors import NonFiniteError
+from lens_core.training.optim import TOLERATED_SKIPS, state_entry
 from lens_core.training.parallel import Weights
 from lens_core.training.parts import full_tensor
 from lens_core.training.state import under
-
-_TOLERATED_SKIPS = 20
-"""In a row; one more stops the run."""
 
 
 @dataclass
@@ -87,7 +85,7 @@ class Role:
         self.counts[0 if finite else 1] += 1
         self.optimizer.zero_grad(set_to_none=True)
         self._in_a_row = 0 if finite else self._in_a_row + 1
-        if self._in_a_row > _TOLERATED_SKIPS:
+        if self._in_a_row > TOLERATED_SKIPS:
             raise NonFiniteError(
                 f"{self._in_a_row} updates of {self.name} in a row had gradients that are not "
                 "finite; lower its learning rate or train in float32"
@@ -118,13 +116,6 @@ class Role:
                 continue
             kind, _, rest = name[len(start) :].partition(".")
             owner, _, entry = rest.rpartition(".")
-            if kind != "optimizer" or owner not in self.parameters:
-                raise CheckpointError(
-                    f"the training state holds {name}, which this run has no place for; give the "
-                    "settings it was saved with"
-                )
-            parameter = self.parameters[owner]
-            state = self.optimizer.state[cast(Any, parameter)]
-            blank = torch.zeros(()) if entry == "step" else torch.zeros_like(parameter.detach())
-            found[name] = state.setdefault(entry, blank)
+            optimizer = self.optimizer if kind == "optimizer" else None
+            found[name] = state_entry(optimizer, self.parameters.get(owner), name, entry)
         return found
