@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch._dynamo
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from lens_core.training.config import DenoiserConfig
+from lens_core.training.config import Checkpointing, DenoiserConfig
 from lens_core.transformer import LensTransformerBlock
 
 _ATEN = torch.ops.aten
@@ -47,7 +47,7 @@ class BlockSettings(Protocol):
     """What settings say about blocks; see `DenoiserConfig`."""
 
     @property
-    def activation_checkpointing(self) -> Literal["none", "selective", "full"]:
+    def activation_checkpointing(self) -> Checkpointing:
         """What blocks compute again in the backward pass."""
 
     @property

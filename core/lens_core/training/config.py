@@ -9,14 +9,27 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lens_core.errors import ParameterError
+from lens_core.sizes import SIZE_MULTIPLE
 
 Size = tuple[int, int]
 """Height and width in pixels."""
+
+Checkpointing = Literal["none", "selective", "full"]
+"""What is computed again in the backward pass: nothing, all but matrix products and attention, or
+everything."""
+
+ATTENTION = ("img_qkv", "txt_qkv", "to_out.0", "to_add_out")
+"""Linear layers of attention in both streams, by the end of their names."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 """What is kept of an average."""
 
 NANO_SIZES: tuple[Size, ...] = ((128, 128), (112, 144), (144, 112), (96, 160), (160, 96))
+
+
+def token_grid(size: Size) -> tuple[int, int]:
+    """Height and width in tokens of a picture size."""
+    return size[0] // SIZE_MULTIPLE, size[1] // SIZE_MULTIPLE
 
 
 class StageConfig(BaseModel):
@@ -113,9 +126,8 @@ class DenoiserConfig(StageConfig):
     """Compile the blocks."""
     dynamic_shapes: bool = False
     """Compile for any token count, as many buckets need; otherwise once for each."""
-    activation_checkpointing: Literal["none", "selective", "full"] = "none"
-    """What blocks compute again in the backward pass: nothing, all but matrix products and
-    attention, or everything."""
+    activation_checkpointing: Checkpointing = "none"
+    """What blocks compute again in the backward pass."""
     sharding: int | None = Field(None, gt=0)
     """Processes that share one copy of the weights; None takes all, 1 gives each its own copy."""
     accumulate: int = Field(1, gt=0)
@@ -153,9 +165,8 @@ class PostTrainingConfig(StageConfig):
     """Compile the blocks."""
     dynamic_shapes: bool = True
     """Compile for any token count, as many sizes need; otherwise once for each."""
-    activation_checkpointing: Literal["none", "selective", "full"] = "none"
-    """What blocks compute again in the backward pass: nothing, all but matrix products and
-    attention, or everything."""
+    activation_checkpointing: Checkpointing = "none"
+    """What blocks compute again in the backward pass."""
     sharding: int | None = Field(None, gt=0)
     """Processes that share one copy of the weights; None takes all, 1 gives each its own copy."""
     keep_checkpoints: int = Field(2, gt=0)

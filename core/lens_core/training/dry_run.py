@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLFlux2
@@ -19,9 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lens_core.memory.meter import FusedAttention
 from lens_core.training.blocks import KEPT_OPERATIONS
+from lens_core.training.config import Checkpointing
 from lens_core.transformer import LensTransformer2DModel
-
-Checkpointing = Literal["none", "selective", "full"]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
-from lens_core.sizes import SIZE_MULTIPLE
 from lens_core.training.batches import Batch
+from lens_core.training.config import token_grid
 from lens_core.training.denoiser import DenoiserTraining
 from lens_core.training.objective import noised, recipe_mean, sample_timesteps
 
@@ -52,13 +52,12 @@ def velocity_error(
     device, precision = training.device, training.precision
     noisy, velocity = noised(batch.latents.float(), timesteps, generator)
     labels = None if batch.labels is None else batch.labels.to(device)
-    grid = (batch.size[0] // SIZE_MULTIPLE, batch.size[1] // SIZE_MULTIPLE)
     predicted, align = training.network(
         noisy.to(device, precision),
         timesteps.to(device),
         batch.features.to(device, precision),
         batch.mask.to(device),
-        grid,
+        token_grid(batch.size),
         labels,
     )
     losses = (predicted.float() - velocity.to(device)).square().mean(dim=(1, 2))

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from lens_core.training.fields import add_noise
+
 Line = tuple[tuple[int, float], tuple[int, float]]
 """Two token counts with the means of their timesteps."""
 
@@ -30,8 +32,7 @@ def sample_timesteps(count: int, mean: float, generator: Generator) -> Tensor:
 def noised(latents: Tensor, timesteps: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Noisy latents `(1 - t) x + t e` and the velocity `e - x` to predict."""
     noise = torch.randn(latents.shape, generator=generator)
-    t = timesteps[:, None, None]
-    return (1 - t) * latents + t * noise, noise - latents
+    return add_noise(latents, timesteps, noise), noise - latents
 
 
 class AlignmentHead(nn.Module):

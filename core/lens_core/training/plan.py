@@ -8,16 +8,17 @@ from typing import Any
 
 from lens_core.errors import ParameterError
 from lens_core.packaged import model_folder
-from lens_core.sizes import SIZE_MULTIPLE
 from lens_core.training.config import (
     NANO_SIZES,
+    Checkpointing,
     DenoiserConfig,
     PretrainConfig,
     Size,
     StageConfig,
     load_config,
+    token_grid,
 )
-from lens_core.training.dry_run import Checkpointing, DryRun, dry_run, encoding_flops
+from lens_core.training.dry_run import DryRun, dry_run, encoding_flops
 from lens_core.training.flops import TRAINING_FACTOR, peak_of
 from lens_core.training.mixed.start import model_arguments
 from lens_core.training.stages import setting_value, stage_config
@@ -207,7 +208,7 @@ def plan_training(
     shared_by = processes_of_a_copy(config.sharding, gpus)
     model, kinds = config.model or start_model(config), []
     for size, pictures in _batches(config):
-        grid = (size[0] // SIZE_MULTIPLE, size[1] // SIZE_MULTIPLE)
+        grid = token_grid(size)
         run = dry_run(model, grid, text_tokens, pictures)
         frozen = encoding_flops(size) + 2 * _ENCODER_ACTIVE * (text_tokens + TEMPLATE_TOKENS)
         kinds.append(BatchKind(size, pictures, grid[0] * grid[1], run, frozen))

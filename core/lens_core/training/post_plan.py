@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from lens_core.sizes import SIZE_MULTIPLE
-from lens_core.training.config import PostTrainingConfig, Size
+from lens_core.training.config import Checkpointing, PostTrainingConfig, Size, token_grid
 from lens_core.training.distill.config import DistillConfig
 from lens_core.training.distill.discriminator import Discriminator
-from lens_core.training.dry_run import Checkpointing, DryRun, dry_run, meta_model
+from lens_core.training.dry_run import DryRun, dry_run, meta_model
 from lens_core.training.flops import forward_flops, peak_of
 from lens_core.training.nft.config import RLConfig
 from lens_core.training.nft.policy import add_adapters
@@ -134,7 +133,7 @@ def _plan_rl(config: RLConfig, model: Mapping[str, Any], gpus: int, text_tokens:
     def adapted(part: LensTransformer2DModel) -> None:
         add_adapters(part, config)
 
-    grids = [_grid(size) for size in config.sizes]
+    grids = [token_grid(size) for size in config.sizes]
     largest = max(grids, key=lambda grid: grid[0] * grid[1])
     run = dry_run(model, largest, text_tokens, config.batch_size, _dtype(config), adapted)
     policy = meta_model(model, _dtype(config))
@@ -159,7 +158,7 @@ def _plan_distill(
     config: DistillConfig, model: Mapping[str, Any], gpus: int, text_tokens: int
 ) -> _Made:
     """Five turns of a step: critics on simulated samples, then the student against all others."""
-    grid, shared_by = _grid(DISTILL_SIZE), config.sharding or gpus
+    grid, shared_by = token_grid(DISTILL_SIZE), config.sharding or gpus
     run = dry_run(model, grid, text_tokens, config.batch_size, _dtype(config))
     trunk_blocks = config.taps[-1] + 1
     trunk = dry_run(
@@ -232,7 +231,3 @@ def _dtype(config: PostTrainingConfig) -> torch.dtype:
 
 def _width(config: PostTrainingConfig) -> int:
     return _dtype(config).itemsize
-
-
-def _grid(size: Size) -> tuple[int, int]:
-    return size[0] // SIZE_MULTIPLE, size[1] // SIZE_MULTIPLE

@@ -7,10 +7,9 @@ from pydantic import Field, field_validator, model_validator
 from lens_core.data.fitting import Crop
 from lens_core.memory.plan import AUTO, MemoryPlan, find_plan
 from lens_core.sizes import SIZE_MULTIPLE
-from lens_core.training.config import Size
+from lens_core.training.config import ATTENTION, Size
 from lens_core.training.mixed.config import BucketConfig
 
-ATTENTION = ("img_qkv", "txt_qkv", "to_out.0", "to_add_out")
 MLP = ("img_mlp.w1", "img_mlp.w2", "img_mlp.w3", "txt_mlp.w1", "txt_mlp.w2", "txt_mlp.w3")
 MODULATION = ("img_mod.1", "txt_mod.1")
 

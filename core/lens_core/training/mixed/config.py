@@ -39,9 +39,9 @@ class BucketConfig(DenoiserConfig):
     """Text is padded to a multiple of this many tokens, so that few shapes occur."""
 
     cache_latents: bool = True
-    """Keep latents on disk."""
+    """Keep latents on disk; fine-tuning always does."""
     cache_text: bool = True
-    """Keep text features on disk; at 3.8B they take about 3 MB for each caption."""
+    """Keep text features on disk, about 3 MB for each caption at 3.8B; fine-tuning always does."""
     sample_prompts: tuple[str, ...] = ()
     """Prompts of the sample pictures; without any, scenes of the nano world."""
     encoder_precision: Literal["float32", "bfloat16"] = "bfloat16"

@@ -4,11 +4,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lens_core.training.config import NANO_SIZES, PostTrainingConfig, Size
+from lens_core.training.config import ATTENTION, NANO_SIZES, PostTrainingConfig, Size
 from lens_core.training.solvers import Solver
 
 Decay = Literal["copy", "linear_to_0_5", "delayed_linear_to_0_999"]
-ATTENTION = ("img_qkv", "txt_qkv", "to_out.0", "to_add_out")
 
 
 class RLConfig(PostTrainingConfig):
