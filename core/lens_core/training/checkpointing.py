@@ -183,13 +183,12 @@ class Checkpoints:
         finally:
             self._pending = None
         if self._workers.leads:
-            complete = [folder for folder in self._folders() if (folder / _VALUES).is_file()]
-            for folder in set(self._folders()) - set(complete[-self._keep :]):
+            for folder in set(self._folder.glob("step-*")) - set(self._complete()[-self._keep :]):
                 shutil.rmtree(folder)
 
     def latest(self) -> Saved | None:
         """The newest complete state, or None; every process gets the first one's answer."""
-        complete = [folder for folder in self._folders() if (folder / _VALUES).is_file()]
+        complete = self._complete()
         newest = self._workers.gather(str(complete[-1]) if complete else "")[0]
         if not newest:
             return None
@@ -206,8 +205,9 @@ class Checkpoints:
             "room or name another --out, and start again"
         )
 
-    def _folders(self) -> list[Path]:
-        return sorted(self._folder.glob("step-*"))
+    def _complete(self) -> list[Path]:
+        """Folders of whole states, the oldest first."""
+        return sorted(values.parent for values in self._folder.glob(f"step-*/{_VALUES}"))
 
 
 def _cause(error: BaseException) -> str:

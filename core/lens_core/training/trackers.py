@@ -8,8 +8,6 @@ from typing import Any, Protocol
 
 from lens_core.errors import ParameterError
 
-_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
-
 
 class TrackerMissingError(ParameterError):
     """A tracker was asked for whose package is not installed."""
@@ -113,10 +111,9 @@ class WandbTracker:
 
 
 def _open(name: str, directory: Path, first_step: int) -> Tracker:
-    package = _PACKAGES[name]
-    if importlib.util.find_spec(package) is None:
+    if importlib.util.find_spec(name) is None:
         raise TrackerMissingError(
-            f"tracker {name!r} needs a package that is not installed: pip install {package}"
+            f"tracker {name!r} needs a package that is not installed: pip install {name}"
         )
     if name == "tensorboard":
         return TensorBoardTracker(directory, first_step)

@@ -1,7 +1,7 @@
 """What fine-tuning needs under each memory plan, and which one a run has."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -79,7 +79,11 @@ def run_plan(config: LoraTrainingConfig, start: Path, folder: Path, workers: Wor
         plan = begun
     else:
         model = cache(lambda: blank_model(config, start))
-        plan = chosen_plan(config.memory, place(config.device), _predictions(config, model))
+        plan = chosen_plan(
+            config.memory,
+            place(config.device),
+            lambda plan: predict_training(config, model(), plan),
+        )
     plan = workers.gather(plan)[0]
     check_plan(plan, config)
     require_torchao(plan.transformer_weights)
@@ -114,12 +118,6 @@ def _begun(record: Path) -> MemoryPlan | None:
         raise CheckpointError(
             f"{record} is damaged ({error}); remove it, and give the memory plan of before"
         ) from error
-
-
-def _predictions(
-    config: LoraTrainingConfig, model: Callable[[], Model]
-) -> Callable[[MemoryPlan], Prediction]:
-    return lambda plan: predict_training(config, model(), plan)
 
 
 def blank_model(config: LoraTrainingConfig, start: Path) -> Model:

@@ -1,6 +1,5 @@
 """A user's pictures as shards, written again when what they were made from changes."""
 
-import hashlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,12 +13,10 @@ from lens_core.data.hashing import listing_hash
 from lens_core.data.manifest import MANIFEST, load_manifest
 from lens_core.data.reading import ShardFolder
 from lens_core.data.sources import SourceImage, folder_images, table_images
-from lens_core.data.writing import ShardSettings, write_shards
+from lens_core.data.writing import ShardSettings, file_hash, write_shards
 from lens_core.errors import ParameterError
 from lens_core.training.lora.config import LoraTrainingConfig
 from lens_core.training.workers import Workers
-
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -130,10 +127,4 @@ def _listing(source: Path, run: Path) -> str:
 
     What the run itself writes does not count, if it lies among them.
     """
-    if source.is_file():
-        digest = hashlib.sha256()
-        with source.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-        return digest.hexdigest()
-    return listing_hash(source, run)
+    return file_hash(source) if source.is_file() else listing_hash(source, run)
