@@ -32,7 +32,7 @@ _REPAIRS = 100
 
 
 class LoaderSettings(BaseModel):
-    """What decides the stream; the first five fields must stay the same when a run is resumed."""
+    """What decides the stream; `identity` must stay the same when a run is resumed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

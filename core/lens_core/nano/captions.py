@@ -11,6 +11,7 @@ from lens_core.nano.facts import (
     article,
     brief_prompt,
     group_relation,
+    listed,
     request_for,
 )
 from lens_core.nano.geometry import OPPOSITE
@@ -114,7 +115,7 @@ class _Writer:
         places = [self.place(item) for item in order]
         if len(group) == 1:
             return places[0]
-        return _join([f"one {place}" for place in places])
+        return listed([f"one {place}" for place in places])
 
     def placed(self, group: Group) -> str:
         """Say where a group that was introduced before is."""
@@ -127,10 +128,10 @@ class _Writer:
             return f"{name} are placed {self.spots(group)}."
         places = [self.place(item) for item in group]
         if form == 1:
-            return f"{name} are {_join(places)}."
+            return f"{name} are {listed(places)}."
         ordinals = ("second", "third", "fourth")
         told = [f"the {o} {place}" for o, place in zip(ordinals, places[1:], strict=False)]
-        return f"{_join([f'The first {group[0].cls} is {places[0]}', *told])}."
+        return f"{listed([f'The first {group[0].cls} is {places[0]}', *told])}."
 
     def located(self, group: Group) -> str:
         """Name a group for the first time together with where it is."""
@@ -199,10 +200,10 @@ class _Writer:
             parts = [self._inventory(), *map(self.placed, self.groups)]
             tail = [" ".join(self.related()), self.background()]
         elif plan == 1:
-            parts = [f"{_capital(self._there(_join(list(map(self.located, self.groups)))))}."]
+            parts = [f"{_capital(self._there(listed(list(map(self.located, self.groups)))))}."]
             tail = [" ".join(self.related()), self.background()]
         elif plan == 2:
-            names = _join([self.indefinite(group) for group in self.groups])
+            names = listed([self.indefinite(group) for group in self.groups])
             preposition = self.pick(("On", "Against"))
             parts = [f"{preposition} {self.backdrop()} {self._is_are()} {names}."]
             parts += map(self.placed, self.groups)
@@ -217,7 +218,7 @@ class _Writer:
         return self._pad(sentences)
 
     def _inventory(self) -> str:
-        names = _join([self.indefinite(group) for group in self.groups])
+        names = listed([self.indefinite(group) for group in self.groups])
         return f"{_capital(self._there(names))}."
 
     def _there(self, names: str) -> str:
@@ -247,13 +248,6 @@ class _Writer:
 def _halves(back: Background) -> tuple[tuple[str, str], tuple[str, str]]:
     names = ("top", "bottom") if back.split == "horizontal" else ("left", "right")
     return (names[0], back.color), (names[1], str(back.second))
-
-
-def _join(items: list[str]) -> str:
-    """Join phrases with commas and a last "and"."""
-    if len(items) == 1:
-        return items[0]
-    return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def _capital(words: str) -> str:

@@ -78,6 +78,13 @@ def article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
+def listed(phrases: list[str]) -> str:
+    """Join phrases with commas and a last "and"."""
+    if len(phrases) == 1:
+        return phrases[0]
+    return f"{', '.join(phrases[:-1])} and {phrases[-1]}"
+
+
 def noun_phrase(item: Include) -> str:
     """Name a wanted group, such as "an orange cup" or "three stars"."""
     words = [item["color"]] if "color" in item else []
@@ -120,6 +127,4 @@ def _core(include: list[Include], rng: np.random.Generator | None) -> str:
         return f"{names[1]} {words} {names[0]}"
     if rng is not None and rng.random() < 0.3:
         names = [names[int(i)] for i in rng.permutation(len(names))]
-    if len(names) <= 2:
-        return " and ".join(names)
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+    return listed(names)

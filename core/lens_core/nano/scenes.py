@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 from lens_core.errors import ParameterError
@@ -109,11 +109,6 @@ class Scene:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        background = {
-            "color": self.background.color,
-            "second": self.background.second,
-            "split": self.background.split,
-        }
         objects = [
             {
                 "class": item.cls,
@@ -128,7 +123,7 @@ class Scene:
         return {
             "width": self.width,
             "height": self.height,
-            "background": background,
+            "background": asdict(self.background),
             "objects": objects,
             "task": self.task,
         }

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -84,16 +84,11 @@ def scene_facts(scene: Scene) -> dict[str, Any]:
             wanted["position"] = [relation, index - 1]
         include.append(wanted)
     exclude = [{"class": item["class"], "count": item["count"] + 1} for item in include]
-    background = scene.background
     return {
         "tag": scene.task,
         "include": include,
         "exclude": exclude,
-        "background": {
-            "color": background.color,
-            "second": background.second,
-            "split": background.split,
-        },
+        "background": asdict(scene.background),
     }
 
 
