@@ -81,6 +81,10 @@ class UnfinishedRunError(SdkError, ValueError):
     """A folder that holds a run with other settings than those it is to go on with."""
 
 
+class BatchFileError(SdkError, ValueError):
+    """A file of requests with lines that cannot be used; the message names them."""
+
+
 class LimitReachedError(SdkError):
     """A run that a limit ended before its target was reached.
 

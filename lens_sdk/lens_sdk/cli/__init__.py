@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lens_sdk.cli.batch import batch
 from lens_sdk.cli.bench import bench
 from lens_sdk.cli.calibrate import calibrate_judge
 from lens_sdk.cli.config import config
@@ -69,7 +70,7 @@ def _options(
     """From a request to a judged picture: rewrite, generate, judge."""
 
 
-for command in (create, generate, rewrite, judge, reproduce):
+for command in (create, batch, generate, rewrite, judge, reproduce):
     app.command(rich_help_panel=PICTURES)(command)
 app.command("calibrate", rich_help_panel=PICTURES)(calibrate_judge)
 app.add_typer(runs, name="runs", rich_help_panel=PICTURES)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
 from rich.markup import escape
 
 from lens_sdk.cli.console import INTERRUPTED, UNAVAILABLE, err, out, print_json
+from lens_sdk.cli.interrupts import first_interrupt_stops
 from lens_sdk.cli.optimize_display import StudyDisplay, show_result
 
 if TYPE_CHECKING:
-    from lens_prompt_opt import StopSwitch, StudyResult
+    from lens_prompt_opt import StudyResult
     from lens_sdk.optimize_run import OptimizeRun
 
 
@@ -27,7 +25,7 @@ def follow_study(run: OptimizeRun) -> StudyResult:
     go_on = f"Go on with: lens optimize --resume {run.folder}"
 
     async def work() -> StudyResult:
-        with _first_interrupt_stops(stop, display):
+        with first_interrupt_stops(stop.press, display):
             return await run.run(on_progress=display.update, stop=stop)
 
     try:
@@ -43,23 +41,6 @@ def follow_study(run: OptimizeRun) -> StudyResult:
     except KeyboardInterrupt:
         err.print(go_on, markup=False, soft_wrap=True)
         raise
-
-
-@contextmanager
-def _first_interrupt_stops(stop: StopSwitch, display: StudyDisplay) -> Iterator[None]:
-    """Ctrl-C finishes the calls under way, so that none is paid for in vain; a second one ends."""
-    before = signal.getsignal(signal.SIGINT)
-
-    def press(*_: object) -> None:
-        stop.press()
-        display.notice = "Finishing the calls under way; Ctrl-C again stops at once."
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, press)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def tell_study(run: OptimizeRun, result: StudyResult, *, as_json: bool) -> None:

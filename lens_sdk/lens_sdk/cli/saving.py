@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from pathlib import Path
 
 from lens_reasoner import Candidate, LoopResult
 from lens_reasoner.media import SUFFIXES
 from lens_sdk.errors import NothingDrawnError
+from lens_sdk.file_names import name_of
 from lens_sdk.models import LensModel
 
 
@@ -78,10 +78,9 @@ def _names_picture(output: Path) -> bool:
 
 def _target(output: Path, text: str, result: LoopResult) -> Path:
     """Where the best picture goes, named after the request in a folder."""
-    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48].rstrip("-") or "picture"
     assert result.best is not None
     suffix = SUFFIXES[result.best.image.media_type]
-    return place(output, f"{words}-{_number(result.best)}{suffix}")
+    return place(output, f"{name_of(text)}-{_number(result.best)}{suffix}")
 
 
 def _number(candidate: Candidate) -> int:

@@ -1,0 +1,127 @@
+"""What became of each request of a batch: a table in JSON lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from lens_reasoner import LoopResult, ReasonerError
+from lens_reasoner.atomic import append_line, write_atomically
+from lens_reasoner.events import StopReason
+from lens_reasoner.types import Value
+from lens_sdk.error_kinds import ErrorKind, error_kind
+
+Trouble = tuple[str, ErrorKind]
+"""What went wrong, and its kind."""
+
+
+class BatchResult(Value):
+    """One request's line.
+
+    Attributes:
+        id: Its name.
+        request: What was asked for.
+        prompt: What the best picture was drawn from.
+        score: The best picture's score; None, and not zero, if there is none.
+        path: Where the best picture is.
+        seed: The best picture's seed, where the generator takes one.
+        pictures: How many were drawn.
+        usd: What all of it cost in US dollars; None if unknown.
+        seconds: How long it took, without what was between two calls of the command.
+        stop_reason: Why it ended; None after an error without a picture.
+        error: What went wrong, if anything did.
+        error_kind: The kind of that, as in `lens_sdk.error_kind`.
+    """
+
+    id: str
+    request: str
+    prompt: str | None = None
+    score: float | None = None
+    path: str | None = None
+    seed: int | None = None
+    pictures: int = 0
+    usd: float | None = None
+    seconds: float = 0.0
+    stop_reason: StopReason | None = None
+    error: str | None = None
+    error_kind: ErrorKind | None = None
+
+    @classmethod
+    def of(cls, name: str, result: LoopResult, path: Path | None) -> BatchResult:
+        """The line of a run that came to its end."""
+        best, trouble = result.best, _trouble(result)
+        return cls(
+            id=name,
+            request=result.request.text,
+            prompt=None if best is None else best.image.prompt,
+            score=None if best is None else best.score,
+            path=None if path is None else str(path),
+            seed=None if best is None else best.image.seed,
+            pictures=len(result.candidates),
+            usd=result.usage.usd,
+            seconds=round(result.timings.get("total", 0.0), 3),
+            stop_reason=result.stop_reason,
+            error=trouble and trouble[0],
+            error_kind=trouble and trouble[1],
+        )
+
+    @classmethod
+    def failed(
+        cls, name: str, request: str, error: ReasonerError, *, usd: float | None, seconds: float
+    ) -> BatchResult:
+        """The line of a run that ended with an error."""
+        return cls(
+            id=name,
+            request=request,
+            usd=usd,
+            seconds=round(seconds, 3),
+            error=str(error),
+            error_kind=error_kind(error),
+        )
+
+
+def _trouble(result: LoopResult) -> Trouble | None:
+    """What was wrong with a run, if anything was."""
+    if result.refused is not None:
+        return f"Refused ({result.refused.category}): {result.refused.reason}", "refused"
+    best = result.best
+    drawing = [failure for failure in result.failures if failure.stage == "generate"]
+    if best is None or result.stop_reason == "generator_failed":
+        why = f"{drawing[-1].message} {drawing[-1].hint}" if drawing else result.stop_reason
+        return why.strip(), "generator" if drawing else "budget"
+    if best.score is None:
+        asked = [failure for failure in result.failures if failure.stage == "rubric"]
+        for failure in (best.failure, *asked):
+            if failure is not None:
+                return f"Not judged: {failure.message} {failure.hint}".strip(), "judge"
+    return None
+
+
+def read_results(path: Path) -> dict[str, BatchResult]:
+    """The lines of a table, by id; those that cannot be read, such as half a one, are left out."""
+    found: dict[str, BatchResult] = {}
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    for line in lines:
+        try:
+            result = BatchResult.model_validate_json(line)
+        except ValidationError:
+            continue
+        found[result.id] = result
+    return found
+
+
+def write_results(path: Path, results: list[BatchResult]) -> None:
+    """Write the whole table."""
+    write_atomically(path, b"".join(map(_line, results)))
+
+
+def append_result(path: Path, result: BatchResult) -> None:
+    """Add a line; on return it is on the disk."""
+    with path.open("ab", buffering=0) as file:
+        append_line(file, _line(result))
+
+
+def _line(result: BatchResult) -> bytes:
+    return json.dumps(result.model_dump(mode="json"), ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,214 @@
+"""`lens batch`: the agentic loop for every request of a file."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lens_reasoner import Generator, LoopLimits
+from lens_sdk.cli.batch_display import BatchDisplay, summary
+from lens_sdk.cli.client import command_settings
+from lens_sdk.cli.console import (
+    FAILED,
+    INTERRUPTED,
+    LIMITS,
+    REFUSED,
+    UNAVAILABLE,
+    GeneratorOption,
+    GuidanceOption,
+    JsonOption,
+    JudgeOption,
+    ReasonerOption,
+    SeedOption,
+    StepsOption,
+    err,
+    out,
+    print_json,
+    reports_errors,
+)
+from lens_sdk.cli.interrupts import first_interrupt_stops
+from lens_sdk.cli.options import (
+    ExtraOption,
+    NegativeOption,
+    RatioOption,
+    RoundsHelp,
+    SizeOption,
+    SystemPromptOption,
+    image_request,
+    loop_limits,
+)
+from lens_sdk.cli.saving import check_output
+from lens_sdk.generators import choose_generator, lens_model, load_generator
+
+if TYPE_CHECKING:
+    from lens_sdk.batch import Batch
+    from lens_sdk.settings import Settings
+
+_ALL = "for all requests together"
+_WHY = {
+    "interrupted": "Stopped. Go on with the same command.",
+    "deadline": "The time is over. Go on with the same command.",
+    "max_cost": "The money is spent. Go on with the same command and a higher --max-cost.",
+    "cost_unknown": "What some calls cost is not known, so that --max-cost cannot be kept: set "
+    "prices (LENS_PRICES), or leave it out.",
+}
+"""Why something is left, and what to do."""
+
+
+@reports_errors
+def batch(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Requests: a text file with one a line, or JSON lines (.jsonl) of texts or of "
+            "objects with text, id, seed and so on."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the batch; what it holds is not redone.")
+    ],
+    model: GeneratorOption = None,
+    size: SizeOption = None,
+    aspect_ratio: RatioOption = None,
+    seed: SeedOption = None,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
+    negative_prompt: NegativeOption = "",
+    extra: ExtraOption = None,
+    number: Annotated[int, typer.Option("--n", "-n", min=1, help="Pictures in each round.")] = 2,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=1, help=RoundsHelp, rich_help_panel=LIMITS)
+    ] = 3,
+    max_cost: Annotated[
+        float | None,
+        typer.Option(
+            "--max-cost",
+            min=0,
+            help=f"Most US dollars {_ALL}, earlier ones of the folder included.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
+    deadline: Annotated[
+        float | None,
+        typer.Option(
+            "--deadline",
+            min=0,
+            help=f"Most seconds {_ALL}; the same command goes on later.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", min=1, help="Requests under way at a time.")
+    ] = 4,
+    reasoner: ReasonerOption = None,
+    system_prompt: SystemPromptOption = None,
+    judge: JudgeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Work on every request of a file as lens create does, and write a table of the results.
+
+    The same command goes on where it was, and tries again what failed. Options
+    hold for requests that do not say otherwise themselves.
+
+    Example: lens batch requests.txt --out apples --rounds 2
+    """
+    usual = image_request(
+        "any",
+        size=size,
+        aspect_ratio=aspect_ratio,
+        negative_prompt=negative_prompt,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        number=number,
+        extra=extra,
+    )
+    limits = loop_limits(rounds, None, max_cost, deadline)
+    check_output(output)
+    settings = command_settings(
+        model=model, reasoner=reasoner, system_prompt=system_prompt, judge=judge, base_url=""
+    )
+    given = usual.model_dump(exclude={"text"}, exclude_defaults=True)
+    generator, prepared = _prepared(file, output, given, settings, limits)
+    with prepared as found:
+        if found.todo:
+            with err.status(f"Loading {generator.name}"):
+                load_generator(generator)
+        display = BatchDisplay(err, found, max_usd=max_cost)
+        try:
+            with display.shown(), first_interrupt_stops(found.stop, display):
+                asyncio.run(
+                    found.draw(
+                        concurrency=concurrency, on_event=display.event, on_result=display.result
+                    )
+                )
+        except KeyboardInterrupt:
+            err.print("Go on with the same command.")
+            raise
+    _tell(found, as_json=as_json)
+
+
+def _prepared(
+    file: Path, output: Path, given: dict[str, Any], settings: Settings, limits: LoopLimits
+) -> tuple[Generator, Batch]:
+    """What draws, and what is to be drawn; all of it checked, and nothing loaded or paid for."""
+    from lens_sdk.batch import Batch
+    from lens_sdk.batch_requests import check_requests, read_requests
+    from lens_sdk.session import build_loop
+
+    requests = read_requests(file, given)
+    generator = choose_generator(settings.model)
+    check_requests(file, requests, generator)
+    loop = build_loop(
+        generator,
+        reasoner=settings.reasoner,
+        judge=settings.judge,
+        rubric_writer="auto" if settings.judge == "none" else settings.rubric,
+        limits=LoopLimits(max_rounds=limits.max_rounds),
+        cache=settings.cache,
+        provider=settings.provider,
+        system_prompt=settings.prompt_for(settings.reasoner),
+    )
+    return generator, Batch(
+        output,
+        requests,
+        loop,
+        model=lens_model(generator),
+        max_usd=limits.max_usd,
+        deadline=limits.deadline,
+    )
+
+
+def _tell(batch: Batch, *, as_json: bool) -> None:
+    """Print what there is; the exit code says whether that is all.
+
+    Raises:
+        Exit: Something failed, or is left.
+    """
+    if as_json:
+        print_json(_values(batch))
+    else:
+        out.print(str(batch.results_file), markup=False, soft_wrap=True)
+    err.print(summary(batch), markup=False)
+    if batch.todo:
+        err.print(_WHY[batch.stopped or "interrupted"], soft_wrap=True)
+        raise typer.Exit(INTERRUPTED if batch.stopped == "interrupted" else FAILED)
+    failed = [row for row in batch.results.values() if row.error is not None]
+    if batch.may_work_later:
+        raise typer.Exit(UNAVAILABLE)
+    if failed:
+        raise typer.Exit(REFUSED if all(row.error_kind == "refused" for row in failed) else FAILED)
+
+
+def _values(batch: Batch) -> dict[str, Any]:
+    rows = [batch.results[one.id] for one in batch.requests if one.id in batch.results]
+    return {
+        "results": str(batch.results_file),
+        "left": len(batch.todo),
+        "stopped": batch.stopped if batch.todo else None,
+        "usd": batch.usd,
+        "requests": [row.model_dump(mode="json") for row in rows],
+    }

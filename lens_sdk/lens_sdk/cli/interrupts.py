@@ -1,0 +1,31 @@
+"""Ctrl-C while calls are under way that cost money or time."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Noticing(Protocol):
+    """A display that can show a notice."""
+
+    notice: str
+
+
+@contextmanager
+def first_interrupt_stops(press: Callable[[], object], display: Noticing) -> Iterator[None]:
+    """Ctrl-C finishes the calls under way, so that none is paid for in vain; a second one ends."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(*_: object) -> None:
+        press()
+        display.notice = "Finishing the calls under way; Ctrl-C again stops at once."
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

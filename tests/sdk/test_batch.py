@@ -1,0 +1,412 @@
+"""`lens batch`: a file of requests drawn, stopped, killed, gone on with, and told in a table."""
+
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from lens_reasoner import Capabilities, ImageRequest
+from lens_sdk import read_record
+from lens_sdk.batch_requests import check_requests, read_requests
+from lens_sdk.cli import app
+from lens_sdk.errors import BatchFileError
+from plain_generator import PlainGenerator
+from reasoner.conftest import Call, LoopbackServer, Reply
+
+REQUESTS = ["two red apples", "a blue cup", "three green trees"]
+
+
+def lens(*arguments: str, code: int = 0) -> tuple[str, str]:
+    result = CliRunner().invoke(app, ["batch", *arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    assert "Traceback" not in result.output
+    return result.stdout, " ".join(result.stderr.split())
+
+
+def table(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "requests.txt"
+    path.write_text("\n\n".join(REQUESTS), encoding="utf-8")
+    return path
+
+
+# The file.
+
+
+def test_a_text_file_has_a_request_per_line(file: Path) -> None:
+    file.write_text("\ufeff two red apples \r\n\r\n{a sign: OPEN}\ntwo red apples\n日本\n", "utf-8")
+    found = read_requests(file, {"seed": 3})
+    assert [one.line for one in found] == [1, 3, 4, 5]
+    assert found[0].request == ImageRequest(text="two red apples", seed=3)
+    first, sign, second, other = (one.id for one in found)
+    assert first.startswith("two-red-apples-")
+    assert second == f"{first}-2"
+    assert sign.startswith("a-sign-open-")
+    assert other.startswith("picture-")
+    # Names stay where lines come and go.
+    file.write_text("日本\na new one\ntwo red apples", "utf-8")
+    assert [one.id for one in read_requests(file)][::2] == [other, first]
+
+
+def test_a_jsonl_file_has_texts_or_requests_with_fields_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    rubric = {"request": "b", "criteria": [{"name": "b", "kind": "object", "question": "b?"}]}
+    lines = [
+        "a",
+        {"id": "B.1", "text": "b", "seed": 5, "width": 64, "height": 64, "rubric": rubric},
+        {"id": 7, "text": "c", "seed": None, "aspect_ratio": "1:1", "group": "g"},
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    a, b, c = read_requests(path, {"seed": 3, "width": 32, "height": 32, "num_images": 2})
+    assert a.request == ImageRequest(text="a", seed=3, width=32, height=32, num_images=2)
+    assert (b.id, b.request.seed, b.request.width) == ("B.1", 5, 64)
+    assert b.rubric is not None
+    assert b.rubric.criteria[0].question == "b?"
+    assert (c.id, c.request.seed, c.request.width) == ("7", None, None)
+
+
+def test_all_lines_that_cannot_be_used_are_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    lines = [
+        '"fine"',
+        '{"text": "x", "steps": 3}',
+        '{"text": " "}',
+        '{"id": "A", "text": "x"}',
+        '{"id": "a", "text": "y"}',
+        '{"id": "../x", "text": "y"}',
+        '{"id": "z"}',
+        "[1]",
+        '{"text"',
+        '{"text": "x", "width": 64, "rubric": {}}',
+    ]
+    path.write_text("\n".join(lines), "utf-8")
+    with pytest.raises(BatchFileError) as caught:
+        read_requests(path)
+    told = caught.value.message.splitlines()
+    assert told[0] == f"8 lines of {path} cannot be used:"
+    for line, what in zip(
+        told[1:],
+        [
+            "line 2: steps: There is no such option. Did you mean num_inference_steps?",
+            "line 3: text: the request text is empty",
+            "line 5: the id 'a' is that of line 4 too",
+            "line 6: the id '../x' names no file",
+            "line 7: there is no text",
+            "line 8: [1] is neither a string nor an object",
+            "line 9: it is not JSON",
+            "line 10: width 64 and height None",
+        ],
+        strict=True,
+    ):
+        assert line.startswith(what)
+    many = tmp_path / "many.txt"
+    many.write_text('{"text": "x"}\n' * 30, "utf-8")
+    with pytest.raises(BatchFileError, match=r"line 20: it is JSON.*\nand 10 more "):
+        read_requests(many)
+    many.write_bytes(b"\xff\xfe")
+    for wrong in (many, tmp_path / "missing.txt"):
+        with pytest.raises(BatchFileError, match="cannot be read"):
+            read_requests(wrong)
+    many.write_text("\n \n")
+    with pytest.raises(BatchFileError, match="no requests"):
+        read_requests(many)
+
+
+def test_what_the_generator_cannot_honour_is_told_of_every_line(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    lines = [{"text": "a"}, {"text": "b", "seed": 1}, {"text": "c", "width": 60, "height": 60}]
+    path.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    requests, generator = read_requests(path), PlainGenerator()
+    with pytest.raises(BatchFileError, match=r"1 line .*:\nline 3: size='60x60'"):
+        check_requests(path, requests, generator)
+    generator.capabilities = Capabilities()
+    with pytest.raises(BatchFileError, match=r"2 lines .*:\nline 2: seed=1 .*\nline 3: size"):
+        check_requests(path, requests, generator)
+
+
+# Drawn offline.
+
+
+def test_a_file_is_drawn_and_only_what_is_new_is_drawn_again(
+    file: Path, nano_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = ("--model", str(nano_folder), "--seed", "1", "--steps", "1", "--size", "32x32")
+    arguments = (str(file), "--out", "out", *how, "--rounds", "1")
+    stdout, stderr = lens(*arguments)
+    assert stdout == "out/results.jsonl\n"
+    assert "3/3" in stderr
+    assert "3 done · mean score" in stderr
+    rows = table(Path("out"))
+    assert [row["request"] for row in rows] == REQUESTS
+    for row in rows:
+        assert (row["error"], row["pictures"], row["usd"]) == (None, 2, 0)
+        assert row["seed"] in {1, 2}
+        record = read_record(row["path"])
+        assert (record["request"]["text"], record["score"]) == (row["request"], row["score"])
+        assert Path(row["path"]).stem == row["id"]
+    events = {path: path.read_bytes() for path in Path("out/runs").glob("*/events.jsonl")}
+    assert len(events) == 3
+
+    # Nothing is left: the model is not even loaded.
+    with monkeypatch.context() as patched:
+        patched.setattr("lens_sdk.runtime.LensRuntime.load", None)
+        told = json.loads(lens(*arguments, "--json")[0])
+    assert (told["left"], told["usd"], told["requests"]) == (0, 0, rows)
+
+    file.write_text("\n".join(["four cars", REQUESTS[2], REQUESTS[0]]), "utf-8")
+    lens(*arguments)
+    assert [row["request"] for row in table(Path("out"))] == [
+        *("four cars", REQUESTS[2], REQUESTS[0])
+    ]
+    assert all(path.read_bytes() == before for path, before in events.items())
+    # Its picture was moved away: that is written again from the record.
+    Path(rows[0]["path"]).unlink()
+    lens(*arguments)
+    assert Path(rows[0]["path"]).is_file()
+    assert all(path.read_bytes() == before for path, before in events.items())
+
+    _, stderr = lens(*arguments, "--rounds", "2", code=1)
+    assert "limits.max_rounds was 1 and is now 2" in stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "options", "code", "said"),
+    [
+        ("a cup", ("--size", "30x30"), 1, "line 1: size='30x30'"),
+        (" ", (), 1, "no requests"),
+        ("a cup", ("--model", "openai"), 1, "OPENAI_API_KEY"),
+        ("a cup", ("--steps", "0"), 2, "--steps"),
+        ("a cup", ("--max-cost", "0"), 2, "--max-cost"),
+        ("a cup", ("--reasoner", "clever"), 1, "openai:MODEL"),
+    ],
+)
+def test_nothing_is_loaded_or_written_for_what_makes_no_sense(
+    file: Path, nano_folder: Path, line: str, options: tuple[str, ...], code: int, said: str
+) -> None:
+    file.write_text(line, "utf-8")
+    given = ("--model", str(nano_folder), *options)
+    _, stderr = lens(str(file), "--out", "out", *given, code=code)
+    assert said in stderr
+    assert not Path("out").exists()
+
+
+# Drawn over the wire.
+
+
+class World:
+    """Rewriter, judge and painter behind one address, told what to refuse and when to do what."""
+
+    def __init__(self, server: LoopbackServer) -> None:
+        self.server = server
+        self.down: set[str] = set()
+        self.at: Callable[[int], object] = lambda number: None
+        server.answer = self._answer
+
+    @property
+    def asked(self) -> Counter[str]:
+        """How often each thing was asked for."""
+        return Counter(call.raw.decode() for call in self.server.calls)
+
+    def _answer(self, call: Call) -> Reply:
+        self.at(len(self.server.calls))
+        server = self.server
+        if call.path.endswith("/images/generations"):
+            if "bomb" in call.body["prompt"]:
+                return server.error(400, "safety system", code="moderation_blocked")
+            return server.raw(json.dumps({"created": 1, "data": [self._picture(call)]}).encode())
+        schema = json.dumps(call.body["response_format"])
+        role = next((one for one in ("verdicts", "findings", "criteria") if one in schema), "")
+        if role in self.down:
+            return server.error(401, "no")
+        asked = call.body["messages"][1]["content"]
+        data: dict[str, Any]
+        if role == "verdicts":
+            data = {"verdicts": [{"id": 1, "evidence": "there", "answer": "yes"}]}
+        elif role == "findings":
+            data = {"findings": [{"id": 1, "evidence": "there", "status": "stated"}]}
+        elif role == "criteria":
+            line = {"name": "all", "kind": "other", "question": "Is it all there?", "source": ""}
+            data = {"criteria": [line]}
+        else:
+            text = json.loads(asked)["request"]
+            data = {"decision": "rewrite", "prompt": text, "reason": "", "category": "none"}
+            if "poison" in text:
+                data = {"decision": "refuse", "prompt": "", "reason": "No.", "category": "illegal"}
+        return server.text("chat", json.dumps(data), model=call.body["model"])
+
+    def _picture(self, call: Call) -> dict[str, str]:
+        buffer = io.BytesIO()
+        colour = (len(call.body["prompt"]), call.body["seed"] % 256, 0)
+        Image.new("RGB", (16, 16), colour).save(buffer, "PNG")
+        return {"b64_json": base64.b64encode(buffer.getvalue()).decode()}
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    server = LoopbackServer()
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    yield World(server)
+    server.close()
+
+
+@pytest.fixture
+def served(world: World, file: Path) -> list[str]:
+    """The command, with everything behind the address."""
+    return [
+        *(str(file), "--out", "out", "--model", f"vllm-omni:{world.server.url}#painter"),
+        *("--reasoner", "openai:writer", "--judge", "openai:judge", "--seed", "1"),
+        *("--rounds", "1", "--n", "1"),
+    ]
+
+
+CALLS = 5
+"""Of each request: rewrite, criteria, check of the prompt, picture, verdict."""
+
+
+def test_what_fails_is_told_and_keeps_nothing_else_from_being_drawn(
+    world: World, served: list[str], file: Path
+) -> None:
+    file.write_text("\n".join(["a bomb", "two red apples", "some poison"]), "utf-8")
+    _, stderr = lens(*served, code=3)
+    assert "1 done · 2 failed · mean score 1.00 · cost unknown" in stderr
+    bomb, apples, poison = table(Path("out"))
+    assert (bomb["error_kind"], bomb["path"], bomb["score"]) == ("refused", None, None)
+    assert "safety system" in bomb["error"]
+    assert (apples["error"], apples["score"], apples["seed"]) == (None, 1.0, 1)
+    assert (poison["error_kind"], poison["stop_reason"]) == ("refused", "refused")
+    assert poison["error"] == "Refused (illegal): No."
+
+    before = len(world.server.calls)
+    lens(*served, code=3)
+    # The picture that was refused is asked for again; its prompt is known, and so are the others.
+    again = world.server.calls[before:]
+    assert [call.body["prompt"] for call in again if "prompt" in call.body] == ["a bomb"]
+    assert not [call for call in again if b"decision" in call.raw or b"apples" in call.raw]
+
+    world.down = {"verdicts"}
+    file.write_text("a blue cup\na bomb", "utf-8")
+    lens(*served, code=1)
+    cup = table(Path("out"))[0]
+    assert (cup["score"], cup["error_kind"], cup["stop_reason"]) == (None, "judge", "unjudged")
+    assert Path(cup["path"]).is_file()
+
+
+def test_a_provider_that_is_away_is_asked_again_by_the_same_command(
+    world: World, served: list[str]
+) -> None:
+    world.server.pages["/v1/images/generations"] = world.server.error(
+        503, "busy", retry_after_ms="5"
+    )
+    _, stderr = lens(*served, code=5)
+    assert "3 failed" in stderr
+    assert {row["error_kind"] for row in table(Path("out"))} == {"server"}
+    del world.server.pages["/v1/images/generations"]
+    rewrites = Counter(text for text in world.asked.elements() if "decision" in text)
+    lens(*served)
+    assert Counter(text for text in world.asked.elements() if "decision" in text) == rewrites
+    assert all(row["score"] == 1 for row in table(Path("out")))
+
+
+def test_a_killed_batch_goes_on_without_paying_for_anything_twice(
+    world: World, served: list[str], tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lens_sdk", "batch", *served, "--concurrency", "1"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    # In the middle of the second request, before the call is answered.
+    world.at = lambda number: number == CALLS + 3 and process.kill()
+    assert process.wait(120) == -signal.SIGKILL
+    world.at = lambda number: None
+    assert [row["request"] for row in table(Path("out"))] == REQUESTS[:1]
+    known = len(world.server.calls)
+    recorded = (
+        sum(
+            line.startswith(b'{"event"') and b'"type": "started"' not in line
+            for path in Path("out/runs").glob("*/events.jsonl")
+            for line in path.read_bytes().splitlines()
+        )
+        - 1
+    )  # the first one's "finished"
+    lens(*served)
+    assert [row["request"] for row in table(Path("out"))] == REQUESTS
+    # What was on its way when it was killed is all that is asked for again.
+    assert len(world.server.calls) == known + CALLS * len(REQUESTS) - recorded
+    twice = [text for text, times in world.asked.items() if times > 1]
+    assert len(twice) == known - recorded <= 2
+
+
+def test_an_interrupted_batch_finishes_its_calls_and_asks_for_nothing_again(
+    world: World, served: list[str]
+) -> None:
+    interrupted = threading.Event()
+
+    def interrupt(number: int) -> None:
+        if number == CALLS + 2:
+            signal.raise_signal(signal.SIGINT)
+            interrupted.set()
+            time.sleep(0.2)
+
+    world.at = interrupt
+    before = signal.getsignal(signal.SIGINT)
+    _, stderr = lens(*served, "--concurrency", "2", code=130)
+    assert interrupted.is_set()
+    assert signal.getsignal(signal.SIGINT) == before
+    assert "Go on with the same command." in stderr
+    assert len(table(Path("out"))) < 3
+    known = len(world.server.calls)
+    assert known < CALLS * len(REQUESTS)
+    lens(*served)
+    assert set(world.asked.values()) == {1}
+    assert len(world.server.calls) == CALLS * len(REQUESTS)
+
+
+def test_money_and_time_hold_for_the_whole_batch(
+    world: World, file: Path, nano_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    price = {"input": 1e6, "cached_input": 1e6, "output": 0}
+    prices = {"date": "2026-11-22", "prices": {"writer": price, "judge": price}}
+    (tmp_path / "prices.json").write_text(json.dumps(prices))
+    monkeypatch.setenv("LENS_PRICES", str(tmp_path / "prices.json"))
+    arguments = (
+        *(str(file), "--out", "out", "--model", str(nano_folder), "--steps", "1"),
+        *("--size", "32x32", "--rounds", "1", "--n", "1", "--concurrency", "1"),
+        *("--reasoner", "openai:writer", "--judge", "openai:judge"),
+    )
+    # A call reads 11 tokens: the limit is met within the second request.
+    _, stderr = lens(*arguments, "--max-cost", "60", code=1)
+    assert "1 done · 2 left · mean score 1.00 · $66.0000 The money is spent." in stderr
+    assert len(world.server.calls) == 6
+    lens(*arguments, "--max-cost", "60", code=1)
+    assert len(world.server.calls) == 6
+    told = json.loads(lens(*arguments, "--max-cost", "200", "--json")[0])
+    assert (told["usd"], told["left"]) == (pytest.approx(132), 0)
+    assert len(world.server.calls) == 12
+    _, stderr = lens(*arguments[:2], "late", *arguments[3:], "--deadline", "0.0001", code=1)
+    assert "3 left" in stderr
+    assert "The time is over." in stderr
+    assert len(world.server.calls) == 12
