@@ -216,8 +216,9 @@ class Stages:
         return Measured(timing, operations, peak, ran, notes=notes)
 
     def _decode(self, case: Case) -> Measured:
-        work = self._decoding(self._pipeline(case.speed), case)
-        operations = flops.decoder_flops(self._made.vae, case.size**2, case.batch)  # type: ignore[union-attr]
+        pipeline = self._pipeline(case.speed)
+        work = self._decoding(pipeline, case)
+        operations = flops.decoder_flops(pipeline.vae, case.size**2, case.batch)
         timing, peak = self._time(work), self._peak()
         return Measured(timing, operations, peak, kernels.attention_kernels(work, self._device))
 
