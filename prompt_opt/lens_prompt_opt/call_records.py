@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from lens_prompt_opt.errors import PromptOptError, StudyInterruptedError
 from lens_prompt_opt.journal import JsonRecord
+from lens_prompt_opt.outages import is_outage
 from lens_reasoner.errors import ReasonerError
 from lens_reasoner.redaction import without_keys
 from lens_reasoner.types import Usage
@@ -26,6 +28,21 @@ def failed(error: ReasonerError, seconds: float) -> JsonRecord:
     usage = getattr(error, "usage", None) or Usage()
     failure = without_keys(f"{type(error).__name__}: {error.message}")
     return record(usage, seconds, failure=failure)
+
+
+async def attempt(call: Callable[[], Awaitable[JsonRecord]]) -> JsonRecord:
+    """What a call gives; where it failed by itself, why.
+
+    Raises:
+        ReasonerError: If a service is out.
+    """
+    started = time.perf_counter()
+    try:
+        return await call()
+    except ReasonerError as error:
+        if is_outage(error):
+            raise
+        return failed(error, time.perf_counter() - started)
 
 
 def answer(verdict: CriterionVerdict) -> JsonRecord:

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from lens_prompt_opt.card import GainClaim, KindChange
 from lens_prompt_opt.cells import Outcome, mean_score, paired_differences, undecided_share
-from lens_prompt_opt.edits import Candidate, HypothesisStatus, SectionEdit
+from lens_prompt_opt.edits import Candidate, SectionEdit
 from lens_prompt_opt.result import PicturePair, Side
 from lens_prompt_opt.statistics.intervals import IntervalMethod
 from lens_reasoner.prompts import SystemPrompt
@@ -97,10 +97,7 @@ class Comparison:
         if not rates:
             return edit
         gains = [new - old for new, old in rates]
-        low, high = self._method.interval(gains, self._confidence)
-        status: HypothesisStatus = "confirmed" if low > 0 else "refuted" if high < 0 else "unclear"
-        known = {"status": status, "change": fmean(gains), "interval": (low, high)}
-        return edit.model_copy(update={"hypothesis": edit.hypothesis.model_copy(update=known)})
+        return edit.tested(fmean(gains), self._method.interval(gains, self._confidence))
 
     def _change(self, kind: str) -> KindChange | None:
         rates = self._rates((kind,))

@@ -37,6 +37,13 @@ class Hypothesis(Value):
     change: float | None = None
     interval: tuple[float, float] | None = None
 
+    def tested(self, change: float, interval: tuple[float, float]) -> Hypothesis:
+        """The hypothesis with what became of it."""
+        low, high = interval
+        status = "confirmed" if low > 0 else "refuted" if high < 0 else "unclear"
+        known = {"status": status, "change": change, "interval": interval}
+        return self.model_copy(update=known)
+
 
 class SectionEdit(Value):
     """One section replaced, added at the end, or removed.
@@ -61,6 +68,10 @@ class SectionEdit(Value):
                 "only 'remove' goes without text"
             )
         return self
+
+    def tested(self, change: float, interval: tuple[float, float]) -> SectionEdit:
+        """The edit with what became of its hypothesis."""
+        return self.model_copy(update={"hypothesis": self.hypothesis.tested(change, interval)})
 
 
 class Candidate(Value):

@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 from lens_prompt_opt import call_records
+from lens_prompt_opt.budget import Stage
 from lens_prompt_opt.cells import Cell, Outcome
 from lens_prompt_opt.edits import prompt_id
 from lens_prompt_opt.errors import StudyInterruptedError, require
@@ -19,7 +20,7 @@ from lens_prompt_opt.fingerprints import fingerprint
 from lens_prompt_opt.journal import JsonRecord, call_key
 from lens_prompt_opt.outages import is_outage
 from lens_prompt_opt.reasoners import ReasonerSource, bind
-from lens_prompt_opt.shared_calls import Account, SharedCalls
+from lens_prompt_opt.shared_calls import Account, Call, SharedCalls
 from lens_reasoner.answers import verdict_of
 from lens_reasoner.errors import GeneratorError, ReasonerError
 from lens_reasoner.generator import Generator
@@ -144,6 +145,10 @@ class PipelineEvaluator:
             await self._calls.abandon()
             raise
 
+    async def _once(self, stage: Stage, key: str, call: Call, account: Account) -> JsonRecord:
+        """The result under `key`; of a call that failed by itself, its failure."""
+        return await self._calls.once(stage, key, lambda: call_records.attempt(call), account)
+
     async def _cell(self, reasoner: Reasoner, prompt: str, cell: Cell, account: Account) -> Outcome:
         rubric = await self._rubric(cell.request, account)
         if isinstance(rubric, str):
@@ -180,19 +185,13 @@ class PipelineEvaluator:
             )
 
         async def call() -> JsonRecord:
-            started = time.perf_counter()
-            try:
-                rubric = await writer.write(wanted)
-            except ReasonerError as error:
-                if is_outage(error):
-                    raise
-                return call_records.failed(error, time.perf_counter() - started)
+            rubric = await writer.write(wanted)
             return call_records.record(
                 rubric.usage, rubric.seconds, rubric=rubric.model_dump(mode="json")
             )
 
         key = call_key("rubric", self._parts.names["rubric"], wanted.text)
-        record = await self._calls.once("rubric", key, call, account)
+        record = await self._once("rubric", key, call, account)
         if "rubric" not in record:
             return str(record["failure"])
         rubric = Rubric.model_validate(record["rubric"])
@@ -206,14 +205,7 @@ class PipelineEvaluator:
         wanted = wanted.model_copy(update={"seed": cell.draw})
 
         async def call() -> JsonRecord:
-            started = time.perf_counter()
-            try:
-                done: Rewrite | Refused = await reasoner.rewrite(wanted)
-            except ReasonerError as error:
-                if is_outage(error):
-                    raise
-                seconds = time.perf_counter() - started
-                return call_records.failed(error, seconds)
+            done: Rewrite | Refused = await reasoner.rewrite(wanted)
             if isinstance(done, Refused):
                 reason = f"refused: {done.category}: {done.reason}"
                 return call_records.record(done.usage, done.seconds, failure=reason)
@@ -221,7 +213,7 @@ class PipelineEvaluator:
 
         name = fingerprint_of(reasoner) or self._parts.names["rewrite"]
         key = call_key("rewrite", name, prompt, wanted.model_dump(mode="json"))
-        return await self._calls.once("rewrite", key, call, account)
+        return await self._once("rewrite", key, call, account)
 
     async def _draw(
         self, prompt: str, cell: Cell, account: Account
@@ -260,13 +252,7 @@ class PipelineEvaluator:
         self, image: GeneratedImage, rubric: Rubric, cell: Cell, account: Account
     ) -> JsonRecord:
         async def call() -> JsonRecord:
-            started = time.perf_counter()
-            try:
-                verdict = await self._verdict(image, rubric)
-            except ReasonerError as error:
-                if is_outage(error):
-                    raise
-                return call_records.failed(error, time.perf_counter() - started)
+            verdict = await self._verdict(image, rubric)
             answers = {v.criterion: call_records.answer(v) for v in verdict.verdicts}
             return call_records.record(
                 verdict.usage, verdict.seconds, score=verdict.score, answers=answers
@@ -275,7 +261,7 @@ class PipelineEvaluator:
         questions = [c.model_dump(mode="json") for c in rubric.criteria]
         name = self._parts.names["judge"]
         key = call_key("judge", name, image.sha256, questions, cell.vote)
-        return await self._calls.once("judge", key, call, account)
+        return await self._once("judge", key, call, account)
 
     async def _verdict(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
         """The judge's verdict; what asking failed for is asked once more, before it is kept."""
@@ -308,19 +294,13 @@ class PipelineEvaluator:
         wanted = self._context.requests[outcome.cell.request].request
 
         async def call() -> JsonRecord:
-            started = time.perf_counter()
-            try:
-                report = await checker.check(wanted, outcome.rewrite, rubric)
-            except ReasonerError as error:
-                if is_outage(error):
-                    raise
-                return call_records.failed(error, time.perf_counter() - started)
+            report = await checker.check(wanted, outcome.rewrite, rubric)
             dumped = report.model_dump(mode="json")
             return call_records.record(report.usage, report.seconds, report=dumped)
 
         name = self._parts.names["fidelity"]
         key = call_key("fidelity", name, wanted.text, outcome.rewrite)
-        record = await self._calls.once("fidelity", key, call, account)
+        record = await self._once("fidelity", key, call, account)
         if "report" not in record:
             return {}
         findings = FidelityReport.model_validate(record["report"]).findings

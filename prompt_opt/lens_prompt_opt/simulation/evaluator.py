@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from lens_prompt_opt.cells import Cell, Outcome
@@ -87,19 +88,10 @@ def stated_in(rewrite: str) -> frozenset[str]:
     return frozenset(rewrite.partition(", with ")[2].split(", "))
 
 
+@lru_cache(maxsize=100_000)
 def hash_of(rendered: str) -> int:
     """A number for a rendered prompt, the same within and across processes."""
-    known = _HASHES.get(rendered)
-    if known is None:
-        known = int(Draws(rendered).uniform() * 2**52)
-        _HASHES[rendered] = known
-        if len(_HASHES) > _MOST_HASHES:
-            _HASHES.clear()
-    return known
-
-
-_HASHES: dict[str, int] = {}
-_MOST_HASHES = 100_000
+    return int(Draws(rendered).uniform() * 2**52)
 
 
 class SimulatedEvaluator:

@@ -231,7 +231,4 @@ def _score_spread(seen: Sequence[tuple[Candidate, Outcome]]) -> float:
 def _tested(edit: SectionEdit, effect: Effect) -> SectionEdit:
     """The edit with what became of its hypothesis."""
     reach = NormalDist().inv_cdf(0.9) * effect.aimed_error
-    low, high = effect.aimed_gain - reach, effect.aimed_gain + reach
-    status = "confirmed" if low > 0 else "refuted" if high < 0 else "unclear"
-    known = {"status": status, "change": effect.aimed_gain, "interval": (low, high)}
-    return edit.model_copy(update={"hypothesis": edit.hypothesis.model_copy(update=known)})
+    return edit.tested(effect.aimed_gain, (effect.aimed_gain - reach, effect.aimed_gain + reach))
