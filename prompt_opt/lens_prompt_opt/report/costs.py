@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lens_prompt_opt.budget import Budget, SpendRow
 from lens_prompt_opt.report import wording
-from lens_prompt_opt.report.markup import Markup, el, join
+from lens_prompt_opt.report.markup import Markup, el, join, table
 from lens_prompt_opt.report.material import Material
 
 ROLES = {
@@ -22,11 +22,11 @@ _HEADS = ("Role", "Part", "Calls", "Pictures", "Cost", "Time in calls", "Share")
 def costs(material: Material) -> Markup:
     """The section about cost."""
     result = material.result
-    rows = table(result.cost, dict(result.best.models))
+    rows = spending_table(result.cost, dict(result.best.models))
     return join([rows, el("p", _limits(result.budget), class_="note")])
 
 
-def table(rows: tuple[SpendRow, ...], models: dict[str, str]) -> Markup:
+def spending_table(rows: tuple[SpendRow, ...], models: dict[str, str]) -> Markup:
     """Spending by role; shares are of dollars where there are any, of time otherwise."""
     parts = [row for row in rows if row.stage != "total"]
     paid = any(row.usd for row in parts)
@@ -37,18 +37,7 @@ def table(rows: tuple[SpendRow, ...], models: dict[str, str]) -> Markup:
         value = row.usd if paid else row.seconds
         total = row.stage == "total"
         (foot if total else body).append(_row(row, models, 0.0 if total else value / whole))
-    head = el("tr", *(el("th", name, scope="col") for name in _HEADS))
-    return el(
-        "div",
-        el(
-            "table",
-            el("thead", head),
-            el("tbody", *body),
-            el("tfoot", *foot),
-            class_="wide costs cards",
-        ),
-        class_="scroll",
-    )
+    return el("div", table(_HEADS, body, foot, class_="wide costs cards"), class_="scroll")
 
 
 def _row(row: SpendRow, models: dict[str, str], share: float) -> Markup:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lens_prompt_opt.card import KindChange
 from lens_prompt_opt.edits import SectionEdit
 from lens_prompt_opt.report import wording
-from lens_prompt_opt.report.markup import Markup, el, join
+from lens_prompt_opt.report.markup import Markup, el, join, table
 from lens_prompt_opt.report.material import Material
 
 _WIDTH, _HEIGHT = 300.0, 26.0
@@ -18,14 +18,9 @@ def criteria(material: Material) -> Markup:
         return el("p", "Nothing was measured on the test split.", class_="soft")
     heads = ("Kind", "Met: before and after", "", "Change, 95 % interval", "Requests")
     ranked = sorted(claim.kinds, key=lambda kind: kind.before - kind.after)
-    table = el(
-        "table",
-        el("thead", el("tr", *(el("th", head, scope="col") for head in heads))),
-        el("tbody", *(_row(kind) for kind in ranked)),
-        class_="kinds cards",
-    )
+    kinds = table(heads, map(_row, ranked), class_="kinds cards")
     note = "A description: these intervals are not corrected for their number."
-    return join([table, el("p", note, class_="note")])
+    return join([kinds, el("p", note, class_="note")])
 
 
 def _row(kind: KindChange) -> Markup:

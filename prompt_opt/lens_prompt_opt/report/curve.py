@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lens_prompt_opt.decisions import Decision
 from lens_prompt_opt.history import ScreenRecord
 from lens_prompt_opt.report import wording
-from lens_prompt_opt.report.markup import Markup, el, join
+from lens_prompt_opt.report.markup import Markup, el, join, table
 from lens_prompt_opt.report.material import Material
 
 _WIDTH, _HEIGHT = 880.0, 300.0
@@ -67,13 +67,9 @@ def curve(material: Material) -> Markup:
         for m in marks
     ]  # fmt: skip
     heads = ("Comparison", "Gain", "95 % interval", "Pictures so far")
-    table = el(
-        "table",
-        el("thead", el("tr", *(el("th", head, scope="col") for head in heads))),
-        el("tbody", *rows),
-    )
     scroll = el("div", svg, class_="scroll", tabindex="0", role="region", aria_label="Score curve")
-    numbers = el("details", el("summary", "The numbers"), el("div", table, class_="scroll"))
+    shown = el("div", table(heads, rows), class_="scroll")
+    numbers = el("details", el("summary", "The numbers"), shown)
     return join([el("ul", *legend, class_="legend"), scroll, numbers])
 
 

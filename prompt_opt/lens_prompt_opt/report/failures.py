@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from lens_prompt_opt.history import FailureRecord
 from lens_prompt_opt.report import wording
-from lens_prompt_opt.report.markup import Markup, el, join
-from lens_prompt_opt.report.material import Material
+from lens_prompt_opt.report.markup import Markup, el, join, table
+from lens_prompt_opt.report.material import Material, evenly_spaced
 from lens_reasoner.revision import Fault
 
 _MOST_COLUMNS, _MOST_ROWS = 10, 14
@@ -17,21 +17,11 @@ _COLOURS: dict[str, str] = {"reasoner": "accent", "generator": "warn", "judge": 
 
 def failures(material: Material) -> Markup:
     """The section about failure modes."""
-    records = _spread(material.result.history.failures)
+    numbered = list(enumerate(material.result.history.failures, start=1))
+    records = evenly_spaced(numbered, _MOST_COLUMNS)
     if not records:
         return el("p", "No failures were sorted.", class_="soft")
     return join([_legend(), _table(records), _examples(records[-1])])
-
-
-def _spread(
-    records: Sequence[FailureRecord], most: int = _MOST_COLUMNS
-) -> list[tuple[int, FailureRecord]]:
-    """Numbered from 1; if there are many, evenly spaced ones with the first and the last."""
-    numbered = list(enumerate(records, start=1))
-    if len(numbered) <= most:
-        return numbered
-    last = len(numbered) - 1
-    return [numbered[round(i * last / (most - 1))] for i in range(most)]
 
 
 def _legend() -> Markup:
@@ -52,16 +42,15 @@ def _table(records: Sequence[tuple[int, FailureRecord]]) -> Markup:
     order = ("reasoner", "generator", "judge")
     ranked = sorted(totals, key=lambda key: (order.index(key[0]), -totals[key], key[1]))
     most = max((m.share for _, r in records for m in r.modes), default=0.0) or 1.0
-    heads = [el("th", f"{number}", scope="col") for number, _ in records]
-    head = el("tr", el("th", "Failure mode, by round", scope="col"), *heads)
+    heads = ["Failure mode, by round", *(f"{number}" for number, _ in records)]
     rows = [_row(fault, name, records, most) for fault, name in ranked[:_MOST_ROWS]]
     checked = [el("td", f"{record.checked:,}", class_="num") for _, record in records]
     foot = el("tr", el("th", "criteria checked", scope="row"), *checked)
-    table = el("table", el("thead", head), el("tbody", *rows), el("tfoot", foot), class_="heat")
+    modes = table(heads, rows, [foot], class_="heat")
     left = len(ranked) - _MOST_ROWS
     more = el("p", f"{wording.number(left, 'rarer mode')} left out.", class_="note")
     scroll = el(
-        "div", table, class_="scroll", tabindex="0", role="region", aria_label="Failure modes"
+        "div", modes, class_="scroll", tabindex="0", role="region", aria_label="Failure modes"
     )
     return join([scroll, more if left > 0 else None])
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from lens_prompt_opt.edits import Candidate
 from lens_prompt_opt.report import wording
-from lens_prompt_opt.report.markup import Markup, el, join
+from lens_prompt_opt.report.markup import Markup, el, join, table
 from lens_prompt_opt.report.material import Material
 
 Fate = Literal["seed", "accepted", "rejected", "guarded", "kept", "dropped"]
@@ -208,10 +208,9 @@ def _short(text: str, most: int = 20) -> str:
 def _list(nodes: dict[str, Node], material: Material) -> Markup:
     ranked = sorted(nodes.values(), key=lambda node: (node.candidate.round, node.y))
     rows = [_row(node, material) for node in ranked]
-    head = el("tr", *(el("th", name, scope="col") for name in _HEADS))
-    table = el("table", el("thead", head), el("tbody", *rows), class_="wide cards")
+    listed = table(_HEADS, rows, class_="wide cards")
     told = f"All {wording.number(len(nodes), 'candidate')}, one by one"
-    return el("details", el("summary", told), el("div", table, class_="scroll"), id="candidates")
+    return el("details", el("summary", told), el("div", listed, class_="scroll"), id="candidates")
 
 
 _HEADS = ("Candidate", "Change", "Why", "On the search split", "At the gate")
@@ -240,13 +239,10 @@ def _row(node: Node, material: Material) -> Markup:
         screened,
         "; ".join(gate),
     )
-    name = el("th", el("code", candidate.id), el("br"), _chip(said, colour), scope="row")
+    chip = el("span", said, class_=f"chip {colour}")
+    name = el("th", el("code", candidate.id), el("br"), chip, scope="row")
     columns = [
         el("td", cell or "—", data_head=head, class_=None if cell else "empty")
         for head, cell in zip(_HEADS[1:], cells, strict=True)
     ]
     return el("tr", name, *columns, id=f"c-{candidate.id}", tabindex="-1")
-
-
-def _chip(said: str, colour: str) -> Markup:
-    return el("span", said, class_=f"chip {colour}")

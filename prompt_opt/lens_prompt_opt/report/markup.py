@@ -45,6 +45,31 @@ def join(children: Iterable[Child], separator: Child = "") -> Markup:
     return Markup(_safe(separator).join(_safe(child) for child in children if child is not None))
 
 
+def table(
+    heads: Iterable[str],
+    rows: Iterable[Markup],
+    foot: Iterable[Markup] = (),
+    **attributes: Attribute,
+) -> Markup:
+    """A table.
+
+    Args:
+        heads: Names of its columns.
+        rows: Its rows.
+        foot: Rows below a line.
+        attributes: As of `el`.
+    """
+    columns = el("tr", *(el("th", name, scope="col") for name in heads))
+    below = list(foot)
+    return el(
+        "table",
+        el("thead", columns),
+        el("tbody", *rows),
+        el("tfoot", *below) if below else None,
+        **attributes,
+    )
+
+
 def _safe(child: Child) -> str:
     if child is None:
         return ""

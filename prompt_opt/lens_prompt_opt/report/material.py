@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lens_prompt_opt.decisions import Decision
 from lens_prompt_opt.edits import Candidate, SectionEdit
 from lens_prompt_opt.result import PicturePair, StudyResult
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,3 +72,11 @@ class Material:
             for pair in self.result.pictures
             if pair.after.score is not None and pair.before.score is not None
         ]
+
+
+def evenly_spaced(items: Sequence[T], most: int) -> list[T]:
+    """The items; if there are more than `most`, so many with the first and the last."""
+    if len(items) <= most:
+        return list(items)
+    last = len(items) - 1
+    return [items[round(i * last / (most - 1))] for i in range(most)]

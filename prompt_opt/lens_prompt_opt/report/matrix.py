@@ -5,7 +5,7 @@ from __future__ import annotations
 from lens_prompt_opt.card import GainClaim
 from lens_prompt_opt.edits import SectionEdit
 from lens_prompt_opt.report import wording
-from lens_prompt_opt.report.markup import Markup, el, join
+from lens_prompt_opt.report.markup import Markup, el, join, table
 from lens_prompt_opt.report.material import Material
 from lens_prompt_opt.transfer import (
     SEED_ROW,
@@ -35,8 +35,7 @@ def _name(prompt: str) -> str:
 def _table(found: GeneratorMatrix) -> Markup:
     scores = [entry.score for entry in found.entries if entry.score is not None]
     low, high = min(scores, default=0.0), max(scores, default=1.0)
-    heads = [el("th", "Share of criteria met", scope="col")]
-    heads += [el("th", name, scope="col") for name in found.generators]
+    heads = ("Share of criteria met", *found.generators)
     rows = [
         el(
             "tr",
@@ -49,8 +48,8 @@ def _table(found: GeneratorMatrix) -> Markup:
         f"On the test split; small print is the gain over the seed prompt with its "
         f"{found.confidence:.0%} interval, each taken by itself."
     )
-    table = el("table", el("thead", el("tr", *heads)), el("tbody", *rows), class_="matrix")
-    scroll = el("div", table, class_="scroll", tabindex="0", role="region", aria_label="Matrix")
+    shown = table(heads, rows, class_="matrix")
+    scroll = el("div", shown, class_="scroll", tabindex="0", role="region", aria_label="Matrix")
     return join([scroll, el("p", note, class_="note")])
 
 
@@ -74,10 +73,8 @@ def _losses(found: GeneratorMatrix) -> Markup | None:
     if not found.losses:
         return None
     heads = ("Prompt", "Used on", "Lost against that generator's own", "Requests")
-    rows = [_loss(loss) for loss in found.losses]
-    head = el("tr", *(el("th", name, scope="col") for name in heads))
-    table = el("table", el("thead", head), el("tbody", *rows), class_="cards")
-    return el("details", el("summary", "Loss on transfer"), el("div", table, class_="scroll"))
+    losses = table(heads, map(_loss, found.losses), class_="cards")
+    return el("details", el("summary", "Loss on transfer"), el("div", losses, class_="scroll"))
 
 
 def _loss(loss: TransferLoss) -> Markup:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lens_prompt_opt.report import wording
 from lens_prompt_opt.report.markup import Markup, el, join
-from lens_prompt_opt.report.material import Material
+from lens_prompt_opt.report.material import Material, evenly_spaced
 from lens_prompt_opt.report.thumbnails import Thumbnails
 from lens_prompt_opt.result import PicturePair, Side
 
@@ -21,18 +21,10 @@ def pictures(material: Material) -> Markup:
     scored = sorted(material.scored_pairs(), key=lambda pair: -pair[0])
     if not scored:
         return el("p", "There are no pictures of the test split.", class_="soft")
-    chosen = _spread(scored)
+    chosen = evenly_spaced(scored, MOST_PAIRS)
     store = Thumbnails(material.pictures, room=MOST_BYTES)
     cards = [_card(gain, pair, material, store) for gain, pair in chosen]
     return join([_intro(scored, chosen), _filters(), el("div", *cards, class_="pairs")])
-
-
-def _spread(scored: Sequence[tuple[float, PicturePair]]) -> list[tuple[float, PicturePair]]:
-    """Evenly spaced between the largest gain and the largest loss, so that nothing is flattered."""
-    if len(scored) <= MOST_PAIRS:
-        return list(scored)
-    last = len(scored) - 1
-    return [scored[round(i * last / (MOST_PAIRS - 1))] for i in range(MOST_PAIRS)]
 
 
 def _change(gain: float) -> str:

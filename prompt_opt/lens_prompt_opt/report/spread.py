@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lens_prompt_opt.report import wording
 from lens_prompt_opt.report.costs import ROLES
-from lens_prompt_opt.report.markup import Markup, el, join
+from lens_prompt_opt.report.markup import Markup, el, join, table
 from lens_prompt_opt.report.material import Material
 from lens_prompt_opt.statistics.variance import SOURCES, Purchase, Source
 
@@ -64,8 +64,7 @@ def _purchases(purchases: Sequence[Purchase]) -> Markup | None:
         )
         for purchase in purchases
     ]
-    head = el("tr", *(el("th", name, scope="col") for name in heads))
-    return el("table", el("thead", head), el("tbody", *rows))
+    return table(heads, rows)
 
 
 def guards(material: Material) -> Markup:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 LONGEST_SIDE = 320
 """Pixels; the page shows pictures at about half of that."""
@@ -53,10 +57,7 @@ def _shrunk(path: Path) -> tuple[bytes, str]:
     return _saved(image, "JPEG"), "jpeg"
 
 
-def _saved(image: object, kind: str) -> bytes:
-    from PIL import Image
-
-    assert isinstance(image, Image.Image)
+def _saved(image: Image.Image, kind: str) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, optimize=True, **({"quality": 84} if kind == "JPEG" else {}))
     return buffer.getvalue()

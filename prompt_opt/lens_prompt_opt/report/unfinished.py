@@ -14,7 +14,7 @@ from lens_prompt_opt.budget import STAGES, SpendRow
 from lens_prompt_opt.edits import SectionEdit
 from lens_prompt_opt.proposer import Proposals
 from lens_prompt_opt.report import wording
-from lens_prompt_opt.report.costs import table
+from lens_prompt_opt.report.costs import spending_table
 from lens_prompt_opt.report.criteria import hypothesis
 from lens_prompt_opt.report.markup import Markup, el, join
 from lens_prompt_opt.report.thumbnails import Thumbnails
@@ -198,4 +198,4 @@ def spending(progress: Progress, study: Mapping[str, Any]) -> Markup:
         el("li", el("b", f"{count:,} × "), reason)
         for reason, count in progress.failures.most_common(8)
     ]
-    return join([table(progress.rows(), models), el("ul", *failed) if failed else None])
+    return join([spending_table(progress.rows(), models), el("ul", *failed) if failed else None])
