@@ -245,6 +245,7 @@ class LensPipeline(LoadablePipeline):
         Raises:
             InvalidSizeError: A size Lens cannot make.
             PromptError: Missing, empty or wrongly counted prompts.
+            ComponentError: Another scheduler was put in.
             ParameterError: Any other argument outside its range.
             SamplingCancelledError: `cancel` was set; has what exists.
             PrecisionError: float16 anywhere.
@@ -252,6 +253,7 @@ class LensPipeline(LoadablePipeline):
         """
         check_precision(transformer=self.transformer, text_encoder=self.text_encoder, vae=self.vae)
         refuse_float16_autocast(self._execution_device)
+        check_scheduler(self.scheduler)
         start = StartingPictures.read(image, mask_image, strength, mask_feather)
         call = self._call(
             sizes=self._sizes(height, width, size, start),

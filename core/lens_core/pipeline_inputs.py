@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, cast, get_args
 
 import torch
@@ -264,13 +265,13 @@ def seeded(seed: int | Sequence[int], count: int) -> list[torch.Generator]:
             "picture"
         )
     for value in seeds:
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value < 2**63:
             raise ParameterError(f"seed {value!r} must be a whole number from 0 to 2**63 - 1")
-    return [torch.Generator().manual_seed(value) for value in seeds]
+    return [torch.Generator().manual_seed(int(value)) for value in seeds]
 
 
 def _following(seed: int, count: int) -> list[int]:
-    return [seed + i if isinstance(seed, int) else seed for i in range(count)]
+    return [int(seed) + i if isinstance(seed, Integral) else seed for i in range(count)]
 
 
 def check_finite(finite: Sequence[Tensor], sigmas: Tensor) -> None:

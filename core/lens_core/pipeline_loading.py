@@ -153,6 +153,36 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
         made._preview_map = self._preview_map
         return made
 
+    @classmethod
+    def from_pipe(
+        cls,
+        pipeline: Self,
+        *,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        **components: Any,
+    ) -> Self:
+        """Another pipeline around the same components, run as the first is.
+
+        Args:
+            pipeline: The first. What happens to components, LoRAs too, happens to both.
+            dtype: Precision to cast them to; None leaves them as they are.
+            torch_dtype: The same by its older name.
+            **components: A component, or `defaults`, to use instead.
+
+        Raises:
+            ParameterError: The first is under a memory plan, which holds for it alone.
+            ComponentError: Components that do not belong together.
+        """
+        pipeline.refuse_under_plan()
+        made = cls(**{**pipeline.components, "defaults": pipeline.defaults, **components})
+        if "vae" not in components:
+            made._preview_map = pipeline._preview_map
+        if "transformer" not in components:
+            made.share_loras(pipeline)
+        precision = dtype or torch_dtype
+        return made if precision is None else made.to(precision)
+
     def save_pretrained(
         self,
         save_directory: str | Path,

@@ -23,6 +23,7 @@ from lens_core.generation import write_tokens
 from lens_core.memory.choose import fitting_plan
 from lens_core.memory.footprint import footprint_of
 from lens_core.memory.layout import layout_of
+from lens_core.memory.placements import working_device
 from lens_core.memory.plan import CARD_GIB, PLANS, MemoryPlan
 from lens_core.memory.predict import Model, predict
 from lens_core.memory.published import published_model
@@ -213,6 +214,13 @@ def test_calls_that_contradict_a_plan_are_refused(tiny: Path, tmp_path: Path) ->
         planned.to("cpu")
     with pytest.raises(CheckpointError, match="text encoder is not in memory"):
         planned.save_pretrained(tmp_path)
+    for other in (planned.enable_model_cpu_offload, planned.enable_sequential_cpu_offload):
+        with pytest.raises(ParameterError, match="decides where weights are"):
+            other(device="cpu")
+    with pytest.raises(ParameterError, match="decides where weights are"):
+        planned.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+    assert working_device(planned.transformer) == torch.device("cpu")
+    assert planned.transformer._hf_hook is not None
     planned.release_memory()
     assert planned.text_encoder is not None
     assert planned.to("cpu") is planned
@@ -319,3 +327,14 @@ def test_rounding_without_torchao_says_what_to_install(
     monkeypatch.setattr("lens_core.memory.quantise.find_spec", lambda _: None)
     with pytest.raises(ComponentError, match=r"pip install 'lens-sdk\[quantised\]'"):
         LensPipeline.from_pretrained(tiny, memory="6gb", device="cpu")
+
+
+def test_a_plan_takes_the_place_of_the_librarys_offloading() -> None:
+    pipeline = tiny_pipeline()
+    before = draw(pipeline)
+    pipeline.enable_model_cpu_offload(device="cpu")
+    pipeline.apply_memory("16gb", "cpu")
+    assert torch.equal(draw(pipeline), before)
+    pipeline.release_memory()
+    pipeline.enable_model_cpu_offload(device="cpu")
+    assert torch.equal(draw(pipeline), before)

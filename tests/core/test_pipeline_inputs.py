@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from lens_core import (
     PrecisionError,
     PromptError,
 )
+from lens_core.loading import LensDefaults
 from lens_core.sampling import default_scheduler
 from tiny_components import (
     tiny_pipeline,
@@ -60,6 +62,15 @@ def test_a_seeded_picture_does_not_depend_on_its_batch(pipeline: LensPipeline) -
         alone = latents_of(pipeline, prompt, generator=seeds(index + 1))
         assert max_error(alone, together[index : index + 1]) < 1e-5
     assert max_error(together[:1], together[1:2]) > 0.1
+
+
+def test_numbers_of_numpy_are_seeds_too(pipeline: LensPipeline) -> None:
+    drawn = np.random.default_rng(0).integers(0, 100, 2)
+    plain = [int(seed) for seed in drawn]
+    expected = latents_of(pipeline, PROMPTS[:2], generator=None, seed=plain)
+    assert torch.equal(latents_of(pipeline, PROMPTS[:2], generator=None, seed=[*drawn]), expected)
+    first = latents_of(pipeline, generator=None, seed=drawn[0])
+    assert torch.equal(first, latents_of(pipeline, generator=None, seed=plain[0]))
 
 
 def test_several_pictures_of_a_prompt_stand_together(pipeline: LensPipeline) -> None:
@@ -164,6 +175,40 @@ def test_components_can_be_offloaded(pipeline: LensPipeline) -> None:
     offloaded = tiny_pipeline()
     offloaded.enable_model_cpu_offload(device="cpu")
     assert torch.equal(latents_of(offloaded), latents_of(pipeline))
+
+
+def test_another_scheduler_put_in_later_is_refused() -> None:
+    """It would draw something else without a word."""
+    pipeline = tiny_pipeline()
+    config = pipeline.scheduler.config
+    for other, message in (
+        (FlowMatchEulerDiscreteScheduler(), "use_dynamic_shifting=False"),
+        (FlowMatchEulerDiscreteScheduler.from_config(config, shift_terminal=0.1), "shift_terminal"),
+        (EulerDiscreteScheduler(), "EulerDiscreteScheduler is not"),
+    ):
+        pipeline.scheduler = other
+        with pytest.raises(ComponentError, match=message):
+            latents_of(pipeline)
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
+    assert torch.equal(latents_of(pipeline), latents_of(tiny_pipeline()))
+
+
+def test_a_pipeline_made_from_another_is_run_as_that_is() -> None:
+    pipeline = tiny_pipeline()
+    pipeline.transformer.bfloat16()
+    again = LensPipeline.from_pipe(pipeline)
+    assert again.defaults == pipeline.defaults
+    assert again.transformer is pipeline.transformer
+    assert again.transformer.dtype == torch.bfloat16
+    assert torch.equal(latents_of(again), latents_of(pipeline))
+    assert again.preview_map is not None
+    changed = LensPipeline.from_pipe(pipeline, text_encoder=None, defaults=LensDefaults())
+    assert changed.text_encoder is None
+    assert changed.defaults == LensDefaults()
+    assert LensPipeline.from_pipe(pipeline, torch_dtype=torch.float32).dtype == torch.float32
+    pipeline.apply_memory("resident", "cpu")
+    with pytest.raises(ParameterError, match="memory plan 'resident'"):
+        LensPipeline.from_pipe(pipeline)
 
 
 def test_offload_hooks_run_before_features() -> None:

@@ -200,6 +200,11 @@ class LoraMixin:
         """
         save_lora(self.transformer, Path(save_directory), adapter_name)
 
+    def share_loras(self, other: "LoraMixin") -> None:
+        """Know of the LoRAs that another pipeline loaded into the denoiser of both."""
+        self._loras, self._lora_digests = other._loras, other._lora_digests
+        self._are_fused, self._unfused = other._are_fused, other._unfused
+
     def _working(self) -> list[str]:
         """Names of the LoRAs that work and can be fused."""
         self._refuse_fused()

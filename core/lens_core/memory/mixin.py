@@ -68,8 +68,8 @@ class MemoryMixin:
     ) -> Self:
         """Run under a memory plan from now on, on a device, with or without a cache of features.
 
-        Called again it replaces the plan and the cache before. Weights that a plan rounded stay
-        rounded. LoRAs may be loaded before or after.
+        Called again it replaces the plan and the cache before, and diffusers' offloading. Weights
+        that a plan rounded stay rounded. LoRAs may be loaded before or after.
 
         Args:
             memory: `auto`, the name of a plan, or a plan.
@@ -98,6 +98,7 @@ class MemoryMixin:
                 "module that cannot be loaded again; give its path"
             )
         self._end_plan()
+        self.remove_all_hooks()
         if plan.transformer_weights not in {"full", self._weight_form}:
             quantise(self.transformer, plan.transformer_weights)
             self._weight_form = plan.transformer_weights
@@ -159,12 +160,38 @@ class MemoryMixin:
         Raises:
             ParameterError: A plan is in force.
         """
+        self.refuse_under_plan()
+        return super().to(*args, **kwargs)  # type: ignore[misc,no-any-return]
+
+    def remove_all_hooks(self) -> None:
+        """Diffusers' ways to offload call this first; a plan has hooks of its own.
+
+        Raises:
+            ParameterError: A plan is in force.
+        """
+        self.refuse_under_plan()
+        super().remove_all_hooks()  # type: ignore[misc]
+
+    def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
+        """As in diffusers; not under a plan.
+
+        Raises:
+            ParameterError: A plan is in force.
+        """
+        self.refuse_under_plan()
+        super().enable_group_offload(*args, **kwargs)  # type: ignore[misc]
+
+    def refuse_under_plan(self) -> None:
+        """Refuse what would move weights.
+
+        Raises:
+            ParameterError: A plan is in force.
+        """
         if self._placements is not None:
             raise ParameterError(
                 f"the memory plan {self.memory_plan.name!r} decides where weights are; name the "
                 "device in apply_memory(), or end the plan with release_memory()"
             )
-        return super().to(*args, **kwargs)  # type: ignore[misc,no-any-return]
 
     def _counted(self, file: EncoderFile | None) -> Model:
         """The components, the text encoder without its weights if it is not in memory."""
