@@ -105,8 +105,21 @@ def test_bad_settings_are_named(start: Path, tmp_path: Path) -> None:
         run_stage("rl", "nano", tmp_path, {**TINY, "batch_size": "7"})
     with pytest.raises(ComponentError, match="'lens' is a published model, and rl starts from"):
         run_stage("rl", "nano", tmp_path, {"start": "lens"})
+    for name in ("sizes", "evaluate_guidance"):
+        with pytest.raises(ParameterError, match=name):
+            run_stage("rl", "nano", tmp_path, {**TINY, name: "[]"})
     with pytest.raises(ComponentError, match="no pipeline for rl to start from"):
         run_stage("rl", "nano", tmp_path, TINY)
+
+
+def test_a_size_that_cannot_be_is_refused_before_chance_takes_it(
+    start: Path, tmp_path: Path
+) -> None:
+    """Batches take their sizes by chance, so that a run might go on for long before it failed."""
+    settings = {**TINY, "start": str(start), "sizes": "[[32, 32], [32, 40]]"}
+    with pytest.raises(ComponentError, match=r"size \(32, 40\)"):
+        run_stage("rl", "nano", tmp_path, settings)
+    assert not (tmp_path / "rl").exists()
 
 
 def test_presets_hold_the_recipe() -> None:

@@ -37,7 +37,7 @@ class AblationConfig(BaseModel):
     """Its arguments."""
     pictures: int = Field(300, gt=1)
     """Pictures of every cell's score."""
-    sizes: tuple[Size, ...] = ((128, 128),)
+    sizes: tuple[Size, ...] = Field(((128, 128),), min_length=1)
     """Height and width of these pictures, in turn."""
     sampling_steps: int = Field(20, gt=0)
     """Steps of the sampler."""

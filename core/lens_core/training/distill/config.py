@@ -51,7 +51,7 @@ class DistillConfig(PostTrainingConfig):
     `s u / (1 + (s - 1) u)` with u uniform; None takes that of inference."""
     least_timestep: float = Field(0.02, ge=0, lt=0.5)
     """Noise levels are kept this far from 0 and 1."""
-    taps: tuple[int, ...] = (16, 24, 32)
+    taps: tuple[int, ...] = Field((16, 24, 32), min_length=1)
     """Blocks of the teacher whose image tokens the discriminator reads."""
     r1_weight: float = Field(1.0, ge=0)
     """Weight gamma of the approximated R1 penalty."""
@@ -75,5 +75,5 @@ class DistillConfig(PostTrainingConfig):
     """Student updates between validations on drawn scenes; 0 makes none."""
     evaluate_prompts: int = Field(100, gt=0)
     """Held-out prompts of a validation."""
-    evaluate_sizes: tuple[Size, ...] = NANO_SIZES
+    evaluate_sizes: tuple[Size, ...] = Field(NANO_SIZES, min_length=1)
     """Height and width in pixels of its pictures."""

@@ -42,7 +42,7 @@ class RLConfig(PostTrainingConfig):
     """Pictures of each prompt, of all sizes mixed."""
     batch_size: int = Field(gt=0)
     """Pictures of one size that are drawn and trained on at once."""
-    sizes: tuple[Size, ...] = NANO_SIZES
+    sizes: tuple[Size, ...] = Field(NANO_SIZES, min_length=1)
     """Height and width in pixels that the batches of a step take by chance."""
     rollout_steps: int = Field(10, gt=1)
     """Steps of the sampler that makes pictures for the reward."""
@@ -83,7 +83,7 @@ class RLConfig(PostTrainingConfig):
     """Steps between validations; 0 makes none."""
     evaluate_prompts: int = Field(100, gt=0)
     """Held-out prompts of a validation."""
-    evaluate_guidance: tuple[float, ...] = (1.0, 5.0)
+    evaluate_guidance: tuple[float, ...] = Field((1.0, 5.0), min_length=1)
     """Guidance scales of a validation."""
     sample_every: int = Field(0, ge=0)
     """Steps between sheets of rollouts with their rewards; 0 makes none."""

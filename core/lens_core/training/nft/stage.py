@@ -91,6 +91,7 @@ class Stage:
 
         Raises:
             ParameterError: A process would have nothing to draw.
+            ComponentError: A size is not one of the model's.
         """
         if config.images // config.batch_size < workers.count:
             raise ParameterError(
@@ -102,6 +103,8 @@ class Stage:
             start, dtype=getattr(torch, config.precision), device=device
         )
         studio = Studio(pipeline, device)
+        for size in config.sizes:  # Refused now, and not when chance takes it.
+            studio.grid(size)
         source = load_prompts(
             config.prompts, config.held_out_prompts, config.seed, config.brief_share
         )
