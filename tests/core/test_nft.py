@@ -1,6 +1,7 @@
 """DiffusionNFT: closed forms of its parts, and short runs of the whole stage."""
 
 import asyncio
+import gc
 import json
 import math
 import time
@@ -297,6 +298,23 @@ def test_rewards_are_asked_for_side_by_side_and_failures_stay_missing() -> None:
     assert scores.errors[0] == "ValueError: unreadable"
     assert "TimeoutError" in scores.errors[1]
     assert scores.errors[2] == "ValueError: the reward gave inf"
+
+
+def test_calls_under_way_end_with_their_queue(caplog: pytest.LogCaptureFixture) -> None:
+    """A run that fails drowned its error in remarks on calls that nobody waited for any more."""
+
+    async def score(image: Image.Image, prompt: Prompt) -> float:
+        await asyncio.sleep(60)
+        return 1.0
+
+    queue = RewardQueue(FunctionReward(score), concurrency=2, timeout=60)
+    for index in range(4):
+        queue.submit(index, Image.new("RGB", (8, 8)), Prompt("cup"))
+    time.sleep(0.1)
+    queue.close()
+    del queue
+    gc.collect()
+    assert not caplog.records
 
 
 def test_a_reward_may_be_anything_that_gives_an_awaitable() -> None:

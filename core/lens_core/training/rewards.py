@@ -172,7 +172,8 @@ class RewardQueue:
         return Scores(scores, tuple(errors))
 
     def close(self) -> None:
-        """End the event loop."""
+        """End the calls under way, then the event loop."""
+        asyncio.run_coroutine_threadsafe(_end_others(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -183,3 +184,10 @@ class RewardQueue:
         if score is not None and not math.isfinite(score.value):
             raise ValueError(f"the reward gave {score.value}")
         return score
+
+
+async def _end_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
