@@ -128,7 +128,7 @@ class Batch:
             header = first.model_copy(update={"request": one.request, "rubric": one.rubric})
             record.header.check_same(header, record.folder)
             row = known.get(one.id)
-            if record.finished and row is not None and _is_there(row):
+            if row is not None and _is_done(record, row):
                 self.results[one.id] = row
                 self._usd[one.id] = row.usd
             elif len(record.lines) > 1:
@@ -147,8 +147,10 @@ class Batch:
     @property
     def usd(self) -> float | None:
         """What all of it has cost so far; None if some of that is unknown."""
-        known = [usd for usd in self._usd.values() if usd is not None]
-        return sum(known) if len(known) == len(self._usd) else None
+        # Copied at once: a display may ask from another thread.
+        all_costs = tuple(self._usd.values())
+        known = [usd for usd in all_costs if usd is not None]
+        return sum(known) if len(known) == len(all_costs) else None
 
     @property
     def stopped(self) -> BatchStop | None:
@@ -266,5 +268,7 @@ class Batch:
         write_results(self.results_file, rows)
 
 
-def _is_there(row: BatchResult) -> bool:
-    return row.path is None or Path(row.path).is_file()
+def _is_done(record: RunRecord, row: BatchResult) -> bool:
+    if not record.finished or (row.path is not None and not Path(row.path).is_file()):
+        return False
+    return row.error_kind != "judge" or not record.state().unasked

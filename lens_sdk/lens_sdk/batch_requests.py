@@ -50,7 +50,7 @@ def read_requests(
 ) -> tuple[BatchRequest, ...]:
     """Read a text file with a request per line, or a JSONL file; empty lines count for nothing.
 
-    Who has no id is named after its text, so that it keeps its name where lines come and go.
+    Who has no id is named after what its line says, and keeps its name where lines come and go.
 
     Args:
         path: The file; one that ends in .jsonl or .ndjson holds JSON.
@@ -144,7 +144,7 @@ def _request(
     usual = {name: v for name, v in defaults.items() if not (sized and name in _SIZES)}
     request = ImageRequest.model_validate({**usual, **fields})
     rubric = None if own["rubric"] is None else Rubric.model_validate(own["rubric"])
-    name = _free(_name(request.text), ids) if own["id"] is None else str(own["id"])
+    name = _free(_name(fields), ids) if own["id"] is None else str(own["id"])
     if not _ID.fullmatch(name):
         raise ValueError(
             f"the id {name!r} names no file: up to 100 letters, digits, dots, dashes and "
@@ -155,8 +155,9 @@ def _request(
     return BatchRequest(number, name, request, rubric)
 
 
-def _name(text: str) -> str:
-    return f"{name_of(text)}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+def _name(fields: Mapping[str, Any]) -> str:
+    said = json.dumps(fields, sort_keys=True).encode()
+    return f"{name_of(fields['text'])}-{hashlib.sha256(said).hexdigest()[:6]}"
 
 
 def _free(name: str, ids: Mapping[str, int]) -> str:

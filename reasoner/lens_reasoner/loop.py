@@ -155,7 +155,8 @@ class AgentLoop:
     def stream_resumed(self, record: str | Path) -> AsyncGenerator[Event]:
         """Go on with a run that was killed or closed; what it recorded comes first.
 
-        Request, rubric and limits are those it began with. A run that is finished is only read.
+        Request, rubric and limits are those it began with. A run that is finished is only read,
+        unless it ended unjudged because the judge could not be asked: then it is asked again.
 
         Args:
             record: The run's folder.
@@ -206,6 +207,7 @@ class AgentLoop:
                 writer.close()
 
     async def _work(self, run: ActiveRun) -> None:
+        run.state.reopen()
         if run.state.finished is not None:
             return
         run.begin()

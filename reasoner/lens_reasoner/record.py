@@ -166,15 +166,20 @@ class RunRecord:
         last = json.loads(self.lines[-1])
         return isinstance(last, dict) and last.get("event", {}).get("type") == "finished"
 
+    def state(self) -> RunState:
+        """What is known of the run."""
+        state = RunState()
+        for event in self.events:
+            state.apply(event)
+        return state
+
     def result(self) -> LoopResult:
         """The run's result, or what there is of it.
 
         Raises:
             RunRecordError: If nothing but its header was written.
         """
-        state = RunState()
-        for event in self.events:
-            state.apply(event)
+        state = self.state()
         if state.request is None:
             raise RunRecordError(
                 f"The run in {self.folder} ended before it began.", hint="Resume it."

@@ -133,6 +133,7 @@ class RunState:
 
     def apply(self, event: Event) -> None:
         """Take in one event."""
+        self.reopen()
         match event:
             case Started():
                 self.request, self.seed = event.request, event.seed
@@ -162,6 +163,25 @@ class RunState:
                 self.finished = event
             case Step():
                 pass
+
+    @property
+    def unasked(self) -> bool:
+        """Whether the run ended unjudged because somebody could not be asked, and may be later."""
+        if self.finished is None or self.finished.stop_reason != "unjudged":
+            return False
+        asked = [c.failure for c in self.candidates.values() if c.failure is not None]
+        asked += [failed.failure for failed in self.failed if failed.failure.stage == "rubric"]
+        # Who answered said what that took; asked again, they would say the same.
+        return any(failure.usage == Usage() for failure in asked)
+
+    def reopen(self) -> None:
+        """Forget the end of a run whose judge could not be asked, so that it is asked again."""
+        if not self.unasked:
+            return
+        self.finished = None
+        for index in self.candidates:
+            self._update(index, failure=None)
+        self.failed = [f for f in self.failed if f.failure.stage not in {"rubric", "fidelity"}]
 
     def _take_image(self, event: ImageReady) -> None:
         self.candidates[event.index] = Candidate(

@@ -24,6 +24,10 @@ from lens_reasoner import (
     RunStore,
     fold_events,
 )
+from lens_reasoner.record import EVENTS
+from redness import RUBRIC as RED
+from redness import RednessJudge
+from redness import paint as paint_red
 from served_world import PAID, REQUEST, answer, served_loop
 from word_world import RUBRIC, WordJudge, paint
 
@@ -76,6 +80,56 @@ async def test_a_stopped_run_finishes_its_calls_and_goes_on_without_paying_again
         assert RunRecord(folder).finished == (seen == CALLS)
         assert _timeless(await loop.resume(folder)) == _timeless(whole)
         assert len(world.calls) == CALLS
+
+
+@pytest.mark.parametrize("away", ["sight", "words"])
+async def test_a_judge_that_was_away_is_asked_when_the_run_goes_on(
+    world, tmp_path: Path, away: str
+) -> None:
+    """The run was finished for good, and its pictures had to be paid for again to be judged."""
+    whole = await served_loop(world.url).run(REQUEST)
+    world.calls.clear()
+
+    def asks(call) -> bool:
+        schema = call.body.get("response_format", {}).get("json_schema", {}).get("schema", {})
+        return away in schema.get("properties", {})
+
+    def without_judge(call):
+        return world.error(401, "no") if asks(call) else answer(world, call)
+
+    world.answer = without_judge
+    result = await served_loop(world.url).run(REQUEST, record=tmp_path)
+    assert (result.stop_reason, len(result.candidates)) == ("unjudged", 2)
+    assert RunRecord(tmp_path).result() == result
+    known = len(world.calls)
+
+    # Away still: the end is the same, and asking is all that is done.
+    again = await served_loop(world.url).run(REQUEST, record=tmp_path)
+    assert again.stop_reason == "unjudged"
+    assert all(asks(call) for call in world.calls[known:])
+    assert not RunRecord(tmp_path).state().failed[1:]
+
+    world.answer = lambda call: answer(world, call)
+    result = await served_loop(world.url).resume(tmp_path)
+    assert RunRecord(tmp_path).result() == result
+    spent = {"usage", "usage_by_stage"}  # what failed is unknown
+    assert {k: v for k, v in _timeless(result).items() if k not in spent} == {
+        k: v for k, v in _timeless(whole).items() if k not in spent
+    }
+    pictures = [call.raw for call in world.calls if call.path.endswith("/images/generations")]
+    assert len(pictures) == len(set(pictures)) == 6
+    known = len(world.calls)
+    assert (await served_loop(world.url).resume(tmp_path)) == result
+    assert len(world.calls) == known
+
+
+async def test_a_judge_that_cannot_judge_a_request_is_not_asked_again(tmp_path: Path) -> None:
+    loop = AgentLoop(generator=FunctionGenerator(paint_red), judge=RednessJudge(0, broken=(1,)))
+    result = await loop.run("red", seed=1, rubric=RED, record=tmp_path)
+    assert result.stop_reason == "unjudged"
+    lines = (tmp_path / EVENTS).read_bytes()
+    assert await loop.resume(tmp_path) == result
+    assert (tmp_path / EVENTS).read_bytes() == lines
 
 
 async def test_a_whole_run_is_on_disk(world, tmp_path: Path, secret: str) -> None:

@@ -310,6 +310,14 @@ def test_what_fails_is_told_and_keeps_nothing_else_from_being_drawn(
     cup = table(Path("out"))[0]
     assert (cup["score"], cup["error_kind"], cup["stop_reason"]) == (None, "judge", "unjudged")
     assert Path(cup["path"]).is_file()
+    world.down = set()
+    pictures = [call for call in world.server.calls if b"a blue cup" in call.raw]
+    lens(*served, code=3)
+    again = table(Path("out"))[0]
+    assert (again["score"], again["error"]) == (1.0, None)
+    assert (again["path"], again["seed"]) == (cup["path"], cup["seed"])
+    more = [call for call in world.server.calls if b"a blue cup" in call.raw][len(pictures) :]
+    assert not [call for call in more if "prompt" in call.body]
 
 
 def test_a_provider_that_is_away_is_asked_again_by_the_same_command(

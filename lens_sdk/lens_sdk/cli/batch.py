@@ -52,8 +52,8 @@ _WHY = {
     "interrupted": "Stopped. Go on with the same command.",
     "deadline": "The time is over. Go on with the same command.",
     "max_cost": "The money is spent. Go on with the same command and a higher --max-cost.",
-    "cost_unknown": "What some calls cost is not known, so that --max-cost cannot be kept: set "
-    "prices (LENS_PRICES), or leave it out.",
+    "cost_unknown": "What some calls cost is not known, for want of a price or an answer, so "
+    "that --max-cost cannot be kept: set prices (LENS_PRICES), or leave it out.",
 }
 """Why something is left, and what to do."""
 

@@ -66,7 +66,8 @@ class BatchDisplay:
     def _render(self) -> RenderableType:
         batch = self._batch
         done, total = len(batch.results), len(batch.requests)
-        failed = sum(result.error is not None for result in batch.results.values())
+        rows = tuple(batch.results.values())  # at once: this is drawn in another thread
+        failed = sum(row.error is not None for row in rows)
         facts = (
             f"{done} of {total}",
             f"{failed} failed" if failed else "",
