@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fake_hub import serve
 from golden_components import max_error
 from lens_core import CheckpointError, LensPipeline, ParameterError
+from lens_core.checkpoints.hub import Hub
 from lens_core.checkpoints.inspect import component_of
-from lens_core.checkpoints.lora_files import linear_shapes, read_lora
+from lens_core.checkpoints.lora_files import linear_shapes, lora_digest, read_lora
 from tiny_components import tiny_pipeline, tiny_transformer
 
 SHAPES = linear_shapes(tiny_transformer())
@@ -232,6 +234,44 @@ def test_saving_is_in_pefts_form(pipeline: LensPipeline, tmp_path: Path) -> None
     assert max_error(output(file.transformer), expected) < 2e-6
     with pytest.raises(ParameterError, match=r"'other'; there are \['mine'\]"):
         pipeline.save_lora_weights(tmp_path / "x", "other")
+
+
+def test_files_are_named_as_for_diffusers(
+    pipeline: LensPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = random_pairs(4, 1)
+    folder = tmp_path / "hub" / "someone" / "style" / ("1" * 40)
+    (folder / "old").mkdir(parents=True)
+    write(folder / "style.safetensors", pairs)
+    write(folder / "old" / "pytorch_lora_weights.safetensors", pairs, "kohya", 4.0)
+    expected = with_changes((pairs, 1.0))
+    named: list[dict[str, str]] = [
+        {"weight_name": "style.safetensors"},
+        {"subfolder": "old"},
+        {"weight_name": "pytorch_lora_weights.safetensors", "subfolder": "old"},
+    ]
+    monkeypatch.chdir(tmp_path)
+    with serve(tmp_path / "hub") as served:
+        hub = Hub(served.endpoint, tmp_path / "cache")
+        for source in (folder, str(folder), "someone/style"):
+            for number, words in enumerate(named):
+                pipeline.load_lora_weights(source, adapter_name=f"a{number}", hub=hub, **words)
+                assert max_error(output(pipeline.transformer), expected) < 2e-6
+                pipeline.unload_lora_weights()
+        pipeline.load_lora_weights(folder / "old")
+        assert lora_digest(folder / "old") == pipeline.lora_records["lora_0"]["sha256"]
+        for wrong in ({"weight_name": "x.safetensors"}, {"subfolder": "new"}, {}):
+            with pytest.raises(CheckpointError):
+                pipeline.load_lora_weights("someone/style", hub=hub, **wrong)
+    file = folder / "style.safetensors"
+    with pytest.raises(ParameterError, match="weight_name"):
+        pipeline.load_lora_weights(file, weight_name="style.safetensors")
+    pipeline.set_adapters(["lora_0"], adapter_weights=[0.5])
+    assert pipeline.loras == {"lora_0": 0.5}
+    both = LensPipeline.from_pipe(pipeline)
+    assert both.loras == {"lora_0": 0.5}
+    with pytest.raises(CheckpointError, match="bake_lora"):
+        both.save_pretrained(tmp_path / "both")
 
 
 def test_stated_alphas_are_used(tmp_path: Path) -> None:

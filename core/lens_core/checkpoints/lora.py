@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lens_core.checkpoints.hub import Hub, HubSource
+from lens_core.checkpoints.hub import Hub, HubSource, is_repository
 from lens_core.checkpoints.lora_adapters import (
     attach_lora,
     copy_weights,
@@ -50,16 +50,22 @@ class LoraMixin:
         weight: float = 1.0,
         hotswap: bool = False,
         hub: Hub | None = None,
+        *,
+        weight_name: str | None = None,
+        subfolder: str | None = None,
     ) -> str:
         """Load a LoRA beside those that are loaded already.
 
         Args:
-            source: A safetensors file in any known key style, a PEFT folder, or a `HubSource`.
+            source: A safetensors file in any known key style, a folder of PEFT or diffusers, a
+                repository's name (`owner/name`) or a `HubSource`.
             adapter_name: A name for it; `lora_0`, `lora_1` and so on by default.
             weight: How strongly it works; 1 as it was trained.
             hotswap: Put its weights in the place of the LoRA of this name. A compiled model need
                 not be compiled again. It must change the same modules.
             hub: Another hub or cache than the usual one.
+            weight_name: Which file of a folder or repository.
+            subfolder: Where in it.
 
         Returns:
             The name.
@@ -71,7 +77,7 @@ class LoraMixin:
         """
         self._refuse_fused()
         weight = _strength(weight)
-        path = (hub or Hub()).fetch(source) if isinstance(source, HubSource) else Path(source)
+        path = _found(source, "/".join(filter(None, (subfolder, weight_name))), hub or Hub())
         weights = read_lora(path, linear_shapes(self.transformer))
         name = adapter_name or next(
             free for i in range(len(self._loras) + 1) if (free := f"lora_{i}") not in self._loras
@@ -89,13 +95,13 @@ class LoraMixin:
         return name
 
     def set_adapters(
-        self, adapter_names: str | Sequence[str], weights: float | Sequence[float] = 1.0
+        self, adapter_names: str | Sequence[str], adapter_weights: float | Sequence[float] = 1.0
     ) -> None:
         """Choose which LoRAs work and how strongly; the others are set aside.
 
         Args:
             adapter_names: One or more names.
-            weights: One for all, or one for each.
+            adapter_weights: One for all, or one for each.
 
         Raises:
             ParameterError: A name that is not loaded, another count of weights, one that is no
@@ -104,9 +110,9 @@ class LoraMixin:
         self._refuse_fused()
         chosen = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         scales = (
-            [_strength(weight) for weight in weights]
-            if isinstance(weights, (list, tuple))
-            else [_strength(weights)] * len(chosen)
+            [_strength(weight) for weight in adapter_weights]
+            if isinstance(adapter_weights, (list, tuple))
+            else [_strength(adapter_weights)] * len(chosen)
         )
         self._check_known(chosen)
         if len(scales) != len(chosen):
@@ -237,6 +243,28 @@ def refuse_loaded(pipeline: LoraMixin) -> None:
             f"LoRAs {sorted(pipeline.loras)} are loaded; unload_lora_weights() to save the model "
             "without them, bake_lora() to save it with them"
         )
+
+
+def _found(source: str | Path | HubSource, inside: str, hub: Hub) -> Path:
+    """The file or folder of a LoRA.
+
+    Args:
+        source: As a caller gave it.
+        inside: Path in the folder or repository that it names; empty for the whole.
+        hub: Where to download from.
+
+    Raises:
+        ParameterError: A file in something that is a file itself.
+        CheckpointError: It cannot be had.
+    """
+    if inside and (isinstance(source, HubSource) or Path(source).is_file()):
+        raise ParameterError(f"weight_name and subfolder {inside!r} are for folders, not {source}")
+    if isinstance(source, HubSource):
+        return hub.fetch(source)
+    path = Path(source)
+    if not path.exists() and path.suffix != ".safetensors" and is_repository(path.as_posix()):
+        return hub.fetch(HubSource(path.as_posix(), inside))
+    return path / inside
 
 
 def _strength(weight: object) -> float:

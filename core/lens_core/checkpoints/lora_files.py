@@ -19,6 +19,8 @@ from lens_core.errors import CheckpointError
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_STEM = "adapter_model"
+DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
+"""What diffusers calls a LoRA's file, which it looks for in a folder."""
 
 _PREFIXES = (
     "base_model.model.transformer.",
@@ -79,14 +81,15 @@ def read_lora(path: str | Path, modules: Shapes) -> LoraWeights:
     """Read a LoRA.
 
     Args:
-        path: A safetensors file with PEFT, Comfy, kohya or OneTrainer names, or a PEFT folder.
+        path: A safetensors file with PEFT, Comfy, kohya or OneTrainer names, or a folder of PEFT
+            or diffusers.
         modules: The linear modules that it may change.
 
     Raises:
         CheckpointError: Modules that the model does not have, half a pair, another shape, another
             kind of adapter, a pickle, a damaged file.
     """
-    weights = open_weights(path, ADAPTER_STEM)
+    weights = open_weights(_of_folder(Path(path)), ADAPTER_STEM)
     flat = {name.replace(".", "_"): name for name in modules}
     pairs: dict[str, LazyTensors] = {"down": {}, "up": {}, "alpha": {}}
     known_as = {key: _split(key, flat) for key in weights.tensors}
@@ -113,10 +116,17 @@ def lora_digest(path: Path) -> str:
     Raises:
         CheckpointError: A folder without weights.
     """
-    digest = hashlib.sha256()
+    digest, path = hashlib.sha256(), _of_folder(path)
     for file in weight_files(path, ADAPTER_STEM) if path.is_dir() else [path]:
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def _of_folder(path: Path) -> Path:
+    """The file that diffusers wrote into a folder, if PEFT wrote none there."""
+    file = path / DIFFUSERS_NAME
+    peft = path / f"{ADAPTER_STEM}.safetensors"
+    return file if file.is_file() and not peft.is_file() else path
 
 
 def _split(key: str, flat: Mapping[str, str]) -> tuple[str, str]:
