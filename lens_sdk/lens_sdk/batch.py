@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -70,7 +70,7 @@ class Batch:
             requests: What to draw.
             loop: Draws them; its limits are those of each request.
             model: The local model that draws, if one does.
-            max_usd: Most US dollars for all requests, those of earlier times included.
+            max_usd: Most US dollars for all requests, with what they cost before.
             deadline: Most seconds from now on.
         """
         self.requests = tuple(requests)
@@ -131,8 +131,10 @@ class Batch:
             if row is not None and _is_done(record, row):
                 self.results[one.id] = row
                 self._usd[one.id] = row.usd
-            elif len(record.lines) > 1:
-                self._usd[one.id] = record.result().usage.usd
+            else:
+                # One that cannot be read is told when its turn comes.
+                with suppress(RunRecordError):
+                    self._usd[one.id] = record.state().usage.usd
 
     @property
     def results_file(self) -> Path:
@@ -240,8 +242,9 @@ class Batch:
         self.may_work_later = self.may_work_later or may_work_later(error)
         consumed = getattr(error, "usage", Usage.zero()) or Usage()
         self._spend(one, (state.usage + consumed).usd)
-        record = self._run(one) / EVENTS
-        seconds = RunRecord(record.parent).clock.get("total", 0.0) if record.exists() else 0.0
+        seconds = 0.0
+        with suppress(RunRecordError):  # there may be none, or one that cannot be read
+            seconds = RunRecord(self._run(one)).clock.get("total", 0.0)
         return BatchResult.failed(
             one.id, one.request.text, error, usd=self._usd[one.id], seconds=seconds
         )

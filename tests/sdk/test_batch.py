@@ -368,6 +368,46 @@ def test_a_killed_batch_goes_on_without_paying_for_anything_twice(
     assert len(twice) == known - recorded <= 2
 
 
+def test_a_record_that_cannot_be_read_keeps_nothing_else_from_being_drawn(
+    world: World, served: list[str], file: Path
+) -> None:
+    file.write_text("a bomb", "utf-8")
+    lens(*served, code=3)
+    (record,) = Path("out/runs").glob("*/events.jsonl")
+    header, *others = record.read_bytes().splitlines(keepends=True)
+    record.write_bytes(b"".join([header, b"{}\n", *others]))
+    file.write_text("a bomb\na blue cup", "utf-8")
+    lens(*served, code=1)
+    bomb, cup = table(Path("out"))
+    assert "events.jsonl cannot be read" in bomb["error"]
+    assert (cup["score"], cup["error"]) == (1.0, None)
+
+
+def test_a_cost_that_nobody_knows_ends_a_batch_with_a_limit(
+    world: World, served: list[str]
+) -> None:
+    _, stderr = lens(*served, "--max-cost", "5", "--concurrency", "1", code=1)
+    assert "3 left · cost unknown" in stderr
+    assert "What some calls cost is not known" in stderr
+    assert 0 < len(world.server.calls) < CALLS
+    lens(*served)
+    assert set(world.asked.values()) == {1}
+
+
+def test_two_batches_do_not_draw_in_one_folder(world: World, served: list[str]) -> None:
+    said: list[str] = []
+
+    def second(number: int) -> None:
+        if number == 2:
+            command = [sys.executable, "-m", "lens_sdk", "batch", *served]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            said.append(f"{done.returncode} {done.stderr}")
+
+    world.at = second
+    lens(*served)
+    assert said[0].startswith("1 Error: Another batch is being drawn in out.")
+
+
 def test_an_interrupted_batch_finishes_its_calls_and_asks_for_nothing_again(
     world: World, served: list[str]
 ) -> None:

@@ -87,7 +87,7 @@ def batch(
         typer.Option(
             "--max-cost",
             min=0,
-            help=f"Most US dollars {_ALL}, earlier ones of the folder included.",
+            help=f"Most US dollars {_ALL}, with what they cost before.",
             rich_help_panel=LIMITS,
         ),
     ] = None,
