@@ -202,6 +202,16 @@ def test_wrong_settings_are_named(
         run_stage("mixed", "nano-mixed", tmp_path, {**MIXED, **overrides})
 
 
+def test_a_shape_that_is_none_is_refused(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(trained / "data")
+    fresh = {**MIXED, "start": str(trained / "pretrain" / "pipeline")}
+    with pytest.raises(ParameterError, match="num_layer"):
+        run_stage("lowres", "nano-lowres", tmp_path, {**fresh, "model": '{"num_layer": 3}'})
+    # What is left open is the released model's, which reads deeper layers than these encoders have.
+    with pytest.raises(ComponentError, match="has layers 0 to"):
+        run_stage("lowres", "nano-lowres", tmp_path, {**fresh, "model": '{"num_layers": 3}'})
+
+
 def test_a_stage_is_called_by_its_own_name(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "data").symlink_to(trained / "data")
     with pytest.raises(ComponentError, match="lowres needs it"):

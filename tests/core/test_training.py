@@ -201,6 +201,14 @@ def test_pictures_that_cannot_be_cut_are_refused(name: str, value: int) -> None:
         load_config(AutoencoderConfig, "nano", "autoencoder", {name: value})
 
 
+def test_batches_may_all_go_without_text(trained: Path) -> None:
+    settings = {**_values(TINY["pretrain"]), "caption_dropout": 1.0}
+    config = load_config(PretrainConfig, "nano", "pretrain", settings)
+    batch = next(SceneBatches(config, trained / "shards", Workers()))
+    assert (len(batch.latents), len(batch.mask)) == (4, 0)
+    assert batch.features.shape == (4, 0, 32, 128)
+
+
 def test_batches_larger_than_a_shard_are_refused(tmp_path: Path) -> None:
     """Its scenes of one size make none: the stream would look for the first one for ever."""
     settings = {**_values(TINY["pretrain"]), "batch_size": 9}

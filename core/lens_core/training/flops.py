@@ -4,7 +4,6 @@ A multiply-add is two operations. Only matrix products and attention count; what
 checkpointing computes again does not, so MFU compares runs whatever they recompute.
 """
 
-import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from lens_core.errors import ParameterError
-from lens_core.transformer import LensTransformer2DModel
+from lens_core.training.network import denoiser_arguments
 
 PEAK_FLOPS: Mapping[str, float] = MappingProxyType(
     {"a100": 312e12, "h100": 989.4e12, "h200": 989.4e12}
@@ -34,7 +33,7 @@ def forward_flops(model: Mapping[str, Any], image_tokens: int, text_tokens: int)
         image_tokens: Image tokens N.
         text_tokens: Text tokens S that count; 0 runs without text.
     """
-    config = {**_defaults(), **model}
+    config = denoiser_arguments(model)
     d, blocks = int(config["inner_dim"]), int(config["num_layers"])
     channels = int(config["in_channels"])
     encoded = int(config["enc_hidden_dim"]) * len(config["selected_layer_index"])
@@ -55,12 +54,6 @@ def forward_flops(model: Mapping[str, Any], image_tokens: int, text_tokens: int)
 def training_flops(model: Mapping[str, Any], image_tokens: int, text_tokens: int) -> int:
     """Operations of one picture's forward and backward pass, nothing computed again."""
     return TRAINING_FACTOR * forward_flops(model, image_tokens, text_tokens)
-
-
-def _defaults() -> dict[str, Any]:
-    """The transformer's own arguments, where a config leaves them out."""
-    parameters = inspect.signature(LensTransformer2DModel.__init__).parameters
-    return {name: p.default for name, p in parameters.items() if p.default is not p.empty}
 
 
 def peak_flops(device: torch.device, given_tflops: float | None = None) -> float | None:

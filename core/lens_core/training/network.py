@@ -1,10 +1,13 @@
 """The denoiser as training calls it: one forward pass for rows with text and rows without."""
 
-from typing import cast
+import inspect
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from lens_core.errors import ParameterError
 from lens_core.nano.vocabulary import BACKGROUNDS, CLASSES, COLORS
 from lens_core.training.config import DenoiserConfig
 from lens_core.training.objective import AlignmentHead
@@ -21,16 +24,20 @@ class Denoiser(nn.Module):
 
     Args:
         config: The run's settings.
+
+    Raises:
+        ParameterError: `model` has an argument that no denoiser takes.
     """
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
+        width = int(denoiser_arguments(config.model)["inner_dim"])
         self.model = LensTransformer2DModel(**config.model)
         self.head: AlignmentHead | None = None
         self._block = config.align_block
         if config.align_block is not None:
             sizes = (len(CLASSES) + 1, len(COLORS) + 1, len(BACKGROUNDS))
-            self.head = AlignmentHead(int(config.model["inner_dim"]), sizes)
+            self.head = AlignmentHead(width, sizes)
 
     @property
     def blocks(self) -> list[LensTransformerBlock]:
@@ -110,6 +117,23 @@ def _with_text(
         torch.cat([features, features[:, :1]], dim=1),
         torch.cat([mask, reading]),
     )
+
+
+def denoiser_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `LensTransformer2DModel`, its own where they are left out.
+
+    Args:
+        model: As settings or a model's configuration have them.
+
+    Raises:
+        ParameterError: One that it does not take.
+    """
+    parameters = inspect.signature(LensTransformer2DModel.__init__).parameters
+    given = {name: value for name, value in model.items() if not name.startswith("_")}
+    if unknown := sorted(given.keys() - parameters.keys()):
+        raise ParameterError(f"model has {', '.join(unknown)}, which no denoiser takes")
+    own = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    return own | given
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from lens_core.training.denoiser import DenoiserTraining
 from lens_core.training.engine import DenoiserRun, Looks
 from lens_core.training.grids import save_grid
 from lens_core.training.journal import Journal
+from lens_core.training.network import denoiser_arguments
 from lens_core.training.shards import ShardBuilder, read_shard
 from lens_core.training.workers import Workers
 from lens_core.transformer import LensTransformer2DModel
@@ -100,7 +101,7 @@ def _builder(config: PretrainConfig, components: Path, scenes: int) -> ShardBuil
         load_vae(components / "vae"),
         LensTextEncoder.from_pretrained(components / "text_encoder"),
         load_tokenizer(components / "tokenizer"),
-        tuple(config.model["selected_layer_index"]),
+        tuple(denoiser_arguments(config.model)["selected_layer_index"]),
         config.seed,
         scenes,
     )

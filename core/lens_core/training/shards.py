@@ -59,9 +59,10 @@ class Group:
             self.features[kind][int(ends[row] - self.lengths[kind][row]) : int(ends[row])]
             for row in rows
         ]
-        longest = max(least, *(len(part) for part in parts))
+        longest = max([least, *map(len, parts)])
         longest = -(-longest // multiple) * multiple
-        padded = parts[0].new_zeros((len(parts), longest, *parts[0].shape[1:]))
+        stored = self.features[kind]
+        padded = stored.new_zeros((len(parts), longest, *stored.shape[1:]))
         mask = torch.zeros((len(parts), longest), dtype=torch.bool)
         for row, part in enumerate(parts):
             padded[row, : len(part)] = part

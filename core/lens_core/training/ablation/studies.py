@@ -12,6 +12,7 @@ from lens_core.errors import ParameterError
 from lens_core.training.ablation.config import AblationConfig, Changes
 from lens_core.training.config import load_config
 from lens_core.training.mixed.config import MixedConfig
+from lens_core.training.network import denoiser_arguments
 from lens_core.training.prompts import NanoPrompts, Prompt, read_prompts
 
 
@@ -40,7 +41,7 @@ def _captions(config: AblationConfig, out: Path) -> dict[str, Changes]:
 
 def _encoder_layers(config: AblationConfig, out: Path) -> dict[str, Changes]:
     base = load_config(MixedConfig, config.base_of("lowres"), "lowres", config.settings)
-    layers = list(base.model["selected_layer_index"])
+    layers = list(denoiser_arguments(base.model)["selected_layer_index"])
     return {
         "last": {"model": {"selected_layer_index": layers[-1:]}},
         "middle": {"model": {"selected_layer_index": layers[len(layers) // 2 - 1 :][:1]}},

@@ -25,6 +25,7 @@ from lens_core.training.mixed.start import (
     pipeline_folder,
     start_from,
 )
+from lens_core.training.network import denoiser_arguments
 from lens_core.training.workers import Workers
 from lens_core.transformer import LensTransformer2DModel
 
@@ -58,6 +59,7 @@ class MixedStage:
 
         Raises:
             ComponentError: Nothing to start from, or parts that do not fit.
+            ParameterError: `model` has an argument that no denoiser takes.
             DataError: No shards.
         """
         data, weights = ShardFolder.open(config.shards(out)), None
@@ -69,10 +71,11 @@ class MixedStage:
             weights = pipeline_folder(stage, config.start, usual)
             config = config.model_copy(update={"model": model_arguments(weights)})
             folder = weights
+        arguments = denoiser_arguments(config.model)
         parts = FrozenParts.load(folder, place(config.device), config.encoder_precision)
         caches = config.caches(out)
         encoder = parts.encoder(
-            parts.layers(tuple(config.model["selected_layer_index"])),
+            parts.layers(tuple(arguments["selected_layer_index"])),
             caches if config.cache_latents else None,
             caches if config.cache_text else None,
             config.text_multiple,
