@@ -50,6 +50,8 @@ def load_defaults(folder: Path, otherwise: LensDefaults = PUBLISHED_DEFAULTS) ->
     path = folder / INDEX_NAME
     entry = read_json(path).get(DEFAULTS_KEY, {}) if path.is_file() else {}
     known = {field.name: field.type for field in fields(LensDefaults) if field.name != "sigmas"}
+    if not isinstance(entry, dict):
+        raise CheckpointError(f"{path}: {DEFAULTS_KEY} must be a JSON object, not {entry!r}")
     sigmas = entry.pop("sigmas", None)
     for name, value in entry.items():
         number = (int, float) if known.get(name) is float else int

@@ -26,6 +26,7 @@ from lens_core.checkpoint_files import (
     read_tensors,
     refuse_float16,
 )
+from lens_core.checkpoints.configs import made_of
 from lens_core.defaults import DEFAULTS_KEY, INDEX_NAME, PUBLISHED_DEFAULTS, load_defaults
 from lens_core.defaults import LensDefaults as LensDefaults
 from lens_core.errors import CheckpointError, ComponentError, ParameterError
@@ -154,8 +155,9 @@ def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLF
         PrecisionError: float16 was asked for.
     """
     check_dtype(dtype)
-    with torch.device("meta"):
-        expected = AutoencoderKLFlux2.from_config(read_config(folder)).state_dict()
+    config = read_config(folder)
+    with made_of(folder, "FLUX.2 autoencoder"), torch.device("meta"):
+        expected = AutoencoderKLFlux2.from_config(config).state_dict()
     check_stored(folder, read_headers(folder, "diffusion_pytorch_model"), expected)
     vae = AutoencoderKLFlux2.from_pretrained(
         folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
@@ -171,13 +173,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder, or the packaged GPT-OSS one when there is no such folder.
 
     Raises:
-        CheckpointError: The folder exists without a `tokenizer.json`.
+        CheckpointError: The folder exists without a `tokenizer.json`, or with one that is none.
     """
     if not folder.is_dir():
         return load_packaged_tokenizer()
     if not (folder / "tokenizer.json").is_file():
         raise CheckpointError(f"{folder} has no tokenizer.json")
-    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # The tokenizers library raises nothing narrower.
+        raise CheckpointError(f"{folder} holds no tokenizer: {error}") from error
 
 
 def load_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
@@ -213,8 +218,11 @@ def check_components(
     """Check that the parts belong together.
 
     Raises:
-        ComponentError: Names the two counts that differ.
+        ComponentError: Names the two counts that differ, or what is no component.
     """
+    optional = {"text_encoder": text_encoder, "tokenizer": tokenizer}
+    given = {name: part for name, part in optional.items() if part is not None}
+    _check_loaded({"transformer": transformer, "vae": vae, **given})
     channels = vae.config.latent_channels
     patch = vae.config.patch_size[0]
     if channels * patch**2 != transformer.config.in_channels:
@@ -245,6 +253,14 @@ def check_components(
             f"the tokenizer has {len(tokenizer)} tokens, the text encoder embeds only "
             f"{text_encoder.config.vocab_size}"
         )
+
+
+def _check_loaded(components: Mapping[str, Any]) -> None:
+    for name, part in components.items():
+        if part is None or isinstance(part, (str, Path)):
+            raise ComponentError(
+                f"{name} {part!r} must be loaded; from_components() takes paths of its parts"
+            )
 
 
 def check_precision(**components: Any) -> None:

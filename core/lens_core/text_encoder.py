@@ -17,6 +17,7 @@ from lens_core.checkpoint_files import (
     read_config,
     read_headers,
 )
+from lens_core.checkpoints.configs import made_of
 from lens_core.errors import CheckpointError, ComponentError, ParameterError
 from lens_core.exact_buffers import ExactBuffers
 from lens_core.packed_experts import PackedExperts, Packing
@@ -170,14 +171,16 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
         """
         check_dtype(dtype)
         folder = Path(pretrained_model_name_or_path)
-        config = GptOssConfig(**_stock_config(folder))
+        stated = _stock_config(folder)
+        with made_of(folder, "GPT-OSS"):
+            config = GptOssConfig(**stated)
         stored = read_headers(folder, "model", kwargs.get("variant"))
         if any(name.endswith("_blocks") for name in stored):
             return _load_packed(cls, folder, dtype, kwargs)  # type: ignore[no-any-return]
         _refuse_quantised(folder, config)
         tied = bool(config.tie_word_embeddings)
         has_lm_head = tied or HEAD_NAME in stored
-        with torch.device("meta"):
+        with made_of(folder, "GPT-OSS"), torch.device("meta"):
             expected = cls(config, has_lm_head=has_lm_head).state_dict()
         optional = {HEAD_NAME} if tied else set()
         check_stored(folder, stored, expected, optional)

@@ -26,6 +26,7 @@ from lens_core.checkpoint_files import (
     refuse_float16,
     refuse_float16_autocast,
 )
+from lens_core.checkpoints.configs import made_of
 from lens_core.checkpoints.hub import Hub, HubSource, is_repository
 from lens_core.errors import CheckpointError, ComponentError, ParameterError, PrecisionError
 from lens_core.modulation import ModulationTable, ModulationTableMixin
@@ -181,8 +182,9 @@ class LensTransformer2DModel(
             raise CheckpointError("use_safetensors=False would read a pickle; Lens never does")
         wants_report = kwargs.pop("output_loading_info", False)
         folder = _fetched(Path(pretrained_model_name_or_path), kwargs)
-        with torch.device("meta"):
-            expected = cls.from_config(read_config(folder)).state_dict()
+        config = read_config(folder)
+        with made_of(folder, "Lens"), torch.device("meta"):
+            expected = cls.from_config(config).state_dict()
         stored = read_headers(folder, "diffusion_pytorch_model", kwargs.get("variant"))
         check_stored(folder, stored, expected)
         model, report = super().from_pretrained(

@@ -15,6 +15,7 @@ from torch import Tensor
 from golden_components import max_error, write_diffusers
 from lens_core import (
     CheckpointError,
+    ComponentError,
     LensPipeline,
     LensTransformer2DModel,
     ParameterError,
@@ -263,6 +264,44 @@ def test_malformed_defaults_are_refused(folder: Path, entry: dict[str, object]) 
     edit_json(folder / "model_index.json", _lens_defaults=entry)
     with pytest.raises(CheckpointError, match=next(iter(entry))):
         LensPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("entry", [None, [1], "square"])
+def test_defaults_that_are_no_object_are_refused(folder: Path, entry: object) -> None:
+    edit_json(folder / "model_index.json", _lens_defaults=entry)
+    with pytest.raises(CheckpointError, match="_lens_defaults must be a JSON object"):
+        LensPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("transformer/config.json", {"num_layers": "two"}),
+        ("transformer/config.json", {"axes_dims_rope": 16}),
+        ("transformer/config.json", {"inner_dim": 33}),
+        ("vae/config.json", {"patch_size": 2}),
+        ("vae/config.json", {"block_out_channels": "many"}),
+        ("text_encoder/config.json", {"num_hidden_layers": "x"}),
+        ("text_encoder/config.json", {"num_attention_heads": 0}),
+        ("tokenizer/tokenizer.json", {"added_tokens": None}),
+        ("tokenizer/tokenizer.json", {"model": {"type": "?"}}),
+    ],
+)
+def test_a_configuration_of_nothing_is_named(
+    folder: Path, file: str, changes: dict[str, object]
+) -> None:
+    edit_json(folder / file, **changes)
+    with pytest.raises(CheckpointError, match=str((folder / file).parent)):
+        LensPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("part", ["transformer", "text_encoder", "vae", "tokenizer"])
+def test_a_path_is_no_component(folder: Path, part: str) -> None:
+    with pytest.raises(ComponentError, match=f"{part} .* must be loaded"):
+        LensPipeline.from_pretrained(folder, **{part: str(folder / part)})
+    if part in ("transformer", "vae"):
+        with pytest.raises(ComponentError, match=f"{part} None must be loaded"):
+            LensPipeline.from_pretrained(folder, **{part: None})
 
 
 class TestTheModelsOwnLoader:

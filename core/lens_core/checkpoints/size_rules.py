@@ -24,6 +24,6 @@ def read_size_rules(source: str | Path, vae: Path) -> SizeRules:
     stated = read_config(vae) if vae.is_dir() else config_in(read_header(vae).metadata, vae)
     try:
         multiple = token_side(stated or {})
-    except (TypeError, IndexError) as error:
+    except (TypeError, ValueError, IndexError) as error:
         raise CheckpointError(f"{vae}: its configuration is of no FLUX.2 autoencoder") from error
     return SizeRules(own.height, own.width, multiple)
