@@ -13,9 +13,9 @@ from torch import Tensor
 from lens_core.data.batches import BucketBatch, LoadedSample
 from lens_core.data.buckets import Bucket
 from lens_core.data.caches import TensorCache
+from lens_core.data.digests import text_hash
 from lens_core.data.encoders import CaptionEncoder, ImageEncoder
 from lens_core.data.fitting import decode_image, pixels
-from lens_core.data.hashing import text_hash
 from lens_core.data.reading import ShardFolder, StoredSample
 from lens_core.errors import ComponentError
 from lens_core.text_features import TextFeatures

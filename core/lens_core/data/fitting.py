@@ -1,6 +1,5 @@
 """Picture files to pixels of a bucket: decoded whole, turned upright, scaled down, cropped."""
 
-import hashlib
 import io
 import math
 from dataclasses import dataclass
@@ -90,11 +89,6 @@ def fit(image: Image.Image, bucket: Bucket, crop: CropPolicy, content_hash: str)
     if image.size != (bucket.width, bucket.height):
         fitted = image.resize((bucket.width, bucket.height), Image.Resampling.LANCZOS, box)
     return Fitted(fitted, (width, height), box)
-
-
-def content_hash(content: bytes) -> str:
-    """SHA-256 in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def pixels(image: Image.Image) -> NDArray[np.uint8]:

@@ -1,8 +1,7 @@
-"""Hashes of encoders, weights, files and captions, so that nothing is taken for another's."""
+"""Hashes of encoders and weights, so that nothing is taken for another's."""
 
 import hashlib
 import json
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -45,24 +44,3 @@ def weights_mark(module: nn.Module) -> str:
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 over a fast tokenizer's definition, in hexadecimal."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-
-
-def listing_hash(folder: Path, without: Path | None = None) -> str:
-    """SHA-256 over the names, sizes and times of a folder's files, in hexadecimal.
-
-    Args:
-        folder: With all folders in it.
-        without: A folder that does not count, if it lies there.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and (without is None or without.resolve() not in path.resolve().parents):
-            status = path.stat()
-            name = path.relative_to(folder).as_posix()
-            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def text_hash(text: str) -> str:
-    """SHA-256 of a caption, in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()

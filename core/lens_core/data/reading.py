@@ -8,10 +8,9 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lens_core.data.digests import content_hash, file_hash
 from lens_core.data.errors import DamagedShardError, MissingCaptionError
-from lens_core.data.fitting import content_hash
 from lens_core.data.manifest import Manifest, ShardRecord, load_manifest
-from lens_core.data.writing import file_hash
 
 _PICTURES = ("png", "jpg", "jpeg", "webp")
 

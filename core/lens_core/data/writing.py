@@ -5,7 +5,6 @@ A sample is three members of one key: the picture in its bucket's size, `txt` wi
 input gives equal bytes.
 """
 
-import hashlib
 import io
 import json
 import tarfile
@@ -18,8 +17,9 @@ from typing import Any, Literal
 from PIL import Image
 
 from lens_core.data.buckets import Bucket, fitting_buckets, nearest_bucket
+from lens_core.data.digests import content_hash, file_hash
 from lens_core.data.errors import DataError, ManifestError, MissingCaptionError
-from lens_core.data.fitting import CropPolicy, Fitted, content_hash, decode_image, fit
+from lens_core.data.fitting import CropPolicy, Fitted, decode_image, fit
 from lens_core.data.manifest import MANIFEST, BucketRecord, Manifest, ShardRecord
 from lens_core.data.policy import DataPolicy
 from lens_core.data.sources import SourceImage, read_source
@@ -211,9 +211,3 @@ class BucketWriter:
         )
         fresh.replace(path)
         self._tar, self._samples = None, 0
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,9 +9,9 @@ import torch
 
 from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH
 from lens_core.data.caches import TensorCache
+from lens_core.data.digests import listing_hash
 from lens_core.data.encoding import BatchEncoder, fill_caches
 from lens_core.data.frozen import FrozenParts
-from lens_core.data.hashing import listing_hash
 from lens_core.errors import ComponentError
 from lens_core.memory.placements import Placements
 from lens_core.memory.plan import MemoryPlan

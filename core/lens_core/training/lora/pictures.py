@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lens_core.data.buckets import bucket_table
+from lens_core.data.digests import file_hash, listing_hash
 from lens_core.data.errors import ManifestError
 from lens_core.data.fitting import CropPolicy
-from lens_core.data.hashing import listing_hash
 from lens_core.data.manifest import MANIFEST, load_manifest
 from lens_core.data.reading import ShardFolder
 from lens_core.data.sources import SourceImage, folder_images, table_images
-from lens_core.data.writing import ShardSettings, file_hash, write_shards
+from lens_core.data.writing import ShardSettings, write_shards
 from lens_core.errors import ParameterError
 from lens_core.training.lora.config import LoraTrainingConfig
 from lens_core.training.workers import Workers

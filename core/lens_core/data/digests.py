@@ -1,0 +1,36 @@
+"""SHA-256 of files, folders and texts, in hexadecimal."""
+
+import hashlib
+from pathlib import Path
+
+
+def content_hash(content: bytes) -> str:
+    """Of a picture file's bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def text_hash(text: str) -> str:
+    """Of a caption."""
+    return content_hash(text.encode())
+
+
+def file_hash(path: Path) -> str:
+    """Of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def listing_hash(folder: Path, without: Path | None = None) -> str:
+    """Over the names, sizes and times of a folder's files.
+
+    Args:
+        folder: With all folders in it.
+        without: A folder that does not count, if it lies there.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and (without is None or without.resolve() not in path.resolve().parents):
+            status = path.stat()
+            name = path.relative_to(folder).as_posix()
+            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
