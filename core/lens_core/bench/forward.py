@@ -10,6 +10,7 @@ from lens_core.sampling import compute_mu, make_sigmas
 from lens_core.transformer import LensTransformer2DModel
 
 STEPS = 4
+"""Of the schedule that the pass is one step of."""
 
 
 def branch_forward(

@@ -19,6 +19,7 @@ from lens_core.nano.scenes import Background, Scene, SceneObject
 from lens_core.nano.vocabulary import PLURALS
 
 MIN_WORDS = 30
+"""Words below which a dense caption gets sentences of lesser weight."""
 
 Group = tuple[SceneObject, ...]
 

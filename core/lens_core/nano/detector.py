@@ -25,6 +25,7 @@ SHAPE_WEIGHT = 1.5
 GOOD_COST = 0.22
 """Cost below which a blob's box needs no second look."""
 LIKELY_CLASSES = 3
+"""Classes that a second look is given to."""
 SURE_SCORE = 0.65
 """Score from which a blob is not tried as several objects."""
 FAR_BACKGROUND = 12.0

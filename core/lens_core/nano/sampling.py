@@ -29,10 +29,13 @@ TASK_WEIGHTS: dict[str, float] = {
     "color_attr": 0.12,
     "mixed": 0.12,
 }
+"""Shares of the tasks among scenes of no given task."""
 CLEAR_RELATION = 0.62
 """Strength a relation needs to be asked for or told; GenEval's own threshold is 0.5."""
 GAP = 4
+"""Least pixels between the boxes of two objects."""
 EDGE = 2
+"""Least pixels between a box and the picture's edge."""
 
 Group = tuple[str, str, str, int]
 """Class, colour, size word and count."""

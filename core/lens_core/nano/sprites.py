@@ -13,6 +13,7 @@ from lens_core.nano.vocabulary import COLORS, RGB
 UNIT = 256
 """Pixels per unit of shape coordinates in a master drawing."""
 MARGIN = 48
+"""Master pixels around the unit square, for outlines."""
 OUTLINE = 9
 """Outline width in master pixels: 1.2 pixels on an object of 36 pixels."""
 

@@ -197,7 +197,7 @@ def load_config(
     Args:
         kind: The model to validate with.
         source: A preset's name, such as `nano`, or the path of a JSON file.
-        stage: The stage's name, for presets: `autoencoder`, `language` or `pretrain`.
+        stage: The stage's name, for presets, such as `pretrain`; or `ablation`.
         overrides: Settings that replace those of the source.
 
     Raises:

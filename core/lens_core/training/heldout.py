@@ -16,6 +16,7 @@ from lens_core.training.seeds import seeded
 from lens_core.training.workers import Workers
 
 TIMESTEPS = tuple((part + 0.5) / 8 for part in range(8))
+"""The middles of eight equal parts of the range."""
 _NOISE = 23
 
 

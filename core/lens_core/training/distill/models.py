@@ -24,6 +24,7 @@ from lens_core.training.workers import Workers
 from lens_core.transformer import LensTransformer2DModel
 
 ADAM_BETAS = (0.0, 0.9)
+"""The report's decay rates of the two moments (arXiv 2605.21573), of all three optimisers."""
 
 
 @dataclass
