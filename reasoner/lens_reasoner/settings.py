@@ -170,7 +170,8 @@ def _free_size_problem(width: int, height: int, capabilities: Capabilities) -> s
     if max(width, height) > limits.longest_edge:
         return f"no edge may be longer than {limits.longest_edge}"
     if not limits.fewest_pixels <= width * height <= limits.most_pixels:
-        return f"it draws {limits.fewest_pixels} to {limits.most_pixels} pixels"
+        least = "at most" if limits.fewest_pixels == 1 else f"{limits.fewest_pixels} to"
+        return f"it draws {least} {limits.most_pixels} pixels"
     if max(width, height) > limits.widest_ratio * min(width, height):
         return f"the longer edge may be at most {limits.widest_ratio:g} times the other"
     return ""

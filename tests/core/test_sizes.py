@@ -1,12 +1,19 @@
 """Sizes, the schedule that depends on them, and the layout of tokens."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from golden_components import case, max_error, read_json
-from lens_core import ComponentError, InvalidSizeError, ParameterError
+from lens_core import CheckpointError, ComponentError, InvalidSizeError, ParameterError
+from lens_core.checkpoints.size_rules import read_size_rules
 from lens_core.latents import (
     decode_tokens,
     denormalise,
@@ -19,13 +26,14 @@ from lens_core.sampling import check_scheduler, compute_mu, default_scheduler, g
 from lens_core.sizes import (
     BUCKETS,
     MAX_AREA,
+    SizeRules,
     base_of,
     nearest_size,
     read_size,
     resolve_size,
     validate_size,
 )
-from tiny_components import tiny_vae
+from tiny_components import tiny_pipeline, tiny_vae
 
 
 def test_named_buckets() -> None:
@@ -114,6 +122,32 @@ def test_impossible_sizes_name_value_and_rule(height: int, width: int, message: 
 def test_impossible_ratios_are_named(ratio: str) -> None:
     with pytest.raises(InvalidSizeError, match="aspect ratio"):
         resolve_size(ratio)
+
+
+def test_a_checkpoints_sizes_are_known_from_its_settings(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline()
+    pipeline.save_pretrained(tmp_path)
+    vae = tmp_path / "vae"
+    assert read_size_rules(tmp_path, vae) == pipeline.size_rules == SizeRules(64, 48, 16)
+    assert pipeline.size_rules.fitting(50, 70) == pipeline.fitting_size(50, 70) == (48, 64)
+    config = json.loads((vae / "config.json").read_text())
+    shallow = json.dumps(config | {"block_out_channels": [8, 8, 8]})
+    for metadata, multiple in ((None, 16), ({"lens_config": shallow}, 8)):
+        save_file({"x": torch.zeros(1)}, tmp_path / "vae.safetensors", metadata)
+        rules = read_size_rules("lens-turbo", tmp_path / "vae.safetensors")
+        assert rules == SizeRules(1024, 1024, multiple)
+    for wrong in ({"patch_size": 2}, {"patch_size": []}, {"block_out_channels": 4}):
+        (vae / "config.json").write_text(json.dumps(config | wrong))
+        with pytest.raises(CheckpointError, match=r"vae: its configuration is of no FLUX\.2"):
+            read_size_rules(tmp_path, vae)
+    (vae / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json does not exist"):
+        read_size_rules(tmp_path, vae)
+
+
+def test_sizes_are_known_without_torch() -> None:
+    code = "import lens_core.checkpoints.size_rules, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_mu_is_that_of_the_published_code() -> None:
