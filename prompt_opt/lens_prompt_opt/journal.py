@@ -82,6 +82,8 @@ class DiskJournal:
             self._pictures.mkdir(parents=True, exist_ok=True)
             self._records = dict(_read(self._path))
             self._file = self._path.open("ab", buffering=0)
+        except RunDirectoryError:
+            raise
         except OSError as error:
             raise RunDirectoryError(
                 f"The run directory {str(folder)!r} cannot be used: {error}.",
@@ -133,7 +135,7 @@ def _read(path: Path) -> Iterator[tuple[str, JsonRecord]]:
             try:
                 entry = json.loads(line)
                 yield entry["key"], entry["record"]
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise RunDirectoryError(
                     f"Line {number} of {str(path)!r} is damaged: {error}.",
                     hint="Remove the line; its call is then made again.",

@@ -119,8 +119,10 @@ class RunDirectory:
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
-            value: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            value = json.loads((self.path / name).read_text(encoding="utf-8"))
+            if not isinstance(value, dict):
+                raise ValueError("it holds no JSON object")
+        except (OSError, ValueError, RecursionError) as error:
             raise RunDirectoryError(
                 f"{str(self.path / name)!r} cannot be read: {error}.",
                 hint="Give the directory of a run; results are written when it finishes.",

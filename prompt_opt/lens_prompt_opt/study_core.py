@@ -98,8 +98,11 @@ def _earlier_ends(before: Mapping[str, Any] | None, result: StudyResult) -> int:
     now = result.model_dump(
         mode="json", include={"best": {"system_prompt"}, "history": {"decisions"}}
     )
-    same = (
-        before["best"]["system_prompt"] == now["best"]["system_prompt"]
-        and before["history"]["decisions"] == now["history"]["decisions"]
-    )
+    try:
+        same = (
+            before["best"]["system_prompt"] == now["best"]["system_prompt"]
+            and before["history"]["decisions"] == now["history"]["decisions"]
+        )
+    except (KeyError, TypeError):  # Of another version.
+        same = False
     return int(before.get("earlier_ends", 0)) + (not same)

@@ -13,6 +13,7 @@ import pytest
 
 from lens_prompt_opt import Budget, RunDirectoryError, StudyInterruptedError, StudyMismatchError
 from lens_prompt_opt.journal import DiskJournal
+from lens_prompt_opt.report import report_run
 from lens_prompt_opt.run_directory import RunDirectory
 from lens_prompt_opt.simulation.parts import SimulatedJudge
 from lens_prompt_opt.simulation.world import seed_prompt
@@ -178,8 +179,30 @@ def test_a_line_cut_short_is_dropped_and_a_damaged_one_is_named(tmp_path: Path) 
     again.close()
     assert DiskJournal(tmp_path).get("c") == {"x": 3}
     path.write_bytes(b"nonsense\n" + path.read_bytes())
-    with pytest.raises(RunDirectoryError, match="Line 1"):
-        DiskJournal(tmp_path)
+    for damage in (b"nonsense", b"[" * 100_000):
+        path.write_bytes(damage + b"\n")
+        with pytest.raises(RunDirectoryError, match=r"^Line 1") as raised:
+            DiskJournal(tmp_path)
+        assert raised.value.hint == "Remove the line; its call is then made again."
+
+
+def test_a_result_of_another_version_is_written_anew(tmp_path: Path) -> None:
+    """The study went to its end and then failed over the old file."""
+    run(tmp_path, lambda call: None)
+    whole = json.loads((tmp_path / "result.json").read_text())
+    for text in ("{}", '{"best": 1, "earlier_ends": 0}'):
+        (tmp_path / "result.json").write_text(text)
+        assert run(tmp_path, lambda call: None).earlier_ends == 1
+        assert json.loads((tmp_path / "result.json").read_text()) == whole | {"earlier_ends": 1}
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "[" * 100_000])
+def test_a_file_of_a_run_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "study.json").write_text(text)
+    with pytest.raises(RunDirectoryError, match=r"study\.json' cannot be read"):
+        run(tmp_path, lambda call: None)
+    with pytest.raises(RunDirectoryError, match=r"study\.json' cannot be read"):
+        report_run(tmp_path)
 
 
 def test_a_raised_budget_goes_on_where_the_old_one_ended(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Progress:
             try:
                 entry = json.loads(line)
                 progress._add(entry["key"].partition(":")[0], entry["record"])
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue
         return progress
 
