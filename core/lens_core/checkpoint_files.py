@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lens_core.checkpoints.header import SAFETENSORS_FORMATS, TensorHeader, is_float
-from lens_core.errors import CheckpointError, PrecisionError
+from lens_core.errors import CheckpointError, ParameterError, PrecisionError
 from lens_core.json_files import read_config as read_config
 from lens_core.json_files import read_json as read_json
 
@@ -52,6 +52,17 @@ def refuse_float16_autocast(device: torch.device) -> None:
     kind = device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         refuse_float16(torch.get_autocast_dtype(kind), f"torch.autocast({kind!r})")
+
+
+def one_dtype(dtype: torch.dtype | None, torch_dtype: torch.dtype | None) -> torch.dtype | None:
+    """The precision that a caller named, by its name or by the older one.
+
+    Raises:
+        ParameterError: Both are given, and differ.
+    """
+    if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
+        raise ParameterError(f"dtype {dtype} and torch_dtype {torch_dtype} contradict each other")
+    return torch_dtype if dtype is None else dtype
 
 
 def check_dtype(dtype: torch.dtype) -> None:

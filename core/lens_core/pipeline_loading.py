@@ -8,11 +8,13 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from transformers import PreTrainedTokenizerBase
 
+from lens_core.checkpoint_files import one_dtype
 from lens_core.checkpoints.configs import Config
 from lens_core.checkpoints.hub import Hub
 from lens_core.checkpoints.load import Part, components_from, load_source
 from lens_core.checkpoints.lora import LoraMixin, refuse_loaded
-from lens_core.errors import CheckpointError, ParameterError
+from lens_core.errors import CheckpointError
+from lens_core.exact_buffers import keep_statistics
 from lens_core.feature_cache import FeatureCache
 from lens_core.loading import LensDefaults, save_components
 from lens_core.memory.choose import MemoryChoice
@@ -69,11 +71,7 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
             PrecisionError: float16.
             ParameterError: An argument that is not known.
         """
-        if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
-            raise ParameterError(
-                f"dtype {dtype} and torch_dtype {torch_dtype} contradict each other"
-            )
-        precision = dtype or torch_dtype
+        precision = one_dtype(dtype, torch_dtype)
         source = pretrained_model_name_or_path
         loader = encoder_loader(memory, feature_cache)
         parts = load_source(source, precision, components, revision, hub, loader)
@@ -138,6 +136,15 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
         pipeline: Self = plan_pipeline(cls, parts, memory, feature_cache, device)
         return pipeline
 
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or cast everything, as in diffusers; the autoencoder's statistics stay precise.
+
+        Raises:
+            ParameterError: A memory plan is in force.
+        """
+        keep_statistics(self.vae)  # It may have been put in later.
+        return super().to(*args, **kwargs)
+
     def with_transformer(
         self, transformer: LensTransformer2DModel, defaults: LensDefaults | None = None
     ) -> Self:
@@ -180,7 +187,7 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
             made._preview_map = pipeline._preview_map
         if "transformer" not in components:
             made.share_loras(pipeline)
-        precision = dtype or torch_dtype
+        precision = one_dtype(dtype, torch_dtype)
         return made if precision is None else made.to(precision)
 
     def save_pretrained(

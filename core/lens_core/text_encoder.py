@@ -14,6 +14,7 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
 from lens_core.checkpoint_files import (
     check_dtype,
     check_stored,
+    one_dtype,
     read_config,
     read_headers,
 )
@@ -149,7 +150,8 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
         cls,
         pretrained_model_name_or_path: str | Path,
         *,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
         **kwargs: Any,
     ) -> Self:
         """Load a stock GPT-OSS folder, name by name.
@@ -160,23 +162,26 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
         Args:
             pretrained_model_name_or_path: Folder with `config.json` and safetensors, in one file or
                 in shards.
-            dtype: `torch.float32` or `torch.bfloat16`.
+            dtype: `torch.float32`, which is the default, or `torch.bfloat16`.
+            torch_dtype: The same by its older name.
             **kwargs: Passed on to transformers, for instance `device_map`.
 
         Raises:
             CheckpointError: Tensors are missing, unexpected, of another shape or kind (only the
                 language model head may be absent).
             PrecisionError: float16 was asked for.
-            ParameterError: Arguments for transformers with packed weights, which it does not load.
+            ParameterError: Arguments for transformers with packed weights, which it does not load;
+                two precisions.
         """
-        check_dtype(dtype)
+        precision = one_dtype(dtype, torch_dtype) or torch.float32
+        check_dtype(precision)
         folder = Path(pretrained_model_name_or_path)
         stated = _stock_config(folder)
         with made_of(folder, "GPT-OSS"):
             config = GptOssConfig(**stated)
         stored = read_headers(folder, "model", kwargs.get("variant"))
         if any(name.endswith("_blocks") for name in stored):
-            return _load_packed(cls, folder, dtype, kwargs)  # type: ignore[no-any-return]
+            return _load_packed(cls, folder, precision, kwargs)  # type: ignore[no-any-return]
         _refuse_quantised(folder, config)
         tied = bool(config.tie_word_embeddings)
         has_lm_head = tied or HEAD_NAME in stored
@@ -188,7 +193,7 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
             folder,
             config=config,
             has_lm_head=has_lm_head,
-            dtype=dtype,
+            dtype=precision,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,

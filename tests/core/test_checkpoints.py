@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKLFlux2
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -114,6 +115,9 @@ def test_the_autoencoders_statistics_are_never_rounded(folder: Path) -> None:
         assert vae.to("meta").bn.running_mean.is_meta
         vae = vae.to_empty(device="cpu")
         assert vae.bn.running_mean.dtype == vae.bn.running_var.dtype == torch.float32
+    later = tiny_pipeline()
+    later.vae = AutoencoderKLFlux2.from_pretrained(folder / "vae")
+    assert later.to(torch.bfloat16).vae.bn.running_mean.dtype == torch.float32
     half = tiny_pipeline().vae
     LensPipeline(**{**tiny_pipeline().components, "vae": half})
     half.bfloat16().float()

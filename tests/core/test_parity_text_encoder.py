@@ -9,7 +9,13 @@ import torch
 from transformers import GptOssConfig
 
 from golden_components import cases, max_error, read_json
-from lens_core import CheckpointError, ComponentError, LensTextEncoder, PrecisionError
+from lens_core import (
+    CheckpointError,
+    ComponentError,
+    LensTextEncoder,
+    ParameterError,
+    PrecisionError,
+)
 from tiny_components import tiny_text_encoder
 
 
@@ -119,6 +125,9 @@ def test_a_cast_encoder_reads_like_one_loaded_in_that_precision(golden_checkpoin
     """With rounded frequencies the published encoder is 0.8 radians off after 500 tokens."""
     folder = golden_checkpoint / "text_encoder"
     loaded = LensTextEncoder.from_pretrained(folder, dtype=torch.bfloat16)
+    assert LensTextEncoder.from_pretrained(folder, torch_dtype=torch.bfloat16).dtype == loaded.dtype
+    with pytest.raises(ParameterError, match="contradict"):
+        LensTextEncoder.from_pretrained(folder, dtype=torch.float32, torch_dtype=torch.bfloat16)
     cast = LensTextEncoder.from_pretrained(folder)
     exact = cast.model.rotary_emb.inv_freq.clone()
     ids = torch.arange(400)[None] * 37

@@ -178,4 +178,7 @@ def _tokenizer(
         raise CheckpointError(f"{path} does not exist; it should be a tokenizer.json or its folder")
     if path.is_dir():
         return load_tokenizer(path)
-    return tokenizer_from_json(path.read_text(encoding="utf-8"))
+    try:
+        return tokenizer_from_json(path.read_text(encoding="utf-8"))
+    except Exception as error:  # The tokenizers library raises nothing narrower.
+        raise CheckpointError(f"{path} is no tokenizer.json: {error}") from error
