@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
@@ -205,14 +205,7 @@ class Ledger:
     def table(self) -> tuple[SpendRow, ...]:
         """A row per stage that was used, and the total."""
         rows = [
-            SpendRow(
-                stage=stage,
-                calls=spend.calls,
-                images=spend.images,
-                usd=spend.usd,
-                seconds=spend.seconds,
-                unpriced=spend.unpriced,
-            )
+            SpendRow(stage=stage, **asdict(spend))
             for stage, spend in self.stages.items()
             if spend.calls
         ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lens_prompt_opt.budget import STAGES, SpendRow
+from lens_prompt_opt.budget import STAGES, Budget, Ledger, SpendRow
 from lens_prompt_opt.edits import SectionEdit
 from lens_prompt_opt.proposer import Proposals
 from lens_prompt_opt.report import wording
@@ -28,20 +28,18 @@ class Progress:
     """What the journal of a run holds so far.
 
     Attributes:
-        spent: Calls, pictures, dollars and seconds by stage.
+        ledger: Calls, pictures, dollars and seconds by stage, and the time of the finished blocks.
         pictures: Prompt and file of every picture, oldest first.
         proposals: What the proposer suggested, oldest first.
         scores: Scores of the judged pictures, oldest first.
         failures: Why calls failed, and how often.
-        seconds: Time of the finished blocks.
     """
 
-    spent: dict[str, SpendRow] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=lambda: Ledger(Budget(calls=1)))
     pictures: list[tuple[str, str]] = field(default_factory=list)
     proposals: list[tuple[SectionEdit, ...]] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
 
     @classmethod
     def read(cls, path: Path) -> Progress:
@@ -58,7 +56,7 @@ class Progress:
 
     def _add(self, stage: str, record: Mapping[str, Any]) -> None:
         if stage == "block":
-            self.seconds += record["seconds"]
+            self.ledger.wall_seconds += record["seconds"]
             return
         if stage == "propose" and "value" in record:
             self.proposals += Proposals.model_validate(record["value"]).edits
@@ -68,39 +66,14 @@ class Progress:
             self.scores.append(record["score"])
         if "failure" in record:
             self.failures[record["failure"]] += 1
-        self._spend("propose" if stage == "cluster" else stage, record)
-
-    def _spend(self, stage: str, record: Mapping[str, Any]) -> None:
-        if stage not in STAGES:
-            return
-        usd = record["usage"].get("usd")
-        row = self.spent.get(stage) or _nothing(stage)
-        self.spent[stage] = row.model_copy(
-            update={
-                "calls": row.calls + 1,
-                "images": row.images + ("picture" in record),
-                "usd": row.usd + (usd or 0.0),
-                "seconds": row.seconds + record["seconds"],
-                "unpriced": row.unpriced + (usd is None),
-            }
-        )
+        paid = "propose" if stage == "cluster" else stage
+        if paid in STAGES:
+            usd, images = record["usage"].get("usd"), int("picture" in record)
+            self.ledger.add_plain(paid, usd, record["seconds"], images=images)
 
     def rows(self) -> tuple[SpendRow, ...]:
         """Spending by stage, and the total."""
-        parts = [self.spent[stage] for stage in STAGES if stage in self.spent]
-        total = SpendRow(
-            stage="total",
-            calls=sum(row.calls for row in parts),
-            images=sum(row.images for row in parts),
-            usd=sum(row.usd for row in parts),
-            seconds=self.seconds,
-            unpriced=sum(row.unpriced for row in parts),
-        )
-        return (*parts, total)
-
-
-def _nothing(stage: str) -> SpendRow:
-    return SpendRow(stage=stage, calls=0, images=0, usd=0.0, seconds=0.0, unpriced=0)
+        return self.ledger.table()
 
 
 def headline(progress: Progress) -> Markup:
