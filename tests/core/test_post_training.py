@@ -190,7 +190,7 @@ def test_states_of_two_processes_and_of_the_older_form_are_read_by_one(
     (tmp_path / "state" / "state.json").write_text('{"step": 2}')
     for folder in (root / "two/plain" / stage, tmp_path):
         roles, others = made(stage, jobs[f"plain/{stage}"])
-        states = RoleStates.of(folder, roles, others, Workers(), keep=2, fixed={})
+        states = RoleStates(folder, roles, others, Workers(), keep=2, fixed={})
         assert states.resume() == 2
         found = dict(others) | {n: t for role in roles for n, t in role.tensors().items()}
         assert_same_bits({name: tensor.detach() for name, tensor in found.items()}, saved)
@@ -199,7 +199,7 @@ def test_states_of_two_processes_and_of_the_older_form_are_read_by_one(
 
 def test_a_state_that_does_not_fit_is_refused(root: Path, jobs: dict[str, dict[str, str]]) -> None:
     roles, others = made("rl", {**jobs["plain/rl"], "rank": "2"})
-    states = RoleStates.of(root / "one/plain/rl", roles, others, Workers(), keep=2, fixed={})
+    states = RoleStates(root / "one/plain/rl", roles, others, Workers(), keep=2, fixed={})
     with pytest.raises(CheckpointError, match="give the settings it was saved with"):
         states.resume()
 

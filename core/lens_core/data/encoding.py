@@ -48,6 +48,7 @@ class BatchEncoder:
         latent_cache: Keeps latents by the picture's hash; None keeps none.
         text_cache: Keeps features by the caption's hash; None keeps none.
         multiple: Text is padded to a multiple of this many tokens, so that few shapes occur.
+        missed: Latents and features that were computed so far.
     """
 
     images: ImageEncoder | None

@@ -1,7 +1,6 @@
 """Training states of the stages that are made of roles: reinforcement learning, distillation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,52 +14,46 @@ from lens_core.training.roles import Role
 from lens_core.training.workers import Workers
 
 
-@dataclass(frozen=True)
 class RoleStates:
-    """Saves and resumes a stage; see `checkpointing`.
+    """Saves and resumes a stage, in `folder/checkpoints`; see `checkpointing`.
 
-    Attributes:
+    Args:
         folder: The stage's own.
         roles: What is in training.
         others: Further tensors of its state, by name, such as averages.
         workers: All take part.
-        checkpoints: The states on disk.
+        keep: How many of the latest states stay.
         fixed: See `Saved.require`.
     """
 
-    folder: Path
-    roles: Sequence[Role]
-    others: Mapping[str, Tensor]
-    workers: Workers
-    checkpoints: Checkpoints
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         folder: Path,
         roles: Sequence[Role],
         others: Mapping[str, Tensor],
         workers: Workers,
         keep: int,
         fixed: Mapping[str, Any],
-    ) -> "RoleStates":
-        """States in `folder/checkpoints`, of which the latest `keep` stay."""
-        checkpoints = Checkpoints(folder / "checkpoints", workers, keep)
-        return cls(folder, roles, others, workers, checkpoints, fixed)
+    ) -> None:
+        self.folder = folder
+        self.workers = workers
+        self._roles = roles
+        self._others = others
+        self._fixed = fixed
+        self._checkpoints = Checkpoints(folder / "checkpoints", workers, keep)
 
     def save(self, step: int) -> None:
         """Copy the state after some steps and write it in the background; all processes call."""
-        tensors = {name: tensor.detach() for name, tensor in self.others.items()}
-        for role in self.roles:
+        tensors = {name: tensor.detach() for name, tensor in self._others.items()}
+        for role in self._roles:
             tensors |= role.tensors()
         processes = self.workers.gather({"rng": generator_states()})
-        values = {"fixed": dict(self.fixed), "processes": processes}
-        self.checkpoints.save(step, tensors, values)
+        values = {"fixed": dict(self._fixed), "processes": processes}
+        self._checkpoints.save(step, tensors, values)
 
     def wait(self) -> None:
         """Wait until what is being written is on disk."""
-        self.checkpoints.wait()
+        self._checkpoints.wait()
 
     def resume(self) -> int:
         """Take back the newest state, also of the older form; returns its steps, 0 without one.
@@ -68,14 +61,14 @@ class RoleStates:
         Raises:
             CheckpointError: It could not be read or does not fit these settings.
         """
-        saved = self.checkpoints.latest()
+        saved = self._checkpoints.latest()
         if saved is None:
-            saved = legacy_role_state(self.folder / "state", self.roles)
+            saved = legacy_role_state(self.folder / "state", self._roles)
         if saved is None:
             return 0
-        saved.require(self.fixed)
+        saved.require(self._fixed)
         saved.read(self._targets(saved))
-        for role in self.roles:
+        for role in self._roles:
             role.weights.refresh()
         processes = saved.values.get("processes", [])
         if len(processes) == self.workers.count:
@@ -84,8 +77,8 @@ class RoleStates:
 
     def _targets(self, saved: Saved) -> dict[str, Tensor]:
         names = saved.names()
-        targets = {name: tensor.detach() for name, tensor in self.others.items()}
-        for role in self.roles:
+        targets = {name: tensor.detach() for name, tensor in self._others.items()}
+        for role in self._roles:
             targets |= role.targets(names)
         unknown = sorted(set(names) - set(targets))
         if unknown:

@@ -55,7 +55,7 @@ def distill(config: DistillConfig, start: Path, shards: Path, out: Path) -> None
     workers = Workers.join()
     stage = Stage.create(config, start, shards, workers)
     models = stage.models
-    states = RoleStates.of(
+    states = RoleStates(
         out,
         list(models.roles.values()),
         models.others(),

@@ -38,11 +38,6 @@ class BucketBatches:
             data, config.loader(), workers.rank, workers.count, encoder.has_latents
         )
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """Samples skipped by this process, by reason."""
-        return self._loader.counts
-
     def __next__(self) -> Batch:
         """See `BatchSource.__next__`."""
         loaded = next(self._loader)

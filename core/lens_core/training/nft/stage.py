@@ -51,7 +51,7 @@ def train_rl(config: RLConfig, start: Path, out: Path) -> None:
     workers = Workers.join()
     stage = Stage.create(config, start, workers)
     policy = stage.policy
-    states = RoleStates.of(
+    states = RoleStates(
         out, [policy.role], policy.others(), workers, config.keep_checkpoints, policy.fixed
     )
     try:
