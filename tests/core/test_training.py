@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from lens_core import LensPipeline
-from lens_core.errors import ComponentError, ParameterError
+from lens_core.errors import CheckpointError, ComponentError, ParameterError
 from lens_core.training import run_stage
 from lens_core.training.batches import SceneBatches
 from lens_core.training.config import AutoencoderConfig, PretrainConfig, load_config
@@ -138,6 +138,23 @@ def test_a_state_without_generators_goes_on(tmp_path: Path) -> None:
     values.write_text('{"step": 2}')
     run_stage("language", "nano", tmp_path, {**settings, "steps": "3"})
     assert json.loads(values.read_text())["step"] == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "no object", "another model"])
+def test_a_state_that_does_not_fit_is_refused(tmp_path: Path, damage: str) -> None:
+    settings = {**TINY["autoencoder"], "steps": "1"}
+    run_stage("autoencoder", "nano", tmp_path, settings)
+    state = tmp_path / "autoencoder" / "state"
+    if damage == "cut":
+        path = state / "state.safetensors"
+        path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "no object":
+        (state / "state.json").write_text("[]")
+    else:
+        model = json.loads(settings["model"]) | {"latent_channels": 8}
+        settings |= {"model": json.dumps(model), "steps": "2"}
+    with pytest.raises(CheckpointError, match="state"):
+        run_stage("autoencoder", "nano", tmp_path, settings)
 
 
 def test_stage_without_its_predecessors_is_refused(tmp_path: Path) -> None:

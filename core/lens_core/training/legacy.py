@@ -1,15 +1,14 @@
 """States of runs begun before training could be sharded: one `state.safetensors` in `state/`."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from lens_core.errors import CheckpointError
 from lens_core.training.checkpointing import Saved
 from lens_core.training.denoiser import matrix_names
 from lens_core.training.roles import Role
+from lens_core.training.state import find_state
 
 
 def legacy_state(folder: Path, masters: Mapping[str, Tensor]) -> Saved | None:
@@ -61,12 +60,5 @@ def legacy_role_state(folder: Path, roles: Sequence[Role]) -> Saved | None:
 
 
 def _saved(folder: Path, known_as: Callable[[str], str]) -> Saved | None:
-    source = folder if folder.exists() else folder.with_suffix(".old")
-    if not source.exists():
-        return None
-    try:
-        return Saved(source, json.loads((source / "state.json").read_text()), known_as)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{source} is not a complete training state ({error}); remove it to start again"
-        ) from error
+    found = find_state(folder)
+    return None if found is None else Saved(*found, known_as)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lens_core.errors import CheckpointError
+from lens_core.errors import CheckpointError, first_line
 from lens_core.training.rng import generator_states, restore_generators
 
 
@@ -37,19 +38,37 @@ def load_state(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | No
     """Read what `save_state` wrote, or None where no run has saved anything yet.
 
     Raises:
-        CheckpointError: The folder is there but its files are not.
+        CheckpointError: The folder is there but its files are not, or are damaged.
     """
-    old = directory.with_suffix(".old")
-    source = directory if directory.exists() else old
+    found = find_state(directory)
+    if found is None:
+        return None
+    source, values = found
+    try:
+        return load_file(source / "state.safetensors"), values
+    except (OSError, SafetensorError) as error:
+        raise _incomplete(source, error) from error
+
+
+def find_state(directory: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Where the newest whole state lies, `directory` or what a kill left beside it, and its values.
+
+    Raises:
+        CheckpointError: The values cannot be read.
+    """
+    source = directory if directory.exists() else directory.with_suffix(".old")
     if not source.exists():
         return None
     try:
-        values: dict[str, Any] = json.loads((source / "state.json").read_text())
-        return load_file(source / "state.safetensors"), values
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{source} is not a complete training state ({error}); remove it to start again"
-        ) from error
+        return source, dict(json.loads((source / "state.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise _incomplete(source, error) from error
+
+
+def _incomplete(source: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{source} is not a complete training state ({error}); remove it to start again"
+    )
 
 
 def save_component(
@@ -66,17 +85,24 @@ def resume_component(
     """Take back what `save_component` saved; returns its steps, 0 without a state.
 
     Raises:
-        CheckpointError: The state is not complete.
+        CheckpointError: The state is not complete, or belongs to other settings.
     """
     saved = load_state(directory)
     if saved is None:
         return 0
     tensors, values = saved
-    module.load_state_dict(select(name, tensors))
-    restore_optimizer(optimizer, select("adam", tensors))
+    try:
+        module.load_state_dict(select(name, tensors))
+        restore_optimizer(optimizer, select("adam", tensors))
+        step = int(values["step"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{directory} does not fit this run ({first_line(error)}); give the settings it was "
+            "saved with, or remove it to start again"
+        ) from error
     if "rng" in values:  # States of earlier versions go on without.
         restore_generators(values["rng"])
-    return int(values["step"])
+    return step
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
