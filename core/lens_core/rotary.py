@@ -57,5 +57,5 @@ def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
     cosines, signed_sines = (part[None, :, None, :] for part in rotary)
     exact = x.float()
     # Not a stack of the even and odd results: compilers write that to memory before going on.
-    swapped = exact.reshape(*exact.shape[:-1], -1, 2).flip(-1).flatten(-2)
-    return (exact * cosines + swapped * signed_sines).to(x.dtype)
+    turned = exact.reshape(*exact.shape[:-1], -1, 2).flip(-1).flatten(-2).mul_(signed_sines)
+    return (exact * cosines).add_(turned).to(x.dtype)
