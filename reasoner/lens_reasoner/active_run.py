@@ -67,7 +67,11 @@ class StageClock:
 
 
 class ActiveRun:
-    """What one run carries from stage to stage; made within its event loop."""
+    """What one run carries from stage to stage; made within its event loop.
+
+    Attributes:
+        untold: What calls consumed that no event tells of yet.
+    """
 
     def __init__(
         self,
@@ -95,6 +99,7 @@ class ActiveRun:
         self.rubric = rubric
         self.state = RunState()
         self.events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self.untold = Usage.zero()
         self._writer = writer
         self._stop = stop
         self._loop = asyncio.get_running_loop()
@@ -158,7 +163,7 @@ class ActiveRun:
             return "interrupted"
         if self.limits.max_usd is None:
             return None
-        spent = self.state.usage.usd
+        spent = (self.state.usage + self.untold).usd
         if spent is None:
             return "cost_unknown"
         return "max_cost" if spent >= self.limits.max_usd else None

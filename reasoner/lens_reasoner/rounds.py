@@ -162,7 +162,7 @@ class Rounds:
         run, generator = self._run, self._parts.generator
         if run.state.has_failed("generate"):
             return
-        failures = _DrawingFailures(number)
+        failures = _DrawingFailures(run, number)
 
         async def draw(indices: Sequence[int]) -> None:
             async with self._slots:
@@ -182,6 +182,7 @@ class Rounds:
                         ImageReady(round=number, index=index, prompt_version=version, image=image)
                     )
                     judge(index)
+                failures.tell()
                 if len(images) != len(indices):
                     wrong = _wrong_number(generator.name, len(images), len(indices))
                     failures.add(wrong, indices[len(images) :] if images else ())
@@ -190,9 +191,7 @@ class Rounds:
             for indices in self._missing(number):
                 calls.create_task(draw(indices))
         if failures.errors and not run.state.candidates:
-            raise failures.errors[0]
-        for event in failures.events:
-            run.emit(event)
+            raise failures.error
 
     def _missing(self, number: int) -> Iterator[list[int]]:
         """The candidates of a round that are not drawn yet, in groups for one call each."""
@@ -294,29 +293,48 @@ class Rounds:
 
 
 class _DrawingFailures:
-    """What failed while a round was drawn, told when it is known whether there is any picture.
+    """What failed while a round was drawn, told as soon as the run has any picture.
 
     Attributes:
         errors: In the order in which they came.
-        events: The same for the run's record.
-        whole: Whether one is about more than single pictures.
+        whole: The first that is about more than single pictures.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, run: ActiveRun, number: int) -> None:
+        self._run = run
         self._round = number
+        self._untold: list[StageFailed] = []
         self.errors: list[ReasonerError] = []
-        self.events: list[StageFailed] = []
-        self.whole = False
+        self.whole: ReasonerError | None = None
 
     def add(self, error: ReasonerError, indices: Sequence[int] = ()) -> None:
         """Take in a failed call; with `indices` it is about these pictures alone."""
         self.errors.append(error)
-        self.whole = self.whole or not indices
+        if not indices:
+            self.whole = self.whole or error
         failure = StageFailure.of("generate", error)
+        self._run.untold += failure.usage
         for index in indices or (None,):
-            self.events.append(StageFailed(round=self._round, index=index, failure=failure))
+            self._untold.append(StageFailed(round=self._round, index=index, failure=failure))
             # A call for several pictures is paid for once.
             failure = failure.model_copy(update={"usage": Usage.zero()})
+        self.tell()
+
+    def tell(self) -> None:
+        """Emit what there is, unless the run may yet end with it as an error."""
+        if self._run.state.candidates:
+            self._run.untold = Usage.zero()
+            for event in self._untold:
+                self._run.emit(event)
+            self._untold.clear()
+
+    @property
+    def error(self) -> ReasonerError:
+        """What a run without any picture ends with; its usage is that of all that failed."""
+        error = self.whole or self.errors[0]
+        if isinstance(error, GeneratorError) and len(self.errors) > 1:
+            error.usage = self._run.untold
+        return error
 
 
 def _wrong_number(name: str, drawn: int, asked: int) -> GeneratorError:
