@@ -26,12 +26,23 @@ def unpack_tokens(tokens: Tensor, height: int, width: int, patch: int = 2) -> Te
     """Unfold tokens `[B, height * width, C * patch ** 2]` into `[B, C, height * p, width * p]`.
 
     `height` and `width` count tokens.
+
+    Raises:
+        ParameterError: There are more or fewer.
     """
-    batch, count, _ = tokens.shape
-    if count != height * width:
-        raise ParameterError(f"{count} tokens do not make a grid of {height}x{width}")
-    patches = tokens.reshape(batch, height, width, -1, patch, patch)
+    check_grid(tokens, height, width)
+    patches = tokens.reshape(len(tokens), height, width, -1, patch, patch)
     return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+def check_grid(tokens: Tensor, height: int, width: int) -> None:
+    """Refuse tokens `[B, count, C]` that are not `height * width`.
+
+    Raises:
+        ParameterError: Says how many there are.
+    """
+    if (count := tokens.shape[1]) != height * width:
+        raise ParameterError(f"{count} tokens do not make a grid of {height}x{width}")
 
 
 def token_statistics(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lens_core.checkpoint_files import read_json
 from lens_core.errors import CheckpointError, ParameterError
-from lens_core.latents import decode_tokens
+from lens_core.latents import check_grid, decode_tokens
 from lens_core.memory.placements import working_device
 
 FILE_NAME = "preview_map.json"
@@ -67,7 +67,11 @@ class PreviewMap:
 
         Returns:
             Float32 `[B, 3, height * cell, width * cell]` in [0, 1].
+
+        Raises:
+            ParameterError: There are more or fewer tokens.
         """
+        check_grid(tokens, height, width)
         colours = tokens.float() @ self.weight.to(tokens.device) + self.bias.to(tokens.device)
         cells = colours.reshape(len(tokens), height, width, self.cell, self.cell, 3)
         return cells.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3).clamp(0, 1)

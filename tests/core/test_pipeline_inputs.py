@@ -97,6 +97,9 @@ def test_output_types_agree(pipeline: LensPipeline) -> None:
     assert float(pixels.max()) <= 1
     np.testing.assert_array_equal(arrays, pixels.permute(0, 2, 3, 1).numpy())
     assert torch.equal(pipeline.decode(latents, 64, 48), pixels)
+    for whole in (pipeline.decode, pipeline.preview):
+        with pytest.raises(ParameterError, match="12 tokens do not make a grid of 4x4"):
+            whole(latents, 64, 64)
     picture = images("pil")[0]
     assert isinstance(picture, Image.Image)
     np.testing.assert_array_equal(np.asarray(picture), np.round(arrays[0] * 255))
