@@ -82,6 +82,7 @@ class Batch:
         self._max_usd = max_usd
         self._ends = None if deadline is None else time.monotonic() + deadline
         self._usd: dict[str, float | None] = {}
+        self._unrecorded: dict[str, float] = {}
         self._pressed = False
 
     def __enter__(self) -> Self:
@@ -124,22 +125,40 @@ class Batch:
         for one in self.requests:
             if not (self._run(one) / EVENTS).exists():
                 continue
-            record = RunRecord(self._run(one))
+            try:
+                record = RunRecord(self._run(one))
+            except RunRecordError:
+                continue  # told when its turn comes
             header = first.model_copy(update={"request": one.request, "rubric": one.rubric})
             record.header.check_same(header, record.folder)
-            row = known.get(one.id)
-            if row is not None and _is_done(record, row):
-                self.results[one.id] = row
-                self._usd[one.id] = row.usd
-            else:
-                # One that cannot be read is told when its turn comes.
-                with suppress(RunRecordError):
-                    self._usd[one.id] = record.state().usage.usd
+            with suppress(RunRecordError):
+                self._take_up(one, record, known.get(one.id))
+
+    def _take_up(self, one: BatchRequest, record: RunRecord, row: BatchResult | None) -> None:
+        if row is not None and self._is_done(record, row):
+            self.results[one.id] = row
+            self._usd[one.id] = row.usd
+            return
+        recorded = record.state().usage.usd
+        if row is not None and row.usd is not None and recorded is not None:
+            # A call that ended the run with an error is in no record.
+            self._unrecorded[one.id] = max(0.0, row.usd - recorded)
+        self._spend(one, recorded)
+
+    def _is_done(self, record: RunRecord, row: BatchResult) -> bool:
+        picture = self.picture(row)
+        if not record.finished or (picture is not None and not picture.is_file()):
+            return False
+        return row.error_kind != "judge" or not record.state().unasked
 
     @property
     def results_file(self) -> Path:
         """The table."""
         return self._folder / RESULTS_FILE
+
+    def picture(self, row: BatchResult) -> Path | None:
+        """Where a line's picture is."""
+        return None if row.path is None else self._folder / row.path
 
     @property
     def todo(self) -> list[BatchRequest]:
@@ -236,7 +255,7 @@ class Batch:
             return None
         result = state.result()
         path = await asyncio.to_thread(self._save, one, result)
-        return BatchResult.of(one.id, result, path)
+        return BatchResult.of(one.id, result, path=path, usd=self._usd[one.id])
 
     def _failed(self, one: BatchRequest, state: RunState, error: ReasonerError) -> BatchResult:
         self.may_work_later = self.may_work_later or may_work_later(error)
@@ -252,16 +271,19 @@ class Batch:
     def _spend(self, one: BatchRequest, usd: float | None) -> None:
         # What a record repeats is known already, and costs nothing again.
         known = self._usd.get(one.id, 0.0)
-        self._usd[one.id] = None if usd is None or known is None else max(usd, known)
+        if usd is None or known is None:
+            self._usd[one.id] = None
+        else:
+            self._usd[one.id] = max(usd + self._unrecorded.get(one.id, 0.0), known)
 
-    def _save(self, one: BatchRequest, result: LoopResult) -> Path | None:
+    def _save(self, one: BatchRequest, result: LoopResult) -> str | None:
         from lens_sdk.metadata import save_candidate
 
         if result.best is None:
             return None
-        return save_candidate(
-            result, result.best, self._folder / PICTURES / f"{one.id}.png", self._model
-        )
+        path = self._folder / PICTURES / f"{one.id}.png"
+        path = save_candidate(result, result.best, path, self._model)
+        return path.relative_to(self._folder).as_posix()
 
     def _run(self, one: BatchRequest) -> Path:
         return self._folder / RUNS / one.id
@@ -269,9 +291,3 @@ class Batch:
     def _write(self) -> None:
         rows = [self.results[one.id] for one in self.requests if one.id in self.results]
         write_results(self.results_file, rows)
-
-
-def _is_done(record: RunRecord, row: BatchResult) -> bool:
-    if not record.finished or (row.path is not None and not Path(row.path).is_file()):
-        return False
-    return row.error_kind != "judge" or not record.state().unasked

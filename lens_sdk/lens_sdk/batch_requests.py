@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,13 @@ from lens_sdk.errors import BatchFileError
 from lens_sdk.file_names import name_of
 
 _JSON_ENDINGS = {".jsonl", ".ndjson"}
-_ID = re.compile(r"\w[\w.-]{0,99}")
+_ID = re.compile(r"\w(?:[\w.-]{0,98}[\w-])?")
+_DEVICE = re.compile(r"(?i:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?")
+"""Names that Windows gives to no file, whatever its ending."""
+
+_MOST_BYTES = 200
+"""Of an id: file systems take names of 255, with endings."""
+
 _MOST_TOLD = 20
 _SIZES = ("width", "height", "aspect_ratio")
 _HINT = (
@@ -68,19 +75,18 @@ def read_requests(
         raise BatchFileError(f"{path} cannot be read: {error}.", hint=_HINT) from error
     found: list[BatchRequest] = []
     wrong: dict[int, str] = {}
-    ids: dict[str, int] = {}
+    names = _Names()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             entry = _entry(line.strip(), is_json=path.suffix.lower() in _JSON_ENDINGS)
-            one = _request(number, entry, defaults or {}, ids)
+            one = _request(number, entry, defaults or {}, names)
         except ValidationError as error:
             wrong[number] = "; ".join(_told(detail) for detail in error.errors())
         except ValueError as error:
             wrong[number] = str(error)
         else:
-            ids[one.id.casefold()] = number
             found.append(one)
     _refuse(path, wrong, _HINT)
     if not found:
@@ -119,7 +125,7 @@ def _entry(line: str, *, is_json: bool) -> dict[str, Any]:
     if is_json or line.startswith("{"):
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if is_json:
                 raise ValueError(f"it is not JSON: {error}") from error
     if not is_json and entry is not line:
@@ -132,7 +138,7 @@ def _entry(line: str, *, is_json: bool) -> dict[str, Any]:
 
 
 def _request(
-    number: int, entry: Mapping[str, Any], defaults: Mapping[str, object], ids: Mapping[str, int]
+    number: int, entry: Mapping[str, Any], defaults: Mapping[str, object], names: _Names
 ) -> BatchRequest:
     # A group is for the studies of `lens optimize`, whose files can be drawn too.
     own = {name: entry.get(name) for name in ("id", "rubric", "group")}
@@ -144,26 +150,66 @@ def _request(
     usual = {name: v for name, v in defaults.items() if not (sized and name in _SIZES)}
     request = ImageRequest.model_validate({**usual, **fields})
     rubric = None if own["rubric"] is None else Rubric.model_validate(own["rubric"])
-    name = _free(_name(fields), ids) if own["id"] is None else str(own["id"])
-    if not _ID.fullmatch(name):
-        raise ValueError(
-            f"the id {name!r} names no file: up to 100 letters, digits, dots, dashes and "
-            "underscores, with a letter or digit first"
-        )
-    if name.casefold() in ids:
-        raise ValueError(f"the id {name!r} is that of line {ids[name.casefold()]} too")
+    if not _is_text(entry):
+        raise ValueError("half of a surrogate pair is in it; decode the text anew")
+    name = names.free(_name(fields)) if own["id"] is None else str(own["id"])
+    names.take(name, number)
     return BatchRequest(number, name, request, rubric)
+
+
+def _is_text(value: object) -> bool:
+    """Whether all its strings can be written to a file."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class _Names:
+    """Who is called what, as names of files that no system takes for one another."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, int] = {}
+        self._repeated: Counter[str] = Counter()
+
+    def take(self, name: str, line: int) -> None:
+        """Note whose name it is.
+
+        Raises:
+            ValueError: It names no file, or is somebody else's.
+        """
+        if not _ID.fullmatch(name) or _DEVICE.fullmatch(name):
+            raise ValueError(
+                f"the id {name!r} names no file: up to 100 letters, digits, dots, dashes and "
+                "underscores, with a letter or digit first, no dot at the end, and none of "
+                "Windows' own such as NUL"
+            )
+        if len(name.encode()) > _MOST_BYTES:
+            raise ValueError(f"the id {name!r} is longer than {_MOST_BYTES} bytes")
+        key = _key(name)
+        if key in self._lines:
+            raise ValueError(f"the id {name!r} is that of line {self._lines[key]} too")
+        self._lines[key] = line
+
+    def free(self, name: str) -> str:
+        """The name, or the first with a number added that nobody has."""
+        free = name
+        while _key(free) in self._lines:
+            # Goes on where it was, as the same line may be there very often.
+            self._repeated[name] += 1
+            free = f"{name}-{self._repeated[name] + 1}"
+        return free
+
+
+def _key(name: str) -> str:
+    # Neither case nor how a letter is composed tells files apart everywhere.
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _name(fields: Mapping[str, Any]) -> str:
     said = json.dumps(fields, sort_keys=True).encode()
     return f"{name_of(fields['text'])}-{hashlib.sha256(said).hexdigest()[:6]}"
-
-
-def _free(name: str, ids: Mapping[str, int]) -> str:
-    """The name, or the first with a number added that nobody has."""
-    others = (f"{name}-{number}" for number in count(2))
-    return next(free for free in chain([name], others) if free not in ids)
 
 
 def _told(detail: Mapping[str, Any]) -> str:

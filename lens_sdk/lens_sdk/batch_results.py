@@ -25,7 +25,7 @@ class BatchResult(Value):
         request: What was asked for.
         prompt: What the best picture was drawn from.
         score: The best picture's score; None, and not zero, if there is none.
-        path: Where the best picture is.
+        path: Where the best picture is, in the batch's folder.
         seed: The best picture's seed, where the generator takes one.
         pictures: How many were drawn.
         usd: What all of it cost in US dollars; None if unknown.
@@ -49,7 +49,9 @@ class BatchResult(Value):
     error_kind: ErrorKind | None = None
 
     @classmethod
-    def of(cls, name: str, result: LoopResult, path: Path | None) -> BatchResult:
+    def of(
+        cls, name: str, result: LoopResult, *, path: str | None, usd: float | None
+    ) -> BatchResult:
         """The line of a run that came to its end."""
         best, trouble = result.best, _trouble(result)
         return cls(
@@ -57,10 +59,10 @@ class BatchResult(Value):
             request=result.request.text,
             prompt=None if best is None else best.image.prompt,
             score=None if best is None else best.score,
-            path=None if path is None else str(path),
+            path=path,
             seed=None if best is None else best.image.seed,
             pictures=len(result.candidates),
-            usd=result.usage.usd,
+            usd=usd,
             seconds=round(result.timings.get("total", 0.0), 3),
             stop_reason=result.stop_reason,
             error=trouble and trouble[0],

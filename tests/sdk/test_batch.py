@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ REQUESTS = ["two red apples", "a blue cup", "three green trees"]
 def lens(*arguments: str, code: int = 0) -> tuple[str, str]:
     result = CliRunner().invoke(app, ["batch", *arguments])
     assert result.exit_code == code, (result.output, result.exception)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
     assert "Traceback" not in result.output
     return result.stdout, " ".join(result.stderr.split())
 
@@ -130,6 +132,41 @@ def test_all_lines_that_cannot_be_used_are_told_at_once(tmp_path: Path) -> None:
         read_requests(many)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"id": "日" * 100, "text": "x"}, "is longer than 200 bytes"),
+        ({"id": "NUL", "text": "x"}, "names no file"),
+        ({"id": "aux.txt", "text": "x"}, "names no file"),
+        ({"id": "a.", "text": "x"}, "names no file"),
+        ({"id": "STRASSE", "text": "x"}, "is that of line 1 too"),
+        # The letters of one syllable.
+        ({"id": "\u1100\u1161", "text": "x"}, "is that of line 2 too"),
+        ({"text": "x", "extra": {"a": "\ud800"}}, "surrogate"),
+        ("[" * 100_000, "it is not JSON"),
+    ],
+)
+def test_lines_that_would_end_a_batch_in_the_middle_are_refused(
+    tmp_path: Path, line: object, said: str
+) -> None:
+    path = tmp_path / "requests.jsonl"
+    last = line if isinstance(line, str) else json.dumps(line)
+    lines = ['{"id": "straße", "text": "x"}', '{"id": "\uac00", "text": "x"}', last]
+    path.write_text("\n".join(lines), "utf-8")
+    with pytest.raises(BatchFileError, match=rf"^1 line .*\nline 3: .*{said}"):
+        read_requests(path)
+
+
+def test_the_same_line_may_be_there_very_often(tmp_path: Path) -> None:
+    """Ten thousand took 20 seconds, and twice as many four times that."""
+    path = tmp_path / "requests.txt"
+    path.write_text("a red apple\n" * 10_000, "utf-8")
+    before = time.process_time()
+    found = read_requests(path)
+    assert time.process_time() - before < 5
+    assert [one.id for one in found[1:]] == [f"{found[0].id}-{n}" for n in range(2, 10_001)]
+
+
 def test_what_the_generator_cannot_honour_is_told_of_every_line(tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     lines = [{"text": "a"}, {"text": "b", "seed": 1}, {"text": "c", "width": 60, "height": 60}]
@@ -159,7 +196,7 @@ def test_a_file_is_drawn_and_only_what_is_new_is_drawn_again(
     for row in rows:
         assert (row["error"], row["pictures"], row["usd"]) == (None, 2, 0)
         assert row["seed"] in {1, 2}
-        record = read_record(row["path"])
+        record = read_record(Path("out", row["path"]))
         assert (record["request"]["text"], record["score"]) == (row["request"], row["score"])
         assert Path(row["path"]).stem == row["id"]
     events = {path: path.read_bytes() for path in Path("out/runs").glob("*/events.jsonl")}
@@ -169,7 +206,8 @@ def test_a_file_is_drawn_and_only_what_is_new_is_drawn_again(
     with monkeypatch.context() as patched:
         patched.setattr("lens_sdk.runtime.LensRuntime.load", None)
         told = json.loads(lens(*arguments, "--json")[0])
-    assert (told["left"], told["usd"], told["requests"]) == (0, 0, rows)
+    seen_from_here = [{**row, "path": f"out/{row['path']}"} for row in rows]
+    assert (told["left"], told["usd"], told["requests"]) == (0, 0, seen_from_here)
 
     file.write_text("\n".join(["four cars", REQUESTS[2], REQUESTS[0]]), "utf-8")
     lens(*arguments)
@@ -178,9 +216,9 @@ def test_a_file_is_drawn_and_only_what_is_new_is_drawn_again(
     ]
     assert all(path.read_bytes() == before for path, before in events.items())
     # Its picture was moved away: that is written again from the record.
-    Path(rows[0]["path"]).unlink()
+    Path("out", rows[0]["path"]).unlink()
     lens(*arguments)
-    assert Path(rows[0]["path"]).is_file()
+    assert Path("out", rows[0]["path"]).is_file()
     assert all(path.read_bytes() == before for path, before in events.items())
 
     _, stderr = lens(*arguments, "--rounds", "2", code=1)
@@ -309,7 +347,7 @@ def test_what_fails_is_told_and_keeps_nothing_else_from_being_drawn(
     lens(*served, code=1)
     cup = table(Path("out"))[0]
     assert (cup["score"], cup["error_kind"], cup["stop_reason"]) == (None, "judge", "unjudged")
-    assert Path(cup["path"]).is_file()
+    assert Path("out", cup["path"]).is_file()
     world.down = set()
     pictures = [call for call in world.server.calls if b"a blue cup" in call.raw]
     lens(*served, code=3)
@@ -381,6 +419,67 @@ def test_a_record_that_cannot_be_read_keeps_nothing_else_from_being_drawn(
     bomb, cup = table(Path("out"))
     assert "events.jsonl cannot be read" in bomb["error"]
     assert (cup["score"], cup["error"]) == (1.0, None)
+
+
+def test_a_record_without_a_header_keeps_nothing_else_from_being_drawn(
+    world: World, served: list[str], file: Path
+) -> None:
+    """One damaged file among many ended the batch before it began."""
+    lens(*served)
+    runs = sorted(Path("out/runs").glob("*/events.jsonl"))
+    runs[0].write_bytes(b"")
+    with runs[1].open("ab") as events:
+        events.write(b'{"event": 5, "clock": {}}\n')
+    file.write_text("\n".join([*REQUESTS, "four cars"]), "utf-8")
+    lens(*served, code=1)
+    rows = {row["id"]: row for row in table(Path("out"))}
+    assert len(rows) == 4
+    damaged = [rows.pop(path.parent.name) for path in runs[:2]]
+    assert all("events.jsonl" in row["error"] for row in damaged)
+    assert all(row["score"] == 1 for row in rows.values())
+
+
+def test_a_folder_may_be_moved_or_copied_and_gone_on_with_from_anywhere(
+    world: World, served: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths in the table led to where the first command was given, or to the folder copied."""
+    lens(*served)
+    rows, known = table(Path("out")), len(world.server.calls)
+    shutil.copytree("out", "copy")
+    shutil.rmtree("out")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with monkeypatch.context() as patched:
+        patched.setattr("lens_sdk.metadata.save_candidate", None)
+        told = json.loads(lens(served[0], "--out", "../copy", *served[3:], "--json")[0])
+    assert table(Path("../copy")) == rows
+    assert [Path("../copy", row["path"]).is_file() for row in rows] == [True] * 3
+    assert [row["path"] for row in told["requests"]] == [f"../copy/{r['path']}" for r in rows]
+    assert len(world.server.calls) == known
+
+
+def test_what_failing_again_and_again_costs_is_not_forgotten(
+    world: World, served: list[str], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reply that is no rewrite is paid for and in no record."""
+    price = {"input": 1e6, "cached_input": 1e6, "output": 0}
+    prices = {"date": "2026-11-22", "prices": {"writer": price}}
+    (tmp_path / "prices.json").write_text(json.dumps(prices))
+    monkeypatch.setenv("LENS_PRICES", str(tmp_path / "prices.json"))
+    file.write_text("a blue cup", "utf-8")
+    answer = world.server.answer
+    world.server.answer = lambda call: world.server.text("chat", "nonsense", model="writer")
+    lens(*served, code=1)
+    (first,) = table(Path("out"))
+    assert first["usd"] > 0
+    lens(*served, code=1)
+    (second,) = table(Path("out"))
+    assert second["usd"] == pytest.approx(2 * first["usd"])
+    world.server.answer = answer
+    known = len(world.server.calls)
+    _, stderr = lens(*served, "--max-cost", str(first["usd"] * 1.5), code=1)
+    assert "The money is spent." in stderr
+    assert len(world.server.calls) == known
 
 
 def test_a_cost_that_nobody_knows_ends_a_batch_with_a_limit(

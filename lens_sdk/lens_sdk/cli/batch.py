@@ -45,6 +45,7 @@ from lens_sdk.generators import choose_generator, lens_model, load_generator
 
 if TYPE_CHECKING:
     from lens_sdk.batch import Batch
+    from lens_sdk.batch_results import BatchResult
     from lens_sdk.settings import Settings
 
 _ALL = "for all requests together"
@@ -210,5 +211,11 @@ def _values(batch: Batch) -> dict[str, Any]:
         "left": len(batch.todo),
         "stopped": batch.stopped if batch.todo else None,
         "usd": batch.usd,
-        "requests": [row.model_dump(mode="json") for row in rows],
+        "requests": [_row(batch, row) for row in rows],
     }
+
+
+def _row(batch: Batch, row: BatchResult) -> dict[str, Any]:
+    """A line, with the path from where the command was given."""
+    picture = batch.picture(row)
+    return {**row.model_dump(mode="json"), "path": None if picture is None else str(picture)}

@@ -56,7 +56,7 @@ class BatchDisplay:
     def result(self, result: BatchResult) -> None:
         """Tell what became of a request."""
         number, total = len(self._batch.results), len(self._batch.requests)
-        told = result.error or f"{_score(result)}  {result.path}"
+        told = result.error or f"{_score(result)}  {self._batch.picture(result)}"
         line = Text(f"{number:>{len(str(total))}}/{total}  ")
         line.append(result.id if result.error else "", style="red").append(
             f": {told}" if result.error else told
