@@ -142,8 +142,9 @@ class RunRecord:
         for number, line in enumerate(self.lines[1:], start=2):
             try:
                 data = json.loads(line)
-                entries.append((_event_of(data["event"], self.folder), data["clock"]))
-            except (ValueError, KeyError, TypeError, OSError) as error:
+                clock = {stage: float(seconds) for stage, seconds in data["clock"].items()}
+                entries.append((_event_of(data["event"], self.folder), clock))
+            except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
                 raise RunRecordError(
                     f"Line {number} of {self.folder / EVENTS} cannot be read: {error}",
                     hint="The run was changed since it was written; begin it anew.",
@@ -164,13 +165,26 @@ class RunRecord:
     def finished(self) -> bool:
         """Whether the run came to its end."""
         last = json.loads(self.lines[-1])
-        return isinstance(last, dict) and last.get("event", {}).get("type") == "finished"
+        event = last.get("event") if isinstance(last, dict) else None
+        return isinstance(event, dict) and event.get("type") == "finished"
 
     def state(self) -> RunState:
-        """What is known of the run."""
+        """What is known of the run.
+
+        Raises:
+            RunRecordError: If its events cannot be read, or do not follow from one another.
+        """
         state = RunState()
-        for event in self.events:
-            state.apply(event)
+        try:
+            for event in self.events:
+                state.apply(event)
+            if self.events and state.request is None:
+                raise LookupError("it never began")
+        except LookupError as error:
+            raise RunRecordError(
+                f"An event in {self.folder / EVENTS} is about something that no earlier one tells.",
+                hint="The run was changed since it was written; begin it anew.",
+            ) from error
         return state
 
     def result(self) -> LoopResult:
@@ -225,6 +239,7 @@ class RunWriter:
             write_atomically(path, _line(header.model_dump(mode="json")))
         record = RunRecord(self.folder)
         record.header.check_same(header, self.folder)
+        record.state()
         # What follows the last whole line was being written when the run was killed.
         whole = sum(len(line) + 1 for line in record.lines)
         with path.open("r+b") as file:

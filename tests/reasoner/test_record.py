@@ -300,6 +300,28 @@ async def test_unreadable_records_are_told_apart(tmp_path: Path) -> None:
         RunRecord(tmp_path / "run").result()
 
 
+@pytest.mark.parametrize(
+    "line", [b"", b'{"event": 5, "clock": {}}\n', b'{"event": {}, "clock": 5}\n']
+)
+async def test_a_record_with_a_line_lost_or_changed_is_read_or_refused(
+    tmp_path: Path, line: bytes
+) -> None:
+    """It ended with a KeyError of the fold where a verdict had lost its picture."""
+    await _tiny(tmp_path)
+    path = tmp_path / EVENTS
+    lines = path.read_bytes().splitlines(keepends=True)
+    refused = 0
+    for number in range(1, len(lines)):
+        path.write_bytes(b"".join([*lines[:number], line, *lines[number + 1 :]]))
+        try:
+            RunRecord(tmp_path).result()
+        except RunRecordError:
+            refused += 1
+            with pytest.raises(RunRecordError):
+                await _tiny(tmp_path)
+    assert refused
+
+
 async def test_a_store_lists_runs_by_age(tmp_path: Path) -> None:
     store = RunStore(tmp_path / "runs")
     assert store.runs() == []
