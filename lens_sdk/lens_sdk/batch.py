@@ -20,6 +20,7 @@ from lens_reasoner import (
     RunState,
     Usage,
 )
+from lens_reasoner.errors import UNPAID
 from lens_reasoner.record import EVENTS, LOCK
 from lens_reasoner.together import together
 from lens_sdk.batch_requests import BatchRequest
@@ -259,8 +260,7 @@ class Batch:
 
     def _failed(self, one: BatchRequest, state: RunState, error: ReasonerError) -> BatchResult:
         self.may_work_later = self.may_work_later or may_work_later(error)
-        consumed = getattr(error, "usage", Usage.zero()) or Usage()
-        self._spend(one, (state.usage + consumed).usd)
+        self._spend(one, (state.usage + _consumed(error)).usd)
         seconds = 0.0
         with suppress(RunRecordError):  # there may be none, or one that cannot be read
             seconds = RunRecord(self._run(one)).clock.get("total", 0.0)
@@ -291,3 +291,9 @@ class Batch:
     def _write(self) -> None:
         rows = [self.results[one.id] for one in self.requests if one.id in self.results]
         write_results(self.results_file, rows)
+
+
+def _consumed(error: ReasonerError) -> Usage:
+    """What a call that failed consumed; unknown unless the error says."""
+    unpaid = not hasattr(error, "usage") or getattr(error, "fault", None) in UNPAID
+    return getattr(error, "usage", None) or (Usage.zero() if unpaid else Usage())

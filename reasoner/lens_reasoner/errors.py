@@ -47,6 +47,9 @@ ChatFault = Literal[
 ]
 """Why a chat call gave no usable reply."""
 
+UNPAID: frozenset[ChatFault] = frozenset({"rejected", "quota", "rate_limited"})
+"""Those of calls turned away before anything was done, so that nothing is billed."""
+
 
 class ReasonerError(Exception):
     """Base class of every error raised on purpose by `lens_reasoner`.

@@ -374,6 +374,17 @@ def test_a_provider_that_is_away_is_asked_again_by_the_same_command(
     assert all(row["score"] == 1 for row in table(Path("out")))
 
 
+def test_who_is_turned_away_by_a_busy_provider_costs_nothing(
+    world: World, served: list[str], file: Path
+) -> None:
+    """The first one's cost was unknown, which ended a batch with a limit."""
+    world.server.pages["/v1/chat/completions"] = world.server.error(429, "busy", retry_after_ms="5")
+    _, stderr = lens(*served, "--max-cost", "5", "--concurrency", "1", code=5)
+    assert "0 done · 3 failed" in stderr
+    assert "unknown" not in stderr
+    assert {row["usd"] for row in table(Path("out"))} == {0}
+
+
 def test_a_killed_batch_goes_on_without_paying_for_anything_twice(
     world: World, served: list[str], tmp_path: Path
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lens_reasoner.errors import ChatError, GenerationRefusedError, ImageServiceError
+from lens_reasoner.errors import UNPAID, ChatError, GenerationRefusedError, ImageServiceError
 from lens_reasoner.generators.images_wire import ImagesReply, read_images
 from lens_reasoner.generators.source_picture import SourcePicture
 from lens_reasoner.media import SUFFIXES
@@ -153,8 +153,7 @@ def _failed(error: ChatError, *, usage: Usage | None = None) -> ImageServiceErro
 
 
 def _unpaid(error: ChatError) -> Usage | None:
-    # Refused before anything is drawn, so nothing is billed.
-    return Usage.zero() if error.fault in {"rejected", "quota", "rate_limited"} else None
+    return Usage.zero() if error.fault in UNPAID else None
 
 
 def _lost(error: ChatError) -> ImageServiceError:
