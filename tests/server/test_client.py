@@ -86,6 +86,28 @@ async def test_a_run_event_by_event_and_its_record(lens: AsyncLens) -> None:
     assert await lens.runs.resume(stream.id) == result
 
 
+async def test_a_run_whose_judge_was_away_is_judged_when_it_goes_on(
+    lens: AsyncLens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server left it as it was, and its client stopped reading at the first end of two."""
+
+    async def away(*_: Any) -> None:
+        raise RuntimeError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lens_sdk.nano_judge.NanoJudge.judge", away)
+        stream = lens.stream(TEXT, **SMALL)
+        result = await stream.result()
+        assert (result.stop_reason, result.best.score) == ("unjudged", None)
+    name = str(stream.id)
+    for _ in range(2):
+        judged = await lens.runs.resume(name)
+        assert judged.stop_reason != "unjudged"
+        assert judged.best.score is not None
+        assert judged.best.image.data == result.best.image.data
+        assert judged == await lens.runs.result(name)
+
+
 async def test_rewriting_and_judging(lens: AsyncLens) -> None:
     rewrite = await lens.rewrite(TEXT)
     assert rewrite.type if hasattr(rewrite, "type") else rewrite.prompt

@@ -8,7 +8,7 @@ import pytest
 
 from chromium import CHROMIUM, Page, chromium_page
 from lens_sdk.server.guard import ApiKeys
-from loopback_lens import Running, Start
+from loopback_lens import SMALL, Running, Start
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 
@@ -53,6 +53,30 @@ def test_a_request_by_keyboard_from_the_first_word_to_the_best_picture(
     assert page.value("document.querySelector(':target').className") == "candidate best"
     page.wait("document.querySelectorAll('#past li').length > 0")
     page.screenshot(tmp_path / "page.png")
+
+
+@needs_browser
+def test_a_run_that_was_judged_later_has_one_best_picture(
+    running: Running, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its two ends put a badge on one."""
+
+    async def away(*_: object) -> None:
+        raise RuntimeError("away")
+
+    body = {"request": {"text": "a red apple", "num_images": 2, **SMALL}}
+    with monkeypatch.context() as patched:
+        patched.setattr("lens_sdk.nano_judge.NanoJudge.judge", away)
+        run = httpx.post(f"{running.v1}/runs", json=body).json()
+        url = f"{running.v1}/runs/{run['id']}"
+        httpx.get(f"{url}/events", timeout=60)
+    httpx.post(f"{url}/resume")
+    assert httpx.get(f"{url}/events", timeout=60).text.count("event: finished") == 2
+    page.open(f"{running.url}/?run={run['id']}")
+    page.wait("document.querySelectorAll('.verdict .mark').length > 0")
+    page.wait("document.getElementById('status').textContent.startsWith('Done')")
+    for mark in (".badge", ".candidate.best", "#status a"):
+        assert page.value(f"document.querySelectorAll('#results {mark}, {mark}').length") == 1
 
 
 @needs_browser

@@ -70,6 +70,7 @@ class RunDisplay:
         self._judging: TaskID | None = None
         self._drawing: dict[tuple[int, int], TaskID] = {}
         self._images = 0
+        self._judged: set[int] = set()
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -100,9 +101,9 @@ class RunDisplay:
             case ImageReady():
                 self._images += 1
             case Judged():
-                self._judge()
-            case StageFailed(index=int()) if event.failure.stage == "judge":
-                self._judge()
+                self._judge(event.index)
+            case StageFailed(index=int() as index) if event.failure.stage == "judge":
+                self._judge(index)
             case Revised():
                 self.end(self.begin(f"New prompt for round {event.round + 1}"))
             case RubricDone() | FidelityChecked() | Diagnosed() | StageFailed() | Finished():
@@ -115,7 +116,9 @@ class RunDisplay:
             self._drawing[key] = self._bars.add_task(name, total=event.total)
         self._bars.update(self._drawing[key], completed=event.step)
 
-    def _judge(self) -> None:
+    def _judge(self, index: int) -> None:
+        # Who could not be asked about a picture may be asked again.
+        self._judged.add(index)
         if self._judging is None:
             self._judging = self._bars.add_task("Judging", total=self._images)
-        self._bars.update(self._judging, total=self._images, advance=1)
+        self._bars.update(self._judging, total=self._images, completed=len(self._judged))

@@ -134,12 +134,14 @@ class RemoteBackend:
         until = None if total is None else asyncio.get_running_loop().time() + total
         try:
             async with aclosing(self._follow(str(run.id))) as events:
-                while not over:
+                while True:
                     # Not round the yield: the next event may be awaited in another task.
                     async with asyncio.timeout_at(until):
                         event = await anext(events)
                     over = event.type == "finished"
                     yield event
+        except StopAsyncIteration:
+            return
         except RunEndedError:
             over = True
             raise
@@ -154,7 +156,8 @@ class RemoteBackend:
 
     async def _follow(self, name: str) -> AsyncGenerator[Event]:
         """A run's events, through lost connections and a server that is started again."""
-        known, failures = 0, 0
+        # One that was gone on with to be judged has more than one end.
+        known, failures, over = 0, 0, False
         while True:
             try:
                 async with aclosing(self._wire.events(f"runs/{name}/events", known)) as lines:
@@ -164,7 +167,10 @@ class RemoteBackend:
                             break
                         if told.number is not None:
                             known, failures = told.number, 0
+                        over = told.kind == "finished"
                         yield read_event(told.data)
+                if over:
+                    return
                 raise ServerUnreachableError(f"The events of run {name} broke off.")
             except LensServerError as error:
                 failures += 1

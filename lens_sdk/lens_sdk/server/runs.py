@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -108,14 +109,18 @@ class RunService:
         return shared
 
     async def resume(self, name: str) -> None:
-        """Go on with a run that is not finished; one that is under way is left alone.
+        """Go on with a run that is not finished, or ended because its judge could not be asked.
+
+        One that is under way is left alone.
 
         Raises:
             ApiError: There is no such run, or no room for it.
             RunRecordError: It was begun with other parts than this server has.
         """
         record = self.record(name)
-        if self._player.live(name) or record.finished:
+        if self._player.live(name):
+            return
+        if record.finished and not (await asyncio.to_thread(record.state)).unasked:
             return
         self._check_room(record.header.request.num_images)
         claim = await self._player.claim(name)

@@ -211,6 +211,12 @@ class RunView {
   finished({ best, stop_reason, timings }) {
     this.over = true;
     say(`Done in ${timings.total.toFixed(1)} s: ${REASONS[stop_reason] ?? stop_reason}.`);
+    // A run that was judged later has two ends.
+    for (const { card, head } of this.cards.values()) {
+      card.removeAttribute("id");
+      card.classList.remove("best");
+      head.querySelector(".badge")?.remove();
+    }
     const parts = this.cards.get(best);
     if (!parts) return;
     parts.card.id = "best";
