@@ -5,14 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from chromium import CHROMIUM, Page, chromium_page
 from lens_prompt_opt import Budget, PairedSequentialGate
 from lens_prompt_opt.simulation.parts import simulated_requests
 from lens_prompt_opt.simulation.world import seed_prompt
+from lens_reasoner import AgentLoop, FunctionGenerator, GenerationRefusedError, RunRecord
 from lens_sdk.cli import app
+from lens_sdk.pages.runs import render_runs
 from prompt_opt.simulated_study import WORLD, study
+from redness import paint
 
 PHONE = 390
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
@@ -41,6 +45,17 @@ def test_a_folder_without_a_run_ends_with_a_message(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert done.exit_code == 1
     assert "study.json" in done.output
+
+
+async def test_the_page_of_a_run_tells_why_pictures_are_missing(tmp_path: Path) -> None:
+    def draw(prompt: str, seed: int) -> Image.Image:
+        if seed in {41, 42}:
+            raise GenerationRefusedError("<indecent>")
+        return paint(prompt, seed)
+
+    loop = AgentLoop(generator=FunctionGenerator(draw))
+    await loop.run("a red square", seed=40, num_images=3, record=tmp_path)
+    assert render_runs([RunRecord(tmp_path)], runs="runs").count("&lt;indecent&gt;") == 1
 
 
 @needs_browser

@@ -43,6 +43,7 @@ def _case(number: int, record: RunRecord) -> Markup:
         el("h2", result.request.text),
         el("p", _facts(record, result), class_="note"),
         *_prompts(result),
+        *_failures(result),
     )
     return el(
         "article",
@@ -83,6 +84,12 @@ def _prompts(result: LoopResult) -> list[Markup]:
         for n, prompt in enumerate(result.prompts, start=1)
         if prompt.prompt != result.request.text
     ]
+
+
+def _failures(result: LoopResult) -> list[Markup]:
+    """What failed besides single verdicts, such as pictures that were refused, each once."""
+    told = (f"{failure.message} {failure.hint}".strip() for failure in result.failures)
+    return [el("p", text, class_="note") for text in dict.fromkeys(told)]
 
 
 def _candidates(result: LoopResult) -> list[Markup]:
