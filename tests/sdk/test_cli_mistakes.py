@@ -133,6 +133,8 @@ MISTAKES = [
     ("bench --minutes -1", 2, "--minutes"),
     ("memory --size big", 2, "WIDTHxHEIGHT"),
     ("memory --size 64x64 --write missing.md", 1, "missing.md"),
+    ("create cup --size 30x30", 1, "size='30x30' cannot be honoured"),
+    ("generate cup --size 30x30", 1, "size='30x30' cannot be honoured"),
     ("serve --host 0.0.0.0", 1, "key"),
     ("serve --api-key-file missing", 1, "missing"),
     ("serve --folder text.txt", 1, "text.txt: Not a directory"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from lens_reasoner import ImageRequest
 from lens_sdk.cli.console import err
 from lens_sdk.client.lens import AsyncLens
 from lens_sdk.errors import SettingsError
@@ -56,13 +57,14 @@ def runs_folder(settings: Settings) -> Path:
 
 @asynccontextmanager
 async def opened(
-    settings: Settings, *, load: bool = False
+    settings: Settings, *, load: bool = False, asked: ImageRequest | None = None
 ) -> AsyncIterator[tuple[AsyncLens, LensModel | None]]:
     """A client, and the local model it draws with, if one does.
 
     Args:
         settings: What to use.
         load: Load the model now, and show so.
+        asked: What it is to draw, if that is known; seen before loading.
 
     Raises:
         ReasonerError: As `AsyncLens` does.
@@ -75,5 +77,5 @@ async def opened(
     async with AsyncLens(generator, settings=settings) as lens:
         if load:
             with err.status(f"Loading {generator.name}"):
-                await asyncio.to_thread(load_generator, generator)
+                await asyncio.to_thread(load_generator, generator, asked)
         yield lens, lens_model(generator)

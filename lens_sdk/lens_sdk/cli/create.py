@@ -108,7 +108,7 @@ def create(
 
 async def _create(settings: Settings, asked: ImageRequest, limits: LoopLimits) -> Followed:
     started = time.perf_counter()
-    async with opened(settings, load=True) as (lens, model):
+    async with opened(settings, load=True, asked=asked) as (lens, model):
         loaded = time.perf_counter() - started
         stream = lens.stream(asked, limits=limits)
         result: LoopResult = await follow(err, stream, rewrites=settings.reasoner != "none")
