@@ -30,7 +30,7 @@ from lens_sdk.batch_results import (
     read_results,
     write_results,
 )
-from lens_sdk.error_kinds import may_work_later
+from lens_sdk.error_kinds import TRANSIENT, may_work_later
 from lens_sdk.models import LensModel
 from lens_sdk.tracing import traced
 
@@ -255,6 +255,9 @@ class Batch:
         if state.finished is None:
             return None
         result = state.result()
+        if state.unasked:
+            known = (*result.failures, *(one.failure for one in result.candidates if one.failure))
+            self.may_work_later |= any(failure.fault in TRANSIENT for failure in known)
         path = await asyncio.to_thread(self._save, one, result)
         return BatchResult.of(one.id, result, path=path, usd=self._usd[one.id])
 

@@ -64,7 +64,8 @@ _BY_CODE: dict[str, ErrorKind] = {
     "not_judged": "judge",
     "generator_failed": "generator",
 }
-_TRANSIENT = frozenset({"connection", "timeout", "rate_limited", "server"})
+TRANSIENT = frozenset({"connection", "timeout", "rate_limited", "server"})
+"""Faults of a service that may be over later."""
 
 
 def error_kind(error: ReasonerError) -> ErrorKind:
@@ -88,8 +89,10 @@ def error_kind(error: ReasonerError) -> ErrorKind:
 
 def may_work_later(error: ReasonerError) -> bool:
     """Whether the same call may succeed later, without anything being changed."""
+    if isinstance(error, JudgeError) and isinstance(error.__cause__, ChatError):
+        error = error.__cause__
     if isinstance(error, ChatError | ImageServiceError):
-        return error.fault in _TRANSIENT
+        return error.fault in TRANSIENT
     if isinstance(error, LensServerError) and not isinstance(error, RequestRefusedError):
         return error_kind(error) in {"rate_limit", "timeout"} or error.status in {None, 502, 503}
     return False

@@ -53,6 +53,7 @@ class StageFailure(Value):
         message: What was wrong.
         hint: What to do about it.
         usage: What the failed call consumed; unknown unless the error says.
+        fault: The kind of a service's failure that was behind it, as in `ChatError`; None without.
     """
 
     stage: Stage
@@ -60,6 +61,7 @@ class StageFailure(Value):
     message: str
     hint: str = ""
     usage: Usage = Usage()
+    fault: str | None = None
 
     @classmethod
     def of(cls, stage: Stage, error: Exception) -> StageFailure:
@@ -72,6 +74,7 @@ class StageFailure(Value):
             message=without_keys(known.message if known else str(error)),
             hint=without_keys(known.hint) if known else "",
             usage=getattr(error, "usage", None) or Usage(),
+            fault=getattr(error, "fault", getattr(error.__cause__, "fault", None)),
         )
 
 

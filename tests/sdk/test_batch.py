@@ -254,7 +254,7 @@ class World:
 
     def __init__(self, server: LoopbackServer) -> None:
         self.server = server
-        self.down: set[str] = set()
+        self.down: dict[str, int] = {}
         self.at: Callable[[int], object] = lambda number: None
         server.answer = self._answer
 
@@ -273,7 +273,7 @@ class World:
         schema = json.dumps(call.body["response_format"])
         role = next((one for one in ("verdicts", "findings", "criteria") if one in schema), "")
         if role in self.down:
-            return server.error(401, "no")
+            return server.error(self.down[role], "no", retry_after_ms="5")
         asked = call.body["messages"][1]["content"]
         data: dict[str, Any]
         if role == "verdicts":
@@ -342,13 +342,13 @@ def test_what_fails_is_told_and_keeps_nothing_else_from_being_drawn(
     assert [call.body["prompt"] for call in again if "prompt" in call.body] == ["a bomb"]
     assert not [call for call in again if b"decision" in call.raw or b"apples" in call.raw]
 
-    world.down = {"verdicts"}
+    world.down = {"verdicts": 401}
     file.write_text("a blue cup\na bomb", "utf-8")
     lens(*served, code=1)
     cup = table(Path("out"))[0]
     assert (cup["score"], cup["error_kind"], cup["stop_reason"]) == (None, "judge", "unjudged")
     assert Path("out", cup["path"]).is_file()
-    world.down = set()
+    world.down = {}
     pictures = [call for call in world.server.calls if b"a blue cup" in call.raw]
     lens(*served, code=3)
     again = table(Path("out"))[0]
@@ -372,6 +372,21 @@ def test_a_provider_that_is_away_is_asked_again_by_the_same_command(
     lens(*served)
     assert Counter(text for text in world.asked.elements() if "decision" in text) == rewrites
     assert all(row["score"] == 1 for row in table(Path("out")))
+
+
+def test_a_judge_that_is_away_is_asked_again_by_the_same_command(
+    world: World, served: list[str]
+) -> None:
+    world.down = {"verdicts": 503}
+    _, stderr = lens(*served, code=5)
+    assert "3 failed" in stderr
+    assert {row["error_kind"] for row in table(Path("out"))} == {"judge"}
+    asked = len(world.server.calls)
+    world.down = {}
+    lens(*served)
+    assert all(row["score"] == 1 for row in table(Path("out")))
+    again = [call.path for call in world.server.calls[asked:]]
+    assert not [path for path in again if path.endswith("/images/generations")]
 
 
 def test_who_is_turned_away_by_a_busy_provider_costs_nothing(

@@ -26,6 +26,7 @@ from lens_reasoner.errors import (
     ReasonerError,
     UnsupportedSettingError,
 )
+from lens_reasoner.judging.mode import no_verdict
 from lens_sdk import FunctionGenerator, Lens, LensError, LimitReachedError, LoopLimits, error_kind
 from lens_sdk.client.errors import (
     RequestRefusedError,
@@ -128,6 +129,8 @@ def test_every_error_is_of_the_family_travels_and_is_documented(kind: type[Reaso
         (ChatError("x", fault="filtered"), "refused", False),
         (RequestRefusedError("x", status=400, code="moderation_blocked"), "refused", False),
         (JudgeError("x"), "judge", False),
+        (no_verdict(ChatError("x", fault="server")), "judge", True),
+        (no_verdict(ChatError("x", fault="refused")), "judge", False),
         (GeneratorError("x"), "generator", False),
         (NothingDrawnError("deadline"), "budget", False),
         (RateLimitedError("x", fault="rate_limited"), "rate_limit", True),

@@ -92,4 +92,8 @@ def one_line(text: str) -> str:
 
 def no_verdict(error: ChatError) -> JudgeError:
     """The error of a judge whose model gave no usable reply."""
-    return JudgeError(f"No verdict was given: {error.message}", usage=error.usage, hint=error.hint)
+    failure = JudgeError(
+        f"No verdict was given: {error.message}", usage=error.usage, hint=error.hint
+    )
+    failure.__cause__ = error
+    return failure

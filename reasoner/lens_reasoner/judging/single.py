@@ -130,9 +130,7 @@ class PerCriterion:
                 messages, schema=self._schema, temperature=self._temperature
             )
         except ChatError as error:
-            failure = no_verdict(error)
-            failure.__cause__ = error
-            return failure
+            return no_verdict(error)
         answer = reply.parsed_as(self._schema)
         verdict = CriterionVerdict(
             criterion=criterion.name,
