@@ -23,7 +23,6 @@ from lens_prompt_opt import (
     ProposalError,
     RunDirectoryError,
     SectionEdit,
-    StudyConfigError,
     StudyInterruptedError,
     StudyMismatchError,
 )
@@ -398,23 +397,3 @@ def test_a_strategy_may_run_into_the_end_of_the_budget() -> None:
     assert result.end == "no_improvement"
     assert "the budget ended the search" in result.history.notes
     assert result.cost[-1].images <= 120
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("concurrency", 0),  # No call would ever begin,
-        ("concurrency", -1),
-        ("confidence", 95),  # these would fail at the claim, when all is paid for,
-        ("confidence", 1.0),
-        ("test_pictures", 0),  # and here there would be none.
-        ("shares", (0.5,)),
-        ("shares", (0.5, -0.1, 0.6)),
-        ("own_share", -0.1),
-    ],
-)
-def test_numbers_that_make_no_study_are_refused_before_anything_is_paid(
-    name: str, value: object
-) -> None:
-    with pytest.raises(StudyConfigError, match=f"^{name}="):
-        study(**{name: value})

@@ -23,6 +23,7 @@ from lens_prompt_opt import (
     ProposalBrief,
     Proposals,
     StopSwitch,
+    StudyConfigError,
     StudyInterruptedError,
     StudyProgress,
 )
@@ -320,3 +321,23 @@ def test_strategy_settings_are_part_of_what_a_run_is_about(tmp_path: Path) -> No
     other = study(strategy=replace(FactorialSearch(), pairs=9))
     with pytest.raises(Exception, match="strategy"):
         other.optimize_sync(seed=SEED, budget=Budget(images=100), run_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("concurrency", 0),  # No call would ever begin,
+        ("concurrency", -1),
+        ("confidence", 95),  # these would fail at the claim, when all is paid for,
+        ("confidence", 1.0),
+        ("test_pictures", 0),  # and here there would be none.
+        ("shares", (0.5,)),
+        ("shares", (0.5, -0.1, 0.6)),
+        ("own_share", -0.1),
+    ],
+)
+def test_numbers_that_make_no_study_are_refused_before_anything_is_paid(
+    name: str, value: object
+) -> None:
+    with pytest.raises(StudyConfigError, match=f"^{name}="):
+        study(**{name: value})

@@ -2,12 +2,19 @@
 
 import base64
 import io
-import json
 import logging
 
 import pytest
 from PIL import Image
 
+from image_answers import (
+    COST,
+    QUICK,
+    image_server,
+    openai_images,
+    picture_bytes,
+    pictures_reply,
+)
 from lens_reasoner import (
     AgentLoop,
     Capabilities,
@@ -16,55 +23,14 @@ from lens_reasoner import (
     GenerationSettings,
     Generator,
     ImageRequest,
-    ImageServer,
     ImageServiceError,
-    LoopLimits,
     MissingKeyError,
     OpenAIImages,
-    RetryPolicy,
     ServerDialect,
     UnsupportedSettingError,
     UnsupportedSettingWarning,
     Usage,
 )
-from lens_reasoner.generators.image_prices import OPENAI_IMAGE_PRICES
-from lens_reasoner.record import EVENTS
-from redness import REQUEST, RUBRIC, RednessJudge
-
-QUICK = RetryPolicy(attempts=3, first_wait=0.01, timeout=5, deadline=20)
-BILL = {
-    "input_tokens": 12,
-    "input_tokens_details": {"text_tokens": 12, "image_tokens": 0},
-    "output_tokens": 4160,
-    "total_tokens": 4172,
-}
-COST = (12 * 5 + 4160 * 30) / 1e6
-
-
-def _picture(kind: str = "PNG", size=(1024, 1024), color="teal") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, color).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def _reply(server, *entries, usage=BILL, **more):
-    listed = [
-        {"b64_json": base64.b64encode(entry).decode()} if isinstance(entry, bytes) else entry
-        for entry in entries
-    ]
-    body = {"created": 1, "data": listed, "output_format": "png", **more}
-    if usage is not None:
-        body["usage"] = usage
-    return server.raw(json.dumps(body).encode())
-
-
-def _openai(server, secret, **options) -> OpenAIImages:
-    options = {"retry": QUICK, "image_prices": OPENAI_IMAGE_PRICES} | options
-    return OpenAIImages(base_url=server.url, api_key=secret, **options)
-
-
-def _server(server, dialect="vllm-omni", model="Z-Image", **options) -> ImageServer:
-    return ImageServer(model, base_url=server.url, dialect=dialect, **{"retry": QUICK, **options})
 
 
 async def _draw(generator, *, seeds=(1,), **fields) -> list[GeneratedImage]:
@@ -73,9 +39,9 @@ async def _draw(generator, *, seeds=(1,), **fields) -> list[GeneratedImage]:
 
 async def test_a_picture_is_kept_as_it_came_with_its_cost(server, secret, tmp_path) -> None:
     # The echo says PNG; the bytes are what counts.
-    data = _picture("WEBP")
-    server.script.append(_reply(server, data))
-    generator = _openai(server, secret)
+    data = picture_bytes("WEBP")
+    server.script.append(pictures_reply(server, data))
+    generator = openai_images(server, secret)
     assert isinstance(generator, Generator)
     (picture,) = await _draw(generator, extra={"quality": "high"})
     assert (picture.data, picture.media_type, picture.seed) == (data, "image/webp", None)
@@ -95,8 +61,8 @@ async def test_a_picture_is_kept_as_it_came_with_its_cost(server, secret, tmp_pa
 
 async def test_pictures_of_one_call_share_its_bill(server, secret) -> None:
     colors = ("red", "green", "blue")
-    server.script.append(_reply(server, *(_picture(color=color) for color in colors)))
-    pictures = await _draw(_openai(server, secret), seeds=(1, 2, 3))
+    server.script.append(pictures_reply(server, *(picture_bytes(color=color) for color in colors)))
+    pictures = await _draw(openai_images(server, secret), seeds=(1, 2, 3))
     assert server.calls[0].body["n"] == 3
     assert len({picture.sha256 for picture in pictures}) == 3
     total = Usage.total(picture.usage for picture in pictures)
@@ -105,88 +71,23 @@ async def test_pictures_of_one_call_share_its_bill(server, secret) -> None:
 
 
 async def test_the_loop_counts_what_drawing_costs(server, secret) -> None:
-    server.answer = lambda call: _reply(server, *([_picture()] * call.body["n"]))
+    server.answer = lambda call: pictures_reply(server, *([picture_bytes()] * call.body["n"]))
     request = ImageRequest(text="a cup", num_images=2, extra={"quality": "low"})
-    result = await AgentLoop(generator=_openai(server, secret)).run(request)
+    result = await AgentLoop(generator=openai_images(server, secret)).run(request)
     assert len(result.candidates) == 2
     assert {call.body["quality"] for call in server.calls} == {"low"}
     assert result.usage.usd == pytest.approx(COST * len(server.calls))
 
 
-async def test_a_refused_picture_takes_no_other_away(server, tmp_path) -> None:
-    """One refusal ended the drawing of the round, and of all rounds after it."""
-
-    def answer(call):
-        if call.body["seed"] == 1:
-            return server.error(400, "safety system", code="moderation_blocked")
-        return _reply(server, _picture(size=(8, 8)), usage=None)
-
-    server.answer = answer
-    loop = AgentLoop(
-        generator=_server(server, "vllm-omni"),
-        judge=RednessJudge(300),
-        limits=LoopLimits(max_rounds=2),
-    )
-    request = REQUEST.model_copy(update={"seed": 0, "num_images": 3})
-    result = await loop.run(request, rubric=RUBRIC, record=tmp_path)
-    assert [c.image.seed for c in result.candidates] == [0, 2, 3, 4, 5]
-    assert all(c.verdict is not None for c in result.candidates)
-    assert result.stop_reason == "max_rounds"
-    assert [f.error for f in result.failures] == ["GenerationRefusedError"]
-
-    # Killed after the first round was judged: nothing of it is asked for again.
-    lines = (tmp_path / EVENTS).read_bytes().splitlines(keepends=True)
-    second = next(n for n, line in enumerate(lines) if b'"image_ready", "round": 1' in line)
-    (tmp_path / EVENTS).write_bytes(b"".join(lines[:second]))
-    assert [c.image.seed for c in (await loop.resume(tmp_path)).candidates] == [0, 2, 3, 4, 5]
-    assert [call.body["seed"] for call in server.calls] == [0, 1, 2, 3, 4, 5, 3, 4, 5]
-
-
-async def test_a_round_that_is_refused_ends_the_run(server) -> None:
-    def answer(call):
-        if call.body["seed"] > 1:
-            return server.error(400, "safety system", code="moderation_blocked")
-        return _reply(server, _picture(size=(8, 8)), usage=None)
-
-    server.answer = answer
-    loop = AgentLoop(
-        generator=_server(server, "vllm-omni"),
-        judge=RednessJudge(300),
-        limits=LoopLimits(max_rounds=9),
-    )
-    result = await loop.run(REQUEST.model_copy(update={"seed": 0}), rubric=RUBRIC)
-    assert [c.image.seed for c in result.candidates] == [0, 1]
-    assert result.stop_reason == "generator_failed"
-    assert len(server.calls) == 4
-    with pytest.raises(GenerationRefusedError, match="safety system"):
-        await loop.run(REQUEST.model_copy(update={"seed": 7}), rubric=RUBRIC)
-
-
-async def test_pictures_that_moderation_took_out_of_an_answer_are_done_without(
-    server, caplog
-) -> None:
-    taken = {"b64_json": "", "respect_moderation": False}
-    server.answer = lambda call: _reply(server, _picture(size=(8, 8)), taken, usage=None)
-    loop = AgentLoop(
-        generator=_server(server, "plain"), judge=RednessJudge(300), limits=LoopLimits(max_rounds=2)
-    )
-    result = await loop.run(REQUEST.model_copy(update={"seed": None}), rubric=RUBRIC)
-    assert [c.score for c in result.candidates] == [0.5, 0.5]
-    assert result.stop_reason == "max_rounds"
-    assert ["drew 1 pictures for 2" in f.message for f in result.failures] == [True, True]
-    assert "moderation" in result.failures[0].hint
-    assert "left out: The server's moderation took it away." in caplog.text
-
-
 async def test_a_picture_to_start_from_is_sent_along(server, secret) -> None:
     mask = io.BytesIO()
     Image.new("RGBA", (1024, 1024)).save(mask, "PNG")
-    source, hole = _picture("JPEG"), mask.getvalue()
+    source, hole = picture_bytes("JPEG"), mask.getvalue()
     details = {"text_tokens": 10, "image_tokens": 300}
     usage = {"input_tokens": 310, "input_tokens_details": details, "output_tokens": 100}
     server.script.append(server.error(429, "slow down", retry_after_ms="5"))
-    server.script.append(_reply(server, _picture(), usage=usage))
-    generator = _openai(server, secret)
+    server.script.append(pictures_reply(server, picture_bytes(), usage=usage))
+    generator = openai_images(server, secret)
     editor = generator.editing(source, mask=hole)
     (picture,) = await _draw(editor, extra={"quality": "low"})
     assert picture.usage.usd == pytest.approx((10 * 5 + 300 * 8 + 100 * 30) / 1e6)
@@ -198,19 +99,19 @@ async def test_a_picture_to_start_from_is_sent_along(server, secret) -> None:
             assert part in call.raw
     assert editor.fingerprint != generator.fingerprint
     with pytest.raises(UnsupportedSettingError, match="prompt alone"):
-        _server(server).editing(source)
+        image_server(server).editing(source)
 
 
 async def test_unknown_costs_are_not_zero(server, secret) -> None:
-    server.answer = lambda call: _reply(server, _picture())
+    server.answer = lambda call: pictures_reply(server, picture_bytes())
     for generator in (
-        _openai(server, secret, image_prices=None),
+        openai_images(server, secret, image_prices=None),
         OpenAIImages("gpt-image-9", base_url=server.url, api_key=secret),
     ):
         (picture,) = await _draw(generator)
         assert (picture.usage.usd, picture.usage.output_tokens) == (None, 4160)
-    server.answer = lambda call: _reply(server, _picture(), usage=None)
-    (picture,) = await _draw(_openai(server, secret))
+    server.answer = lambda call: pictures_reply(server, picture_bytes(), usage=None)
+    (picture,) = await _draw(openai_images(server, secret))
     assert picture.usage == Usage()
 
 
@@ -229,14 +130,14 @@ async def test_unknown_costs_are_not_zero(server, secret) -> None:
 )
 async def test_what_the_service_does_not_know_is_refused_here(server, secret, fields, rule) -> None:
     with pytest.raises(UnsupportedSettingError, match=rule):
-        await _draw(_openai(server, secret), **fields)
+        await _draw(openai_images(server, secret), **fields)
     assert server.calls == []
 
 
 async def test_another_size_than_asked_for_is_noted(server, secret) -> None:
-    server.script.append(_reply(server, _picture(size=(1536, 1024))))
+    server.script.append(pictures_reply(server, picture_bytes(size=(1536, 1024))))
     with pytest.warns(UnsupportedSettingWarning, match="drew 1536x1024"):
-        (picture,) = await _draw(_openai(server, secret), width=1024, height=1536)
+        (picture,) = await _draw(openai_images(server, secret), width=1024, height=1536)
     assert (picture.settings.width, picture.settings.height) == (1536, 1024)
     assert picture.settings.dropped == {"size": "1024x1536"}
 
@@ -245,15 +146,15 @@ async def test_moderation_is_a_refusal_with_its_cause(server, secret) -> None:
     message = f"Rejected by the safety system {secret}. safety_violations=[violence, self-harm]."
     server.script.append(server.error(400, message, code="moderation_blocked"))
     with pytest.raises(GenerationRefusedError, match="violence") as caught:
-        await _draw(_openai(server, secret))
+        await _draw(openai_images(server, secret))
     assert caught.value.categories == ("violence", "self-harm")
     assert caught.value.request_id == "req-1"
     assert len(server.calls) == 1
     assert secret not in f"{caught.value} {caught.value.detail} {caught.value.__cause__!r}"
     # Some services answer with success and take the picture away.
-    server.script.append(_reply(server, {"b64_json": "", "respect_moderation": False}))
+    server.script.append(pictures_reply(server, {"b64_json": "", "respect_moderation": False}))
     with pytest.raises(GenerationRefusedError, match="took the picture away") as caught:
-        await _draw(_openai(server, secret))
+        await _draw(openai_images(server, secret))
     assert caught.value.usage.usd == pytest.approx(COST)
 
 
@@ -272,7 +173,7 @@ async def test_calls_are_repeated_only_where_that_costs_nothing(
 ) -> None:
     server.answer = lambda call: server.error(status, "no", code=code, retry_after_ms="5")
     with pytest.raises(ImageServiceError) as caught:
-        await _draw(_openai(server, secret))
+        await _draw(openai_images(server, secret))
     assert (caught.value.fault, caught.value.status) == (fault, status)
     assert len(server.calls) == calls
     if fault in {"rate_limited", "quota", "rejected"}:
@@ -283,8 +184,8 @@ async def test_calls_are_repeated_only_where_that_costs_nothing(
 
 async def test_a_busy_service_gets_its_time_and_then_draws(server, secret) -> None:
     server.script.append(server.error(429, "slow down", retry_after="1"))
-    server.script.append(_reply(server, _picture()))
-    await _draw(_openai(server, secret))
+    server.script.append(pictures_reply(server, picture_bytes()))
+    await _draw(openai_images(server, secret))
     first, second = server.calls
     assert second.at - first.at >= 1
 
@@ -298,13 +199,13 @@ async def test_a_lost_reply_is_not_paid_twice(server, secret, lost) -> None:
     server.answer = answer
     hasty = QUICK.model_copy(update={"timeout": 0.3})
     with pytest.raises(ImageServiceError, match="not repeated") as caught:
-        await _draw(_openai(server, secret, retry=hasty))
+        await _draw(openai_images(server, secret, retry=hasty))
     assert caught.value.fault in {"timeout", "connection"}
     assert caught.value.usage is None
     assert "retry_lost_replies" in caught.value.hint
     assert len(server.calls) == 1
     with pytest.raises(ImageServiceError):
-        await _draw(_openai(server, secret, retry=hasty, retry_lost_replies=True))
+        await _draw(openai_images(server, secret, retry=hasty, retry_lost_replies=True))
     assert len(server.calls) == 4
 
 
@@ -331,30 +232,35 @@ async def test_a_server_that_is_not_there_is_tried_again(secret) -> None:
 async def test_replies_without_a_picture(server, secret, body, content_type, fault) -> None:
     server.script.append(server.raw(body, content_type))
     with pytest.raises(ImageServiceError) as caught:
-        await _draw(_openai(server, secret))
+        await _draw(openai_images(server, secret))
     assert caught.value.fault == fault
     assert len(server.calls) == 1
 
 
 async def test_bytes_that_are_no_picture_are_told_and_billed(server, secret) -> None:
-    for data in (b"<html>", _picture("PNG")[:900], b"\x89PNG\r\n\x1a\n junk", b"BM" + b"0" * 99):
-        server.script.append(_reply(server, data))
+    for data in (
+        b"<html>",
+        picture_bytes("PNG")[:900],
+        b"\x89PNG\r\n\x1a\n junk",
+        b"BM" + b"0" * 99,
+    ):
+        server.script.append(pictures_reply(server, data))
         with pytest.raises(ImageServiceError) as caught:
-            await _draw(_openai(server, secret))
+            await _draw(openai_images(server, secret))
         assert caught.value.usage.usd == pytest.approx(COST)
 
 
 async def test_good_pictures_survive_a_bad_one(server, secret, caplog) -> None:
-    server.script.append(_reply(server, _picture(), b"broken"))
+    server.script.append(pictures_reply(server, picture_bytes(), b"broken"))
     with caplog.at_level(logging.WARNING):
-        pictures = await _draw(_openai(server, secret), seeds=(1, 2))
+        pictures = await _draw(openai_images(server, secret), seeds=(1, 2))
     assert len(pictures) == 1
     assert pictures[0].usage.usd == pytest.approx(COST)
     assert "left out" in caplog.text
 
 
 async def test_settings_have_the_names_of_the_server(server) -> None:
-    server.answer = lambda call: _reply(server, _picture(size=(64, 32)), usage=None)
+    server.answer = lambda call: pictures_reply(server, picture_bytes(size=(64, 32)), usage=None)
     fields = {
         "width": 64,
         "height": 32,
@@ -362,7 +268,7 @@ async def test_settings_have_the_names_of_the_server(server) -> None:
         "guidance_scale": 2.5,
         "negative_prompt": "fog",
     }
-    (picture,) = await _draw(_server(server), seeds=(7,), **fields)
+    (picture,) = await _draw(image_server(server), seeds=(7,), **fields)
     assert picture.seed == 7
     assert picture.settings == GenerationSettings(**fields)
     assert server.calls[0].body == {
@@ -376,19 +282,19 @@ async def test_settings_have_the_names_of_the_server(server) -> None:
         "guidance_scale": 2.5,
         "negative_prompt": "fog",
     }
-    await _draw(_server(server, model="Qwen/Qwen-Image"), **fields)
+    await _draw(image_server(server, model="Qwen/Qwen-Image"), **fields)
     assert server.calls[1].body["true_cfg_scale"] == 2.5
     assert "guidance_scale" not in server.calls[1].body
-    await _draw(_server(server, "sglang", guidance_field="true_cfg_scale"), **fields)
+    await _draw(image_server(server, "sglang", guidance_field="true_cfg_scale"), **fields)
     assert server.calls[2].body["true_cfg_scale"] == 2.5
 
 
 async def test_a_plain_server_promises_only_what_the_protocol_has(server) -> None:
-    plain = _server(server, "plain")
+    plain = image_server(server, "plain")
     for fields in ({"num_inference_steps": 3}, {"negative_prompt": "x"}, {"extra": {"seed": 1}}):
         with pytest.raises(UnsupportedSettingError):
             await _draw(plain, **fields)
-    server.script.append(_reply(server, _picture(size=(48, 48)), usage=None))
+    server.script.append(pictures_reply(server, picture_bytes(size=(48, 48)), usage=None))
     (picture,) = await _draw(plain, seeds=(5,))
     assert picture.seed is None
     assert server.calls[0].body == {"model": "Z-Image", "prompt": "a cup", "n": 1}
@@ -401,22 +307,24 @@ async def test_a_dialect_of_the_users_own(server) -> None:
         fields={"seed": "noise", "num_inference_steps": "steps", "guidance_scale": "cfg"},
         response_format="url",
     )
-    server.script.append(_reply(server, _picture(size=(48, 48)), usage=None))
+    server.script.append(pictures_reply(server, picture_bytes(size=(48, 48)), usage=None))
     fields = {"num_inference_steps": 3, "guidance_scale": 2.0, "extra": {"sampler": "euler"}}
-    await _draw(_server(server, dialect), seeds=(5,), **fields)
+    await _draw(image_server(server, dialect), seeds=(5,), **fields)
     sent = {"noise": 5, "steps": 3, "cfg": 2.0, "sampler": "euler", "response_format": "url"}
     assert sent.items() <= server.calls[0].body.items()
 
 
 @pytest.mark.parametrize("address", ["{url}/files/cup.jpg", "/files/cup.jpg", "data"])
 async def test_answers_with_an_address(server, address) -> None:
-    data = _picture("JPEG", (48, 32))
+    data = picture_bytes("JPEG", (48, 32))
     for path in ("/v1/files/cup.jpg", "/files/cup.jpg"):
         server.pages[path] = server.raw(data, "application/octet-stream")
     if address == "data":
         address = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-    server.script.append(_reply(server, {"url": address.format(url=server.url)}, usage=None))
-    (picture,) = await _draw(_server(server, api_key="sk-server-0123456789"))
+    server.script.append(
+        pictures_reply(server, {"url": address.format(url=server.url)}, usage=None)
+    )
+    (picture,) = await _draw(image_server(server, api_key="sk-server-0123456789"))
     assert (picture.data, picture.media_type) == (data, "image/jpeg")
     assert all("authorization" not in call.headers for call in server.calls[1:])
 
@@ -436,27 +344,29 @@ async def test_addresses_that_lead_nowhere(server, monkeypatch, page, reason) ->
     monkeypatch.setattr("lens_reasoner.generators.images_api.MOST_BYTES", 4000)
     body = page.pop("body")
     server.pages["/files/cup.png"] = server.raw(body, "image/png", **page)
-    server.script.append(_reply(server, {"url": "/files/cup.png?token=opensesame"}, usage=None))
+    server.script.append(
+        pictures_reply(server, {"url": "/files/cup.png?token=opensesame"}, usage=None)
+    )
     server.pages["/files/cup.png?token=opensesame"] = server.pages["/files/cup.png"]
     with pytest.raises(ImageServiceError, match=reason) as caught:
-        await _draw(_server(server))
+        await _draw(image_server(server))
     assert "opensesame" not in str(caught.value)
 
 
 async def test_pictures_too_large_to_take(server, secret, monkeypatch) -> None:
     monkeypatch.setattr("lens_reasoner.generators.images_wire.MOST_BYTES", 900)
-    server.script.append(_reply(server, _picture()))
+    server.script.append(pictures_reply(server, picture_bytes()))
     with pytest.raises(ImageServiceError, match="larger than 900 bytes"):
-        await _draw(_openai(server, secret))
+        await _draw(openai_images(server, secret))
 
 
 async def test_keys_go_where_they_belong(server, secret, monkeypatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", secret)
-    server.answer = lambda call: _reply(server, _picture(size=(48, 48)), usage=None)
-    await _draw(_server(server))
+    server.answer = lambda call: pictures_reply(server, picture_bytes(size=(48, 48)), usage=None)
+    await _draw(image_server(server))
     assert secret not in server.calls[0].headers["authorization"]
     monkeypatch.setenv("LENS_IMAGE_API_KEY", "sk-mine-0123456789")
-    generator = _server(server)
+    generator = image_server(server)
     await _draw(generator)
     assert server.calls[1].headers["authorization"] == "Bearer sk-mine-0123456789"
     assert "sk-mine" not in f"{generator!r} {generator.fingerprint}"

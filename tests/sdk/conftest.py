@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from batch_world import file, served, world
 from lens_core.nano import dense_caption, sample_scene
 from lens_core.nano.chat import CHAT_WORDS, train_tokenizer
 from lens_core.pipeline import LensPipeline
@@ -14,6 +15,8 @@ from lens_sdk.models import LensModel, resolve_model
 from lens_sdk.runtime import LensRuntime
 from lens_sdk.settings_sources import VARIABLES
 from tiny_components import tiny_pipeline, tiny_text_encoder
+
+__all__ = ["file", "served", "world"]
 
 KEYS = ("OPENAI_API_KEY", "LENS_API_KEY")
 

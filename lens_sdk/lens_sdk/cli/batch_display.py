@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from statistics import fmean
 
 from rich.console import Console, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from lens_reasoner import Event, Step
+from lens_sdk.amounts import clock, cost
 from lens_sdk.batch import Batch
 from lens_sdk.batch_requests import BatchRequest
 from lens_sdk.batch_results import BatchResult
+from lens_sdk.cli.live import live
 
 _WIDTH = 30
 
@@ -37,16 +37,9 @@ class BatchDisplay:
         self._before = len(batch.results)
         self._drawing = ""
 
-    @contextmanager
-    def shown(self) -> Iterator[None]:
+    def shown(self) -> AbstractContextManager[None]:
         """Draw for as long as the context lasts; without a terminal, only a line per result."""
-        if not self._console.is_terminal:
-            yield
-            return
-        with Live(
-            get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True
-        ):
-            yield
+        return live(self._console, self._render)
 
     def event(self, one: BatchRequest, event: Event) -> None:
         """Take in what happened to a request."""
@@ -108,18 +101,6 @@ def summary(batch: Batch) -> str:
         cost(batch.usd),
     )
     return " · ".join(filter(None, facts))
-
-
-def cost(usd: float | None) -> str:
-    """Dollars in words; nothing where nothing was paid."""
-    return "cost unknown" if usd is None else f"${usd:.4f}" if usd else ""
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any."""
-    minutes, left = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
 
 
 def _score(result: BatchResult) -> str:

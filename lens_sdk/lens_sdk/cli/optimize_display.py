@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from rich.console import Console, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from lens_prompt_opt import Budget, GeneratorMatrix, StudyProgress, StudyResult
+from lens_sdk.amounts import clock
+from lens_sdk.cli.live import live
 
 _PHASES = {
     "calibrating": "measuring the spread",
@@ -40,16 +41,9 @@ class StudyDisplay:
         self._told: tuple[str, ...] = ()
         self.notice = ""
 
-    @contextmanager
-    def shown(self) -> Iterator[None]:
+    def shown(self) -> AbstractContextManager[None]:
         """Draw for as long as the context lasts; without a terminal, only what was accepted."""
-        if not self._console.is_terminal:
-            yield
-            return
-        with Live(
-            get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True
-        ):
-            yield
+        return live(self._console, self._render)
 
     def update(self, progress: StudyProgress) -> None:
         """Take in how things stand."""
@@ -91,8 +85,8 @@ class StudyDisplay:
         if budget.calls is not None:
             yield "calls", state.calls, budget.calls, f"{state.calls} of {budget.calls}"
         seconds = budget.seconds or 0.0
-        here = f"{_clock(elapsed)} here"
-        yield "time", state.seconds, seconds, f"{_clock(state.seconds)} of work, {here}"
+        here = f"{clock(elapsed)} here"
+        yield "time", state.seconds, seconds, f"{clock(state.seconds)} of work, {here}"
 
 
 def show_result(console: Console, result: StudyResult) -> None:
@@ -160,9 +154,3 @@ def _costs(result: StudyResult) -> Table:
 
 def _of(spent: str, limit: str, known: float) -> str:
     return f"{spent} of {limit}" if known else spent
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

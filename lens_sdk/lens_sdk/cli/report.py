@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lens_reasoner import Candidate, LoopResult, Rubric, Verdict
+from lens_sdk.amounts import cost
 from lens_sdk.metadata import rewrite_of
 
 _LIMITS = {"max_images", "max_cost", "cost_unknown", "deadline"}
@@ -123,11 +124,10 @@ def _json_report(
 
 def _rounds(result: LoopResult) -> str:
     rounds, prompts = result.candidates[-1].round + 1, len(result.prompts)
-    cost = result.usage.usd
     parts = (
         f"{rounds}, {len(result.candidates)} pictures, {prompts} prompts",
         result.stop_reason.replace("_", " "),
-        "cost unknown" if cost is None else f"${cost:.4f}" if cost else "",
+        cost(result.usage.usd),
     )
     return " · ".join(filter(None, parts))
 

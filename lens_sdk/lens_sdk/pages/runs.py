@@ -7,6 +7,7 @@ from datetime import datetime
 
 from lens_prompt_opt.report.markup import Markup, el, join
 from lens_reasoner import Candidate, LoopResult, RunRecord
+from lens_sdk.amounts import cost
 from lens_sdk.pages.document import asset, document
 from lens_sdk.pages.verdicts import picture, score_badge, verdict_list
 
@@ -60,13 +61,12 @@ def _case(number: int, record: RunRecord) -> Markup:
 
 def _facts(record: RunRecord, result: LoopResult) -> str:
     began = datetime.fromisoformat(record.header.created)
-    usd = result.usage.usd
     parts = [
         record.folder.name,
         f"{began:%d %b %Y, %H:%M} UTC",
         result.stop_reason.replace("_", " ") if record.finished else "not finished",
         f"{result.timings.get('total', 0.0):.1f} s",
-        "cost unknown" if usd is None else f"${usd:.4f}" if usd else "",
+        cost(result.usage.usd),
     ]
     return " · ".join(filter(None, parts))
 
