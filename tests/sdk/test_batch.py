@@ -131,10 +131,11 @@ def test_a_provider_that_is_away_is_asked_again_by_the_same_command(
     assert all(row["score"] == 1 for row in table(Path("out")))
 
 
+@pytest.mark.parametrize("status", [429, 503])
 def test_a_judge_that_is_away_is_asked_again_by_the_same_command(
-    world: World, served: list[str]
+    world: World, served: list[str], status: int
 ) -> None:
-    world.down = {"verdicts": 503}
+    world.down = {"verdicts": status}
     _, stderr = lens(*served, code=5)
     assert "3 failed" in stderr
     assert {row["error_kind"] for row in table(Path("out"))} == {"judge"}
