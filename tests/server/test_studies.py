@@ -126,7 +126,36 @@ def test_no_name_leads_out_of_the_folder(client: TestClient, name: str) -> None:
     assert "seed_prompt" not in answer.text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+
+
+@needs_browser
+def test_a_refresh_of_the_lists_takes_no_focus_and_tells_what_is_new(
+    painting: Running, studies: Path, tmp_path: Path
+) -> None:
+    """Enter on a link that had just been replaced went nowhere."""
+    with chromium_page(tmp_path) as page:
+        page.open(painting.url)
+        page.wait("document.querySelectorAll('#study-list li').length === 2")
+        page.value("window.kept = document.querySelector('#study-list li:nth-child(2) a')")
+        page.value("kept.focus()")
+        page.value("kept.href = '/an-address-that-is-old'")
+        late = shutil.copytree(studies / "half", studies / "late")
+        try:
+            page.value("void list()")
+            page.wait("document.querySelectorAll('#study-list li').length === 3")
+        finally:
+            shutil.rmtree(late)
+        names = "[...document.querySelectorAll('#study-list .what')].map((e) => e.textContent)"
+        assert "late" in [name.split(":")[0] for name in page.value(names)]
+        page.value("void list()")
+        page.wait("document.querySelectorAll('#study-list li').length === 2")
+        assert page.value("document.activeElement === kept && kept.isConnected")
+        page.press("Enter", code=13)
+        page.wait("document.querySelector('h1')?.textContent.startsWith('Prompt study')")
+
+
+@needs_browser
 def test_the_page_leads_to_a_report_by_keyboard_and_its_verdicts_can_be_labelled(
     painting: Running, tmp_path: Path
 ) -> None:

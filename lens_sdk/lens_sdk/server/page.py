@@ -19,12 +19,12 @@ def page(runs: str, studies: str) -> tuple[str, str]:
         studies: The folder of prompt studies, as the page tells it.
     """
     folder = files("lens_sdk.server").joinpath("web")
-    style, script, text = (
+    style, shelves, script, text = (
         folder.joinpath(name).read_text(encoding="utf-8")
-        for name in ("page.css", "page.js", "page.html")
+        for name in ("page.css", "shelves.js", "page.js", "page.html")
     )
     style = asset("palette.css") + style + asset("labels.css")
-    script = asset("labels.js") + script
+    script = asset("labels.js") + shelves + script
     policy = (
         f"default-src 'none'; img-src 'self' data: blob:; connect-src 'self'; "
         f"style-src {source(style)}; script-src {source(script)}; "

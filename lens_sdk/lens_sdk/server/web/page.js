@@ -151,9 +151,10 @@ class RunView {
       parts.head = make("div", { className: "head" }, parts.title, parts.score);
       parts.caption = make("figcaption", {}, parts.head, parts.verdict);
       card.append(parts.frame, parts.caption);
+      const next = Math.min(...[...this.cards.keys()].filter((key) => key > index));
+      // Cards that are there stay where they are, and so does the focus in them.
+      $("candidates").insertBefore(parts.card, this.cards.get(next)?.card ?? null);
       this.cards.set(index, parts);
-      const order = [...this.cards.keys()].sort((a, b) => a - b);
-      $("candidates").replaceChildren(...order.map((key) => this.cards.get(key).card));
     }
     return this.cards.get(index);
   }
@@ -289,64 +290,6 @@ async function draw(event) {
     say(error.message, true);
   } finally {
     $("draw").disabled = false;
-  }
-}
-
-const day = (seconds) => new Date(seconds * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-
-async function listPast() {
-  const { data } = await (await call("/v1/runs?limit=12")).json();
-  $("no-past").hidden = data.length > 0;
-  $("past").replaceChildren(...data.map((run) => {
-    const show = () => { $("text").value = run.request.text; watch(run.id).catch((e) => say(e.message, true)); $("results").focus(); };
-    const button = make("button", { type: "button", onclick: show },
-      make("span", { className: "what", textContent: run.request.text }),
-      make("span", { className: `state ${run.status}`, textContent: run.status }),
-      make("span", { className: "facts", textContent: day(run.created_at) }));
-    return make("li", {}, button);
-  }));
-}
-
-const points = (share, sign = false) => `${sign && share >= 0 ? "+" : ""}${(100 * share).toFixed(1)}`.replace("-", "−");
-
-function outcome({ status, improved, claim }) {
-  if (status !== "finished") return [status, "running"];
-  if (!improved) return ["no better prompt", ""];
-  return claim ? [`${points(claim.gain, true)} points`, claim.interval[0] > 0 ? "finished" : ""] : ["improved", "finished"];
-}
-
-function ago(seconds) {
-  const minutes = Math.max(0, Math.round((Date.now() / 1000 - seconds) / 60));
-  if (minutes < 60) return minutes ? `${minutes} min ago` : "just now";
-  return minutes < 2880 ? `${Math.round(minutes / 60)} h ago` : `${Math.round(minutes / 1440)} days ago`;
-}
-
-function studyFacts({ claim, cost, created_at, updated_at, status }) {
-  const scores = claim && `${points(claim.seed_score)} % → ${points(claim.best_score)} % of criteria met`;
-  const interval = claim && `gain ${claim.interval.map((end) => points(end, true)).join(" to ")} (${Math.round(100 * claim.confidence)} %)`;
-  const spent = cost.usd || !cost.unpriced ? `$${cost.usd.toFixed(2)}${cost.unpriced ? " and more" : ""}` : "cost unknown";
-  const heard = status !== "finished" && `last entry ${ago(updated_at)}`;
-  return [[scores, interval], [heard], [`${cost.images.toLocaleString()} pictures`, spent, day(created_at)]]
-    .map((line) => line.filter(Boolean).join(" · ")).filter(Boolean);
-}
-
-async function listStudies() {
-  const { data } = await (await call("/v1/studies?limit=12")).json();
-  $("no-studies").hidden = data.length > 0;
-  $("study-list").replaceChildren(...data.map((study) => {
-    const [words, state] = outcome(study);
-    return make("li", {}, make("a", { href: study.report_url },
-      make("span", { className: "what", textContent: `${study.id}: “${study.prompt}” for ${study.generators.join(" and ")}` }),
-      make("span", { className: `state ${state}`, textContent: words }),
-      ...studyFacts(study).map((textContent) => make("span", { className: "facts", textContent }))));
-  }));
-}
-
-async function list() {
-  try {
-    await Promise.all([listPast(), listStudies()]);
-  } catch (error) {
-    say(error.message, true);
   }
 }
 

@@ -1,0 +1,82 @@
+/* What lies on the shelves under the page: past runs and prompt studies. */
+
+const day = (seconds) => new Date(seconds * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+
+/* Fill a shelf with a control for each row. One that is there already stays the same
+   element, so that a refresh takes neither the focus nor a click that is under way. */
+function fill(shelf, rows, control) {
+  const items = new Map([...shelf.children].map((item) => [item.dataset.id, item]));
+  const wanted = rows.map((row) => {
+    const made = control(row);
+    const item = items.get(row.id) ?? make("li", {}, made);
+    item.dataset.id = row.id;
+    refresh(item.firstElementChild, made);
+    return item;
+  });
+  for (const item of items.values()) if (!wanted.includes(item)) item.remove();
+  wanted.forEach((item, place) => {
+    if (shelf.children[place] !== item) shelf.insertBefore(item, shelf.children[place] ?? null);
+  });
+}
+
+function refresh(kept, made) {
+  if (kept === made) return;
+  if (made.href) kept.href = made.href;
+  kept.onclick = made.onclick;
+  if (!kept.isEqualNode(made)) kept.replaceChildren(...made.childNodes);
+}
+
+async function listPast() {
+  const { data } = await (await call("/v1/runs?limit=12")).json();
+  $("no-past").hidden = data.length > 0;
+  fill($("past"), data, (run) => {
+    const show = () => { $("text").value = run.request.text; watch(run.id).catch((e) => say(e.message, true)); $("results").focus(); };
+    return make("button", { type: "button", onclick: show },
+      make("span", { className: "what", textContent: run.request.text }),
+      make("span", { className: `state ${run.status}`, textContent: run.status }),
+      make("span", { className: "facts", textContent: day(run.created_at) }));
+  });
+}
+
+const points = (share, sign = false) => `${sign && share >= 0 ? "+" : ""}${(100 * share).toFixed(1)}`.replace("-", "−");
+
+function outcome({ status, improved, claim }) {
+  if (status !== "finished") return [status, "running"];
+  if (!improved) return ["no better prompt", ""];
+  return claim ? [`${points(claim.gain, true)} points`, claim.interval[0] > 0 ? "finished" : ""] : ["improved", "finished"];
+}
+
+function ago(seconds) {
+  const minutes = Math.max(0, Math.round((Date.now() / 1000 - seconds) / 60));
+  if (minutes < 60) return minutes ? `${minutes} min ago` : "just now";
+  return minutes < 2880 ? `${Math.round(minutes / 60)} h ago` : `${Math.round(minutes / 1440)} days ago`;
+}
+
+function studyFacts({ claim, cost, created_at, updated_at, status }) {
+  const scores = claim && `${points(claim.seed_score)} % → ${points(claim.best_score)} % of criteria met`;
+  const interval = claim && `gain ${claim.interval.map((end) => points(end, true)).join(" to ")} (${Math.round(100 * claim.confidence)} %)`;
+  const spent = cost.usd || !cost.unpriced ? `$${cost.usd.toFixed(2)}${cost.unpriced ? " and more" : ""}` : "cost unknown";
+  const heard = status !== "finished" && `last entry ${ago(updated_at)}`;
+  return [[scores, interval], [heard], [`${cost.images.toLocaleString()} pictures`, spent, day(created_at)]]
+    .map((line) => line.filter(Boolean).join(" · ")).filter(Boolean);
+}
+
+async function listStudies() {
+  const { data } = await (await call("/v1/studies?limit=12")).json();
+  $("no-studies").hidden = data.length > 0;
+  fill($("study-list"), data, (study) => {
+    const [words, state] = outcome(study);
+    return make("a", { href: study.report_url },
+      make("span", { className: "what", textContent: `${study.id}: “${study.prompt}” for ${study.generators.join(" and ")}` }),
+      make("span", { className: `state ${state}`, textContent: words }),
+      ...studyFacts(study).map((textContent) => make("span", { className: "facts", textContent })));
+  });
+}
+
+async function list() {
+  try {
+    await Promise.all([listPast(), listStudies()]);
+  } catch (error) {
+    say(error.message, true);
+  }
+}
