@@ -185,8 +185,6 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
         made = cls(**{**pipeline.components, "defaults": pipeline.defaults, **components})
         if "vae" not in components:
             made._preview_map = pipeline._preview_map
-        if "transformer" not in components:
-            made.share_loras(pipeline)
         precision = one_dtype(dtype, torch_dtype)
         return made if precision is None else made.to(precision)
 

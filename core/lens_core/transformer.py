@@ -28,6 +28,7 @@ from lens_core.checkpoint_files import (
 )
 from lens_core.checkpoints.configs import made_of
 from lens_core.checkpoints.hub import Hub, HubSource, is_repository
+from lens_core.checkpoints.lora_state import LoraState
 from lens_core.errors import CheckpointError, ComponentError, ParameterError, PrecisionError
 from lens_core.modulation import ModulationTable, ModulationTableMixin
 from lens_core.prediction import Prediction, predict_plainly
@@ -106,6 +107,7 @@ class LensTransformer2DModel(
         self.modulation_table: ModulationTable | None = None
         self.reuses_branches = True
         self.predict: Prediction = predict_plainly
+        self.lora_state = LoraState()
 
     def forward(
         self,

@@ -87,7 +87,6 @@ def test_fused_loras_do_the_same_and_can_be_taken_out(
     assert max_error(output(pipeline.transformer), with_changes((second, 1.0))) < 2e-6
     with pytest.raises(ParameterError, match="not fused"):
         pipeline.unfuse_lora()
-    pipeline.fuse_lora()
     pipeline.unload_lora_weights()
     assert torch.equal(output(pipeline.transformer), output(tiny_transformer()))
     with pytest.raises(ParameterError, match="no LoRA to fuse"):
@@ -334,6 +333,8 @@ def test_unknown_names_and_counts_are_refused(pipeline: LensPipeline, tmp_path: 
     pipeline.load_lora_weights(write(tmp_path / "1.safetensors", random_pairs(2, 1)), "one")
     with pytest.raises(ParameterError, match=r"\['two'\]; there are \['one'\]"):
         pipeline.set_adapters(["one", "two"])
+    with pytest.raises(ParameterError, match="named once each"):
+        pipeline.set_adapters(["one", "one"], [1.0, 0.5])
     with pytest.raises(ParameterError, match="2 weights for 1"):
         pipeline.set_adapters("one", [1.0, 2.0])
     with pytest.raises(ParameterError, match="two"):

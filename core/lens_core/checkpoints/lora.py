@@ -1,23 +1,31 @@
 """LoRAs on a pipeline's denoiser: several at once, weighted, fused, swapped, saved."""
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from lens_core.checkpoints.hub import Hub, HubSource, is_repository
 from lens_core.checkpoints.lora_adapters import (
     attach_lora,
     copy_weights,
-    restore_weights,
+    remove_loras,
     save_lora,
     set_strengths,
     swap_lora,
+    unfuse,
+)
+from lens_core.checkpoints.lora_arguments import (
+    COMPONENT,
+    Weight,
+    adapter_names_of,
+    check_components,
+    check_strength,
+    strengths_of,
 )
 from lens_core.checkpoints.lora_files import linear_shapes, lora_digest, read_lora
-from lens_core.errors import CheckpointError, ParameterError
+from lens_core.checkpoints.lora_state import LoraState
+from lens_core.errors import CheckpointError, NonFiniteError, ParameterError, first_line
 from lens_core.transformer import LensTransformer2DModel
 
 
@@ -25,23 +33,38 @@ class LoraMixin:
     """What a pipeline can do with LoRAs. Method names are those of diffusers' pipelines."""
 
     transformer: LensTransformer2DModel
-    _loras: Mapping[str, float] = {}
-    _lora_digests: Mapping[str, str] = {}
-    _are_fused = False
-    _unfused: Mapping[str, Tensor] = {}
 
     @property
     def loras(self) -> Mapping[str, float]:
-        """Every loaded LoRA and its weight, 0 for those that are set aside."""
-        return dict(self._loras)
+        """Every loaded LoRA and the weight it works with, 0 for those that do not work now."""
+        return self._state.effective
 
     @property
     def lora_records(self) -> dict[str, Any]:
         """Weight and SHA-256 of every loaded LoRA, as JSON: what a picture's record needs."""
         return {
-            name: {"weight": weight, "sha256": self._lora_digests[name]}
-            for name, weight in self._loras.items()
+            name: {"weight": weight, "sha256": self._state.digests[name]}
+            for name, weight in self.loras.items()
         }
+
+    @property
+    def fused_loras(self) -> set[str]:
+        """LoRAs that `fuse_lora` added to the weights."""
+        return {*(self._state.fused or {})}
+
+    @property
+    def num_fused_loras(self) -> int:
+        """How many those are."""
+        return len(self.fused_loras)
+
+    def get_active_adapters(self) -> list[str]:
+        """LoRAs that are to work, also while all are disabled."""
+        return [*self._state.chosen]
+
+    def get_list_adapters(self) -> dict[str, list[str]]:
+        """Adapters of each component that has any."""
+        found = [*(getattr(self.transformer, "peft_config", None) or {})]
+        return {COMPONENT: found} if found else {}
 
     def load_lora_weights(
         self,
@@ -53,6 +76,7 @@ class LoraMixin:
         *,
         weight_name: str | None = None,
         subfolder: str | None = None,
+        revision: str | None = None,
     ) -> str:
         """Load a LoRA beside those that are loaded already.
 
@@ -66,6 +90,7 @@ class LoraMixin:
             hub: Another hub or cache than the usual one.
             weight_name: Which file of a folder or repository.
             subfolder: Where in it.
+            revision: Commit, tag or branch of a repository.
 
         Returns:
             The name.
@@ -76,26 +101,30 @@ class LoraMixin:
                 that is not; LoRAs are fused; other modules when swapping.
         """
         self._refuse_fused()
-        weight = _strength(weight)
-        path = _found(source, "/".join(filter(None, (subfolder, weight_name))), hub or Hub())
+        weight = check_strength(weight)
+        inside = "/".join(filter(None, (subfolder, weight_name)))
+        path = _found(source, inside, revision, hub or Hub())
         weights = read_lora(path, linear_shapes(self.transformer))
+        known_loras = self._state.weights
         name = adapter_name or next(
-            free for i in range(len(self._loras) + 1) if (free := f"lora_{i}") not in self._loras
+            free for i in range(len(known_loras) + 1) if (free := f"lora_{i}") not in known_loras
         )
-        if (name in self._loras) != hotswap:
-            known = f"there are {sorted(self._loras)}"
+        if (name in known_loras) != hotswap:
+            known = f"there are {sorted(known_loras)}"
             raise ParameterError(
                 f"hotswap needs the name of a loaded LoRA, not {name!r}; {known}"
                 if hotswap
                 else f"a LoRA called {name!r} is loaded already; use hotswap to replace it"
             )
         (swap_lora if hotswap else attach_lora)(self.transformer, name, weights)
-        self._lora_digests = {**self._lora_digests, name: lora_digest(path)}
-        self._activate({**self._loras, name: weight})
+        self._change(digests={**self._state.digests, name: lora_digest(path)})
+        self._activate({**known_loras, name: weight})
         return name
 
     def set_adapters(
-        self, adapter_names: str | Sequence[str], adapter_weights: float | Sequence[float] = 1.0
+        self,
+        adapter_names: str | Sequence[str],
+        adapter_weights: Weight | Sequence[Weight] = 1.0,
     ) -> None:
         """Choose which LoRAs work and how strongly; the others are set aside.
 
@@ -104,20 +133,36 @@ class LoraMixin:
             adapter_weights: One for all, or one for each.
 
         Raises:
-            ParameterError: A name that is not loaded, another count of weights, one that is no
-                number, or LoRAs are fused.
+            ParameterError: A name that is not loaded or given twice, another count of weights, one
+                that is no number, or LoRAs are fused.
         """
         self._refuse_fused()
-        chosen = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        scales = (
-            [_strength(weight) for weight in adapter_weights]
-            if isinstance(adapter_weights, (list, tuple))
-            else [_strength(adapter_weights)] * len(chosen)
-        )
+        chosen = adapter_names_of(adapter_names)
         self._check_known(chosen)
-        if len(scales) != len(chosen):
-            raise ParameterError(f"{len(scales)} weights for {len(chosen)} LoRAs {chosen}")
-        self._activate(dict.fromkeys(self._loras, 0.0) | dict(zip(chosen, scales, strict=True)))
+        self._activate(
+            dict.fromkeys(self._state.weights, 0.0)
+            | dict(zip(chosen, strengths_of(adapter_weights, chosen), strict=True))
+        )
+
+    def disable_lora(self) -> None:
+        """Set all LoRAs aside, until `enable_lora`; which ones work then can be chosen meanwhile.
+
+        Raises:
+            ParameterError: LoRAs are fused.
+        """
+        self._refuse_fused()
+        self._change(enabled=not self._state.weights)
+        self._activate(self._state.weights)
+
+    def enable_lora(self) -> None:
+        """Let the LoRAs work again that did before `disable_lora`.
+
+        Raises:
+            ParameterError: LoRAs are fused.
+        """
+        self._refuse_fused()
+        self._change(enabled=True)
+        self._activate(self._state.weights)
 
     def delete_adapters(self, adapter_names: str | Sequence[str]) -> None:
         """Forget some LoRAs.
@@ -126,62 +171,86 @@ class LoraMixin:
             ParameterError: A name that is not loaded, or LoRAs are fused.
         """
         self._refuse_fused()
-        gone = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        gone = adapter_names_of(adapter_names)
         self._check_known(gone)
-        left = {name: weight for name, weight in self._loras.items() if name not in gone}
+        left = {name: weight for name, weight in self._state.weights.items() if name not in gone}
         if not left:
             self.unload_lora_weights()
             return
-        self.transformer.delete_adapters(gone)
+        remove_loras(self.transformer, gone)
         self._activate(left)
 
     def unload_lora_weights(self) -> None:
-        """Forget all LoRAs; fused ones are taken out again first."""
-        if self._are_fused:
-            self.unfuse_lora()
-        if self._loras:
+        """Forget all LoRAs. As in diffusers, what `fuse_lora` added stays: `unfuse_lora` first."""
+        if self.get_list_adapters():
             self.transformer.unload_lora()
-        self._loras = {}
+        self.transformer.lora_state = LoraState()
 
-    def enable_lora_hotswap(self, target_rank: int) -> None:
+    def enable_lora_hotswap(self, target_rank: int, check_compiled: str = "error") -> None:
         """Before the first LoRA is loaded: leave room so that swapping needs no new compilation.
 
         Args:
             target_rank: The largest rank that will be swapped in.
+            check_compiled: What diffusers does about a model that is compiled already: `error`,
+                `warn` or `ignore`.
 
         Raises:
             ParameterError: A LoRA is loaded already.
         """
-        if self._loras:
+        if self._state.weights:
             raise ParameterError("enable_lora_hotswap comes before the first LoRA is loaded")
-        self.transformer.enable_lora_hotswap(target_rank=target_rank)
+        self.transformer.enable_lora_hotswap(target_rank=target_rank, check_compiled=check_compiled)
 
-    def fuse_lora(self) -> None:
+    def fuse_lora(
+        self,
+        components: Sequence[str] = (COMPONENT,),
+        lora_scale: float = 1.0,
+        safe_fusing: bool = False,
+        adapter_names: str | Sequence[str] | None = None,
+    ) -> None:
         """Add the working LoRAs to the weights, so that they cost no time.
 
         The weights they change are kept on the CPU until `unfuse_lora`, up to 5.5 GB for Lens in
         bfloat16; `bake_lora` keeps nothing.
 
-        Raises:
-            ParameterError: No LoRA works, or they are fused already.
-        """
-        working = self._working()
-        self._unfused = copy_weights(self.transformer, working)
-        self.transformer.fuse_lora(adapter_names=working)
-        self._are_fused = True
+        Args:
+            components: Only the transformer has LoRAs.
+            lora_scale: Their weights are multiplied by it.
+            safe_fusing: Look for NaN in the sums.
+            adapter_names: Only these of those that work; the others rest until `unfuse_lora`.
 
-    def unfuse_lora(self) -> None:
+        Raises:
+            ParameterError: No LoRA works, or not the named ones; they are disabled or fused
+                already; a scale that is no number.
+            NonFiniteError: NaN, with `safe_fusing`; nothing was changed.
+        """
+        check_components(components)
+        scale, working = check_strength(lora_scale), self._working(adapter_names)
+        fused = {name: weight * scale for name, weight in working.items()}
+        unfused = copy_weights(self.transformer, [*fused])
+        self._change(fused=fused, unfused=unfused)
+        set_strengths(self.transformer, fused)
+        try:
+            self.transformer.fuse_lora(safe_fusing=safe_fusing, adapter_names=[*fused])
+        except ValueError as error:
+            self.unfuse_lora()
+            raise NonFiniteError(f"the LoRAs cannot be fused: {first_line(error)}") from error
+
+    def unfuse_lora(self, components: Sequence[str] = (COMPONENT,)) -> None:
         """Undo `fuse_lora`, to the bit unless weights are quantised.
+
+        Args:
+            components: Only the transformer has LoRAs.
 
         Raises:
             ParameterError: They are not fused.
         """
-        if not self._are_fused:
+        check_components(components)
+        if self._state.fused is None:
             raise ParameterError("LoRAs are not fused")
-        self.transformer.unfuse_lora()
-        # Subtracting what was added would leave rounding errors, which add up over many swaps.
-        restore_weights(self.transformer, self._unfused)
-        self._are_fused, self._unfused = False, {}
+        unfuse(self.transformer, self._state.unfused)
+        self._change(fused=None, unfused={})
+        self._activate(self._state.weights)
 
     def bake_lora(self) -> None:
         """Add the working LoRAs to the weights for good and forget them as LoRAs.
@@ -189,10 +258,9 @@ class LoraMixin:
         Raises:
             ParameterError: No LoRA works.
         """
-        if not self._are_fused:
-            self.transformer.fuse_lora(adapter_names=self._working())
-        self.transformer.unload_lora()
-        self._loras, self._are_fused, self._unfused = {}, False, {}
+        if self._state.fused is None:
+            self.transformer.fuse_lora(adapter_names=[*self._working()])
+        self.unload_lora_weights()
 
     def save_lora_weights(self, save_directory: str | Path, adapter_name: str) -> None:
         """Save a LoRA in PEFT's form: `adapter_model.safetensors` and `adapter_config.json`.
@@ -206,29 +274,39 @@ class LoraMixin:
         """
         save_lora(self.transformer, Path(save_directory), adapter_name)
 
-    def share_loras(self, other: "LoraMixin") -> None:
-        """Know of the LoRAs that another pipeline loaded into the denoiser of both."""
-        self._loras, self._lora_digests = other._loras, other._lora_digests
-        self._are_fused, self._unfused = other._are_fused, other._unfused
+    @property
+    def _state(self) -> LoraState:
+        return self.transformer.lora_state
 
-    def _working(self) -> list[str]:
-        """Names of the LoRAs that work and can be fused."""
+    def _change(self, **values: Any) -> None:
+        self.transformer.lora_state = replace(self._state, **values)
+
+    def _working(self, names: str | Sequence[str] | None = None) -> dict[str, float]:
+        """Weights of the LoRAs that work and can be fused; all of them, or those that are named."""
         self._refuse_fused()
-        working = [name for name, weight in self._loras.items() if weight]
-        if not working:
+        state = self._state
+        if state.chosen and not state.enabled:
+            raise ParameterError("LoRAs are disabled; call enable_lora() first")
+        chosen = [*state.chosen] if names is None else adapter_names_of(names)
+        self._check_known(chosen)
+        if idle := [name for name in chosen if not state.weights[name]]:
+            raise ParameterError(f"LoRAs {idle} are set aside; set_adapters() gives them a weight")
+        if not chosen:
             raise ParameterError("there is no LoRA to fuse; load one or give it a weight")
-        return working
+        return {name: state.weights[name] for name in chosen}
 
     def _activate(self, weights: Mapping[str, float]) -> None:
-        set_strengths(self.transformer, {name: w for name, w in weights.items() if w})
-        self._loras = dict(weights)
+        self._change(weights=dict(weights))
+        state = self._state
+        set_strengths(self.transformer, state.chosen if state.enabled else {})
 
     def _check_known(self, wanted: Sequence[str]) -> None:
-        if absent := [name for name in wanted if name not in self._loras]:
-            raise ParameterError(f"no LoRA is called {absent}; there are {sorted(self._loras)}")
+        known = self._state.weights
+        if absent := [name for name in wanted if name not in known]:
+            raise ParameterError(f"no LoRA is called {absent}; there are {sorted(known)}")
 
     def _refuse_fused(self) -> None:
-        if self._are_fused:
+        if self._state.fused is not None:
             raise ParameterError("LoRAs are fused into the weights; call unfuse_lora() first")
 
 
@@ -238,41 +316,39 @@ def refuse_loaded(pipeline: LoraMixin) -> None:
     Raises:
         CheckpointError: LoRAs are loaded.
     """
-    if pipeline.loras:
+    if found := pipeline.get_list_adapters():
         raise CheckpointError(
-            f"LoRAs {sorted(pipeline.loras)} are loaded; unload_lora_weights() to save the model "
+            f"LoRAs {sorted(found[COMPONENT])} are loaded; unload_lora_weights() to save the model "
             "without them, bake_lora() to save it with them"
         )
 
 
-def _found(source: str | Path | HubSource, inside: str, hub: Hub) -> Path:
+def _found(source: str | Path | HubSource, inside: str, revision: str | None, hub: Hub) -> Path:
     """The file or folder of a LoRA.
 
     Args:
         source: As a caller gave it.
         inside: Path in the folder or repository that it names; empty for the whole.
+        revision: Of a repository.
         hub: Where to download from.
 
     Raises:
-        ParameterError: A file in something that is a file itself.
+        ParameterError: Tensors, a file in something that is a file itself, or a revision of
+            something that has none.
         CheckpointError: It cannot be had.
     """
+    if isinstance(source, Mapping):
+        raise ParameterError(
+            "a LoRA is read from a file, whose SHA-256 the records of pictures name: write its "
+            "tensors with safetensors.torch.save_file first"
+        )
     if inside and (isinstance(source, HubSource) or Path(source).is_file()):
         raise ParameterError(f"weight_name and subfolder {inside!r} are for folders, not {source}")
     if isinstance(source, HubSource):
-        return hub.fetch(source)
+        return hub.fetch(source if revision is None else replace(source, revision=revision))
     path = Path(source)
     if not path.exists() and path.suffix != ".safetensors" and is_repository(path.as_posix()):
-        return hub.fetch(HubSource(path.as_posix(), inside))
+        return hub.fetch(HubSource(path.as_posix(), inside, revision))
+    if revision is not None:
+        raise ParameterError(f"revision {revision!r} is for hub repositories, not for {path}")
     return path / inside
-
-
-def _strength(weight: object) -> float:
-    """A weight, checked.
-
-    Raises:
-        ParameterError: It is no number, or not a finite one.
-    """
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not isfinite(weight):
-        raise ParameterError(f"weight {weight!r} of a LoRA must be a finite number")
-    return float(weight)

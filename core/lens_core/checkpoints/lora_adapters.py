@@ -80,6 +80,14 @@ def swap_lora(transformer: LensTransformer2DModel, name: str, weights: LoraWeigh
     transformer.peft_config[name] = LoraConfig(**_arguments(weights))
 
 
+def remove_loras(transformer: LensTransformer2DModel, names: Sequence[str]) -> None:
+    """Take some LoRAs out, others being left."""
+    with warnings.catch_warnings():
+        # Which of the others work is said by `set_strengths`, not by PEFT.
+        warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted")
+        transformer.delete_adapters(list(names))
+
+
 def set_strengths(transformer: LensTransformer2DModel, strengths: Mapping[str, float]) -> None:
     """Make exactly these LoRAs work, each with its weight."""
     if not getattr(transformer, "peft_config", None):
@@ -113,8 +121,15 @@ def copy_weights(transformer: LensTransformer2DModel, names: Sequence[str]) -> d
 
 
 @torch.no_grad()
-def restore_weights(transformer: LensTransformer2DModel, copies: Mapping[str, Tensor]) -> None:
-    """Write `copy_weights` back in place."""
+def unfuse(transformer: LensTransformer2DModel, copies: Mapping[str, Tensor]) -> None:
+    """Take what was fused out of the weights again, and write `copy_weights` back in place.
+
+    Subtracting what was added would leave rounding errors, which add up over many swaps.
+    """
+    with warnings.catch_warnings():
+        # Layers that none of the fused LoRAs changes.
+        warnings.filterwarnings("ignore", "Already unmerged")
+        transformer.unfuse_lora()
     for module, weight in copies.items():
         layer: Any = transformer.get_submodule(module)
         layer.get_base_layer().weight.copy_(weight)
