@@ -1,6 +1,7 @@
 """`lens bench` on a processor, with the smallest models."""
 
 import json
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -39,6 +40,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = [*QUICK, "--speed", "exact", "--paired", "exact", *only]
     done = CliRunner().invoke(app, ["bench", "--out", str(found), *arguments])
     assert done.exit_code == 0, done.output
+    # Nothing is cut where a table is as wide as a terminal that nobody widened.
+    assert "…" not in done.stdout
+    assert re.search(r"^cond/128/b1/exact +[\d.]+ ", done.stdout, re.MULTILINE)
+    assert "  attention/cudnn/128/b1: attention 'cudnn' cannot run here" in done.stdout
     return found
 
 
@@ -110,6 +115,7 @@ def test_the_full_plan_has_every_measurement() -> None:
                 } <= keys
                 if batch == 1:
                     assert f"split/lens-turbo/{end}" in keys
+        assert f"prompts/lens-turbo/1024/b1/{speed}" in keys
     assert {
         "ceiling/b1",
         "ceiling/fp8/b1",
@@ -145,6 +151,14 @@ def test_accuracy_and_the_stages_of_a_picture() -> None:
         assert 1.2 < rounded.factor < 6
     kernels = stages.measure(Case("decode", "", 128, 1, "plain")).kernels
     assert kernels == ("aten::_scaled_dot_product_flash_attention_for_cpu",)
+    lengths: list[int] = []
+    hook = stages._pipeline("plain").transformer.register_forward_pre_hook(
+        lambda _, __, named: lengths.append(named["encoder_hidden_states"][0].shape[1]),
+        with_kwargs=True,
+    )
+    assert stages.measure(Case("prompts", "lens-turbo", 128, 1, "plain")).timing is not None
+    hook.remove()
+    assert len(set(lengths)) == len(lengths) // 4 == 4
     found = stages.measure(Case("split", "lens-turbo", 128, 1, "plain"))
     assert [*found.parts] == ["encode", "denoise", "decode", "png"]
     assert found.timing is not None

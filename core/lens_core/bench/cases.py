@@ -19,6 +19,7 @@ Kind = Literal[
     "png",
     "generate",
     "split",
+    "prompts",
     "accuracy",
     "paired",
 ]
@@ -53,8 +54,8 @@ class Case:
     Attributes:
         kind: What is measured.
         what: A number format, a backend (after `decoder ` of its attention, otherwise of the
-            denoiser's), a branch (`cond`, `uncond`), a model (`lens`, `lens-turbo`) or another way
-            of reading text.
+            denoiser's), a branch (`cond`, `uncond`), a model (`lens`, `lens-turbo`; of
+            `prompts`, every picture has one of another length) or another way of reading text.
         size: Side of the picture in pixels; 0 where it does not matter.
         batch: Pictures at once.
         speed: Name of the speed plan; empty where it does not matter. Of `paired`, the plan that
@@ -146,3 +147,6 @@ def _with_plan(config: BenchConfig, speed: str, batches: Sequence[int]) -> Itera
             yield Case("generate", model, size, batch, speed)
             if batch == 1:
                 yield Case("split", model, size, batch, speed)
+    if 1 in batches:
+        for model in SAMPLING:
+            yield Case("prompts", model, config.sizes[0], 1, speed)

@@ -1,5 +1,6 @@
 """What is measured: models of several sizes, made of random weights on the device."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,12 @@ PROMPT = (
     "eye level, 35 mm lens."
 )
 """About as long as a rewritten prompt."""
+
+
+def shorter_prompts() -> Iterator[str]:
+    """`PROMPT` without its last word, without the last two, and so on, then the same again."""
+    words = PROMPT.split()
+    return itertools.cycle(" ".join(words[:count]) for count in range(len(words) - 1, 0, -1))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from lens_core.bench.cases import (
     SAMPLING,
     Case,
 )
-from lens_core.bench.configs import PROMPT, BenchConfig, random_pipeline
+from lens_core.bench.configs import PROMPT, BenchConfig, random_pipeline, shorter_prompts
 from lens_core.bench.forward import branch_forward
 from lens_core.bench.split import encode_png, sampling_settings, split_stages, time_stages
 from lens_core.bench.timing import Comparison, Timing, Work, compare, measure, measure_on_host
@@ -99,6 +99,7 @@ class Stages:
             "png": self._png,
             "generate": self._generate,
             "split": self._split,
+            "prompts": self._prompts,
             "accuracy": self._accuracy,
             "paired": self._paired,
         }
@@ -266,6 +267,20 @@ class Stages:
         draw = split_stages(pipeline, case)
         timing, parts = time_stages(draw, self._device, self._warmup, self._repeats)
         return Measured(timing, None, self._peak(), parts=parts)
+
+    def _prompts(self, case: Case) -> Measured:
+        """Pictures whose text has a length that was not drawn before, as a user's next prompt has.
+
+        What kernels prepare for each length is part of every one of them.
+        """
+        pipeline, settings = self._pipeline(case.speed), sampling_settings(case)
+        prompts = shorter_prompts()
+
+        def call() -> object:
+            return pipeline(next(prompts), **settings)
+
+        timing = measure_on_host(call, self._device, self._warmup, self._repeats)
+        return Measured(timing, None, self._peak(), notes={"steps": SAMPLING[case.what][0]})
 
     def _accuracy(self, case: Case) -> Measured:
         transformer = self._pipeline("plain").transformer

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from lens_sdk.cli.bench_tables import milliseconds, tables
 from lens_sdk.cli.choices import Device, Dtype
 from lens_sdk.cli.console import JsonOption, err, out, print_json, reports_errors
 from lens_sdk.cli.options import DeviceOption
 from lens_sdk.models import require_packages
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 DEFAULT_FOLDER = Path("lens-bench")
 
@@ -100,74 +101,8 @@ def bench(
     if as_json:
         print_json(report)
     else:
-        show(report)
-
-
-def show(report: Mapping[str, Any]) -> None:
-    """Print a report as tables."""
-    settings = report["settings"]
-    machine = settings["environment"]
-    name = machine.get("gpu", machine["processor"])
-    rows = report["results"]
-    out.print(f"{settings['config']}, {settings['dtype']}, {name}", markup=False)
-    apart = {"comparison": _comparisons, "accuracy": _accuracies, "parts": _parts}
-    out.print(_stages([row for row in rows if not apart.keys() & row.keys()]))
-    for name, table in apart.items():
-        if found := [row for row in rows if name in row]:
-            out.print(table(found))
-
-
-def _stages(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table("case", "median", "p95", "first", "TFLOP", "TFLOP/s", "of ceiling", "peak", "ran")
-    for row in rows:
-        if "error" in row:
-            table.add_row(row["key"], *[""] * 7, row["error"])
-            continue
-        table.add_row(
-            row["key"],
-            *(_milliseconds(row[name]) for name in ("seconds", "p95", "first")),
-            f"{row['flops'] / 1e12:.4g}" if row["flops"] else "",
-            f"{row['tflops']:.4g}" if "tflops" in row else "",
-            f"{row['share']:.1%}" if "share" in row else "",
-            f"{row['peak_bytes'] / 1e9:.2f} GB" if row["peak_bytes"] else "",
-            ", ".join(row["kernels"]),
-        )
-    return table
-
-
-def _comparisons(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table("against plain", "plain", "this", "ratio", "95 % interval", "pairs", "clock")
-    for row in rows:
-        found = row["comparison"]
-        low, high = found["interval"]
-        table.add_row(
-            row["key"],
-            _milliseconds(found["base"]),
-            _milliseconds(found["other"]),
-            f"{found['ratio']:.3f}",
-            f"{low:.3f} to {high:.3f}",
-            str(found["pairs"]),
-            found["clock"],
-        )
-    return table
-
-
-def _accuracies(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table("distance from float32", "plain in bfloat16", "this", "factor")
-    for row in rows:
-        found = row["accuracy"]
-        plain, error = found["plain"], found["error"]
-        table.add_row(row["key"], f"{plain:.3g}", f"{error:.3g}", f"{error / plain:.2f}")
-    return table
-
-
-def _parts(rows: Sequence[Mapping[str, Any]]) -> Table:
-    names = [*rows[0]["parts"]]
-    table = Table("one after the other", *names, "whole")
-    for row in rows:
-        stages = (row["parts"][name] for name in names)
-        table.add_row(row["key"], *(_milliseconds(one) for one in (*stages, row["seconds"])))
-    return table
+        for part in tables(report):
+            out.print(part, markup=False)
 
 
 def _rehearse(config: str, as_json: bool) -> None:
@@ -191,10 +126,6 @@ def _rehearse(config: str, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.4g} ms"
-
-
 def _line(row: Mapping[str, Any]) -> str:
     """A result as it comes."""
     if "error" in row:
@@ -204,4 +135,4 @@ def _line(row: Mapping[str, Any]) -> str:
         return f"{row['key']}: {found['error'] / found['plain']:.2f} of rounding's own error"
     if "comparison" in row:
         return f"{row['key']}: {row['comparison']['ratio']:.3f} of plain"
-    return f"{row['key']}: {_milliseconds(row['seconds'])}"
+    return f"{row['key']}: {milliseconds(row['seconds'])} ms"
