@@ -18,7 +18,7 @@ demo: $(READY)
 	$(BIN)/lens demo --open
 
 test: lint
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-openai2: $(OPENAI2)
 	PYTHONPATH=$(OPENAI2) $(BIN)/python -c 'import openai; assert openai.__version__.startswith("2.")'
