@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Sequence
 from typing import Any, Literal, Unpack
@@ -10,7 +11,7 @@ from typing import Any, Literal, Unpack
 from pydantic import BaseModel
 
 from lens_reasoner import openai_wire
-from lens_reasoner.chat import ChatReply, Message
+from lens_reasoner.chat import ChatReply, ImagePart, Message
 from lens_reasoner.errors import ChatError, UnsupportedSettingError
 from lens_reasoner.limits import estimate_tokens
 from lens_reasoner.openai_connection import ConnectionOptions, OpenAIClient, OpenAIConnection
@@ -24,14 +25,18 @@ Api = Literal["chat", "responses"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 _log = logging.getLogger("lens_reasoner")
-_SCHEMA_FIELDS = ("response_format", "json_schema", "text.format")
+_OF_SCHEMAS = re.compile(r"response.?format|text\.format|schema|grammar|json", re.IGNORECASE)
+_OF_PICTURES = re.compile(r"image|vision|multi-?modal|must be a string", re.IGNORECASE)
 
 
 class OpenAIChat(OpenAIClient):
     """A `ChatModel` over the `openai` library, versions 2 and 3.
 
     One object serves any number of event loops and threads. Closing it (`aclose`, `async with`) is
-    polite and not required. A server that takes no JSON schemas is told the form in words.
+    polite and not required.
+
+    What a server refuses is asked for in another way, told in the log and kept for later calls: a
+    JSON schema in words, `max_tokens` by its newer name, a temperature not at all.
     """
 
     def __init__(
@@ -57,7 +62,7 @@ class OpenAIChat(OpenAIClient):
         super().__init__(OpenAIConnection(model, **options))
         self._api: Api = api or ("responses" if self._connection.official else "chat")
         self._effort = reasoning_effort
-        self._takes_schemas = True
+        self._untaken: set[str | type[BaseModel]] = set()
 
     @property
     def api(self) -> Api:
@@ -119,44 +124,78 @@ class OpenAIChat(OpenAIClient):
         deadline: Deadline,
     ) -> ChatReply:
         started = time.perf_counter()
-        try:
-            wire = await self._send(messages, schema, options, tokens, deadline)
-        except ChatError as error:
-            if schema is None or not _takes_no_schema(error):
-                raise
-            _log.warning("%s takes no JSON schemas; the form is asked for in words", self.model)
-            self._takes_schemas = False
-            wire = await self._send(messages, schema, options, tokens, deadline)
-        usage = self._connection.cost(wire.model or self.model, wire.usage)
-        self._check_complete(wire, usage)
+        spent: list[Usage] = []
+        read_wire = (
+            openai_wire.read_responses if self._api == "responses" else openai_wire.read_chat
+        )
+
+        def read(data: openai_wire.Json) -> openai_wire.WireReply:
+            wire = openai_wire.answered(read_wire(data), schema)
+            spent.append(self._connection.cost(wire.model or self.model, wire.usage))
+            # A reply that broke off is asked for again like one that never came.
+            self._check_complete(wire, _together(spent))
+            return wire
+
+        path = "/responses" if self._api == "responses" else "/chat/completions"
+        while True:
+            body = self._body(messages, schema, options)
+            try:
+                wire = await self._connection.send(
+                    path, body, read, tokens=tokens, deadline=deadline
+                )
+                break
+            except ChatError as error:
+                if not self._adapt(error, body, schema):
+                    _explain(error, messages)
+                    raise
         return ChatReply(
             text=wire.text,
             parsed=None,
-            usage=usage,
+            usage=_together(spent),
             model=wire.model or self.model,
             seconds=time.perf_counter() - started,
             finish_reason=wire.finish_reason,
         )
 
-    async def _send(
+    def _body(
         self,
         messages: Sequence[Message],
         schema: type[BaseModel] | None,
         options: openai_wire.Json,
-        tokens: int,
-        deadline: Deadline,
-    ) -> openai_wire.WireReply:
-        if schema is not None and not self._takes_schemas:
+    ) -> openai_wire.Json:
+        if schema is not None and schema in self._untaken:
             messages, schema = told_the_form(messages, schema), None
+        if "max_tokens" in self._untaken:
+            newer = {"max_tokens": "max_completion_tokens"}
+            options = {newer.get(name, name): value for name, value in options.items()}
+        options = {name: value for name, value in options.items() if name not in self._untaken}
         if self._api == "responses":
-            body, path = openai_wire.responses_body(messages, schema), "/responses"
-            read = openai_wire.read_responses
+            return openai_wire.responses_body(messages, schema) | options
+        return openai_wire.chat_body(messages, schema) | options
+
+    def _adapt(
+        self, error: ChatError, body: openai_wire.Json, schema: type[BaseModel] | None
+    ) -> bool:
+        """Whether a call was turned away for something that can be asked for in another way."""
+        if error.fault != "rejected" or error.status not in {400, 422}:
+            return False
+        words = f"{error.message} {error.detail}"
+        untaken: str | type[BaseModel]
+        if "max_tokens" in body and "max_completion_tokens" in words:
+            untaken, instead = "max_tokens", "max_completion_tokens is sent"
+        elif "temperature" in body and "temperature" in words:
+            untaken, instead = "temperature", "it is left to the model"
+        elif schema is not None and {"response_format", "text"} & body.keys():
+            if not _OF_SCHEMAS.search(words):
+                return False
+            untaken, instead = schema, "the form is asked for in words"
         else:
-            body, path = openai_wire.chat_body(messages, schema), "/chat/completions"
-            read = openai_wire.read_chat
-        return await self._connection.send(
-            path, body | options, read, tokens=tokens, deadline=deadline
-        )
+            return False
+        if untaken not in self._untaken:
+            name = untaken if isinstance(untaken, str) else f"JSON schema of {untaken.__name__}"
+            _log.warning("%s does not take the %s; %s", self.model, name, instead)
+        self._untaken.add(untaken)
+        return True
 
     def _options(
         self, temperature: float | None, max_tokens: int | None, seed: int | None
@@ -221,7 +260,14 @@ class OpenAIChat(OpenAIClient):
             )
 
 
-def _takes_no_schema(error: ChatError) -> bool:
-    """Whether a server turned a call away because of the schema in it."""
-    named = any(name in f"{error.message} {error.detail}" for name in _SCHEMA_FIELDS)
-    return error.fault == "rejected" and error.status in {400, 422} and named
+def _together(spent: Sequence[Usage]) -> Usage:
+    """What a reply and those before it that broke off consumed, as far as these said it."""
+    return Usage.total([*(usage for usage in spent[:-1] if usage != Usage()), *spent[-1:]])
+
+
+def _explain(error: ChatError, messages: Sequence[Message]) -> None:
+    """Say in its hint what may be wrong where the server complains of a picture it was shown."""
+    shown = any(isinstance(part, ImagePart) for m in messages for part in m.parts)
+    refused = error.fault == "rejected" or error.status == 500
+    if shown and refused and _OF_PICTURES.search(error.message):
+        error.hint = "A picture was sent along: choose a model that sees pictures of this size."

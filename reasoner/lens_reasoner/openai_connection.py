@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -37,7 +39,8 @@ class ConnectionOptions(TypedDict, total=False):
         base_url: Where the API is; None means `OPENAI_BASE_URL`, or else OpenAI.
         api_key: The key; None means `OPENAI_API_KEY`. Servers other than OpenAI may need none.
         prices: Prices for the cost in `Usage.usd`: a table, models with their prices, or a JSON
-            file. None means OpenAI's own on OpenAI, and unknown costs elsewhere.
+            file. None means OpenAI's own on OpenAI, and elsewhere what a reply says of its cost
+            (OpenRouter's do), or else that it is unknown.
         retry: How long to insist.
         limits: Limits of this model on this server, for every client in the process; None leaves
             what holds already.
@@ -146,8 +149,15 @@ class OpenAIConnection:
             return await self.retry.run(attempt, model=self.model, deadline=deadline)
 
     def cost(self, served_model: str, usage: Usage) -> Usage:
-        """`usage` with its cost in US dollars, or None where that is unknown."""
-        return usage.model_copy(update={"usd": self.prices.cost(served_model, usage)})
+        """`usage` with its cost in US dollars, or None where that is unknown.
+
+        Prices count first: those of the model that answered, or else of the name it was asked by,
+        as servers answer with names of their own. Without any it is what the reply said.
+        """
+        priced = next((m for m in (served_model, self.model) if self.prices.of(m)), None)
+        if priced is None:
+            return usage
+        return usage.model_copy(update={"usd": self.prices.cost(priced, usage)})
 
     def hide(self, part: Any) -> Any:
         """`part`, a text or JSON value, without the key."""
@@ -163,7 +173,7 @@ class OpenAIConnection:
             await self._client()
             async with asyncio.timeout(self.retry.timeout):
                 # Hidden here, so that nothing above holds what a server may have echoed.
-                data = self.hide(await self._request(path, body))
+                data = _parsed(self.hide(await self._request(path, body)))
         except Exception as error:
             raise openai_errors.from_client(
                 error, model=self.model, secret=self._key, missing_hint=self._missing_hint()
@@ -186,7 +196,6 @@ class OpenAIConnection:
         return await client.get(f"/models/{self.model}", cast_to=object)
 
     def _read(self, read: Callable[[Json], Reply], data: object) -> Reply:
-        # The library hands any reply that does not say it is JSON through as a string.
         if isinstance(data, str):
             raise self.error(
                 "html",
@@ -258,6 +267,14 @@ def shown_url(base_url: str) -> str:
     """A server's address without what may be secret in it: names, passwords and queries."""
     parts = urlsplit(base_url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _parsed(data: object) -> object:
+    """What the library read; it hands a reply that does not say it is JSON through as a string."""
+    if isinstance(data, str) and data.lstrip().startswith("{"):
+        with contextlib.suppress(ValueError):
+            return json.loads(data)
+    return data
 
 
 def _prices(given: PriceSource | None, *, official: bool) -> PriceTable:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import email.utils
+import json
 import math
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
 
@@ -20,8 +22,22 @@ from lens_reasoner.errors import (
     RateLimitedError,
 )
 
-_QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
-_FILTER_CODES = {"content_filter", "content_policy_violation", "moderation_blocked"}
+# Codes are compared in lower case and without separators, as every service writes them its own way.
+_QUOTA_CODES = {
+    "arrearage",
+    "billinghardlimitreached",
+    "billingnotactive",
+    "budgetexceeded",
+    "exceededcurrentquotaerror",
+    "insufficientquota",
+}
+_FILTER_CODES = {
+    "contentfilter",
+    "contentpolicyviolation",
+    "datainspectionfailed",
+    "moderationblocked",
+    "responsibleaipolicyviolation",
+}
 _NAMED_STATUSES = {"rate_limit_exceeded": 429, "server_error": 500}
 HIDDEN = "[secret]"
 SHORTEST_SECRET = 8
@@ -35,11 +51,20 @@ _HINTS: dict[ChatFault, str] = {
     "filtered": "The provider's content filter stopped the call; change the request.",
     "malformed": "Check that base_url names an OpenAI-compatible API, usually ending in /v1.",
 }
+_BASE_URL_HINT = "Check that base_url names the API, usually ending in /v1."
 _STATUS_HINTS = {
     401: "Check OPENAI_API_KEY.",
     403: "This key may not use this model.",
     404: "Check the model name and that base_url ends in /v1; the model may have been shut down.",
+    405: _BASE_URL_HINT,
+    413: "Send less: a smaller picture, or a shorter request.",
+    501: _BASE_URL_HINT,
 }
+_WAIT = re.compile(
+    r"(?:try again|retry) in (?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?) ?(m?)s)?", re.IGNORECASE
+)
+_TITLE = re.compile(r"<title>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(r"<[^<>]*>")
 
 
 def scrub(error: BaseException, secret: SecretStr) -> None:
@@ -97,6 +122,8 @@ def from_client(
     scrub(error, secret)
     if isinstance(error, openai.APIStatusError):
         return _from_status(error, model, wait, missing_hint)
+    if isinstance(error, json.JSONDecodeError) and not error.doc.strip():
+        return _build("connection", f"The reply of {model!r} is empty.", model, str(error))
     if isinstance(error, openai.APITimeoutError | TimeoutError):
         return _build("timeout", f"{model!r} did not answer in time.", model, str(error))
     if isinstance(error, openai.APIConnectionError):
@@ -113,54 +140,110 @@ def from_reply(data: object, *, model: str) -> ChatError | None:
     Gateways answer so when what stands behind them failed: with a good status, and the real one in
     the error's "code".
     """
-    told = data.get("error") if isinstance(data, dict) else None
-    if not isinstance(data, dict) or not told or any(isinstance(v, list) for v in data.values()):
+    if not isinstance(data, dict) or not data.get("error") or "output" in data:
         return None
-    told = told if isinstance(told, dict) else {"message": told}
-    codes = {str(told[name]) for name in ("code", "type") if told.get(name)}
-    status = next((int(code) for code in sorted(codes) if re.fullmatch("[45][0-9]{2}", code)), None)
-    status = status or next((_NAMED_STATUSES[c] for c in codes if c in _NAMED_STATUSES), None)
-    words = _short(str(told.get("message") or told))
-    fault = _fault(status, codes)
-    hint = _STATUS_HINTS.get(status or 0, "")
-    return _build(
-        fault,
-        f"The server of {model!r} answered with an error: {words}",
-        model,
-        words,
-        hint=hint,
-        status=status,
+    if any(value and isinstance(value, list) for value in data.values()):
+        return None
+    told = read_told(data["error"])
+    status = next((int(c) for c in sorted(told.codes) if re.fullmatch("[45][0-9]{2}", c)), None)
+    status = status or next((_NAMED_STATUSES[c] for c in told.codes if c in _NAMED_STATUSES), None)
+    message = f"The server of {model!r} answered with an error: {told.words}"
+    return _of_status(message, told, model, status=status)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the body of an error says.
+
+    Attributes:
+        words: For people, on one line.
+        codes: Codes and types, as the server writes them.
+        flagged: Whether it names what a moderation found.
+    """
+
+    words: str
+    codes: frozenset[str] = frozenset()
+    flagged: bool = False
+
+
+def read_told(body: object) -> Told:
+    """What an error says, wherever its server puts that.
+
+    Usual is `{"error": {"message": ...}}`. Others leave out one of the two levels, put it into a
+    list, or answer `{"detail": ...}`, plain text or a page. A gateway's own words are followed by
+    those of whatever stands behind it.
+    """
+    if isinstance(body, list) and len(body) == 1:
+        return read_told(body[0])
+    if isinstance(body, str):
+        title = _TITLE.search(body)
+        return Told(_short(title.group(1) if title else _TAG.sub(" ", body)))
+    if not isinstance(body, dict):
+        return Told("" if body is None else _short(json.dumps(body)))
+    if isinstance(body.get("error"), dict):
+        return read_told(body["error"])
+    inner, metadata = body.get("innererror"), body.get("metadata")
+    inner = inner if isinstance(inner, dict) else {}
+    metadata = metadata if isinstance(metadata, dict) else {}
+    codes = (body.get("code"), body.get("type"), inner.get("code"))
+    found = [body[name] for name in ("message", "error", "detail", "msg") if body.get(name)]
+    parts = [part if isinstance(part, str) else json.dumps(part) for part in found[:1] or [body]]
+    if isinstance(metadata.get("raw"), str):
+        parts.append(metadata["raw"])
+    return Told(
+        words=_short(": ".join(parts)),
+        codes=frozenset(str(code) for code in codes if code),
+        flagged="flagged_input" in metadata,
     )
 
 
 def _from_status(error: Any, model: str, wait: float | None, missing_hint: str) -> ChatError:
     status = int(error.status_code)
-    codes = {str(code) for code in (error.code, error.type) if code}
-    message = f"The server of {model!r} answered with status {status}: {_short(error.message)}"
+    told = read_told(error.body)
+    message = f"The server of {model!r} answered with status {status}: {told.words or 'no words'}"
     known: dict[str, Any] = {"status": status, "request_id": error.request_id, "retry_after": wait}
-    if status == 404 and ("model_not_found" in codes or model in error.message):
+    if status == 404 and ("model_not_found" in told.codes or model in told.words):
         return ModelNotFoundError(
             message,
             fault="rejected",
             model=model,
-            detail=_short(str(error)),
+            detail=told.words,
             hint=missing_hint or _STATUS_HINTS[404],
             **known,
         )
-    hint = _STATUS_HINTS.get(status, "")
-    return _build(_fault(status, codes), message, model, str(error), hint=hint, **known)
+    return _of_status(message, told, model, **known)
 
 
-def _fault(status: int | None, codes: set[str]) -> ChatFault:
+def _of_status(
+    message: str,
+    told: Told,
+    model: str,
+    *,
+    status: int | None,
+    retry_after: float | None = None,
+    **known: Any,
+) -> ChatError:
+    fault = _fault(status, told)
+    hint = _STATUS_HINTS.get(status or 0, "") if fault == "rejected" else ""
+    if retry_after is None and fault == "rate_limited":
+        retry_after = _wait_in(told.words)
+    known |= {"status": status, "retry_after": retry_after}
+    return _build(fault, message, model, told.words, hint=hint, **known)
+
+
+def _fault(status: int | None, told: Told) -> ChatFault:
+    codes = {re.sub("[^a-z0-9]", "", code.lower()) for code in told.codes}
     if codes & _QUOTA_CODES or status == 402:
         return "quota"
-    if codes & _FILTER_CODES:
+    if codes & _FILTER_CODES or told.flagged:
         return "filtered"
     if status is None:
         return "malformed"
     if status in {408, 429}:
         return "timeout" if status == 408 else "rate_limited"
-    return "server" if status == 409 or status >= 500 else "rejected"
+    # 499 is a call that a proxy broke off, 501 one that will never be served.
+    passing = status in {409, 499} or (status >= 500 and status != 501)
+    return "server" if passing else "rejected"
 
 
 def _build(
@@ -180,6 +263,16 @@ def _build(
 def _short(text: str, limit: int = 500) -> str:
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _wait_in(words: str) -> float | None:
+    """Seconds to wait by the words of an error, for servers that send no header; None if unsaid."""
+    found = _WAIT.search(words)
+    if found is None or not any(found.groups()):
+        return None
+    hours, minutes, seconds, milli = found.groups()
+    rest = float(seconds or 0) * (1e-3 if milli else 1.0)
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + rest
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

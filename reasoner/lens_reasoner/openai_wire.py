@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import (
@@ -29,7 +29,17 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class WireReply:
-    """A reply of either protocol, before it is judged good or bad."""
+    """A reply of either protocol, before it is judged good or bad.
+
+    Attributes:
+        text: What the model wrote.
+        refusal: Its words of refusal; empty if it did not refuse.
+        finish_reason: Why it stopped, by the names of Chat Completions.
+        model: The server's name for it.
+        usage: Tokens, and the cost where the server says it.
+        failure: What broke off, in the server's words.
+        thoughts: What it thought before, where the server hands that over apart.
+    """
 
     text: str
     refusal: str
@@ -37,6 +47,7 @@ class WireReply:
     model: str
     usage: Usage
     failure: str = ""
+    thoughts: str = ""
 
 
 def chat_body(messages: Sequence[Message], schema: type[BaseModel] | None) -> Json:
@@ -143,6 +154,10 @@ def _none_if_odd(value: object, read: ValidatorFunctionWrapHandler) -> object:
 _Count = Annotated[int | None, Field(ge=0), WrapValidator(_none_if_odd)]
 
 
+_Dollars = Annotated[float | None, Field(ge=0, allow_inf_nan=False), WrapValidator(_none_if_odd)]
+_Words = Annotated[str | None, WrapValidator(_none_if_odd)]
+
+
 class _Details(_Part):
     cached_tokens: _Count = None
 
@@ -150,7 +165,21 @@ class _Details(_Part):
 class _ChatUsage(_Part):
     prompt_tokens: _Count = None
     completion_tokens: _Count = None
+    total_tokens: _Count = None
     prompt_tokens_details: Annotated[_Details | None, WrapValidator(_none_if_odd)] = None
+    # What OpenRouter charges; with a key of the user's own, the provider charges besides.
+    cost: _Dollars = None
+    is_byok: Any = None
+
+    @property
+    def counted(self) -> Usage:
+        read, written = self.prompt_tokens, self.completion_tokens
+        if read is not None and written is not None:
+            # Some servers leave hidden reasoning out of what was written; the sum has it.
+            written = max(written, (self.total_tokens or 0) - read)
+        cached = (self.prompt_tokens_details or _Details()).cached_tokens
+        usd = None if self.is_byok else self.cost
+        return _counted(read, written, cached).model_copy(update={"usd": usd})
 
 
 class _Text(_Part):
@@ -161,7 +190,9 @@ class _Text(_Part):
 class _ChatMessage(_Part):
     # Some compatible servers answer with a list of parts, of which thoughts are no answer.
     content: str | list[_Text] | None = None
-    refusal: str | None = None
+    refusal: _Words = None
+    reasoning: _Words = None
+    reasoning_content: _Words = None
 
 
 class _Failure(_Part):
@@ -174,42 +205,74 @@ class _Failure(_Part):
 
 
 class _Choice(_Part):
-    message: _ChatMessage
-    finish_reason: str | None = None
+    # Left out of replies that a filter stopped.
+    message: _ChatMessage | None = None
+    finish_reason: _Words = None
     # Of gateways whose own provider broke off.
     error: Annotated[_Failure | None, WrapValidator(_none_if_odd)] = None
 
 
 class _ChatCompletion(_Part):
-    choices: list[_Choice]
-    model: str | None = None
+    choices: list[_Choice] | None
+    model: _Words = None
     usage: Annotated[_ChatUsage | None, WrapValidator(_none_if_odd)] = None
 
 
+_FINISHES = {
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "blocklist": "content_filter",
+    "content_filter": "content_filter",
+    "prohibited_content": "content_filter",
+    "recitation": "content_filter",
+    "refusal": "content_filter",
+    "safety": "content_filter",
+    "sensitive": "content_filter",
+    "spii": "content_filter",
+    "abort": "error",
+    "insufficient_system_resource": "error",
+    "network_error": "error",
+}
+"""Why a model stopped: what servers pass on from behind them, by OpenAI's names."""
+
+
+def _finish(reason: str | None) -> str:
+    # Some add the cause: "content_filter: PROHIBITED_CONTENT".
+    return _FINISHES.get((reason or "").partition(":")[0].strip().lower(), reason or "stop")
+
+
 def read_chat(data: Json) -> WireReply:
-    """Read a Chat Completions reply.
+    """Read a Chat Completions reply; one of no choices broke off.
 
     Raises:
         ValueError: If it is not one.
     """
     reply = _ChatCompletion.model_validate(data)
-    if not reply.choices:
-        raise ValueError("the reply has no choices")
-    choice = reply.choices[0]
-    usage = reply.usage or _ChatUsage()
-    details = usage.prompt_tokens_details or _Details()
+    none = _Choice(finish_reason="error", error=_Failure(message="the reply has no choices"))
+    choice = reply.choices[0] if reply.choices else none
+    message, finish = choice.message or _ChatMessage(), _finish(choice.finish_reason)
+    broken = choice.finish_reason if finish == "error" else ""
     return WireReply(
-        text=_unbroken(_joined(choice.message.content)),
-        refusal=choice.message.refusal or "",
-        finish_reason=choice.finish_reason or "stop",
+        text=_unbroken(_joined(message.content)),
+        refusal=message.refusal or "",
+        finish_reason=finish,
         model=reply.model or "",
-        usage=Usage(
-            input_tokens=usage.prompt_tokens,
-            output_tokens=usage.completion_tokens,
-            cached_tokens=details.cached_tokens,
-        ),
-        failure=choice.error.words if choice.error else "",
+        usage=(reply.usage or _ChatUsage()).counted,
+        failure=choice.error.words if choice.error else broken or "",
+        thoughts=_unbroken(message.reasoning_content or message.reasoning or ""),
     )
+
+
+def answered(reply: WireReply, schema: type[BaseModel] | None) -> WireReply:
+    """The reply; where a server took its whole answer for a thought, with that as its text."""
+    if schema is None or reply.text.strip() or not reply.thoughts:
+        return reply
+    try:
+        schema.model_validate_json(reply.thoughts)
+    except ValidationError:
+        return reply
+    return replace(reply, text=reply.thoughts)
 
 
 def _joined(content: str | list[_Text] | None) -> str:
@@ -289,8 +352,12 @@ def read_responses(data: Json) -> WireReply:
 def counted(usage: ResponsesUsage | None) -> Usage:
     """The tokens of a reply; unknown where it does not say."""
     known = usage or ResponsesUsage()
-    return Usage(
-        input_tokens=known.input_tokens,
-        output_tokens=known.output_tokens,
-        cached_tokens=(known.input_tokens_details or _Details()).cached_tokens,
-    )
+    cached = (known.input_tokens_details or _Details()).cached_tokens
+    return _counted(known.input_tokens, known.output_tokens, cached)
+
+
+def _counted(read: int | None, written: int | None, cached: int | None) -> Usage:
+    # Servers that do not count say 0, though nothing is answered without being read.
+    if not read and not written:
+        return Usage()
+    return Usage(input_tokens=read, output_tokens=written, cached_tokens=cached)

@@ -65,13 +65,17 @@ class PriceTable(Value):
         except (OSError, ValueError) as error:
             raise _unreadable(str(path), error) from error
 
+    def of(self, model: str) -> Price | None:
+        """The price of a model, or of the one that it is a snapshot of; None if it has none."""
+        return self.prices.get(model) or self.prices.get(without_snapshot(model))
+
     def cost(self, model: str, usage: Usage) -> float | None:
         """Cost in US dollars of `usage`; None if the model or the tokens are unknown.
 
         A snapshot such as "gpt-4.1-mini-2025-04-14" costs what its model costs, unless it is
         listed itself. Where the server does not report cached tokens, all count as read afresh.
         """
-        price = self.prices.get(model) or self.prices.get(without_snapshot(model))
+        price = self.of(model)
         if price is None or usage.input_tokens is None or usage.output_tokens is None:
             return None
         if price.up_to is not None and usage.input_tokens > price.up_to:

@@ -14,7 +14,10 @@ from lens_reasoner.errors import ChatError
 from lens_reasoner.types import Usage
 
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
-_THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
+# Of templates that open the thought themselves, only its end is in the reply.
+_END_OF_THOUGHT = re.compile(
+    r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|channel\|>final[^<]*<\|message\|>"
+)
 _MOST_PROBLEMS = 8
 
 _AGAIN = (
@@ -50,7 +53,8 @@ def read_json(text: str, schema: type[Schema]) -> Schema:
 
 def _candidates(text: str) -> list[str]:
     """The reply itself, its fenced blocks, and what stands between its outermost braces."""
-    text = _THOUGHT.sub("", text, count=1) if _THOUGHT.match(text) else text
+    if not text.lstrip().startswith(("{", "```")) and (end := _END_OF_THOUGHT.search(text)):
+        text = text[end.end() :]
     inner = text[text.find("{") : text.rfind("}") + 1] if "{" in text else ""
     found = [text, *(match.group(1) for match in _FENCED.finditer(text)), inner]
     return [candidate for candidate in found if candidate] or [text]

@@ -161,15 +161,35 @@ async def test_an_error_under_a_good_status_is_that_error(server, api, told, fau
     assert caught.value.hint
 
 
-async def test_a_reply_that_breaks_off_with_an_error_is_no_answer(server) -> None:
+def broken_off(server, reason="error"):
     message = {"role": "assistant", "content": "A red c"}
-    broken = {"code": 502, "message": "upstream is gone"}
-    choices = [{"index": 0, "finish_reason": "error", "message": message, "error": broken}]
-    server.script.append(changed(server, "chat", choices=choices))
+    error = {"code": 502, "message": "upstream is gone"} if reason == "error" else None
+    choice = {"index": 0, "finish_reason": reason, "message": message, "error": error}
+    return changed(server, "chat", choices=[choice])
+
+
+@pytest.mark.parametrize("reason", ["error", "abort", "insufficient_system_resource"])
+async def test_a_reply_that_breaks_off_is_asked_for_again(server, reason) -> None:
+    server.script += [broken_off(server, reason), server.text("chat", "A red cup.")]
+    reply = await server.chat("chat").complete(HELLO)
+    assert reply.text == "A red cup."
+    assert (reply.usage.input_tokens, reply.usage.output_tokens) == (22, 14)
+
+
+async def test_replies_that_all_break_off_are_no_answer(server) -> None:
+    server.answer = lambda _: broken_off(server)
     with pytest.raises(ChatError, match="upstream is gone") as caught:
         await server.chat("chat").complete(HELLO)
-    assert caught.value.fault == "server"
-    assert caught.value.usage.input_tokens == 11
+    assert (caught.value.fault, len(server.calls)) == ("server", 3)
+    assert caught.value.usage.input_tokens == 33
+
+
+@pytest.mark.parametrize("choices", [None, []])
+async def test_a_reply_without_choices_is_one_that_broke_off(server, choices) -> None:
+    nothing = json.dumps({"id": "x", "choices": choices, "model": "served-model"}).encode()
+    server.script += [server.raw(nothing), server.text("chat", "Hi.")]
+    reply = await server.chat("chat").complete(HELLO)
+    assert reply.usage == Usage(input_tokens=11, output_tokens=7, cached_tokens=4)
 
 
 @both

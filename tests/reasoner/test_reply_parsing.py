@@ -62,6 +62,23 @@ def test_thoughts_before_the_value_are_left_alone(thought: str) -> None:
     assert read_json(f"<think>{thought}</think>\n{value.model_dump_json()}", Items) == value
 
 
+@pytest.mark.parametrize(
+    "thought",
+    [
+        "So {ITEMS}, or\n```json\n{ITEMS}\n```\nNo.</think>",
+        "<thinking>{ITEMS}</thinking>",
+        "[THINK]{ITEMS}[/THINK]",
+        "<|channel|>analysis<|message|>{ITEMS}<|end|><|start|>assistant<|channel|>final<|message|>",
+    ],
+)
+def test_a_draft_within_the_thoughts_is_no_answer(thought: str) -> None:
+    draft = Items(items=[Item(name="draft", count=0)]).model_dump_json()
+    value = Items(items=[Item(name="</think>", count=1)])
+    text = f"{thought.replace('{ITEMS}', draft)}\n{value.model_dump_json()}"
+    assert read_json(text, Items) == value
+    assert read_json(value.model_dump_json(), Items) == value
+
+
 def test_problems_name_the_field_and_not_the_wrapping() -> None:
     with pytest.raises(OffSchema, match=r"^- items\.0\.count: Input should be a valid integer"):
         read_json('Here you are:\n```json\n{"items": [{"name": "a", "count": "b"}]}\n```', Items)
