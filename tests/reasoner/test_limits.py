@@ -88,7 +88,7 @@ async def test_the_deadline_holds_after_waiting_for_our_own_limits(server, monke
         await chat.complete(HELLO)
     assert caught.value.fault == "timeout"
     assert len(server.calls) == 2
-    assert 0.5 < time.monotonic() - started < 1.8
+    assert 0.5 < time.monotonic() - started < 2.5
 
 
 async def test_who_calls_may_bound_the_waiting_too(server) -> None:

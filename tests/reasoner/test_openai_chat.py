@@ -204,8 +204,8 @@ async def test_a_wait_beyond_the_deadline_is_not_begun(server) -> None:
     server.script.append(server.error(429, retry_after="60"))
     started = time.monotonic()
     with pytest.raises(RateLimitedError) as caught:
-        await server.chat(retry=RetryPolicy(deadline=2)).complete(HELLO)
-    assert time.monotonic() - started < 2
+        await server.chat(retry=RetryPolicy(deadline=20)).complete(HELLO)
+    assert time.monotonic() - started < 15
     assert caught.value.retry_after == 60
 
 
@@ -349,4 +349,4 @@ async def test_cancelling_ends_the_call(server) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 1.5

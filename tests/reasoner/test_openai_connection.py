@@ -168,15 +168,15 @@ async def test_the_second_question_may_be_retried_and_its_failure_counts_both(se
 
 
 async def test_the_deadline_holds_for_both_questions_together(server) -> None:
-    chat = server.chat(retry=RetryPolicy(deadline=1.5))
+    chat = server.chat(retry=RetryPolicy(deadline=2.0))
     server.script.append(server.text("chat", "Hi."))
     await server.chat().complete(HELLO)
-    server.answer = lambda _: server.raw(server.text("chat", "{}").body, delay=1.0)
+    server.answer = lambda _: server.raw(server.text("chat", "{}").body, delay=1.5)
     started = time.monotonic()
     with pytest.raises(ChatError, match="deadline") as caught:
         await chat.complete(HELLO, schema=Colour)
     assert caught.value.fault == "timeout"
-    assert time.monotonic() - started < 1.95
+    assert time.monotonic() - started < 2.9
     assert len(server.calls) == 3
 
 
