@@ -101,12 +101,12 @@ class OpenAIConnection:
         self.official = is_official(self.base_url)
         self.retry = retry or RetryPolicy()
         self.prices = _prices(prices, official=self.official)
-        self._key = _find_key(api_key, model=model, required=self.official)
+        self.key = _find_key(api_key, model=model, required=self.official)
         self._limiter = limiter_for(self.base_url, model, limits)
         self._setting = setting
         self._looks_up = self.official if look_up_shutdown is None else look_up_shutdown
         self._shutdowns = shutdowns or SHUTDOWNS
-        self.pool = ClientPool(self.base_url, self._key)
+        self.pool = ClientPool(self.base_url, self.key)
 
     async def send(
         self,
@@ -161,7 +161,7 @@ class OpenAIConnection:
 
     def hide(self, part: Any) -> Any:
         """`part`, a text or JSON value, without the key."""
-        return openai_errors.hide(part, self._key)
+        return openai_errors.hide(part, self.key)
 
     def error(self, fault: ChatFault, message: str, **known: Any) -> ChatError:
         """An error of this model."""
@@ -176,7 +176,7 @@ class OpenAIConnection:
                 data = _parsed(self.hide(await self._request(path, body)))
         except Exception as error:
             raise openai_errors.from_client(
-                error, model=self.model, secret=self._key, missing_hint=self._missing_hint()
+                error, model=self.model, secret=self.key, missing_hint=self._missing_hint()
             ) from error
         if (told := openai_errors.from_reply(data, model=self.model)) is not None:
             raise told
@@ -209,7 +209,8 @@ class OpenAIConnection:
         except (ValueError, AttributeError) as error:
             raise self.error(
                 "malformed",
-                f"The reply of {self.model!r} is not of the protocol asked for.",
+                f"The reply of {self.model!r} is not of the protocol asked for: "
+                f"{openai_errors.short(str(error), 200)}",
                 detail=str(error)[:500],
                 hint="Check base_url, and try the other protocol (api='chat' or 'responses').",
             ) from error

@@ -53,13 +53,17 @@ _HINTS: dict[ChatFault, str] = {
 }
 _BASE_URL_HINT = "Check that base_url names the API, usually ending in /v1."
 _STATUS_HINTS = {
-    401: "Check OPENAI_API_KEY.",
+    401: "Check the key: OPENAI_API_KEY, or LENS_IMAGE_API_KEY for an image server.",
     403: "This key may not use this model.",
     404: "Check the model name and that base_url ends in /v1; the model may have been shut down.",
     405: _BASE_URL_HINT,
     413: "Send less: a smaller picture, or a shorter request.",
     501: _BASE_URL_HINT,
 }
+_OF_MODERATION = re.compile(
+    r"content (policy|moderation|violates)|safety (system|check|filter)|violates? (our|usage)|nsfw",
+    re.IGNORECASE,
+)
 _WAIT = re.compile(
     r"(?:try again|retry) in (?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?) ?(m?)s)?", re.IGNORECASE
 )
@@ -177,9 +181,9 @@ def read_told(body: object) -> Told:
         return read_told(body[0])
     if isinstance(body, str):
         title = _TITLE.search(body)
-        return Told(_short(title.group(1) if title else _TAG.sub(" ", body)))
+        return Told(short(title.group(1) if title else _TAG.sub(" ", body)))
     if not isinstance(body, dict):
-        return Told("" if body is None else _short(json.dumps(body)))
+        return Told("" if body is None else short(json.dumps(body)))
     if isinstance(body.get("error"), dict):
         return read_told(body["error"])
     inner, metadata = body.get("innererror"), body.get("metadata")
@@ -191,7 +195,7 @@ def read_told(body: object) -> Told:
     if isinstance(metadata.get("raw"), str):
         parts.append(metadata["raw"])
     return Told(
-        words=_short(": ".join(parts)),
+        words=short(": ".join(parts)),
         codes=frozenset(str(code) for code in codes if code),
         flagged="flagged_input" in metadata,
     )
@@ -235,7 +239,8 @@ def _fault(status: int | None, told: Told) -> ChatFault:
     codes = {re.sub("[^a-z0-9]", "", code.lower()) for code in told.codes}
     if codes & _QUOTA_CODES or status == 402:
         return "quota"
-    if codes & _FILTER_CODES or told.flagged:
+    worded = status in {400, 403, 422} and _OF_MODERATION.search(told.words)
+    if codes & _FILTER_CODES or told.flagged or worded:
         return "filtered"
     if status is None:
         return "malformed"
@@ -254,13 +259,14 @@ def _build(
         what,
         fault=fault,
         model=model,
-        detail=_short(detail),
+        detail=short(detail),
         hint=hint or _HINTS.get(fault, ""),
         **known,
     )
 
 
-def _short(text: str, limit: int = 500) -> str:
+def short(text: str, limit: int = 500) -> str:
+    """The text on one line, cut off if it is long."""
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
 

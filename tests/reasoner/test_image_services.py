@@ -1,6 +1,5 @@
 """Image services, met by the real client on a loopback server."""
 
-import base64
 import io
 import logging
 
@@ -312,45 +311,6 @@ async def test_a_dialect_of_the_users_own(server) -> None:
     await _draw(image_server(server, dialect), seeds=(5,), **fields)
     sent = {"noise": 5, "steps": 3, "cfg": 2.0, "sampler": "euler", "response_format": "url"}
     assert sent.items() <= server.calls[0].body.items()
-
-
-@pytest.mark.parametrize("address", ["{url}/files/cup.jpg", "/files/cup.jpg", "data"])
-async def test_answers_with_an_address(server, address) -> None:
-    data = picture_bytes("JPEG", (48, 32))
-    for path in ("/v1/files/cup.jpg", "/files/cup.jpg"):
-        server.pages[path] = server.raw(data, "application/octet-stream")
-    if address == "data":
-        address = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-    server.script.append(
-        pictures_reply(server, {"url": address.format(url=server.url)}, usage=None)
-    )
-    (picture,) = await _draw(image_server(server, api_key="sk-server-0123456789"))
-    assert (picture.data, picture.media_type) == (data, "image/jpeg")
-    assert all("authorization" not in call.headers for call in server.calls[1:])
-
-
-@pytest.mark.parametrize(
-    ("page", "reason"),
-    [
-        ({"body": b"<html>not here</html>", "status": 404}, "status 404"),
-        ({"body": b"<html>login</html>"}, "no PNG, JPEG"),
-        ({"body": b"", "status": 302, "headers": {"location": "file:///etc/passwd"}}, "fetched"),
-        ({"body": b"", "status": 302, "headers": {"location": "/files/cup.png"}}, "fetched"),
-        ({"body": b"\x89PNG\r\n\x1a\n" + b"0" * 5000}, "more than 4000 bytes"),
-        ({"body": b"", "drop": True}, "fetched"),
-    ],
-)
-async def test_addresses_that_lead_nowhere(server, monkeypatch, page, reason) -> None:
-    monkeypatch.setattr("lens_reasoner.generators.images_api.MOST_BYTES", 4000)
-    body = page.pop("body")
-    server.pages["/files/cup.png"] = server.raw(body, "image/png", **page)
-    server.script.append(
-        pictures_reply(server, {"url": "/files/cup.png?token=opensesame"}, usage=None)
-    )
-    server.pages["/files/cup.png?token=opensesame"] = server.pages["/files/cup.png"]
-    with pytest.raises(ImageServiceError, match=reason) as caught:
-        await _draw(image_server(server))
-    assert "opensesame" not in str(caught.value)
 
 
 async def test_pictures_too_large_to_take(server, secret, monkeypatch) -> None:

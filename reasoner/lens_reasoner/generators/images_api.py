@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import Self
 
 from lens_reasoner.errors import (
+    ChatError,
     GenerationRefusedError,
     ImageFileError,
     ImageServiceError,
     UnsupportedSettingWarning,
 )
 from lens_reasoner.generator import Capabilities, StepCallback, StepProgress
-from lens_reasoner.generators.download import download
+from lens_reasoner.generators.download import PassingDownloadError, download
 from lens_reasoner.generators.image_prices import ImagePriceTable
 from lens_reasoner.generators.images_connection import ImagesConnection
 from lens_reasoner.generators.images_wire import (
@@ -31,11 +32,19 @@ from lens_reasoner.generators.images_wire import (
 from lens_reasoner.generators.source_picture import SourcePicture
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.openai_connection import Json, OpenAIClient, shown_url
+from lens_reasoner.retry import Deadline
 from lens_reasoner.settings import check_seeds, check_settings
 from lens_reasoner.types import GenerationSettings, Usage
 
 _log = logging.getLogger("lens_reasoner")
 _TOKENS_OF_A_PICTURE = 4000
+_NO_PICTURE = (
+    "Its moderation may have taken the picture away, or base_url may name another kind of server."
+)
+_AT_AN_ADDRESS = (
+    "Where the server can, have it answer with the picture itself: by a ServerDialect with "
+    "response_format='b64_json'."
+)
 DOWNLOAD_SECONDS = 120.0
 """Seconds that fetching one picture from its address may take."""
 
@@ -161,8 +170,7 @@ class ImagesApiGenerator(OpenAIClient, ABC):
             fault="malformed",
             usage=usage,
             detail=reason,
-            hint="Its moderation may have taken the picture away, or base_url may name another "
-            "kind of server.",
+            hint=_AT_AN_ADDRESS if any(p.url for p in reply.pictures) else _NO_PICTURE,
         ) from (failures[0] if failures else None)
 
     async def _bytes(self, picture: WirePicture) -> bytes:
@@ -174,12 +182,28 @@ class ImagesApiGenerator(OpenAIClient, ABC):
             raise ImageFileError("The server's moderation took it away.")
         if not picture.url:
             raise ImageFileError("The entry has neither a picture nor an address.")
-        return await download(
-            picture.url,
-            base_url=self._images.base_url,
-            most_bytes=MOST_BYTES,
-            timeout=DOWNLOAD_SECONDS,
-        )
+        return await self._fetched(picture.url)
+
+    async def _fetched(self, url: str) -> bytes:
+        """The picture at an address: it is paid for, and fetching it again costs nothing."""
+        known = self._images
+
+        async def fetch(_: Deadline) -> bytes:
+            try:
+                return await download(
+                    url,
+                    base_url=known.base_url,
+                    most_bytes=MOST_BYTES,
+                    timeout=DOWNLOAD_SECONDS,
+                    key=known.key,
+                )
+            except PassingDownloadError as error:
+                raise known.error("connection", str(error)) from error
+
+        try:
+            return await known.retry.run(fetch, model=self.model)
+        except ChatError as error:
+            raise ImageFileError(error.message) from error
 
     def _as_drawn(self, settings: GenerationSettings, size: tuple[int, int]) -> GenerationSettings:
         """The settings with the real size, and a note where another one was asked for."""

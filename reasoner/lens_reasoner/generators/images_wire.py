@@ -89,6 +89,9 @@ def _usage(data: Any) -> tuple[Usage, ImageTokens]:
     if not isinstance(data, dict):
         return Usage(), ImageTokens()
     read, written = _count(data, "input_tokens"), _count(data, "output_tokens")
+    if not read and not written:
+        # Servers that do not count leave it out or say 0.
+        return Usage(), ImageTokens()
     details = data.get("input_tokens_details")
     details = details if isinstance(details, dict) else {}
     tokens = ImageTokens(
