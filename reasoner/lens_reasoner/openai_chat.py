@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Unpack
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from lens_reasoner import openai_wire
 from lens_reasoner.chat import ChatReply, ImagePart, Message
@@ -45,6 +46,7 @@ class OpenAIChat(OpenAIClient):
         *,
         api: Api | None = None,
         reasoning_effort: ReasoningEffort | None = None,
+        extra_body: Mapping[str, JsonValue] | None = None,
         **options: Unpack[ConnectionOptions],
     ) -> None:
         """Choose model and server.
@@ -53,6 +55,8 @@ class OpenAIChat(OpenAIClient):
             model: Name of the model.
             api: Protocol; None means Responses on OpenAI and Chat Completions elsewhere.
             reasoning_effort: For models that think first; None leaves it to the server.
+            extra_body: Fields that this server knows besides, sent as they are with every call,
+                such as `{"chat_template_kwargs": {"enable_thinking": False}}` for vLLM.
             **options: Server, key, prices, retries and limits; see `ConnectionOptions`.
 
         Raises:
@@ -62,6 +66,7 @@ class OpenAIChat(OpenAIClient):
         super().__init__(OpenAIConnection(model, **options))
         self._api: Api = api or ("responses" if self._connection.official else "chat")
         self._effort = reasoning_effort
+        self._extra = dict(extra_body or {})
         self._untaken: set[str | type[BaseModel]] = set()
 
     @property
@@ -76,6 +81,7 @@ class OpenAIChat(OpenAIClient):
         chosen = (
             f"api={self._api}" if self._api != usual else "",
             f"effort={self._effort}" if self._effort else "",
+            f"extra={json.dumps(self._extra, sort_keys=True)}" if self._extra else "",
         )
         return " ".join([super().fingerprint, *filter(None, chosen)])
 
@@ -170,8 +176,8 @@ class OpenAIChat(OpenAIClient):
             options = {newer.get(name, name): value for name, value in options.items()}
         options = {name: value for name, value in options.items() if name not in self._untaken}
         if self._api == "responses":
-            return openai_wire.responses_body(messages, schema) | options
-        return openai_wire.chat_body(messages, schema) | options
+            return openai_wire.responses_body(messages, schema) | options | self._extra
+        return openai_wire.chat_body(messages, schema) | options | self._extra
 
     def _adapt(
         self, error: ChatError, body: openai_wire.Json, schema: type[BaseModel] | None

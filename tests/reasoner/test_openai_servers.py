@@ -162,6 +162,15 @@ async def test_fields_of_a_strange_kind_do_no_harm(server) -> None:
     assert (await server.chat().complete(HELLO)).text == "Hi."
 
 
+async def test_fields_of_a_servers_own_are_sent_and_tell_its_answers_apart(server) -> None:
+    server.script.append(server.text("chat", "Hi."))
+    own = {"chat_template_kwargs": {"enable_thinking": False}}
+    chat = server.chat(extra_body=own)
+    await chat.complete(HELLO)
+    assert own.items() <= server.calls[0].body.items()
+    assert chat.fingerprint != server.chat().fingerprint
+
+
 TEMPERATURE = "Unsupported value: 'temperature' does not support 0 with this model."
 LIMIT = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
 
