@@ -16,9 +16,11 @@ class Denoiser(Protocol):
 
     Attributes:
         latents_dtype: Precision in which noise is drawn and latents are kept between steps.
+        guidance_scale: Of the steps to come; may be set between two.
     """
 
     latents_dtype: torch.dtype
+    guidance_scale: float
 
     def prepare(self, timesteps: Tensor) -> None:
         """Told before the first step which timesteps come, `[T]`, the scheduler's."""
@@ -64,7 +66,7 @@ class ExactDenoiser:
     ) -> None:
         self._transformer = transformer
         self._shape = (1, *grid)
-        self._scale = guidance_scale
+        self.guidance_scale = guidance_scale
         self._cond = _with_caches(cond.groups())
         everything = torch.arange(cond.batch, device=cond.embeds.device)
         self._uncond = _with_caches(
@@ -79,9 +81,9 @@ class ExactDenoiser:
         """Guided velocity in float32; see `Denoiser`."""
         time = (timestep / 1000).expand(len(latents))
         cond = self._branch(self._cond, latents, time)
-        if self._scale == 1:
+        if self.guidance_scale == 1:
             return cond
-        return guide(cond, self._branch(self._uncond, latents, time), self._scale)
+        return guide(cond, self._branch(self._uncond, latents, time), self.guidance_scale)
 
     def pixels_to_bytes(self, pixels: Tensor) -> Tensor:
         """Round pixels in [0, 1] to 8 bits."""
@@ -133,7 +135,7 @@ class ReferenceDenoiser:
         self.latents_dtype = transformer.dtype
         self._transformer = transformer
         self._shape = (1, *grid)
-        self._scale = guidance_scale
+        self.guidance_scale = guidance_scale
         uncond = cond.zeros_like() if uncond is None else uncond
         tokens = max(cond.embeds.shape[2], uncond.embeds.shape[2])
         cond, uncond = cond.padded(tokens), uncond.padded(tokens)
@@ -157,7 +159,7 @@ class ReferenceDenoiser:
             return_dict=False,
         )[0]
         cond, uncond = both.chunk(2)
-        return guide(cond, uncond, self._scale)
+        return guide(cond, uncond, self.guidance_scale)
 
     def pixels_to_bytes(self, pixels: Tensor) -> Tensor:
         """Truncate pixels in [0, 1] to 8 bits."""

@@ -146,7 +146,7 @@ class PictureRun:
             canvas = Canvas.of(self._start, group.prompts, group.height, group.width)
             latents, kept = self._on_canvas(canvas, noise)
         with pipeline.progress_bar(total=call.steps - call.begin) as progress:
-            after_step = self._after_step(group, progress)
+            after_step = self._after_step(group, denoiser, progress)
             final = integrate(pipeline.scheduler, denoiser, latents, call.begin, kept, after_step)
         if call.output_type == "latent":
             return final
@@ -200,8 +200,9 @@ class PictureRun:
         kept = None if free is None else KeptRegion(tokens, noise, free.to(noise.device))
         return with_noise(tokens, noise, sigma), kept
 
-    def _after_step(self, group: SizeGroup, progress: Any) -> AfterStep:
+    def _after_step(self, group: SizeGroup, denoiser: Denoiser, progress: Any) -> AfterStep:
         call, pipeline = self._call, self._pipeline
+        pipeline.guidance_scale = call.guidance_scale
 
         def after(state: EulerState) -> tuple[Tensor, bool]:
             if call.callback is not None:
@@ -209,6 +210,8 @@ class PictureRun:
                 given = call.callback(pipeline, state.index, state.timestep, tensors)
                 latents = inputs.replaced_latents(given, state.latents)
                 state = replace(state, latents=latents)
+                scale = inputs.changed_guidance(pipeline.guidance_scale, call.guidance_scale)
+                denoiser.guidance_scale = scale
             progress.update()
             if call.on_step is not None or call.cancel is not None:
                 self._latest = self._report(group, state)

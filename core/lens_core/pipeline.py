@@ -1,7 +1,7 @@
 """Text to image with Lens, in the manner of a diffusers pipeline."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from lens_core.picture_groups import Edge, Size, requested_sizes
 from lens_core.picture_run import PictureCall, PictureRun
 from lens_core.pipeline_loading import LoadablePipeline
 from lens_core.pipeline_output import LensPipelineOutput
+from lens_core.pipeline_words import CALL, refuse_words
 from lens_core.previews import PreviewMap, fit_preview_map
 from lens_core.sampling import check_scheduler
 from lens_core.sizes import SizeRules, token_side
@@ -89,8 +90,12 @@ class LensPipeline(LoadablePipeline):
 
     @property
     def guidance_scale(self) -> float:
-        """Guidance of the latest call."""
+        """Guidance of the latest call; set in a callback, it holds from the next step on."""
         return self._guidance_scale
+
+    @guidance_scale.setter
+    def guidance_scale(self, value: float) -> None:
+        self._guidance_scale = value
 
     @property
     def num_timesteps(self) -> int:
@@ -195,6 +200,7 @@ class LensPipeline(LoadablePipeline):
         mask_feather: int | None = None,
         on_step: StepListener | None = None,
         cancel: Cancel | None = None,
+        **others: Never,
     ) -> LensPipelineOutput | tuple[Any]:
         """Make pictures.
 
@@ -238,6 +244,7 @@ class LensPipeline(LoadablePipeline):
             mask_feather: Pixels outside the mask over which new and old mix; 8 by default.
             on_step: Told after each step; see `StepReport`, which can show a preview.
             cancel: Once it is set, no further step is begun.
+            **others: There is nothing else; what diffusers takes is told what to do instead.
 
         Size, steps and guidance default to the checkpoint's own (`defaults`). Pictures of
         different sizes are sampled one size after the other.
@@ -251,6 +258,7 @@ class LensPipeline(LoadablePipeline):
             PrecisionError: float16 anywhere.
             NonFiniteError: NaN in the latents; names the step.
         """
+        refuse_words("a call", others, CALL)
         check_precision(transformer=self.transformer, text_encoder=self.text_encoder, vae=self.vae)
         refuse_float16_autocast(self._execution_device)
         check_scheduler(self.scheduler)

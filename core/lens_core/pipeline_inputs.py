@@ -122,6 +122,26 @@ def replaced_latents(given: object, latents: Tensor) -> Tensor:
     return other
 
 
+def changed_guidance(scale: float, begun_with: float) -> float:
+    """Guidance of the steps to come, which a callback may have set; at most 1 is none.
+
+    Args:
+        scale: What it is now.
+        begun_with: What the call began with.
+
+    Raises:
+        ParameterError: It is no number, or guidance was to begin in the middle of a picture.
+    """
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not scale < 1e4:
+        raise ParameterError(f"guidance_scale {scale!r}, set by a callback, must be a number")
+    if scale > 1 and begun_with == 1:
+        raise ParameterError(
+            f"guidance_scale {scale!r} was set by a callback, but the call began without guidance "
+            "and did not read the negative prompt: begin with more than 1"
+        )
+    return max(float(scale), 1.0)
+
+
 def check_callback(callback: object, names: Sequence[str]) -> None:
     """Check a step callback and what it asks for.
 
@@ -130,10 +150,13 @@ def check_callback(callback: object, names: Sequence[str]) -> None:
     """
     if callback is not None and not callable(callback):
         raise ParameterError(f"callback_on_step_end {callback!r} must be a function")
-    if unknown := sorted(set(names) - set(CALLBACK_TENSORS)):
+    # Callbacks that are objects, as those of diffusers, say themselves what they read.
+    asked = {*names, *getattr(callback, "tensor_inputs", ())}
+    if unknown := sorted(asked - {*CALLBACK_TENSORS}):
         raise ParameterError(
             f"callback_on_step_end_tensor_inputs {unknown} are not on offer; "
-            f"there is {list(CALLBACK_TENSORS)}"
+            f"there is {list(CALLBACK_TENSORS)}. A callback that sets pipeline.guidance_scale = 1 "
+            "ends guidance"
         )
 
 

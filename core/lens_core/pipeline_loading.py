@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Never, Self
 
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
@@ -13,12 +13,22 @@ from lens_core.checkpoints.configs import Config
 from lens_core.checkpoints.hub import Hub
 from lens_core.checkpoints.load import Part, components_from, load_source
 from lens_core.checkpoints.lora import LoraMixin, refuse_loaded
-from lens_core.errors import CheckpointError
+from lens_core.checkpoints.single_file import read_single_file
+from lens_core.errors import CheckpointError, ParameterError
 from lens_core.exact_buffers import keep_statistics
 from lens_core.feature_cache import FeatureCache
 from lens_core.loading import LensDefaults, save_components
 from lens_core.memory.choose import MemoryChoice
 from lens_core.memory.mixin import MemoryMixin, encoder_loader, plan_pipeline, refuse_planned
+from lens_core.pipeline_words import (
+    LOADING,
+    METHODS,
+    SAVING,
+    refuse_words,
+    take_always,
+    take_device,
+    take_hub,
+)
 from lens_core.previews import FILE_NAME, PreviewMap, find_preview_map
 from lens_core.transformer import LensTransformer2DModel
 
@@ -29,6 +39,14 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
     defaults: LensDefaults
     preview_map: PreviewMap
     _preview_map: PreviewMap | None
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what to write instead of a word that only other pipelines have."""
+            if name in METHODS:
+                raise AttributeError(f"{type(self).__name__} has no {name}: {METHODS[name]}")
+            return super().__getattr__(name)
 
     @classmethod
     def from_pretrained(
@@ -63,7 +81,8 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
             feature_cache: Cache of text features, or its folder. The text encoder is loaded when a
                 prompt comes that is not in it.
             **components: A component by its name, used instead of the folder's. `text_encoder=None`
-                leaves the encoder out.
+                leaves the encoder out. Or words of diffusers that mean the same: `device_map` with
+                one device; `cache_dir`, `local_files_only` and `token` for a hub.
 
         Raises:
             CheckpointError: Incomplete, unreadable, pickled or unknown weights.
@@ -72,6 +91,10 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
             ParameterError: An argument that is not known.
         """
         precision = one_dtype(dtype, torch_dtype)
+        device, hub = take_device(components, device), take_hub(components, hub)
+        take_always(components)
+        elsewhere = {name: components.pop(name) for name in LOADING if name in components}
+        refuse_words("from_pretrained", elsewhere, LOADING)
         source = pretrained_model_name_or_path
         loader = encoder_loader(memory, feature_cache)
         parts = load_source(source, precision, components, revision, hub, loader)
@@ -80,6 +103,50 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
         if "vae" not in components and (found := find_preview_map(source)) is not None:
             pipeline.preview_map = found
         return pipeline
+
+    @classmethod
+    def from_single_file(
+        cls,
+        pretrained_model_link_or_path: str | Path,
+        *,
+        config: str | Path | None = None,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        hub: Hub | None = None,
+        **others: Any,
+    ) -> Self:
+        """Load a denoiser's file, and the other parts from elsewhere.
+
+        Args:
+            pretrained_model_link_or_path: Safetensors (plain or MXFP8) or GGUF, here or on the hub:
+                its address, or `owner/name/file.gguf`.
+            config: Where the other parts are, and size, steps and guidance: as the first argument
+                of `from_pretrained`. Weights alone do not tell Lens from Lens-Turbo. Without it,
+                `text_encoder` and `vae` have to be given.
+            dtype: Precision of everything that is not packed; bfloat16 by default.
+            torch_dtype: The same by its older name.
+            hub: Another hub or cache than the usual one.
+            **others: As in `from_pretrained`, or without `config` as in `from_components`.
+
+        Raises:
+            CheckpointError: A file of something else, incomplete or damaged.
+            ComponentError: Components that do not belong together.
+            PrecisionError: float16.
+            ParameterError: Parts are missing, or an argument is not known.
+        """
+        precision = one_dtype(dtype, torch_dtype) or torch.bfloat16
+        hub, device = take_hub(others, hub), take_device(others, others.pop("device", None))
+        take_always(others)
+        if "transformer" in others or (config is None and not {"text_encoder", "vae"} <= {*others}):
+            raise ParameterError(
+                "from_single_file reads the transformer: say where the other parts are, as in "
+                "config='lens-turbo', or give text_encoder= and vae="
+            )
+        denoiser = read_single_file(pretrained_model_link_or_path, precision, config, hub or Hub())
+        if config is None:
+            return cls.from_components(denoiser, dtype=precision, device=device, **others)
+        others |= {"transformer": denoiser}
+        return cls.from_pretrained(config, dtype=precision, hub=hub, device=device, **others)
 
     @classmethod
     def from_components(
@@ -193,6 +260,7 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
         save_directory: str | Path,
         safe_serialization: bool = True,
         max_shard_size: str = "5GB",
+        **others: Never,
     ) -> None:
         """Save every component in its own subfolder, as safetensors and JSON.
 
@@ -200,11 +268,14 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
             save_directory: The folder; it is created.
             safe_serialization: Must stay True; pickles are not written.
             max_shard_size: Largest weight file.
+            **others: There is nothing else; what diffusers takes is told what to do instead.
 
         Raises:
             CheckpointError: A pickle was asked for, LoRAs are loaded, or a memory plan has rounded
                 weights or freed the text encoder.
+            ParameterError: An argument that is not known.
         """
+        refuse_words("save_pretrained", others, SAVING)
         if not safe_serialization:
             raise CheckpointError("safe_serialization=False would write a pickle; Lens never does")
         refuse_loaded(self)

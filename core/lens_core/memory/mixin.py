@@ -193,6 +193,15 @@ class MemoryMixin:
                 "device in apply_memory(), or end the plan with release_memory()"
             )
 
+    def __getstate__(self) -> object:
+        """What copies and pickles are made of.
+
+        Raises:
+            ParameterError: A plan is in force, whose hooks would go on moving these weights.
+        """
+        self.refuse_under_plan()
+        return super().__getstate__()
+
     def _counted(self, file: EncoderFile | None) -> Model:
         """The components, the text encoder without its weights if it is not in memory."""
         encoder = self.text_encoder
