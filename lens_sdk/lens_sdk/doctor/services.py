@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from lens_reasoner import ChatError, OpenAIChat
 from lens_reasoner.openai_connection import ConnectionOptions
 from lens_sdk.doctor.check import Check
 from lens_sdk.settings import Settings
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
 SECONDS = 10.0
 """How long a server may take to answer."""
@@ -47,8 +51,7 @@ async def _served(role: str, model: str, provider: ConnectionOptions) -> Check:
     name = f"{role} online"
     try:
         async with OpenAIChat(model, **provider) as chat:
-            client = await chat._connection.pool.client()
-            told = await client.models.retrieve(model, timeout=SECONDS)
+            told = await _described(await chat._connection.pool.client(), model)
     except openai.NotFoundError:
         return Check(name, "error", f"{model} is not there", f'Set {role} = "openai:NAME".')
     except openai.AuthenticationError:
@@ -62,3 +65,16 @@ async def _served(role: str, model: str, provider: ConnectionOptions) -> Check:
         f"{model} ends on {ends}" if ends else f"{model} is there",
         f'Set {role} = "openai:NAME".' if ends else "",
     )
+
+
+async def _described(client: AsyncOpenAI, model: str) -> object:
+    """What the provider says of a model; many servers tell of their models only in a list."""
+    import openai
+
+    try:
+        return await client.models.retrieve(model, timeout=SECONDS)
+    except openai.NotFoundError:
+        async for known in client.models.list(timeout=SECONDS):
+            if known.id == model:
+                return known
+        raise
