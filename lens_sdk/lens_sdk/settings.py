@@ -147,7 +147,9 @@ class Settings(Value):
             PriceTableError: The prices cannot be read.
         """
         options = ConnectionOptions(
-            base_url=self.openai_base_url, api_key=os.environ.get(self.openai_api_key_env)
+            # Where the variable that is named holds none, OpenAI's own key is not sent instead.
+            base_url=self.openai_base_url,
+            api_key=os.environ.get(self.openai_api_key_env, ""),
         )
         if self.prices is not None:
             own = PriceTable.load(self.prices)

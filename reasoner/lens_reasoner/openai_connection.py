@@ -37,7 +37,8 @@ class ConnectionOptions(TypedDict, total=False):
 
     Attributes:
         base_url: Where the API is; None means `OPENAI_BASE_URL`, or else OpenAI.
-        api_key: The key; None means `OPENAI_API_KEY`. Servers other than OpenAI may need none.
+        api_key: The key; None means `OPENAI_API_KEY`, and an empty one none, which servers other
+            than OpenAI may need.
         prices: Prices for the cost in `Usage.usd`: a table, models with their prices, or a JSON
             file. None means OpenAI's own on OpenAI, and elsewhere what a reply says of its cost
             (OpenRouter's do), or else that it is unknown.
@@ -287,7 +288,7 @@ def _prices(given: PriceSource | None, *, official: bool) -> PriceTable:
 def _find_key(given: str | SecretStr | None, *, model: str, required: bool) -> SecretStr:
     if isinstance(given, SecretStr):
         given = given.get_secret_value()
-    key = (given or os.environ.get("OPENAI_API_KEY") or "").strip()
+    key = (os.environ.get("OPENAI_API_KEY", "") if given is None else given).strip()
     if not key and required:
         raise MissingKeyError(
             f"No API key for {model!r}.",

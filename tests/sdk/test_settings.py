@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lens_reasoner import MissingKeyError
+from lens_reasoner.openai_connection import OpenAIConnection
 from lens_sdk import Lens, Settings, SettingsError
 from lens_sdk.cli import app
 from lens_sdk.client.parts import choose_parts
@@ -161,3 +162,17 @@ def test_the_documentation_lists_every_setting() -> None:
     text = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
     for name, variable in VARIABLES.items():
         assert f"| `{name}` | `{variable}` |" in text
+
+
+def test_openais_key_is_not_sent_where_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    there = {"openai_base_url": "https://openrouter.ai/api/v1"}
+    usual = OpenAIConnection("m", **Settings(**there).provider)
+    assert usual.key.get_secret_value() == SECRET
+    named = Settings(**there, openai_api_key_env="OPENROUTER_API_KEY")
+    assert OpenAIConnection("m", **named.provider).key.get_secret_value() != SECRET
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-0123456789")
+    assert OpenAIConnection("m", **named.provider).key.get_secret_value() == "sk-or-0123456789"
+    monkeypatch.delenv("OPENROUTER_API_KEY")
+    with pytest.raises(MissingKeyError):
+        OpenAIConnection("m", **Settings(openai_api_key_env="OPENROUTER_API_KEY").provider)
