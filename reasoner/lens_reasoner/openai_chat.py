@@ -37,7 +37,8 @@ class OpenAIChat(OpenAIClient):
     polite and not required.
 
     What a server refuses is asked for in another way, told in the log and kept for later calls: a
-    JSON schema in words, `max_tokens` by its newer name, a temperature not at all.
+    JSON schema in words, `max_tokens` by its newer name, a temperature not at all. A schema that it
+    did not keep to is told in words besides.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class OpenAIChat(OpenAIClient):
         self._effort = reasoning_effort
         self._extra = dict(extra_body or {})
         self._untaken: set[str | type[BaseModel]] = set()
+        self._unheeded: set[type[BaseModel]] = set()
 
     @property
     def api(self) -> Api:
@@ -103,7 +105,11 @@ class OpenAIChat(OpenAIClient):
             return await self._ask(asked, schema, options, tokens, deadline)
 
         async with self._connection.retry.within_deadline(self.model) as deadline:
-            return await ask_checked(ask, messages, schema, model=self.model)
+            reply = await ask_checked(ask, messages, schema, model=self.model)
+        if schema is not None and reply.reask != Usage.zero():
+            # A server that leaves schemas out without a word would be asked twice every time.
+            self._unheeded.add(schema)
+        return reply
 
     def complete_sync(
         self,
@@ -169,8 +175,9 @@ class OpenAIChat(OpenAIClient):
         schema: type[BaseModel] | None,
         options: openai_wire.Json,
     ) -> openai_wire.Json:
-        if schema is not None and schema in self._untaken:
-            messages, schema = told_the_form(messages, schema), None
+        if schema is not None and schema in self._untaken | self._unheeded:
+            messages = told_the_form(messages, schema)
+            schema = None if schema in self._untaken else schema
         if "max_tokens" in self._untaken:
             newer = {"max_tokens": "max_completion_tokens"}
             options = {newer.get(name, name): value for name, value in options.items()}

@@ -234,6 +234,18 @@ async def test_a_schema_that_is_not_taken_is_told_in_words(server, words) -> Non
     assert ["response_format" in call.body for call in server.calls] == [True, False, True]
 
 
+async def test_a_schema_that_is_not_heeded_is_told_in_words_besides(server) -> None:
+    server.script += [server.text("chat", text) for text in ("Red, I think.", RED, RED)]
+    chat = server.chat()
+    for _ in range(2):
+        assert (await chat.complete(HELLO, schema=Colour)).parsed_as(Colour).name == "red"
+    first, _, last = (call.body for call in server.calls)
+    assert first["response_format"] == last["response_format"]
+    assert [message["role"] for message in first["messages"]] == ["user"]
+    assert [message["role"] for message in last["messages"]] == ["system", "user"]
+    assert "JSON schema" in last["messages"][0]["content"]
+
+
 @pytest.mark.parametrize(
     ("status", "words"),
     [
