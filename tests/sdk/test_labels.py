@@ -118,6 +118,7 @@ def test_labels_go_from_the_page_into_the_numbers(runs: Path, page: Page, tmp_pa
     page.value("[...document.querySelectorAll('.tools button')].at(1).click()")
     assert page.value("document.querySelectorAll('.label input:checked').length") == 0
     assert page.value("localStorage.length") == 1
+    assert page.value("document.activeElement.textContent") == "Close"
 
 
 def _saved(folder: Path, judged: list[tuple[str, str, str]], label: str) -> Path:

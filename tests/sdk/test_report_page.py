@@ -55,7 +55,9 @@ async def test_the_page_of_a_run_tells_why_pictures_are_missing(tmp_path: Path) 
 
     loop = AgentLoop(generator=FunctionGenerator(draw))
     await loop.run("a red square", seed=40, num_images=3, record=tmp_path)
-    assert render_runs([RunRecord(tmp_path)], runs="runs").count("&lt;indecent&gt;") == 1
+    page = render_runs([RunRecord(tmp_path)], runs="my runs")
+    assert page.count("&lt;indecent&gt;") == 1
+    assert "--runs &#x27;my runs&#x27;" in page
 
 
 @needs_browser

@@ -8,6 +8,7 @@ import pytest
 
 from chromium import CHROMIUM, Page, chromium_page
 from lens_sdk.server.guard import ApiKeys
+from lens_sdk.server.page import page as page_text
 from loopback_lens import SMALL, Running, Start
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
@@ -26,6 +27,13 @@ def test_the_page_loads_nothing_from_elsewhere(running: Running) -> None:
     assert "https://" not in answer.text
     assert "innerHTML" not in answer.text
     assert f"--runs {running.services.config.folder / 'runs'}" in answer.text
+    assert "<noscript>" in answer.text
+
+
+def test_folders_are_told_as_a_shell_reads_them() -> None:
+    text, _ = page_text("my runs", "studies of $HOME")
+    assert "--runs &#x27;my runs&#x27;" in text
+    assert "--out &#x27;studies of $HOME/NAME&#x27;" in text
 
 
 @needs_browser

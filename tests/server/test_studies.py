@@ -156,6 +156,20 @@ def test_a_refresh_of_the_lists_takes_no_focus_and_tells_what_is_new(
 
 
 @needs_browser
+def test_studies_are_looked_at_again_while_the_page_lies_open(
+    painting: Running, tmp_path: Path
+) -> None:
+    """A link on a page that nobody had left for an hour led to an error."""
+    hurry = "const real = setInterval; window.setInterval = (act, ms) => real(act, ms / 1000);"
+    with chromium_page(tmp_path) as page:
+        page.call("Page.addScriptToEvaluateOnNewDocument", source=hurry)
+        page.open(painting.url)
+        page.wait("document.querySelectorAll('#study-list li').length === 2")
+        page.value("document.querySelector('#study-list a').href = '/an-address-that-is-old'")
+        page.wait("!document.querySelector('#study-list a').href.includes('old')")
+
+
+@needs_browser
 def test_the_page_leads_to_a_report_by_keyboard_and_its_verdicts_can_be_labelled(
     painting: Running, tmp_path: Path
 ) -> None:

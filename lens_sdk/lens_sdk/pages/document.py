@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shlex
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -43,7 +44,7 @@ def document(
         header=header,
         main=main,
         footer=footer,
-        then=escape(f"lens calibrate labels.json --runs {runs}"),
+        then=escape(f"lens calibrate labels.json --runs {shlex.quote(runs)}"),
         script=script,
     )
 

@@ -7,6 +7,7 @@ const Labels = (() => {
   const CHOICES = { yes: ["Yes", "y"], no: ["No", "n"], cannot_tell: ["Can’t tell", "u"] };
   const STORE = `lens-labels:${location.pathname}`;
   let kept = {};
+  let lasting = true;
   let bar = null;
   let groups = 0;
 
@@ -16,9 +17,10 @@ const Labels = (() => {
     return node;
   }
 
-  // A browser may forbid storage; labels then last as long as the page.
+  // A browser may forbid storage, or have no room; labels then last as long as the page.
   function read() {
     try {
+      if (!lasting) return;
       kept = JSON.parse(localStorage.getItem(STORE)) ?? {};
     } catch { /* What is known stays. */ }
   }
@@ -26,7 +28,10 @@ const Labels = (() => {
   function write() {
     try {
       localStorage.setItem(STORE, JSON.stringify(kept));
-    } catch { /* See above. */ }
+      lasting = true;
+    } catch {
+      lasting = false;
+    }
   }
 
   const keyOf = (line) => `${line.dataset.image} ${line.dataset.criterion}`;
@@ -60,7 +65,6 @@ const Labels = (() => {
     const legend = make("legend", { textContent: `Your answer: ${question}` });
     line.append(make("fieldset", { className: "label" }, legend, ...options));
     show(line);
-    count();
   }
 
   function pressed(event) {
@@ -110,6 +114,7 @@ const Labels = (() => {
     write();
     lines().forEach(show);
     count();
+    bar.end.focus();
   }
 
   function turn(on) {

@@ -1,2 +1,3 @@
 Labels.begin();
 document.querySelectorAll("[data-criterion]").forEach(Labels.attach);
+Labels.count();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -19,16 +20,17 @@ def page(runs: str, studies: str) -> tuple[str, str]:
         studies: The folder of prompt studies, as the page tells it.
     """
     folder = files("lens_sdk.server").joinpath("web")
-    style, shelves, script, text = (
+    style, asking, shelves, script, text = (
         folder.joinpath(name).read_text(encoding="utf-8")
-        for name in ("page.css", "shelves.js", "page.js", "page.html")
+        for name in ("page.css", "asking.js", "shelves.js", "page.js", "page.html")
     )
     style = asset("palette.css") + style + asset("labels.css")
-    script = asset("labels.js") + shelves + script
+    script = asset("labels.js") + asking + shelves + script
     policy = (
         f"default-src 'none'; img-src 'self' data: blob:; connect-src 'self'; "
         f"style-src {source(style)}; script-src {source(script)}; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    told = {"runs": escape(runs), "studies": escape(studies)}
+    study = f"{studies}/NAME"
+    told = {"runs": escape(shlex.quote(runs)), "study": escape(shlex.quote(study))}
     return Template(text).substitute(style=style, script=script, **told), policy

@@ -20,56 +20,9 @@ function say(text, error = false) {
   $("status").className = error ? "error" : "quiet";
 }
 
-async function call(path, options = {}) {
-  const headers = { ...options.headers };
-  const key = $("key").value || sessionStorage.getItem("lens-key");
-  if (key) headers.authorization = "Bearer " + key;
-  if (options.body) headers["content-type"] = "application/json";
-  const answer = await fetch(path, { ...options, headers }).catch(() => {
-    throw new Error("The server cannot be reached.");
-  });
-  if (answer.status === 401) {
-    $("key-field").hidden = false;
-    $("key").focus();
-    throw Object.assign(new Error(key ? "The server does not know this API key." : "This server asks for an API key."), { final: true });
-  }
-  if (key) sessionStorage.setItem("lens-key", key);
-  if (!answer.ok) {
-    const told = await answer.json().catch(() => ({}));
-    const error = new Error(told.error?.message ?? `The server answered ${answer.status}.`);
-    error.final = answer.status < 500 && answer.status !== 429;
-    throw error;
-  }
-  return answer;
-}
-
-function freshKey() {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return "page-" + Array.from(bytes, (b) => b.toString(16).padStart(2, "0")).join("");
-}
-
-/* Server-sent events by fetch, because EventSource cannot send a key. */
-async function* events(path, after, signal) {
-  const headers = after ? { "last-event-id": String(after) } : {};
-  const answer = await call(path, { headers, signal });
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  let text = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    text += value;
-    const blocks = text.split("\n\n");
-    text = blocks.pop();
-    for (const block of blocks) {
-      const fields = {};
-      for (const line of block.split("\n")) {
-        const at = line.indexOf(": ");
-        if (at > 0) fields[line.slice(0, at)] = line.slice(at + 2);
-      }
-      if (fields.data) yield { kind: fields.event, number: Number(fields.id) || 0, data: JSON.parse(fields.data) };
-    }
-  }
-}
+// A button of no use for now keeps the focus.
+const able = (id) => $(id).getAttribute("aria-disabled") !== "true";
+const enable = (id, on) => $(id).setAttribute("aria-disabled", String(!on));
 
 class RunView {
   constructor(id) {
@@ -85,10 +38,14 @@ class RunView {
   }
 
   async follow() {
-    let failures = 0;
+    let failures = 0, doing = "";
     while (!this.over) {
       try {
         for await (const event of events(`/v1/runs/${encodeURIComponent(this.id)}/events`, this.known, this.stopper.signal)) {
+          if (event.kind === "open") {
+            if (failures) say(doing);
+            continue;
+          }
           failures = 0;
           if (event.number) this.known = event.number;
           this.show(event.kind, event.data);
@@ -96,6 +53,7 @@ class RunView {
         if (!this.over) throw new Error("The connection ended.");
       } catch (error) {
         if (this.stopper.signal.aborted) return;
+        if (!failures) doing = $("status").textContent;
         if (error.final || ++failures > 6) throw error;
         say("Connection lost; trying again …");
         await new Promise((go) => setTimeout(go, 400 * 2 ** failures));
@@ -107,11 +65,11 @@ class RunView {
     const act = {
       started: () => this.started(data.request),
       rewrite_done: () => this.rewritten(data.outcome),
-      rubric_done: () => { for (const c of data.rubric.criteria) this.questions[c.name] = c.question; },
+      rubric_done: () => this.asking(data.rubric),
       step: () => this.step(data),
       image_ready: () => this.picture(data),
       judged: () => this.judged(data.index, data.verdict),
-      revised: () => this.prompt(`New prompt for round ${data.round + 1}`, data.rewrite.prompt),
+      revised: () => this.revised(data),
       stage_failed: () => this.failed(data),
       finished: () => this.finished(data),
       ended: () => this.ended(data),
@@ -121,7 +79,7 @@ class RunView {
 
   started(request) {
     if (!$("text").value) $("text").value = request.text;
-    say("Rewriting the request …");
+    say("Working on it …");
   }
 
   prompt(title, text) {
@@ -135,6 +93,17 @@ class RunView {
     }
     this.prompt(outcome.prompt === outcome.request ? "Drawn as asked" : "Rewritten", outcome.prompt);
     say("Drawing …");
+  }
+
+  // Criteria are written while the first pictures are drawn.
+  asking(rubric) {
+    for (const { name, question } of rubric.criteria) this.questions[name] = question;
+    if (!this.cards.size) say("Drawing …");
+  }
+
+  revised({ round, rewrite }) {
+    this.prompt(`New prompt for round ${round + 1}`, rewrite.prompt);
+    say(`Drawing round ${round + 1} …`);
   }
 
   card(index) {
@@ -161,6 +130,8 @@ class RunView {
 
   step({ index, step, total, round }) {
     const { bar } = this.card(index);
+    // The last step of a picture may be told after the picture.
+    if (!bar.isConnected) return;
     bar.max = total;
     bar.value = step;
     say(`Drawing round ${round + 1} …`);
@@ -197,6 +168,7 @@ class RunView {
       return item;
     }));
     for (const item of list.children) Labels.attach(item);
+    Labels.count();
   }
 
   failed({ index, failure }) {
@@ -235,6 +207,7 @@ class RunView {
     for (const { bar, card } of this.cards.values()) if (bar.isConnected) card.remove();
     const kept = $("candidates").querySelector("img") ? "Its pictures so far are kept." : "It has no pictures.";
     say(error ? error.message : `This run was ${status}. ${kept}`, Boolean(error));
+    $("status").append(" ", make("button", { type: "button", className: "plain", textContent: "Go on", onclick: () => goOn(this.id) }));
   }
 }
 
@@ -261,24 +234,53 @@ function body() {
   };
 }
 
+const runInAddress = () => new URLSearchParams(location.search).get("run");
+
 async function watch(id) {
   current?.stopper.abort();
+  if (runInAddress() !== id) history.pushState(null, "", `?run=${encodeURIComponent(id)}`);
   const view = new RunView(id);
   current = view;
-  $("stop").disabled = false;
-  list();
+  enable("stop", true);
+  refreshShelves();
   try {
     await view.follow();
+  } catch (error) {
+    if (current === view) current = null;
+    throw error;
   } finally {
-    if (current === view) $("stop").disabled = true;
-    list();
+    if (!current || current === view) enable("stop", false);
+    refreshShelves();
   }
+}
+
+const show = (id) => watch(id).catch((error) => say(error.message, true));
+
+async function goOn(id) {
+  $("results").focus();
+  try {
+    await call(`/v1/runs/${encodeURIComponent(id)}/resume`, { method: "POST" });
+    await watch(id);
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+function showAddress() {
+  const run = runInAddress();
+  if (run && run !== current?.id) show(run);
+  if (run || !current) return;
+  current.stopper.abort();
+  new RunView("");
+  current = null;
+  enable("stop", false);
+  say("");
 }
 
 async function draw(event) {
   event.preventDefault();
-  if ($("draw").disabled) return;
-  $("draw").disabled = true;
+  if (!able("draw")) return;
+  enable("draw", false);
   say("Asking …");
   try {
     const options = { method: "POST", body: JSON.stringify(body()), headers: { "idempotency-key": freshKey() } };
@@ -289,11 +291,9 @@ async function draw(event) {
   } catch (error) {
     say(error.message, true);
   } finally {
-    $("draw").disabled = false;
+    enable("draw", true);
   }
 }
-
-const wanted = new URLSearchParams(location.search);
 
 async function begin() {
   try {
@@ -310,19 +310,24 @@ async function begin() {
   if (!$("key-field").hidden) {
     $("key-field").hidden = true;
     $("text").focus();
-    if (!current) say("The key is right.");
+    if (!current || $("status").className === "error") say("The key is right.");
   }
-  const run = wanted.get("run");
-  wanted.delete("run");
-  if (run) watch(run).catch((error) => say(error.message, true));
+  showAddress();
 }
 
 $("form").addEventListener("submit", draw);
+// What is wrong in a field that is folded away could not be told.
+$("form").addEventListener("invalid", (event) => event.target.closest("details")?.setAttribute("open", ""), true);
 $("text").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
 });
 $("stop").addEventListener("click", () => {
-  if (current) call(`/v1/runs/${encodeURIComponent(current.id)}/cancel`, { method: "POST" }).catch((error) => say(error.message, true));
+  if (!current || !able("stop")) return;
+  enable("stop", false);
+  call(`/v1/runs/${encodeURIComponent(current.id)}/cancel`, { method: "POST" }).catch((error) => {
+    say(error.message, true);
+    if (current && !current.over) enable("stop", true);
+  });
 });
 $("key").addEventListener("change", begin);
 $("key").addEventListener("keydown", (event) => {
@@ -330,8 +335,11 @@ $("key").addEventListener("keydown", (event) => {
   event.preventDefault();
   begin();
 });
-// Addresses of reports work for an hour.
-document.addEventListener("visibilitychange", () => { if (!document.hidden && $("model").textContent) list(); });
+addEventListener("popstate", showAddress);
+// Studies go on, and addresses of their reports work for an hour.
+const lookAgain = () => { if (!document.hidden && $("model").textContent) refreshShelves(); };
+document.addEventListener("visibilitychange", lookAgain);
+setInterval(lookAgain, 60_000);
 Labels.begin({ all: true });
-if (wanted.has("request")) $("text").value = wanted.get("request");
+$("text").value = new URLSearchParams(location.search).get("request") ?? $("text").value;
 begin();

@@ -30,8 +30,8 @@ async function listPast() {
   const { data } = await (await call("/v1/runs?limit=12")).json();
   $("no-past").hidden = data.length > 0;
   fill($("past"), data, (run) => {
-    const show = () => { $("text").value = run.request.text; watch(run.id).catch((e) => say(e.message, true)); $("results").focus(); };
-    return make("button", { type: "button", onclick: show },
+    const again = () => { $("text").value = run.request.text; show(run.id); $("results").focus(); };
+    return make("button", { type: "button", onclick: again },
       make("span", { className: "what", textContent: run.request.text }),
       make("span", { className: `state ${run.status}`, textContent: run.status }),
       make("span", { className: "facts", textContent: day(run.created_at) }));
@@ -73,10 +73,7 @@ async function listStudies() {
   });
 }
 
-async function list() {
-  try {
-    await Promise.all([listPast(), listStudies()]);
-  } catch (error) {
-    say(error.message, true);
-  }
-}
+const list = () => Promise.all([listPast(), listStudies()]);
+
+/* What is told of a run stays where the server is away for a moment. */
+const refreshShelves = () => list().catch((error) => { if (error.final) say(error.message, true); });
