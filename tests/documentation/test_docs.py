@@ -81,6 +81,7 @@ PAGES: dict[str, Prepare] = {
     "loop.md": _nothing,
     "memory.md": _checkpoint,
     "prompt_opt.md": _study,
+    "providers.md": _nothing,
     "server.md": _server,
     "speed.md": _checkpoint_and_device,
     "tutorial.md": _nothing,
