@@ -41,7 +41,7 @@ class ConnectionOptions(TypedDict, total=False):
             than OpenAI may need.
         prices: Prices for the cost in `Usage.usd`: a table, models with their prices, or a JSON
             file. None means OpenAI's own on OpenAI, and elsewhere what a reply says of its cost
-            (OpenRouter's do), or else that it is unknown.
+            (OpenRouter's and xAI's do), or else that it is unknown.
         retry: How long to insist.
         limits: Limits of this model on this server, for every client in the process; None leaves
             what holds already.

@@ -192,8 +192,8 @@ def read_told(body: object) -> Told:
     codes = (body.get("code"), body.get("type"), inner.get("code"))
     found = [body[name] for name in ("message", "error", "detail", "msg") if body.get(name)]
     parts = [part if isinstance(part, str) else json.dumps(part) for part in found[:1] or [body]]
-    if isinstance(metadata.get("raw"), str):
-        parts.append(metadata["raw"])
+    if raw := metadata.get("raw"):
+        parts.append(raw if isinstance(raw, str) else json.dumps(raw))
     return Told(
         words=short(": ".join(parts)),
         codes=frozenset(str(code) for code in codes if code),

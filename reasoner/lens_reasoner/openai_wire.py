@@ -162,14 +162,27 @@ class _Details(_Part):
     cached_tokens: _Count = None
 
 
-class _ChatUsage(_Part):
+class Charged(_Part):
+    """What a reply says of its own cost, as OpenRouter's and xAI's do."""
+
+    cost: _Dollars = None
+    is_byok: Any = None
+    cost_in_usd_ticks: _Count = None
+
+    @property
+    def usd(self) -> float | None:
+        """US dollars; None if it does not say."""
+        if self.cost_in_usd_ticks is not None:
+            return self.cost_in_usd_ticks / 1e10
+        # With a key of the user's own, the provider charges besides.
+        return None if self.is_byok else self.cost
+
+
+class _ChatUsage(Charged):
     prompt_tokens: _Count = None
     completion_tokens: _Count = None
     total_tokens: _Count = None
     prompt_tokens_details: Annotated[_Details | None, WrapValidator(_none_if_odd)] = None
-    # What OpenRouter charges; with a key of the user's own, the provider charges besides.
-    cost: _Dollars = None
-    is_byok: Any = None
 
     @property
     def counted(self) -> Usage:
@@ -178,8 +191,7 @@ class _ChatUsage(_Part):
             # Some servers leave hidden reasoning out of what was written; the sum has it.
             written = max(written, (self.total_tokens or 0) - read)
         cached = (self.prompt_tokens_details or _Details()).cached_tokens
-        usd = None if self.is_byok else self.cost
-        return _counted(read, written, cached).model_copy(update={"usd": usd})
+        return _counted(read, written, cached, self.usd)
 
 
 class _Text(_Part):
@@ -301,7 +313,7 @@ class _Incomplete(_Part):
     reason: str | None = None
 
 
-class ResponsesUsage(_Part):
+class ResponsesUsage(Charged):
     """What a reply of Responses and its like says it consumed."""
 
     input_tokens: _Count = None
@@ -353,11 +365,11 @@ def counted(usage: ResponsesUsage | None) -> Usage:
     """The tokens of a reply; unknown where it does not say."""
     known = usage or ResponsesUsage()
     cached = (known.input_tokens_details or _Details()).cached_tokens
-    return _counted(known.input_tokens, known.output_tokens, cached)
+    return _counted(known.input_tokens, known.output_tokens, cached, known.usd)
 
 
-def _counted(read: int | None, written: int | None, cached: int | None) -> Usage:
+def _counted(read: int | None, written: int | None, cached: int | None, usd: float | None) -> Usage:
     # Servers that do not count say 0, though nothing is answered without being read.
     if not read and not written:
-        return Usage()
-    return Usage(input_tokens=read, output_tokens=written, cached_tokens=cached)
+        return Usage(usd=usd)
+    return Usage(input_tokens=read, output_tokens=written, cached_tokens=cached, usd=usd)

@@ -136,6 +136,16 @@ async def test_a_server_that_does_not_count_says_nothing(server) -> None:
     assert picture.usage == Usage()
 
 
+async def test_a_cost_that_the_reply_tells_is_shared_by_its_pictures(server) -> None:
+    told = {"cost_in_usd_ticks": 400000000}
+    cups = [picture_bytes(size=(48, 32)), picture_bytes(size=(48, 32), color="red")]
+    server.script.append(pictures_reply(server, *cups, usage=told))
+    drawn = await image_server(server, "plain").generate(
+        "a cup", seeds=(1, 2), settings=GenerationSettings()
+    )
+    assert [picture.usage.usd for picture in drawn] == [0.02, 0.02]
+
+
 async def test_a_key_that_is_refused_is_named(server) -> None:
     server.script.append(server.error(401, "invalid key"))
     with pytest.raises(ImageServiceError, match="LENS_IMAGE_API_KEY"):

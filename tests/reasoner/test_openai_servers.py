@@ -43,6 +43,7 @@ WORDS = {
     "details": {"detail": [{"loc": ["body"], "msg": "the cup is empty"}]},
     "a list": [{"error": {"code": 400, "message": "the cup is empty"}}],
     "behind": {"error": {"message": "upstream", "metadata": {"raw": "the cup is empty"}}},
+    "deep": {"error": {"message": "upstream", "metadata": {"raw": {"why": "the cup is empty"}}}},
     "text": "the cup is empty",
     "a page": "<html><head><title>the cup is empty</title><style>p{}</style></head></html>",
 }
@@ -285,6 +286,7 @@ async def test_a_server_that_does_not_count_has_unknown_costs(server) -> None:
     ("more", "usd"),
     [
         ({"cost": 0.00123}, 0.00123),
+        ({"cost_in_usd_ticks": 232856000}, 0.0232856),
         ({"cost": 0}, 0.0),
         ({"cost": 0.00001, "is_byok": True}, None),
         ({"cost": {"total_cost": 0.1}}, None),

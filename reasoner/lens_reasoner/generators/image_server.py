@@ -145,7 +145,8 @@ class ImageServer(ImagesApiGenerator):
             api_key: The key; None is that in `LENS_IMAGE_API_KEY`, if any, and never OpenAI's.
             guidance_field: The field that means `guidance_scale`, such as "true_cfg_scale"; None is
                 that for Qwen-Image, and the dialect's own for other models.
-            image_prices: Prices for the cost of each picture; None means unknown costs.
+            image_prices: Prices for the cost of each picture; None means what a reply says of its
+                cost (xAI's do), or else unknown costs.
             retry: How long to insist; None is `IMAGE_RETRY`.
             retry_lost_replies: Repeat also calls whose reply was lost.
             limits: Limits of this model on this server; None leaves what holds already.

@@ -122,7 +122,7 @@ class ImagesApiGenerator(OpenAIClient, ABC):
             source=self._source,
         )
         usd = self._image_prices.cost(reply.model or self.model, reply.tokens)
-        usage = reply.usage.model_copy(update={"usd": usd})
+        usage = reply.usage if usd is None else reply.usage.model_copy(update={"usd": usd})
         found = (await self._pictures(reply, usage))[: len(seeds)]
         seconds = time.perf_counter() - started
         images = [

@@ -10,6 +10,7 @@ from typing import Any
 from lens_reasoner.errors import ImageFileError
 from lens_reasoner.generators.image_prices import ImageTokens
 from lens_reasoner.media import sniff
+from lens_reasoner.openai_wire import Charged
 from lens_reasoner.types import Usage
 
 MOST_BYTES = 64 * 2**20
@@ -39,7 +40,7 @@ class ImagesReply:
 
     Attributes:
         pictures: In the order drawn.
-        usage: Tokens, without the cost.
+        usage: Tokens, and the cost where the server says it.
         tokens: The same by kind, for the price.
         model: Name of the model, where the server says it.
     """
@@ -89,9 +90,10 @@ def _usage(data: Any) -> tuple[Usage, ImageTokens]:
     if not isinstance(data, dict):
         return Usage(), ImageTokens()
     read, written = _count(data, "input_tokens"), _count(data, "output_tokens")
+    usd = Charged.model_validate(data).usd
     if not read and not written:
         # Servers that do not count leave it out or say 0.
-        return Usage(), ImageTokens()
+        return Usage(usd=usd), ImageTokens()
     details = data.get("input_tokens_details")
     details = details if isinstance(details, dict) else {}
     tokens = ImageTokens(
@@ -99,7 +101,7 @@ def _usage(data: Any) -> tuple[Usage, ImageTokens]:
         image_input=_count(details, "image_tokens"),
         output=written,
     )
-    return Usage(input_tokens=read, output_tokens=written, cached_tokens=0), tokens
+    return Usage(input_tokens=read, output_tokens=written, cached_tokens=0, usd=usd), tokens
 
 
 def _count(data: Json, name: str) -> int | None:
