@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler
 from diffusers import __version__ as diffusers_version
 from torch import nn
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lens_core.checkpoint_files import (
     PICKLE_SUFFIXES,
@@ -29,7 +29,7 @@ from lens_core.checkpoint_files import (
 from lens_core.checkpoints.configs import made_of
 from lens_core.defaults import DEFAULTS_KEY, INDEX_NAME, PUBLISHED_DEFAULTS, load_defaults
 from lens_core.defaults import LensDefaults as LensDefaults
-from lens_core.errors import CheckpointError, ComponentError, ParameterError
+from lens_core.errors import CheckpointError, ComponentError, ParameterError, PrecisionError
 from lens_core.exact_buffers import keep_statistics
 from lens_core.sampling import default_scheduler
 from lens_core.text_encoder import LensTextEncoder
@@ -257,19 +257,36 @@ def check_components(
 
 def _check_loaded(components: Mapping[str, Any]) -> None:
     for name, part in components.items():
-        if part is None or isinstance(part, (str, Path)):
+        if part is None:
+            raise ComponentError(
+                f"{name} None must be loaded; memory='8gb' and other plans have every part in "
+                "memory only while it works"
+            )
+        if isinstance(part, (str, Path)):
             raise ComponentError(
                 f"{name} {part!r} must be loaded; from_components() takes paths of its parts"
             )
+    encoder = components.get("text_encoder")
+    if isinstance(encoder, PreTrainedModel) and not isinstance(encoder, LensTextEncoder):
+        raise ComponentError(
+            f"text_encoder is a {type(encoder).__name__}; LensTextEncoder.from_pretrained loads "
+            "the same files and gives the features that Lens reads"
+        )
 
 
 def check_precision(**components: Any) -> None:
-    """Refuse float16 components.
+    """Refuse components in float16, or cast to 8 bits as they are.
 
     Raises:
         PrecisionError: Names the component.
     """
     for name, component in components.items():
         dtype = getattr(component, "dtype", None)
-        if isinstance(dtype, torch.dtype):
-            refuse_float16(dtype, f"the {name}")
+        if not isinstance(dtype, torch.dtype):
+            continue
+        refuse_float16(dtype, f"the {name}")
+        if dtype.itemsize < 2:
+            raise PrecisionError(
+                f"the {name} is in {dtype}, in which nothing can be computed: memory='6gb' rounds "
+                "the denoiser's weights to 8 bits with scales, SpeedPlan(fp8=...) its products"
+            )

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from lens_core import pipeline_inputs as inputs
 from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, Fit, cut_end, cut_words
 from lens_core.checkpoint_files import refuse_float16_autocast
+from lens_core.checkpoints.words import CALL, refuse_words
 from lens_core.conditioning import TextConditioner, TextRequest
 from lens_core.errors import ParameterError
 from lens_core.exact_buffers import keep_statistics
@@ -23,7 +24,6 @@ from lens_core.picture_groups import Edge, Size, requested_sizes
 from lens_core.picture_run import PictureCall, PictureRun
 from lens_core.pipeline_loading import LoadablePipeline
 from lens_core.pipeline_output import LensPipelineOutput
-from lens_core.pipeline_words import CALL, refuse_words
 from lens_core.previews import PreviewMap, fit_preview_map
 from lens_core.sampling import check_scheduler
 from lens_core.sizes import SizeRules, token_side

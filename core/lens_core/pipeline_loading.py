@@ -14,13 +14,7 @@ from lens_core.checkpoints.hub import Hub
 from lens_core.checkpoints.load import Part, components_from, load_source
 from lens_core.checkpoints.lora import LoraMixin, refuse_loaded
 from lens_core.checkpoints.single_file import read_single_file
-from lens_core.errors import CheckpointError, ParameterError
-from lens_core.exact_buffers import keep_statistics
-from lens_core.feature_cache import FeatureCache
-from lens_core.loading import LensDefaults, save_components
-from lens_core.memory.choose import MemoryChoice
-from lens_core.memory.mixin import MemoryMixin, encoder_loader, plan_pipeline, refuse_planned
-from lens_core.pipeline_words import (
+from lens_core.checkpoints.words import (
     LOADING,
     METHODS,
     SAVING,
@@ -29,6 +23,12 @@ from lens_core.pipeline_words import (
     take_device,
     take_hub,
 )
+from lens_core.errors import CheckpointError, ParameterError
+from lens_core.exact_buffers import keep_statistics
+from lens_core.feature_cache import FeatureCache
+from lens_core.loading import LensDefaults, save_components
+from lens_core.memory.choose import MemoryChoice
+from lens_core.memory.mixin import MemoryMixin, encoder_loader, plan_pipeline, refuse_planned
 from lens_core.previews import FILE_NAME, PreviewMap, find_preview_map
 from lens_core.transformer import LensTransformer2DModel
 

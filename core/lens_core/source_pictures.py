@@ -15,7 +15,8 @@ from lens_core.errors import ParameterError
 PictureInput = Image.Image | str | Path | np.ndarray | Tensor
 """A PIL picture, a file, an array `[H, W, 3]` or a tensor `[3, H, W]`; bytes, or floats in [0, 1].
 
-A mask may also be `[H, W]`; white, 1 or True is where the picture may change.
+Arrays and tensors with one axis more, as pipelines give them, hold several pictures. A mask may
+also be `[H, W]`; white, 1 or True is where the picture may change.
 """
 
 _HALF = 128
@@ -100,6 +101,8 @@ def feathered(mask: Image.Image, feather: int) -> np.ndarray:
 
 
 def _listed(given: Any, name: str) -> list[tuple[Any, str]]:
+    if isinstance(given, (Tensor, np.ndarray)) and given.ndim == 4:
+        given = [*given]
     if not isinstance(given, (list, tuple)):
         return [(given, "")]
     if not given:

@@ -19,6 +19,7 @@ from lens_core.checkpoint_files import (
     read_headers,
 )
 from lens_core.checkpoints.configs import made_of
+from lens_core.checkpoints.hub import fetched_folder
 from lens_core.errors import CheckpointError, ComponentError, ParameterError
 from lens_core.exact_buffers import ExactBuffers
 from lens_core.packed_experts import PackedExperts, Packing
@@ -161,10 +162,10 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
 
         Args:
             pretrained_model_name_or_path: Folder with `config.json` and safetensors, in one file or
-                in shards.
+                in shards; or a hub repository.
             dtype: `torch.float32`, which is the default, or `torch.bfloat16`.
             torch_dtype: The same by its older name.
-            **kwargs: Passed on to transformers, for instance `device_map`.
+            **kwargs: As in transformers: `subfolder`, `revision`, `device_map` and so on.
 
         Raises:
             CheckpointError: Tensors are missing, unexpected, of another shape or kind (only the
@@ -175,7 +176,7 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
         """
         precision = one_dtype(dtype, torch_dtype) or torch.float32
         check_dtype(precision)
-        folder = Path(pretrained_model_name_or_path)
+        folder = fetched_folder(Path(pretrained_model_name_or_path), kwargs)
         stated = _stock_config(folder)
         with made_of(folder, "GPT-OSS"):
             config = GptOssConfig(**stated)

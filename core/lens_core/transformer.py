@@ -6,38 +6,31 @@ model predicts the velocity `noise - data`. Module names are the released checkp
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Never, Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
-from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import AdaLayerNormContinuous
 from torch import Tensor, nn
 
-from lens_core.blocks import LensAttention, LensTimeEmbedding, LensTransformerBlock
+from lens_core.blocks import LensTimeEmbedding, LensTransformerBlock
 from lens_core.branch import Branch, BranchCache
 from lens_core.checkpoint_files import (
     check_stored,
-    one_dtype,
     read_config,
     read_headers,
     refuse_float16,
     refuse_float16_autocast,
 )
 from lens_core.checkpoints.configs import made_of
-from lens_core.checkpoints.hub import Hub, HubSource, is_repository
+from lens_core.checkpoints.hub import fetched_folder
 from lens_core.checkpoints.lora_state import LoraState
-from lens_core.errors import (
-    CheckpointError,
-    ComponentError,
-    ParameterError,
-    PrecisionError,
-    first_line,
-)
+from lens_core.denoiser_words import DenoiserWords
+from lens_core.errors import CheckpointError, ComponentError, ParameterError, PrecisionError
 from lens_core.modulation import ModulationTable, ModulationTableMixin
 from lens_core.prediction import Prediction, predict_plainly
 from lens_core.rotary import image_positions, rotary_table, text_positions
@@ -47,6 +40,7 @@ __all__ = ["LensTransformer2DModel", "LensTransformerBlock"]
 
 class LensTransformer2DModel(
     ModulationTableMixin,
+    DenoiserWords,
     ModelMixin,  # type: ignore[misc]
     ConfigMixin,  # type: ignore[misc]
     PeftAdapterMixin,  # type: ignore[misc]
@@ -191,7 +185,7 @@ class LensTransformer2DModel(
         if not kwargs.pop("use_safetensors", True):
             raise CheckpointError("use_safetensors=False would read a pickle; Lens never does")
         wants_report = kwargs.pop("output_loading_info", False)
-        folder = _fetched(Path(pretrained_model_name_or_path), kwargs)
+        folder = fetched_folder(Path(pretrained_model_name_or_path), kwargs)
         config = read_config(folder)
         with made_of(folder, "Lens"), torch.device("meta"):
             expected = cls.from_config(config).state_dict()
@@ -206,76 +200,6 @@ class LensTransformer2DModel(
         if any(report.values()):
             raise CheckpointError(f"{folder}: not every tensor was loaded: {report}")
         return (model, report) if wants_report else model
-
-    @classmethod
-    def from_single_file(
-        cls,
-        pretrained_model_link_or_path_or_dict: str | Path,
-        *,
-        config: str | Path | None = None,
-        dtype: torch.dtype | None = None,
-        torch_dtype: torch.dtype | None = None,
-        hub: Hub | None = None,
-    ) -> "LensTransformer2DModel":
-        """Load a safetensors (plain or MXFP8) or GGUF file; packed weights are unpacked.
-
-        Args:
-            pretrained_model_link_or_path_or_dict: The file, here or on the hub: its address, or
-                `owner/name/file.gguf`.
-            config: A model with a denoiser of these sizes, for files of other sizes than the
-                published that say nothing themselves.
-            dtype: bfloat16 by default.
-            torch_dtype: The same by its older name.
-            hub: Another hub or cache than the usual one.
-
-        Raises:
-            CheckpointError: A file of something else, incomplete or damaged.
-            PrecisionError: float16.
-        """
-        from lens_core.checkpoints.single_file import read_single_file
-
-        precision = one_dtype(dtype, torch_dtype) or torch.bfloat16
-        source = pretrained_model_link_or_path_or_dict
-        return read_single_file(source, precision, config, hub or Hub())
-
-    def set_attention_backend(self, backend: str) -> None:
-        """Choose the attention kernel of this model, as `SpeedPlan(attention=...)` does.
-
-        Args:
-            backend: A name of diffusers' attention dispatcher, such as `native` or `flash`.
-
-        Raises:
-            ComponentError: No such kernel, or it is not installed.
-        """
-        try:
-            # Diffusers would choose it for all models of the process; the context takes that back.
-            with attention_backend(AttentionBackendName.NATIVE):
-                super().set_attention_backend(backend)
-        except (ValueError, RuntimeError, ImportError) as error:
-            raise ComponentError(
-                f"attention {backend!r} cannot be used: {first_line(error)}"
-            ) from error
-        self._attend_by(backend.lower())
-
-    def reset_attention_backend(self) -> None:
-        """Leave the choice of the attention kernel to diffusers and torch again."""
-        self._attend_by(None)
-
-    def _attend_by(self, backend: str | None) -> None:
-        for module in self.modules():
-            if isinstance(module, LensAttention):
-                module.backend = backend
-
-    def enable_cache(self, config: object) -> Never:
-        """Not for Lens: caches that skip blocks do not know what its blocks pass on.
-
-        Raises:
-            ComponentError: Always.
-        """
-        raise ComponentError(
-            f"{type(config).__name__} cannot be used with Lens; accelerate(pipeline, 'fast') of "
-            "lens_core.speed makes it faster, and Lens-Turbo needs 4 steps"
-        )
 
     def _check_image(self, image: Tensor, tokens: int) -> None:
         refuse_float16_autocast(image.device)
@@ -350,29 +274,6 @@ class LensTransformer2DModel(
             return text, None
         keys = F.pad(mask.bool(), (image_tokens, 0), value=True)
         return text, keys[:, None, None, :]
-
-
-def _fetched(source: Path, options: dict[str, Any]) -> Path:
-    """The folder of a denoiser, from the hub if it is not here.
-
-    Args:
-        source: A folder or the name of a repository.
-        options: Of diffusers; those that say where to look are taken out.
-    """
-    name, part = source.as_posix(), options.pop("subfolder", None) or ""
-    if source.exists() or not is_repository(name):
-        if not (source / part).is_dir():
-            raise CheckpointError(
-                f"{source / part} is not there; a checkpoint has a folder for each part"
-            )
-        return source / part
-    cache = options.pop("cache_dir", None)
-    hub = Hub(
-        cache=None if cache is None else Path(cache),
-        local_only=bool(options.pop("local_files_only", False)),
-        token=options.pop("token", None),
-    )
-    return hub.fetch(HubSource(name, part, options.pop("revision", None)))
 
 
 def _shared_grid(img_shapes: Sequence[tuple[int, int, int]]) -> tuple[int, int]:

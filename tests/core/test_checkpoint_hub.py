@@ -19,6 +19,7 @@ from lens_core import (
     CheckpointError,
     HubUnreachableError,
     LensPipeline,
+    LensTextEncoder,
     LensTransformer2DModel,
     ParameterError,
 )
@@ -61,7 +62,7 @@ def client(hub: FakeHub, tmp_path: Path) -> Hub:
 def test_a_denoiser_on_the_hub_is_checked_as_one_in_a_folder_is(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lens_core.transformer.Hub", partial(Hub, hub.endpoint))
+    monkeypatch.setattr("lens_core.checkpoints.hub.Hub", partial(Hub, hub.endpoint))
 
     def load(cache: str, **options: object) -> LensTransformer2DModel:
         folder = tmp_path / cache
@@ -75,6 +76,11 @@ def test_a_denoiser_on_the_hub_is_checked_as_one_in_a_folder_is(
     assert not any("text_encoder" in asked or ".bin" in asked for asked in hub.asked)
     again = load("a", revision=FIRST, local_files_only=True).state_dict()
     assert all(torch.equal(expected[name], again[name]) for name in expected)
+    encoder = LensTextEncoder.from_pretrained(
+        "good/lens", subfolder="text_encoder", cache_dir=tmp_path / "a"
+    )
+    own = tiny_pipeline().text_encoder.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in encoder.state_dict().items())
     path = hub.root / "good" / "lens" / FIRST / "transformer" / TRANSFORMER
     content = load_file(path)
     content["img_in.bias"] = content["img_in.bias"].int()

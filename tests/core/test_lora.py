@@ -171,6 +171,7 @@ def test_files_are_named_as_for_diffusers(
     expected = with_changes((pairs, 1.0))
     named: list[dict[str, str]] = [
         {"weight_name": "style.safetensors"},
+        {},
         {"subfolder": "old"},
         {"weight_name": "pytorch_lora_weights.safetensors", "subfolder": "old"},
     ]
@@ -184,7 +185,7 @@ def test_files_are_named_as_for_diffusers(
                 pipeline.unload_lora_weights()
         pipeline.load_lora_weights(folder / "old")
         assert lora_digest(folder / "old") == pipeline.lora_records["lora_0"]["sha256"]
-        for wrong in ({"weight_name": "x.safetensors"}, {"subfolder": "new"}, {}):
+        for wrong in ({"weight_name": "x.safetensors"}, {"subfolder": "new"}):
             with pytest.raises(CheckpointError):
                 pipeline.load_lora_weights("someone/style", hub=hub, **wrong)
     file = folder / "style.safetensors"

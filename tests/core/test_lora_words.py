@@ -291,8 +291,79 @@ def modulation_pairs() -> dict[str, tuple[Tensor, Tensor]]:
     return random_pairs(2, 5, modules)
 
 
-def test_loras_are_read_from_files_of_a_revision(pipeline: LensPipeline, tmp_path: Path) -> None:
+def test_where_a_lora_is_can_be_said_in_diffusers_words(tmp_path: Path) -> None:
+    pipeline, path = tiny_pipeline(), write(tmp_path / "style.safetensors", FIRST)
     with pytest.raises(ParameterError, match="save_file"):
-        pipeline.load_lora_weights(load_file(tmp_path / "1.safetensors"))
-    with pytest.raises(ParameterError, match="revision 'main' is for hub repositories"):
-        pipeline.load_lora_weights(tmp_path / "1.safetensors", revision="main")
+        pipeline.load_lora_weights(load_file(path))
+    for words, message in (
+        ({"revision": "main"}, "revision 'main' is for hub repositories"),
+        ({"prefix": "transformer"}, "key styles are recognised"),
+        ({"alpha": 2}, "does not know alpha"),
+    ):
+        with pytest.raises(ParameterError, match=message):
+            pipeline.load_lora_weights(path, **words)
+    with pytest.raises(CheckpointError, match="someone/style"):
+        pipeline.load_lora_weights("someone/style", cache_dir=tmp_path, local_files_only=True)
+    assert pipeline.loras == {}
+
+
+def test_the_only_file_of_a_folder_need_not_be_named(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline()
+    write(tmp_path / "style.safetensors", FIRST)
+    pipeline.load_lora_weights(tmp_path, "one", 0.8)
+    expected = with_changes((FIRST, 0.8))
+    assert max_error(output(pipeline.transformer), expected) < 2e-6
+    write(tmp_path / "other.safetensors", SECOND)
+    with pytest.raises(CheckpointError, match=r"other.safetensors.*weight_name"):
+        pipeline.load_lora_weights(tmp_path)
+
+
+def test_the_only_lora_need_not_be_named(pipeline: LensPipeline, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"which LoRA to save of \['one', 'two'\]"):
+        pipeline.save_lora_weights(tmp_path / "saved")
+    pipeline.delete_adapters("one")
+    pipeline.save_lora_weights(tmp_path / "saved")
+    again = tiny_pipeline()
+    again.load_lora_weights(tmp_path / "saved")
+    assert max_error(output(again.transformer), with_changes((SECOND, 1.0))) < 2e-6
+
+
+def test_a_compiled_denoiser_takes_loras(tmp_path: Path) -> None:
+    """`torch.compile` wraps it, so that its modules have other names."""
+    pipeline = tiny_pipeline()
+    plain = pipeline.transformer
+    pipeline.transformer = torch.compile(plain, backend="eager")
+    with_loras(pipeline, tmp_path)
+    assert is_as(pipeline, 0.8, 0.4)
+    pipeline.load_lora_weights(tmp_path / "1.safetensors", "one", 0.5, hotswap=True)
+    pipeline.fuse_lora()
+    assert is_as(pipeline, 0.5, 0.4)
+    pipeline.unfuse_lora()
+    pipeline.save_lora_weights(tmp_path / "saved", "one")
+    pipeline.disable_lora()
+    assert torch.equal(output(plain), output(tiny_transformer()))
+    again = LensPipeline(**pipeline.components | {"transformer": plain})
+    assert again.loras == {"one": 0.0, "two": 0.0}
+    again.unload_lora_weights()
+    again.load_lora_weights(tmp_path / "saved", "one", 0.8)
+    assert max_error(output(plain), with_changes((FIRST, 0.8))) < 2e-6
+
+
+def test_blocks_that_were_compiled_take_loras_as_often_as_they_come(tmp_path: Path) -> None:
+    """Each change makes four more variants, and torch gives up at eight."""
+    pipeline = tiny_pipeline()
+    pipeline.transformer.compile_repeated_blocks(fullgraph=True, backend="eager")
+    plain = drawn(pipeline)
+    with_loras(pipeline, tmp_path)
+    assert max_error(drawn(pipeline), plain) > 1e-3
+    pipeline.disable_lora()
+    assert torch.equal(drawn(pipeline), plain)
+
+
+def test_loras_that_came_in_inference_mode_can_be_changed_outside(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline()
+    with torch.inference_mode():
+        with_loras(pipeline, tmp_path)
+        pipeline.disable_lora()
+    pipeline.enable_lora()
+    assert is_as(pipeline, 0.8, 0.4)

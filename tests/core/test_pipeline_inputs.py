@@ -309,10 +309,11 @@ def test_float16_components_are_refused(pipeline: LensPipeline) -> None:
     parts = [pipeline.text_encoder, pipeline.vae, pipeline.tokenizer, pipeline.scheduler]
     with pytest.raises(PrecisionError, match="transformer is in float16"):
         LensPipeline(tiny_transformer().half(), *parts)
-    later = tiny_pipeline()
-    later.to(torch.float16)
-    with pytest.raises(PrecisionError, match="float16"):
-        later("a red cup")
+    for dtype, message in ((torch.float16, "float16"), (torch.float8_e4m3fn, "memory='6gb'")):
+        later = tiny_pipeline()
+        later.to(dtype)
+        with pytest.raises(PrecisionError, match=message):
+            later("a red cup")
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype")

@@ -13,6 +13,7 @@ from diffusers.callbacks import PipelineCallback, SDCFGCutoffCallback
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from PIL import Image
 from torch import Tensor
+from transformers import GptOssForCausalLM
 
 from fake_hub import serve
 from golden_components import max_error
@@ -20,6 +21,7 @@ from lens_core import (
     CheckpointError,
     ComponentError,
     LensPipeline,
+    LensTextEncoder,
     LensTransformer2DModel,
     ParameterError,
     PrecisionError,
@@ -282,6 +284,43 @@ def test_an_attention_kernel_is_chosen_for_one_model() -> None:
         with pytest.raises(ComponentError, match=wrong):
             pipeline.transformer.set_attention_backend(wrong)
     assert kernels(pipeline.transformer) == {None}
+
+
+def test_what_a_pipeline_gives_it_takes_as_pictures(pipeline: LensPipeline) -> None:
+    """Tensors and arrays of several pictures, as `pt` and `np` are."""
+    drawn = pipeline(["a red cup", "a hat"], seed=1, output_type="pt").images
+    mask = torch.ones(2, 1, *drawn.shape[2:])
+    mask[:, :, :16] = 0
+
+    def from_these(image: Any, mask_image: Any) -> Tensor:
+        arguments = {"image": image, "mask_image": mask_image, "seed": 5, "strength": 0.5}
+        return pipeline(["a green cup", "a hat"], output_type="pt", **arguments).images
+
+    expected = from_these([*drawn], [*mask])
+    assert torch.equal(from_these(drawn, mask), expected)
+    arrays = drawn.permute(0, 2, 3, 1).numpy()
+    assert torch.equal(from_these(arrays, mask.numpy()[:, 0, :, :, None]), expected)
+    with pytest.raises(ParameterError, match="list of 2 for 1 prompts"):
+        pipeline("a hat", image=drawn)
+
+
+def test_parts_are_loaded_from_their_subfolders(folder: Path) -> None:
+    encoder = LensTextEncoder.from_pretrained(folder, subfolder="text_encoder")
+    denoiser = LensTransformer2DModel.from_pretrained(folder, subfolder="transformer")
+    parts = {"text_encoder": encoder, "transformer": denoiser}
+    found = LensPipeline.from_pretrained(folder, **parts)
+    assert torch.equal(latents_of(found), latents_of(tiny_pipeline()))
+
+
+def test_parts_that_cannot_be_are_named(folder: Path) -> None:
+    stock = GptOssForCausalLM.from_pretrained(folder / "text_encoder")
+    for parts, message in (
+        ({"text_encoder": stock}, "LensTextEncoder.from_pretrained"),
+        ({"transformer": None, "vae": None}, "transformer None must.*memory='8gb'"),
+        ({"vae": str(folder / "vae")}, "from_components"),
+    ):
+        with pytest.raises(ComponentError, match=message):
+            LensPipeline.from_pretrained(folder, **parts)
 
 
 def test_pictures_come_with_the_autoencoders_own_switches(pipeline: LensPipeline) -> None:

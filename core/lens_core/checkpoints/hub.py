@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import (
     constants,
@@ -156,6 +157,29 @@ class Hub:
 def is_repository(name: str) -> bool:
     """Whether a name has the form `owner/name`."""
     return _REPOSITORY.fullmatch(name) is not None
+
+
+def fetched_folder(source: Path, options: dict[str, Any]) -> Path:
+    """The folder of a component, from the hub if it is not here.
+
+    Args:
+        source: A folder or the name of a repository.
+        options: Of diffusers; those that say where to look are taken out.
+    """
+    name, part = source.as_posix(), options.pop("subfolder", None) or ""
+    revision, cache = options.pop("revision", None), options.pop("cache_dir", None)
+    hub = Hub(
+        cache=None if cache is None else Path(cache),
+        local_only=bool(options.pop("local_files_only", False)),
+        token=options.pop("token", None),
+    )
+    if not source.exists() and is_repository(name):
+        return hub.fetch(HubSource(name, part, revision))
+    if not (source / part).is_dir():
+        raise CheckpointError(
+            f"{source / part} is not there; a checkpoint has a folder for each part"
+        )
+    return source / part
 
 
 def fetch_first(

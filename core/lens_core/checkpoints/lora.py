@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lens_core.checkpoints.hub import Hub, HubSource, is_repository
 from lens_core.checkpoints.lora_adapters import (
@@ -25,6 +25,7 @@ from lens_core.checkpoints.lora_arguments import (
 )
 from lens_core.checkpoints.lora_files import linear_shapes, lora_digest, read_lora
 from lens_core.checkpoints.lora_state import LoraState
+from lens_core.checkpoints.words import LORA_LOADING, refuse_words, take_hub
 from lens_core.errors import CheckpointError, NonFiniteError, ParameterError, first_line
 from lens_core.transformer import LensTransformer2DModel
 
@@ -63,7 +64,7 @@ class LoraMixin:
 
     def get_list_adapters(self) -> dict[str, list[str]]:
         """Adapters of each component that has any."""
-        found = [*(getattr(self.transformer, "peft_config", None) or {})]
+        found = [*(getattr(self._denoiser, "peft_config", None) or {})]
         return {COMPONENT: found} if found else {}
 
     def load_lora_weights(
@@ -77,6 +78,7 @@ class LoraMixin:
         weight_name: str | None = None,
         subfolder: str | None = None,
         revision: str | None = None,
+        **words: Any,
     ) -> str:
         """Load a LoRA beside those that are loaded already.
 
@@ -91,6 +93,8 @@ class LoraMixin:
             weight_name: Which file of a folder or repository.
             subfolder: Where in it.
             revision: Commit, tag or branch of a repository.
+            **words: Words of diffusers that mean the same: `cache_dir`, `local_files_only` and
+                `token` for a hub.
 
         Returns:
             The name.
@@ -100,11 +104,13 @@ class LoraMixin:
             ParameterError: A weight that is no number; a name that is taken, or with `hotswap` one
                 that is not; LoRAs are fused; other modules when swapping.
         """
+        hub = take_hub(words, hub) or Hub()
+        refuse_words("load_lora_weights", words, LORA_LOADING)
         self._refuse_fused()
         weight = check_strength(weight)
         inside = "/".join(filter(None, (subfolder, weight_name)))
-        path = _found(source, inside, revision, hub or Hub())
-        weights = read_lora(path, linear_shapes(self.transformer))
+        path = _found(source, inside, revision, hub)
+        weights = read_lora(path, linear_shapes(self._denoiser))
         known_loras = self._state.weights
         name = adapter_name or next(
             free for i in range(len(known_loras) + 1) if (free := f"lora_{i}") not in known_loras
@@ -116,7 +122,7 @@ class LoraMixin:
                 if hotswap
                 else f"a LoRA called {name!r} is loaded already; use hotswap to replace it"
             )
-        (swap_lora if hotswap else attach_lora)(self.transformer, name, weights)
+        (swap_lora if hotswap else attach_lora)(self._denoiser, name, weights)
         self._change(digests={**self._state.digests, name: lora_digest(path)})
         self._activate({**known_loras, name: weight})
         return name
@@ -177,14 +183,14 @@ class LoraMixin:
         if not left:
             self.unload_lora_weights()
             return
-        remove_loras(self.transformer, gone)
+        remove_loras(self._denoiser, gone)
         self._activate(left)
 
     def unload_lora_weights(self) -> None:
         """Forget all LoRAs. As in diffusers, what `fuse_lora` added stays: `unfuse_lora` first."""
         if self.get_list_adapters():
-            self.transformer.unload_lora()
-        self.transformer.lora_state = LoraState()
+            self._denoiser.unload_lora()
+        self._denoiser.lora_state = LoraState()
 
     def enable_lora_hotswap(self, target_rank: int, check_compiled: str = "error") -> None:
         """Before the first LoRA is loaded: leave room so that swapping needs no new compilation.
@@ -199,7 +205,7 @@ class LoraMixin:
         """
         if self._state.weights:
             raise ParameterError("enable_lora_hotswap comes before the first LoRA is loaded")
-        self.transformer.enable_lora_hotswap(target_rank=target_rank, check_compiled=check_compiled)
+        self._denoiser.enable_lora_hotswap(target_rank=target_rank, check_compiled=check_compiled)
 
     def fuse_lora(
         self,
@@ -227,11 +233,11 @@ class LoraMixin:
         check_components(components)
         scale, working = check_strength(lora_scale), self._working(adapter_names)
         fused = {name: weight * scale for name, weight in working.items()}
-        unfused = copy_weights(self.transformer, [*fused])
+        unfused = copy_weights(self._denoiser, [*fused])
         self._change(fused=fused, unfused=unfused)
-        set_strengths(self.transformer, fused)
+        set_strengths(self._denoiser, fused)
         try:
-            self.transformer.fuse_lora(safe_fusing=safe_fusing, adapter_names=[*fused])
+            self._denoiser.fuse_lora(safe_fusing=safe_fusing, adapter_names=[*fused])
         except ValueError as error:
             self.unfuse_lora()
             raise NonFiniteError(f"the LoRAs cannot be fused: {first_line(error)}") from error
@@ -248,7 +254,7 @@ class LoraMixin:
         check_components(components)
         if self._state.fused is None:
             raise ParameterError("LoRAs are not fused")
-        unfuse(self.transformer, self._state.unfused)
+        unfuse(self._denoiser, self._state.unfused)
         self._change(fused=None, unfused={})
         self._activate(self._state.weights)
 
@@ -259,27 +265,41 @@ class LoraMixin:
             ParameterError: No LoRA works.
         """
         if self._state.fused is None:
-            self.transformer.fuse_lora(adapter_names=[*self._working()])
+            self._denoiser.fuse_lora(adapter_names=[*self._working()])
         self.unload_lora_weights()
 
-    def save_lora_weights(self, save_directory: str | Path, adapter_name: str) -> None:
+    def save_lora_weights(
+        self, save_directory: str | Path, adapter_name: str | None = None
+    ) -> None:
         """Save a LoRA in PEFT's form: `adapter_model.safetensors` and `adapter_config.json`.
 
         Args:
             save_directory: The folder; it is created.
-            adapter_name: A loaded LoRA, or an adapter that is being trained.
+            adapter_name: A loaded LoRA, or an adapter that is being trained; need not be said if
+                there is one.
 
         Raises:
-            ParameterError: No such LoRA.
+            ParameterError: No such LoRA, or several.
         """
-        save_lora(self.transformer, Path(save_directory), adapter_name)
+        known = self.get_list_adapters().get(COMPONENT, [])
+        if adapter_name is None and len(known) != 1:
+            raise ParameterError(f"adapter_name has to say which LoRA to save of {known}")
+        adapter_name = adapter_name or known[0]
+        save_lora(self._denoiser, Path(save_directory), adapter_name)
+
+    @property
+    def _denoiser(self) -> LensTransformer2DModel:
+        """Itself, where `torch.compile` gave it a wrapper, whose modules have other names."""
+        return cast(
+            LensTransformer2DModel, getattr(self.transformer, "_orig_mod", self.transformer)
+        )
 
     @property
     def _state(self) -> LoraState:
-        return self.transformer.lora_state
+        return self._denoiser.lora_state
 
     def _change(self, **values: Any) -> None:
-        self.transformer.lora_state = replace(self._state, **values)
+        self._denoiser.lora_state = replace(self._state, **values)
 
     def _working(self, names: str | Sequence[str] | None = None) -> dict[str, float]:
         """Weights of the LoRAs that work and can be fused; all of them, or those that are named."""
@@ -298,7 +318,7 @@ class LoraMixin:
     def _activate(self, weights: Mapping[str, float]) -> None:
         self._change(weights=dict(weights))
         state = self._state
-        set_strengths(self.transformer, state.chosen if state.enabled else {})
+        set_strengths(self._denoiser, state.chosen if state.enabled else {})
 
     def _check_known(self, wanted: Sequence[str]) -> None:
         known = self._state.weights

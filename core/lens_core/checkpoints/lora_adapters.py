@@ -26,6 +26,7 @@ from lens_core.errors import ParameterError
 from lens_core.transformer import LensTransformer2DModel
 
 
+@torch.inference_mode(False)
 def attach_lora(transformer: LensTransformer2DModel, name: str, weights: LoraWeights) -> None:
     """Attach a LoRA under a new name.
 

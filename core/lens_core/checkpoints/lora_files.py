@@ -82,7 +82,7 @@ def read_lora(path: str | Path, modules: Shapes) -> LoraWeights:
 
     Args:
         path: A safetensors file with PEFT, Comfy, kohya or OneTrainer names, or a folder of PEFT
-            or diffusers.
+            or diffusers, or with one such file.
         modules: The linear modules that it may change.
 
     Raises:
@@ -123,10 +123,18 @@ def lora_digest(path: Path) -> str:
 
 
 def _of_folder(path: Path) -> Path:
-    """The file that diffusers wrote into a folder, if PEFT wrote none there."""
-    file = path / DIFFUSERS_NAME
-    peft = path / f"{ADAPTER_STEM}.safetensors"
-    return file if file.is_file() and not peft.is_file() else path
+    """The file in a folder that PEFT did not write: by diffusers, or the only one there is."""
+    if not path.is_dir() or (path / f"{ADAPTER_STEM}.safetensors").is_file():
+        return path
+    files = sorted(path.glob("*.safetensors"))
+    named = [file for file in files if file.name == DIFFUSERS_NAME]
+    if named or len(files) == 1:
+        return (named or files)[0]
+    if files:
+        raise CheckpointError(
+            f"{path} has several files: name one of {[file.name for file in files]} by weight_name"
+        )
+    return path
 
 
 def _split(key: str, flat: Mapping[str, str]) -> tuple[str, str]:

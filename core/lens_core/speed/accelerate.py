@@ -86,7 +86,6 @@ def accelerate_transformer(transformer: LensTransformer2DModel, plan: SpeedPlan)
             attention.backend = plan.attention
     _prepare(transformer, plan)
     if plan.compile_blocks is not None:
-        _allow_compilations()
         transformer.compile_repeated_blocks(
             fullgraph=True, mode=plan.compile_blocks, dynamic=plan.dynamic_shapes
         )
@@ -154,7 +153,7 @@ def accelerate_vae(vae: AutoencoderKLFlux2, plan: SpeedPlan) -> None:
     vae.decoder.to(memory_format=layout)
     _uncompile(vae.decoder)
     if plan.compile_vae:
-        _allow_compilations()
+        allow_compilations()
         vae.decoder.compile(fullgraph=True, dynamic=plan.dynamic_shapes)
 
 
@@ -173,7 +172,8 @@ def _uncompile(module: nn.Module) -> None:
     module._compiled_call_impl = None
 
 
-def _allow_compilations() -> None:
+def allow_compilations() -> None:
+    """Let torch compile every variant of a block."""
     from torch._dynamo import config
 
     config.recompile_limit = max(config.recompile_limit, MOST_COMPILATIONS)

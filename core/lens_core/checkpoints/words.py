@@ -43,6 +43,13 @@ LOADING: Mapping[str, str] = {
 }
 """What loading is asked for elsewhere."""
 
+LORA_LOADING: Mapping[str, str] = {
+    "low_cpu_mem_usage": "only the LoRA is read",
+    "prefix": "key styles are recognised",
+    "use_safetensors": "Lens reads nothing else",
+}
+"""What loading a LoRA is asked for elsewhere."""
+
 SAVING: Mapping[str, str] = {
     "push_to_hub": "save to a folder, and upload that with huggingface_hub.upload_folder",
     "variant": "save to a folder of its own, after pipeline.to(torch.bfloat16) for instance",
