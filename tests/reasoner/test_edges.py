@@ -94,7 +94,9 @@ def test_what_is_no_base64_is_a_typed_error(text: str) -> None:
         check_picture(decode(text))
 
 
-@pytest.mark.parametrize("url", ["http://[::1", "ftp://a/b.png", "file:///etc/passwd", "http://"])
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "ftp://a/b.png", "file:///etc/passwd", "http://", "http://a:99999/b.png"]
+)
 async def test_what_is_no_address_is_a_typed_error(url: str) -> None:
     with pytest.raises(ImageFileError):
         await download(url, base_url="http://127.0.0.1:9/v1", most_bytes=10, timeout=1)

@@ -3,58 +3,69 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from pydantic import SecretStr
 
-from lens_reasoner.errors import ImageFileError
+from lens_reasoner.errors import ChatError, ImageFileError
+from lens_reasoner.retry import Deadline, RetryPolicy
 
 MOST_REDIRECTS = 3
 _BLOCK = 2**16
 _PASSING = {408, 425, 429}
 
 
-class PassingDownloadError(ImageFileError):
-    """An address that could not be fetched now, and may be a little later."""
-
-
 async def download(
-    url: str, *, base_url: str, most_bytes: int, timeout: float, key: SecretStr | None = None
+    url: str,
+    *,
+    base_url: str,
+    most_bytes: int,
+    timeout: float,
+    key: SecretStr | None = None,
+    retry: RetryPolicy | None = None,
 ) -> bytes:
-    """The bytes at an address.
+    """The bytes at an address; where it does not answer or is busy, it is asked again.
 
     Args:
         url: An http or https address, or a path on the server of `base_url`.
         base_url: Where the server is.
         most_bytes: Longest answer.
-        timeout: Seconds all of it may take.
+        timeout: Seconds that one answer may take.
         key: The server's key, which is sent to no other, and only if that asks for one.
+        retry: How long to insist; None asks once.
 
     Raises:
-        PassingDownloadError: The address did not answer, or is busy.
-        ImageFileError: It is of another kind, or answers with an error or too much.
+        ImageFileError: The address is of another kind, cannot be reached, answers with an error,
+            or with too much.
     """
     address = _address(base_url, url)
-    response = await _fetch(address, {}, most_bytes, timeout)
-    if response.status == 401 and key is not None and _origin(address) == _origin(base_url):
+    own = key if _origin(address) == _origin(base_url) else None
+
+    async def fetch(_: Deadline) -> bytes:
+        return await _fetch(address, own, most_bytes, timeout)
+
+    try:
+        return await (retry or RetryPolicy(attempts=1)).run(fetch, model=_short(address))
+    except ChatError as error:
+        raise ImageFileError(error.message) from error
+
+
+async def _fetch(address: str, key: SecretStr | None, most_bytes: int, timeout: float) -> bytes:
+    status, body = await _get(address, {}, most_bytes, timeout)
+    if status == 401 and key is not None:
         headers = {"authorization": f"Bearer {key.get_secret_value()}"}
-        response = await _fetch(address, headers, most_bytes, timeout)
-    if response.status >= 500 or response.status in _PASSING:
-        raise PassingDownloadError(f"{_short(address)} answered with status {response.status}.")
-    if not 200 <= response.status < 300:
-        raise ImageFileError(f"{_short(address)} answered with status {response.status}.")
-    return response.body
+        status, body = await _get(address, headers, most_bytes, timeout)
+    told = f"{_short(address)} answered with status {status}."
+    if status >= 500 or status in _PASSING:
+        raise ChatError(told, fault="server", status=status, model=_short(address))
+    if not 200 <= status < 300:
+        raise ImageFileError(told)
+    return body
 
 
-class _Fetched(NamedTuple):
-    status: int
-    body: bytes
-
-
-async def _fetch(
+async def _get(
     address: str, headers: dict[str, str], most_bytes: int, timeout: float
-) -> _Fetched:
+) -> tuple[int, bytes]:
     import httpx
 
     parts: list[bytes] = []
@@ -72,18 +83,20 @@ async def _fetch(
                 if size > most_bytes:
                     raise ImageFileError(f"{_short(address)} gives more than {most_bytes} bytes.")
     except TimeoutError as error:
-        raise PassingDownloadError(f"{_short(address)} took more than {timeout:g} s.") from error
+        told = f"{_short(address)} took more than {timeout:g} s."
+        raise ChatError(told, fault="timeout", model=_short(address)) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        reason = str(error) or type(error).__name__
-        lost = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
-        kind = PassingDownloadError if lost else ImageFileError
-        raise kind(f"{_short(address)} cannot be fetched: {reason}") from error
-    return _Fetched(response.status_code, b"".join(parts))
+        told = f"{_short(address)} cannot be fetched: {str(error) or type(error).__name__}"
+        passing = httpx.NetworkError | httpx.RemoteProtocolError | httpx.TimeoutException
+        if isinstance(error, passing):
+            raise ChatError(told, fault="connection", model=_short(address)) from error
+        raise ImageFileError(told) from error
+    return response.status_code, b"".join(parts)
 
 
-def _origin(address: str) -> tuple[str, str | None, int | None]:
+def _origin(address: str) -> tuple[str, str]:
     parts = urlsplit(address)
-    return parts.scheme, parts.hostname, parts.port
+    return parts.scheme, parts.netloc.rpartition("@")[2].lower()
 
 
 def _address(base_url: str, url: str) -> str:

@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from typing import Self
 
 from lens_reasoner.errors import (
-    ChatError,
     GenerationRefusedError,
     ImageFileError,
     ImageServiceError,
     UnsupportedSettingWarning,
 )
 from lens_reasoner.generator import Capabilities, StepCallback, StepProgress
-from lens_reasoner.generators.download import PassingDownloadError, download
+from lens_reasoner.generators.download import download
 from lens_reasoner.generators.image_prices import ImagePriceTable
 from lens_reasoner.generators.images_connection import ImagesConnection
 from lens_reasoner.generators.images_wire import (
@@ -32,7 +31,6 @@ from lens_reasoner.generators.images_wire import (
 from lens_reasoner.generators.source_picture import SourcePicture
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.openai_connection import Json, OpenAIClient, shown_url
-from lens_reasoner.retry import Deadline
 from lens_reasoner.settings import check_seeds, check_settings
 from lens_reasoner.types import GenerationSettings, Usage
 
@@ -182,28 +180,15 @@ class ImagesApiGenerator(OpenAIClient, ABC):
             raise ImageFileError("The server's moderation took it away.")
         if not picture.url:
             raise ImageFileError("The entry has neither a picture nor an address.")
-        return await self._fetched(picture.url)
-
-    async def _fetched(self, url: str) -> bytes:
-        """The picture at an address: it is paid for, and fetching it again costs nothing."""
-        known = self._images
-
-        async def fetch(_: Deadline) -> bytes:
-            try:
-                return await download(
-                    url,
-                    base_url=known.base_url,
-                    most_bytes=MOST_BYTES,
-                    timeout=DOWNLOAD_SECONDS,
-                    key=known.key,
-                )
-            except PassingDownloadError as error:
-                raise known.error("connection", str(error)) from error
-
-        try:
-            return await known.retry.run(fetch, model=self.model)
-        except ChatError as error:
-            raise ImageFileError(error.message) from error
+        # The picture is paid for, and fetching it again costs nothing.
+        return await download(
+            picture.url,
+            base_url=self._images.base_url,
+            most_bytes=MOST_BYTES,
+            timeout=DOWNLOAD_SECONDS,
+            key=self._images.key,
+            retry=self._images.retry,
+        )
 
     def _as_drawn(self, settings: GenerationSettings, size: tuple[int, int]) -> GenerationSettings:
         """The settings with the real size, and a note where another one was asked for."""
