@@ -101,6 +101,9 @@ def test_colours_follow_the_reader_and_pictures_are_there(report: Path, page: Pa
         page.open(report.as_uri())
         colours.append(page.value("getComputedStyle(document.body).backgroundColor"))
     assert len(set(colours)) == 2
+    page.call("Emulation.setEmulatedMedia", media="print", features=features)
+    assert page.value("getComputedStyle(document.body).color") == "rgb(29, 29, 33)"
+    page.call("Emulation.setEmulatedMedia", media="", features=[])
     page.value("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
     page.wait("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     assert page.value("document.images.length") > 0

@@ -191,6 +191,40 @@ def test_a_new_key_goes_on_with_the_run_that_asked_for_it(
     server.stop()
 
 
+def test_older_runs_are_shown_when_asked_for_and_the_first_of_them_has_the_focus(
+    quick: Running, page: Page
+) -> None:
+    for number in range(13):
+        body = {"request": f"cup {number}", "limits": {"max_rounds": 1}}
+        httpx.post(f"{quick.v1}/runs", json=body).raise_for_status()
+    page.open(quick.url)
+    page.wait("document.querySelectorAll('#past li').length === 12")
+    page.value("document.querySelector('[data-shelf=past]').focus()")
+    page.press("Enter", code=ENTER)
+    page.wait("document.querySelectorAll('#past li').length > 12")
+    page.wait("document.activeElement === document.querySelectorAll('#past button')[12]")
+    assert page.value("document.querySelector('[data-shelf=past]').hidden") is True
+
+
+def test_no_picture_is_called_the_best_where_none_was_judged(quick: Running, page: Page) -> None:
+    text = "שלום!"
+    body = {"request": {"text": text, "num_images": 2}, "limits": {"max_rounds": 1}}
+    name = httpx.post(f"{quick.v1}/runs", json=body).json()["id"]
+    features = [{"name": "prefers-color-scheme", "value": "dark"}]
+    page.call("Emulation.setEmulatedMedia", media="print", features=features)
+    page.open(f"{quick.url}/?run={name}")
+    page.wait(f"{STATUS}.startsWith('Done')")
+    assert page.value("document.querySelector('.prompts b').textContent") == (
+        "No criteria could be written"
+    )
+    assert page.value("document.querySelectorAll('.best, #status a').length") == 0
+    # Paper is white.
+    assert page.value("getComputedStyle(document.body).color") == "rgb(29, 29, 33)"
+    page.call("Emulation.setEmulatedMedia", media="", features=[])
+    kinds = "getComputedStyle(document.querySelector('#past .what')).unicodeBidi"
+    assert page.value(kinds) == "plaintext"
+
+
 FORBIDDEN = """
 for (const name of ["sessionStorage", "localStorage"]) {
   Object.defineProperty(window, name, { get() { throw new DOMException("no", "SecurityError"); } });

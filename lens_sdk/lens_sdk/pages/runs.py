@@ -93,8 +93,13 @@ def _failures(result: LoopResult) -> list[Markup]:
 
 
 def _candidates(result: LoopResult) -> list[Markup]:
+    choice = len(result.candidates) > 1
     return [
-        _candidate(candidate, result, best=index == result.best_index)
+        _candidate(
+            candidate,
+            result,
+            best=choice and index == result.best_index and candidate.score is not None,
+        )
         for index, candidate in enumerate(result.candidates)
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from lens_prompt_opt.report import wording
 from lens_prompt_opt.report.markup import Markup, el, join
@@ -24,7 +24,8 @@ def pictures(material: Material) -> Markup:
     chosen = evenly_spaced(scored, MOST_PAIRS)
     store = Thumbnails(material.pictures, room=MOST_BYTES)
     cards = [_card(gain, pair, material, store) for gain, pair in chosen]
-    return join([_intro(scored, chosen), _filters(), el("div", *cards, class_="pairs")])
+    kinds = {_change(gain) for gain, _ in chosen}
+    return join([_intro(scored, chosen), _filters(kinds), el("div", *cards, class_="pairs")])
 
 
 def _change(gain: float) -> str:
@@ -60,7 +61,7 @@ def _intro(
 _HUES = {"better": "good", "same": "soft", "worse": "bad"}
 
 
-def _filters() -> Markup:
+def _filters(kinds: Set[str]) -> Markup:
     names = {"all": "All", "better": "Better", "same": "As before", "worse": "Worse"}
     buttons = [
         el(
@@ -71,6 +72,7 @@ def _filters() -> Markup:
             aria_pressed="true" if kind == "all" else "false",
         )
         for kind, said in names.items()
+        if kind in kinds | {"all"}
     ]
     label = "Which pairs"
     return el("div", *buttons, class_="filters", role="group", aria_label=label, hidden=True)

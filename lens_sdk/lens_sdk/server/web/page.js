@@ -6,6 +6,11 @@ const REASONS = {
   refused: "refused", generator_failed: "drawing failed", max_cost: "the money is spent",
   cost_unknown: "a cost is unknown", interrupted: "interrupted",
 };
+const STAGES = {
+  rewrite: "The request could not be rewritten", rubric: "No criteria could be written",
+  fidelity: "The prompt could not be checked", generate: "Drawing failed",
+  judge: "A picture could not be judged", revise: "The prompt could not be revised",
+};
 let current = null;
 
 function make(tag, options = {}, ...children) {
@@ -145,8 +150,11 @@ class RunView {
     parts.frame.className = "frame there";
     parts.frame.replaceChildren(picture);
     parts.title.textContent = (image.seed === null ? `Picture ${index + 1}` : `Seed ${image.seed}`) + (round ? ` · round ${round + 1}` : "");
-    const name = `lens-${image.seed ?? index}.${mediaType(image.data).split("/")[1]}`;
-    parts.caption.append(make("a", { className: "save", href: address, download: name, textContent: "Download" }));
+    const again = round ? `-round-${round + 1}` : "";
+    const name = `lens-${image.seed ?? index}${again}.${mediaType(image.data).split("/")[1]}`;
+    const save = make("a", { className: "save", href: address, download: name, textContent: "Download" });
+    save.setAttribute("aria-label", `Download ${parts.title.textContent}`);
+    parts.caption.append(save);
     say("Judging …");
   }
 
@@ -173,7 +181,7 @@ class RunView {
 
   failed({ index, failure }) {
     const text = `${failure.message} ${failure.hint}`.trim();
-    if (index === null || index === undefined) this.prompt(`Could not ${failure.stage}`, text);
+    if (index === null || index === undefined) this.prompt(STAGES[failure.stage] ?? failure.stage, text);
     else {
       const { bar, verdict } = this.card(index);
       bar.remove();
@@ -191,13 +199,12 @@ class RunView {
       head.querySelector(".badge")?.remove();
     }
     const parts = this.cards.get(best);
-    if (!parts) return;
+    // One that was not judged is only the first.
+    if (this.cards.size < 2 || !parts?.verdict.querySelector(".mark")) return;
     parts.card.id = "best";
     parts.card.classList.add("best");
     parts.head.append(make("span", { className: "badge judged-text", textContent: "best" }));
-    if (this.cards.size > 1) {
-      $("status").append(" ", make("a", { href: "#best", className: "judged-text", textContent: "Go to the best picture" }));
-    }
+    $("status").append(" ", make("a", { href: "#best", className: "judged-text", textContent: "Go to the best picture" }));
   }
 
   ended({ status, error }) {
@@ -340,6 +347,7 @@ addEventListener("popstate", showAddress);
 const lookAgain = () => { if (!document.hidden && $("model").textContent) refreshShelves(); };
 document.addEventListener("visibilitychange", lookAgain);
 setInterval(lookAgain, 60_000);
+for (const button of document.querySelectorAll(".more")) button.addEventListener("click", showMore);
 Labels.begin({ all: true });
 $("text").value = new URLSearchParams(location.search).get("request") ?? $("text").value;
 begin();

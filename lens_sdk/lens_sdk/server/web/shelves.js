@@ -26,8 +26,27 @@ function refresh(kept, made) {
   if (!kept.isEqualNode(made)) kept.replaceChildren(...made.childNodes);
 }
 
+const MOST = 200;
+const shown = { past: 12, "study-list": 12 };
+
+/* Ask for one row more than is shown, to know whether there are more. */
+async function rows(path, shelf) {
+  const asked = Math.min(shown[shelf] + 1, MOST);
+  const { data } = await (await call(`${path}?limit=${asked}`)).json();
+  document.querySelector(`[data-shelf=${shelf}]`).hidden = data.length <= shown[shelf];
+  return data.slice(0, shown[shelf]);
+}
+
+async function showMore({ target }) {
+  const shelf = target.dataset.shelf;
+  const there = $(shelf).children.length;
+  shown[shelf] *= 4;
+  await refreshShelves();
+  $(shelf).children[there]?.firstElementChild.focus();
+}
+
 async function listPast() {
-  const { data } = await (await call("/v1/runs?limit=12")).json();
+  const data = await rows("/v1/runs", "past");
   $("no-past").hidden = data.length > 0;
   fill($("past"), data, (run) => {
     const again = () => { $("text").value = run.request.text; show(run.id); $("results").focus(); };
@@ -62,7 +81,7 @@ function studyFacts({ claim, cost, created_at, updated_at, status }) {
 }
 
 async function listStudies() {
-  const { data } = await (await call("/v1/studies?limit=12")).json();
+  const data = await rows("/v1/studies", "study-list");
   $("no-studies").hidden = data.length > 0;
   fill($("study-list"), data, (study) => {
     const [words, state] = outcome(study);
