@@ -205,7 +205,7 @@ class OpenAIChat(OpenAIClient):
         else:
             return False
         if untaken not in self._untaken:
-            name = untaken if isinstance(untaken, str) else f"JSON schema of {untaken.__name__}"
+            name = untaken if isinstance(untaken, str) else "JSON schema"
             _log.warning("%s does not take the %s; %s", self.model, name, instead)
         self._untaken.add(untaken)
         return True
