@@ -14,6 +14,7 @@ from lens_core import pipeline_inputs as inputs
 from lens_core.denoising import Denoiser, ExactDenoiser, ReferenceDenoiser
 from lens_core.errors import ParameterError, SamplingCancelledError
 from lens_core.euler import AfterStep, EulerState, integrate, set_schedule
+from lens_core.guidance import GuidanceInterval
 from lens_core.picture_groups import Size, SizeGroup, group_by_size
 from lens_core.pipeline_output import Collected, Pictures, finished, to_pictures
 from lens_core.starting_points import (
@@ -38,6 +39,7 @@ class PictureCall:
         sizes: One for all prompts, or one per prompt.
         levels: Noise levels before the time shift, one per step of the full schedule.
         guidance_scale: 1 is no guidance.
+        interval: Noise levels at which it is more than that.
         images_per_prompt: Pictures for each prompt.
         output_type: Form of the result.
         batch_size: Most pictures sampled at once; None for all of one size.
@@ -54,6 +56,7 @@ class PictureCall:
     sizes: Sequence[Size]
     levels: np.ndarray
     guidance_scale: float
+    interval: GuidanceInterval
     images_per_prompt: int
     output_type: inputs.OutputType
     batch_size: int | None
@@ -141,6 +144,8 @@ class PictureRun:
         denoiser = self._denoiser(group, grid)
         noise = self._noise(group, grid, denoiser.latents_dtype)
         set_schedule(pipeline.scheduler, grid[0] * grid[1], call.levels, noise.device)
+        sigma = float(pipeline.scheduler.sigmas[call.begin])
+        denoiser.guidance_scale = call.interval.scale_at(sigma, call.guidance_scale)
         canvas, kept, latents = None, None, noise
         if self._start is not None:
             canvas = Canvas.of(self._start, group.prompts, group.height, group.width)
@@ -205,13 +210,14 @@ class PictureRun:
         pipeline.guidance_scale = call.guidance_scale
 
         def after(state: EulerState) -> tuple[Tensor, bool]:
+            scale = call.guidance_scale
             if call.callback is not None:
                 tensors = {"latents": state.latents}
                 given = call.callback(pipeline, state.index, state.timestep, tensors)
                 latents = inputs.replaced_latents(given, state.latents)
                 state = replace(state, latents=latents)
-                scale = inputs.changed_guidance(pipeline.guidance_scale, call.guidance_scale)
-                denoiser.guidance_scale = scale
+                scale = inputs.changed_guidance(pipeline.guidance_scale, scale)
+            denoiser.guidance_scale = call.interval.scale_at(state.sigma, scale)
             progress.update()
             if call.on_step is not None or call.cancel is not None:
                 self._latest = self._report(group, state)

@@ -17,6 +17,7 @@ from lens_core.checkpoints.words import CALL, refuse_words
 from lens_core.conditioning import TextConditioner, TextRequest
 from lens_core.errors import ParameterError
 from lens_core.exact_buffers import keep_statistics
+from lens_core.guidance import GuidanceInterval
 from lens_core.latents import decode_tokens
 from lens_core.loading import LensDefaults, check_components, check_precision
 from lens_core.noise_levels import given_sigmas, linear_sigmas
@@ -36,8 +37,6 @@ from lens_core.transformer import LensTransformer2DModel
 __all__ = ["LensPipeline", "LensPipelineOutput", "StepCallback"]
 
 StepCallback = Callable[["LensPipeline", int, Tensor, dict[str, Any]], dict[str, Any]]
-
-
 Start = StartingPictures | None
 
 
@@ -191,6 +190,7 @@ class LensPipeline(LoadablePipeline):
         reference: bool = False,
         *,
         sigmas: Sequence[float] | None = None,
+        guidance_interval: Sequence[float] | None = None,
         size: str | Sequence[str] | None = None,
         seed: int | Sequence[int] | None = None,
         batch_size: int | None = None,
@@ -212,14 +212,13 @@ class LensPipeline(LoadablePipeline):
             num_inference_steps: Euler steps of the full schedule.
             guidance_scale: Weight of the prompt against the negative prompt; 1 is no guidance.
             num_images_per_prompt: Pictures for each prompt.
-            generator: Seeds the noise: one for the batch, or one per picture, which then keeps its
-                picture in any batch.
+            generator: Seeds the noise: one for the batch, or one per picture, whatever its batch.
             latents: Noise `[B, tokens, channels]` to use instead; where sizes differ, a list of
                 `[tokens, channels]`, one per picture.
             prompt_embeds: `[layers, B, S, width]` from `encode_prompt`, instead of `prompt`.
             prompt_embeds_mask: Its mask `[B, S]`.
             negative_prompt_embeds: The same for the negative prompt.
-            negative_prompt_embeds_mask: Its mask.
+            negative_prompt_embeds_mask: The same.
             output_type: `pil`, `np`, `pt` or `latent`; see `LensPipelineOutput`.
             return_dict: Return a `LensPipelineOutput` rather than a tuple.
             callback_on_step_end: Called as (pipeline, step, timestep, tensors) after each step; a
@@ -232,6 +231,7 @@ class LensPipeline(LoadablePipeline):
                 prompts read beside others, the format's end cut off where a prompt is too long).
             sigmas: Noise levels before the time shift, one per step, falling from 1; those of
                 `default_sigmas` by default. Instead of `num_inference_steps`.
+            guidance_interval: Noise levels (low, high) between which guidance works; 0 to 1.
             size: Instead of height and width, a name such as `16:9`, `16:9@1440` or `1376x768`
                 (width first); one for all prompts or one each.
             seed: Instead of generator: one per picture, or the first of numbers in a row.
@@ -267,6 +267,7 @@ class LensPipeline(LoadablePipeline):
             sizes=self._sizes(height, width, size, start),
             levels=self._levels(num_inference_steps, sigmas),
             guidance_scale=guidance_scale,
+            interval=GuidanceInterval.read(guidance_interval),
             images_per_prompt=num_images_per_prompt,
             output_type=output_type,
             batch_size=batch_size,
@@ -372,6 +373,8 @@ class LensPipeline(LoadablePipeline):
             inputs.check_count("batch_size", call.batch_size)
         if call.seed is not None and call.generator is not None:
             raise ParameterError("give seed or generator, not both")
+        if call.reference and call.interval != GuidanceInterval():
+            raise ParameterError("the published code, which reference repeats, always guides")
         return call
 
     def _conditioner(

@@ -42,8 +42,9 @@ MOST_AT_ONCE = 8
 class LocalLensGenerator(BlockingGenerator):
     """A `Generator` round a `LensPipeline`.
 
-    Every picture starts from noise of its own seed, which no batch changes. The day that the text
-    encoder believes it is can be set as `date` in `GenerationSettings.extra`.
+    Every picture starts from noise of its own seed, which no batch changes. What
+    `GenerationSettings.extra` may hold: `date`, the day that the text encoder believes it is, and
+    `guidance_interval`, the noise levels between which guidance works.
     """
 
     def __init__(self, runtime: LensRuntime) -> None:
@@ -191,7 +192,10 @@ class LocalLensGenerator(BlockingGenerator):
 
     def _arguments(self, settings: GenerationSettings) -> dict[str, Any]:
         """What the pipeline is told besides prompt, seeds and the usual settings."""
-        return {"date": _date(settings)}
+        return {
+            "date": _date(settings),
+            "guidance_interval": settings.extra.get("guidance_interval"),
+        }
 
     def _source_files(self) -> dict[str, SourceFile | None]:
         """What drawing starts from, by its name in the recipe."""
@@ -248,7 +252,7 @@ def _capabilities(own: SizeRules, *, nano: bool) -> Capabilities:
         max_images=min(MOST_AT_ONCE, max(1, fits)),
         image_input=True,
         mask=True,
-        extra=("date",),
+        extra=("date", "guidance_interval"),
     )
 
 

@@ -28,6 +28,7 @@ CASES = (
         QUICK.model_copy(update={"negative_prompt": "a cup", "num_inference_steps": 7}),
     ),
     ("a green star", 6, QUICK.model_copy(update={"width": 96, "height": 64})),
+    ("a green star", 4, QUICK.model_copy(update={"extra": {"guidance_interval": [0.5, 0.95]}})),
 )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from lens_core.chat import DEFAULT_DATE
 from lens_core.conditioning import TextConditioner, TextRequest
 from lens_core.errors import NonFiniteError, ParameterError
+from lens_core.guidance import GuidanceInterval
 from lens_core.modulation import ModulationTable
 from lens_core.pipeline_inputs import SamplingSettings, initial_latents
 from lens_core.pipeline_output import finished
@@ -87,6 +88,7 @@ class RowSampler:
             cond=conditioner.positive(request),
             uncond=conditioner.negative(request, 1, blank_as_text=False) if guided else None,
             guidance_scale=checked.guidance_scale,
+            interval=GuidanceInterval.read(settings.extra.get("guidance_interval")),
             grid=checked.grid,
             sigmas=scheduler.sigmas[begin:],
             times=scheduler.timesteps[begin:] / 1000,
@@ -118,13 +120,12 @@ class RowSampler:
         times = torch.stack([row.schedule.times[row.step] for row in rows])
         grid = rows[0].schedule.grid
         cond = self._velocity([row.schedule.cond for row in rows], latents, times, grid)
-        guided = [i for i, row in enumerate(rows) if row.schedule.guidance_scale != 1]
+        guided = [i for i, row in enumerate(rows) if row.guidance_scale != 1]
         if guided:
             texts = [rows[i].schedule.uncond for i in guided]
             uncond = self._velocity(texts, latents[guided], times[guided], grid)
             for place, i in enumerate(guided):
-                scale = rows[i].schedule.guidance_scale
-                cond[i] = guide(cond[i], uncond[place], scale)
+                cond[i] = guide(cond[i], uncond[place], rows[i].guidance_scale)
         for row, velocity in zip(rows, cond, strict=True):
             now, following = row.schedule.sigmas[row.step : row.step + 2]
             row.estimate = row.held(row.latents - now * velocity, 0.0)

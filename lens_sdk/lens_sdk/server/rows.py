@@ -8,6 +8,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from lens_core.guidance import GuidanceInterval
 from lens_core.starting_points import Canvas, KeptRegion
 from lens_core.text_features import TextFeatures
 
@@ -35,6 +36,7 @@ class Schedule:
         cond: Features of the prompt, one row.
         uncond: Features of the negative prompt, one row; None runs that branch without text.
         guidance_scale: 1 runs only the branch with the prompt.
+        interval: Noise levels at which both run.
         grid: (height, width) in tokens.
         sigmas: Noise levels of the steps that are run, float32 `[steps + 1]`, down to 0.
         times: What the model is told at them, float32 `[steps]` in [0, 1].
@@ -44,6 +46,7 @@ class Schedule:
     cond: TextFeatures
     uncond: TextFeatures | None
     guidance_scale: float
+    interval: GuidanceInterval
     grid: tuple[int, int]
     sigmas: Tensor
     times: Tensor
@@ -84,6 +87,12 @@ class Row:
     def done(self) -> bool:
         """Whether all steps are done."""
         return self.step == self.schedule.steps
+
+    @property
+    def guidance_scale(self) -> float:
+        """Of the next step."""
+        schedule = self.schedule
+        return schedule.interval.scale_at(schedule.key[self.step], schedule.guidance_scale)
 
     def held(self, latents: Tensor, sigma: Tensor | float) -> Tensor:
         """Latents of a noise level with what is kept put back."""
