@@ -153,7 +153,7 @@ class OpenAIChat(OpenAIClient):
             body = self._body(messages, schema, options)
             try:
                 wire = await self._connection.send(
-                    path, body, read, tokens=tokens, deadline=deadline
+                    path, body | self._extra, read, tokens=tokens, deadline=deadline
                 )
                 break
             except ChatError as error:
@@ -183,8 +183,8 @@ class OpenAIChat(OpenAIClient):
             options = {newer.get(name, name): value for name, value in options.items()}
         options = {name: value for name, value in options.items() if name not in self._untaken}
         if self._api == "responses":
-            return openai_wire.responses_body(messages, schema) | options | self._extra
-        return openai_wire.chat_body(messages, schema) | options | self._extra
+            return openai_wire.responses_body(messages, schema) | options
+        return openai_wire.chat_body(messages, schema) | options
 
     def _adapt(
         self, error: ChatError, body: openai_wire.Json, schema: type[BaseModel] | None

@@ -210,6 +210,10 @@ async def test_what_was_not_sent_is_not_left_out(server) -> None:
     with pytest.raises(ChatError, match="temperature"):
         await server.chat().complete(HELLO)
     assert len(server.calls) == 1
+    # What the user adds is the user's to take away.
+    with pytest.raises(ChatError, match="temperature"):
+        await server.chat(extra_body={"temperature": 0, "max_tokens": 9}).complete(HELLO)
+    assert len(server.calls) == 2
 
 
 @pytest.mark.parametrize(
