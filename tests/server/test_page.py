@@ -111,6 +111,12 @@ def test_a_mistake_is_told(running: Running, page: Page) -> None:
     page.value("document.getElementById('draw').click()")
     page.wait("document.getElementById('status').className === 'error'")
     assert "10 pictures" in page.value("document.getElementById('status').textContent")
+    page.value("document.getElementById('text').value = ' '")
+    page.value("document.getElementById('draw').click()")
+    page.wait("document.getElementById('status').textContent.includes('empty')")
+    assert page.value("document.getElementById('status').textContent") == (
+        "request.text: the request text is empty; say what the picture should show."
+    )
 
 
 @needs_browser

@@ -101,8 +101,11 @@ def test_a_reload_goes_on_with_the_run_and_back_and_forward_lead_through_runs(
     page.wait(f"{STATUS}.startsWith('Done')")
     page.value("history.back()")
     page.wait("document.querySelectorAll('.candidate').length === 0")
+    page.value("document.getElementById('text').value = 'something else'")
     page.value("history.forward()")
     page.wait("document.querySelectorAll('.candidate img').length === 1")
+    asked = page.value("document.querySelector('.prompts li').textContent")
+    assert asked == "Asked fora green star"
 
 
 def test_the_focus_stays_on_draw_where_it_is_refused_and_on_stop_which_can_be_taken_back(
@@ -160,6 +163,24 @@ def test_a_lost_connection_is_told_until_there_is_one_again(
     page.value("window.away = true; refreshShelves().then(() => { window.tried = true; })")
     page.wait("window.tried")
     assert page.value(STATUS).startswith("Done")
+
+
+def test_a_connection_that_is_silent_for_long_is_made_again(quick: Running, page: Page) -> None:
+    body = {"request": "a green star", "limits": {"max_rounds": 1}}
+    name = httpx.post(f"{quick.v1}/runs", json=body).json()["id"]
+    dead = """
+    const [real, later] = [fetch, setTimeout];
+    let asked = 0;
+    window.fetch = (path, ...more) => path.endsWith("/events") && !asked++
+      ? Promise.resolve(new Response(new ReadableStream())) : real(path, ...more);
+    window.setTimeout = (act, ms) => later(act, ms > 15000 && asked === 1 ? 1 : ms);
+    """
+    script = page.call("Page.addScriptToEvaluateOnNewDocument", source=dead)["identifier"]
+    try:
+        page.open(f"{quick.url}/?run={name}")
+        page.wait(f"{STATUS}.startsWith('Done')")
+    finally:
+        page.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
 
 
 def test_a_new_key_goes_on_with_the_run_that_asked_for_it(

@@ -104,8 +104,11 @@ def invalid(details: Sequence[Mapping[str, Any]]) -> ApiError:
     Args:
         details: Pydantic's error descriptions.
     """
+    # A request may also be a string alone; that an object is none says nothing.
+    details = [one for one in details if one["loc"][-1:] != ("str",)] or details
     first = details[0]
-    place = [str(part) for part in first["loc"] if part != "body"]
+    parts = [str(part) for part in first["loc"] if part != "body"]
+    place = [part for part in parts if not part.startswith("function-")]
     param = ".".join(place) or None
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":

@@ -43,6 +43,17 @@ function freshKey() {
   return "page-" + Array.from(bytes, (b) => b.toString(16).padStart(2, "0")).join("");
 }
 
+// The server gives a sign of life every 15 seconds; a connection may die without a word.
+const SILENCE = 45_000;
+
+function within(milliseconds, promise) {
+  let timer;
+  const late = new Promise((_, fail) => {
+    timer = setTimeout(() => fail(new Error("The connection is silent.")), milliseconds);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
 /* Server-sent events by fetch, because EventSource cannot send a key. */
 async function* events(path, after, signal) {
   const headers = after ? { "last-event-id": String(after) } : {};
@@ -50,19 +61,25 @@ async function* events(path, after, signal) {
   yield { kind: "open" };
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    text += value;
-    const blocks = text.split("\n\n");
-    text = blocks.pop();
-    for (const block of blocks) {
-      const fields = {};
-      for (const line of block.split("\n")) {
-        const at = line.indexOf(": ");
-        if (at > 0) fields[line.slice(0, at)] = line.slice(at + 2);
-      }
-      if (fields.data) yield { kind: fields.event, number: Number(fields.id) || 0, data: JSON.parse(fields.data) };
+  try {
+    for (;;) {
+      const { done, value } = await within(SILENCE, reader.read());
+      if (done) return;
+      text += value;
+      const blocks = text.split("\n\n");
+      text = blocks.pop();
+      for (const block of blocks) if (block.includes("\ndata: ")) yield parsed(block);
     }
+  } finally {
+    reader.cancel().catch(() => {});
   }
+}
+
+function parsed(block) {
+  const fields = {};
+  for (const line of block.split("\n")) {
+    const at = line.indexOf(": ");
+    if (at > 0) fields[line.slice(0, at)] = line.slice(at + 2);
+  }
+  return { kind: fields.event, number: Number(fields.id) || 0, data: JSON.parse(fields.data) };
 }

@@ -84,6 +84,7 @@ class RunView {
 
   started(request) {
     if (!$("text").value) $("text").value = request.text;
+    if ($("text").value !== request.text) this.prompt("Asked for", request.text);
     say("Working on it …");
   }
 
