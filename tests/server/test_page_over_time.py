@@ -246,6 +246,21 @@ def test_no_picture_is_called_the_best_where_none_was_judged(quick: Running, pag
     assert page.value(kinds) == "plaintext"
 
 
+def test_what_failed_is_told_in_its_place(
+    quick: Running, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise RuntimeError("<b>away</b>")
+
+    monkeypatch.setattr("lens_sdk.nano_judge.NanoJudge.judge", away)
+    body = {"request": "a green star", "limits": {"max_rounds": 1}}
+    name = httpx.post(f"{quick.v1}/runs", json=body).json()["id"]
+    page.open(f"{quick.url}/?run={name}")
+    page.wait(f"{STATUS}.startsWith('Done')")
+    assert page.value("document.querySelector('.score').textContent") == "not judged"
+    assert "<b>away</b>" in page.value("document.querySelector('.note').textContent")
+
+
 FORBIDDEN = """
 for (const name of ["sessionStorage", "localStorage"]) {
   Object.defineProperty(window, name, { get() { throw new DOMException("no", "SecurityError"); } });

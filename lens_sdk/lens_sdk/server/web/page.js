@@ -184,8 +184,9 @@ class RunView {
     const text = `${failure.message} ${failure.hint}`.trim();
     if (index === null || index === undefined) this.prompt(STAGES[failure.stage] ?? failure.stage, text);
     else {
-      const { bar, verdict } = this.card(index);
-      bar.remove();
+      const { bar, score, verdict } = this.card(index);
+      if (bar.isConnected) bar.replaceWith(make("span", { className: "quiet", textContent: "not drawn" }));
+      else score.textContent = "not judged";
       verdict.replaceChildren(make("li", { className: "note", textContent: text }));
     }
   }
