@@ -23,7 +23,7 @@ class Denoiser(Protocol):
     guidance_scale: float
 
     def prepare(self, timesteps: Tensor) -> None:
-        """Told before the first step which timesteps come, `[T]`, the scheduler's."""
+        """Told which timesteps come, `[T]`, the scheduler's: first, and when LoRAs changed."""
         ...
 
     def velocity(self, latents: Tensor, timestep: Tensor) -> Tensor:
@@ -76,6 +76,9 @@ class ExactDenoiser:
     def prepare(self, timesteps: Tensor) -> None:
         """Let the transformer tabulate its modulations, if it does; see `Denoiser`."""
         self._transformer.follow_schedule(timesteps / 1000)
+        self._cond, self._uncond = (
+            _with_caches([group for group, _ in branch]) for branch in (self._cond, self._uncond)
+        )
 
     def velocity(self, latents: Tensor, timestep: Tensor) -> Tensor:
         """Guided velocity in float32; see `Denoiser`."""

@@ -212,10 +212,7 @@ class PictureRun:
         def after(state: EulerState) -> tuple[Tensor, bool]:
             scale = call.guidance_scale
             if call.callback is not None:
-                tensors = {"latents": state.latents}
-                given = call.callback(pipeline, state.index, state.timestep, tensors)
-                latents = inputs.replaced_latents(given, state.latents)
-                state = replace(state, latents=latents)
+                state = self._tell(call.callback, denoiser, state)
                 scale = inputs.changed_guidance(pipeline.guidance_scale, scale)
             denoiser.guidance_scale = call.interval.scale_at(state.sigma, scale)
             progress.update()
@@ -228,6 +225,16 @@ class PictureRun:
             return state.latents, not pipeline.interrupt
 
         return after
+
+    def _tell(self, callback: StepCallback, denoiser: Denoiser, state: EulerState) -> EulerState:
+        """Ask a callback, which may change the latents, and LoRAs for the steps to come."""
+        pipeline = self._pipeline
+        loras = pipeline.transformer.lora_state
+        given = callback(pipeline, state.index, state.timestep, {"latents": state.latents})
+        left = pipeline.scheduler.timesteps[self._call.begin + state.index + 1 :]
+        if pipeline.transformer.lora_state is not loras and len(left):
+            denoiser.prepare(left)
+        return replace(state, latents=inputs.replaced_latents(given, state.latents))
 
     def _report(self, group: SizeGroup, state: EulerState) -> StepReport:
         pipeline = self._pipeline

@@ -119,7 +119,7 @@ def replaced_latents(given: object, latents: Tensor) -> Tensor:
             f"be a tensor of {tuple(latents.shape)}"
         )
     refuse_float16(other.dtype, "latents from callback_on_step_end")
-    return other
+    return other.to(latents)
 
 
 def changed_guidance(scale: float, begun_with: float) -> float:
@@ -142,7 +142,7 @@ def changed_guidance(scale: float, begun_with: float) -> float:
     return max(float(scale), 1.0)
 
 
-def check_callback(callback: object, names: Sequence[str]) -> None:
+def check_callback(callback: object, names: Sequence[str] | None) -> None:
     """Check a step callback and what it asks for.
 
     Raises:
@@ -151,7 +151,7 @@ def check_callback(callback: object, names: Sequence[str]) -> None:
     if callback is not None and not callable(callback):
         raise ParameterError(f"callback_on_step_end {callback!r} must be a function")
     # Callbacks that are objects, as those of diffusers, say themselves what they read.
-    asked = {*names, *getattr(callback, "tensor_inputs", ())}
+    asked = {*(names or ()), *getattr(callback, "tensor_inputs", ())}
     if unknown := sorted(asked - {*CALLBACK_TENSORS}):
         raise ParameterError(
             f"callback_on_step_end_tensor_inputs {unknown} are not on offer; "

@@ -18,6 +18,7 @@ from lens_core import CheckpointError, LensPipeline, NonFiniteError, ParameterEr
 from lens_core.memory.plan import MemoryPlan
 from lens_core.speed import SpeedPlan, accelerate
 from lora_files import MODULES, output, random_pairs, with_changes, write
+from memory_probes import Cloning
 from tiny_components import tiny_pipeline, tiny_transformer
 from tiny_diffusers import flux1, quiet
 
@@ -241,8 +242,8 @@ PLANS: dict[str, Callable[[LensPipeline], object]] = {
     "table": lambda pipeline: accelerate(pipeline, "exact"),
     "joint": lambda pipeline: accelerate(pipeline, SpeedPlan(fused_mlp=True)),
     "fp8": lambda pipeline: accelerate(pipeline, SpeedPlan(fp8="all")),
-    "stream": lambda pipeline: pipeline.apply_memory(STREAM, "cpu"),
-    "offload": lambda pipeline: pipeline.apply_memory("16gb", "cpu"),
+    "stream": lambda pipeline: pipeline.apply_memory(STREAM, "cpu", transfer=Cloning()),
+    "offload": lambda pipeline: pipeline.apply_memory("16gb", "cpu", transfer=Cloning()),
     "model offload": lambda pipeline: pipeline.enable_model_cpu_offload(device="cpu"),
 }
 
@@ -367,3 +368,48 @@ def test_loras_that_came_in_inference_mode_can_be_changed_outside(tmp_path: Path
         pipeline.disable_lora()
     pipeline.enable_lora()
     assert is_as(pipeline, 0.8, 0.4)
+
+
+OTHERS = ["txt_in", *(name for name, _ in tiny_transformer().named_modules() if "_mod.1" in name)]
+
+
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("plan", [*PLANS, "plain"])
+def test_loras_can_change_between_steps(plan: str, reference: bool, tmp_path: Path) -> None:
+    """In a callback, when plans have made their forms of the weights, and texts are projected."""
+    everything = random_pairs(4, 1) | random_pairs(2, 5, OTHERS)
+    path = write(tmp_path / "all.safetensors", everything)
+    arguments = {"num_inference_steps": 3, "output_type": "latent", "reference": reference}
+
+    def draw(word: Callable[[LensPipeline], object], planned: bool) -> Tensor:
+        pipeline = tiny_pipeline()
+        pipeline.transformer.to(torch.bfloat16 if plan == "fp8" else torch.float32)
+        pipeline.load_lora_weights(path, "one", 0.8)
+        pipeline.disable_lora()
+        pipeline.transformer.reuses_branches = planned
+        if planned and plan != "plain":
+            PLANS[plan](pipeline)
+
+        def change(pipe: LensPipeline, step: int, *_: Any) -> None:
+            if step == 0:
+                word(pipe)
+
+        changed = pipeline("a cup", seed=1, callback_on_step_end=change, **arguments).images
+        # What was changed holds for the next picture, too.
+        return torch.cat((changed, pipeline("a cup", seed=1, **arguments).images))
+
+    def fuse(pipe: LensPipeline) -> None:
+        pipe.enable_lora()
+        pipe.fuse_lora(lora_scale=2.0)
+
+    without = draw(lambda pipe: None, planned=False)
+    for word in (
+        lambda pipe: pipe.enable_lora(),
+        fuse,
+        lambda pipe: (fuse(pipe), pipe.bake_lora()),
+    ):
+        plain, found = draw(word, planned=False), draw(word, planned=True)
+        for picture, expected, untouched in zip(found, plain, without, strict=True):
+            effect = max_error(expected, untouched)
+            assert effect > 1e-2
+            assert max_error(picture, expected) < (0.2 * effect if plan == "fp8" else 1e-4)

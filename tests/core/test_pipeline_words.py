@@ -330,3 +330,15 @@ def test_pictures_come_with_the_autoencoders_own_switches(pipeline: LensPipeline
     found = pipeline(["a red cup"] * 2, seed=[1, 1], num_inference_steps=1).images
     assert all(isinstance(picture, Image.Image) for picture in found)
     assert found[0].size == expected.size
+
+
+def test_latents_of_a_callback_may_be_in_another_precision(pipeline: LensPipeline) -> None:
+    def rounded(_: LensPipeline, __: int, ___: Tensor, tensors: dict[str, Any]) -> Any:
+        return {"latents": tensors["latents"].bfloat16()}
+
+    asked: Any = None
+    found = latents_of(
+        pipeline, callback_on_step_end=rounded, callback_on_step_end_tensor_inputs=asked
+    )
+    assert found.dtype == torch.float32
+    assert 0 < max_error(found, latents_of(pipeline)) < 0.1

@@ -122,6 +122,7 @@ class LoraMixin:
                 if hotswap
                 else f"a LoRA called {name!r} is loaded already; use hotswap to replace it"
             )
+        self.return_weights()
         (swap_lora if hotswap else attach_lora)(self._denoiser, name, weights)
         self._change(digests={**self._state.digests, name: lora_digest(path)})
         self._activate({**known_loras, name: weight})
@@ -183,12 +184,14 @@ class LoraMixin:
         if not left:
             self.unload_lora_weights()
             return
+        self.return_weights()
         remove_loras(self._denoiser, gone)
         self._activate(left)
 
     def unload_lora_weights(self) -> None:
         """Forget all LoRAs. As in diffusers, what `fuse_lora` added stays: `unfuse_lora` first."""
         if self.get_list_adapters():
+            self.return_weights()
             self._denoiser.unload_lora()
         self._denoiser.lora_state = LoraState()
 
@@ -232,6 +235,7 @@ class LoraMixin:
         """
         check_components(components)
         scale, working = check_strength(lora_scale), self._working(adapter_names)
+        self.return_weights()
         fused = {name: weight * scale for name, weight in working.items()}
         unfused = copy_weights(self._denoiser, [*fused])
         self._change(fused=fused, unfused=unfused)
@@ -254,6 +258,7 @@ class LoraMixin:
         check_components(components)
         if self._state.fused is None:
             raise ParameterError("LoRAs are not fused")
+        self.return_weights()
         unfuse(self._denoiser, self._state.unfused)
         self._change(fused=None, unfused={})
         self._activate(self._state.weights)
@@ -265,7 +270,9 @@ class LoraMixin:
             ParameterError: No LoRA works.
         """
         if self._state.fused is None:
-            self._denoiser.fuse_lora(adapter_names=[*self._working()])
+            working = self._working()
+            self.return_weights()
+            self._denoiser.fuse_lora(adapter_names=[*working])
         self.unload_lora_weights()
 
     def save_lora_weights(
@@ -286,6 +293,9 @@ class LoraMixin:
             raise ParameterError(f"adapter_name has to say which LoRA to save of {known}")
         adapter_name = adapter_name or known[0]
         save_lora(self._denoiser, Path(save_directory), adapter_name)
+
+    def return_weights(self) -> None:
+        """Called before weights change: what stands in their places for now goes away."""
 
     @property
     def _denoiser(self) -> LensTransformer2DModel:

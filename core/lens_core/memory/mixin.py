@@ -151,6 +151,10 @@ class MemoryMixin:
     def maybe_free_model_hooks(self) -> None:
         """Diffusers calls this when a picture is done."""
         super().maybe_free_model_hooks()  # type: ignore[misc]
+        self.return_weights()
+
+    def return_weights(self) -> None:
+        """Let copies of weights on the device go; they come again with the next call."""
         if self._placements is not None:
             self._placements.release()
 
