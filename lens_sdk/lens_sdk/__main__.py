@@ -1,10 +1,13 @@
 """`python -m lens_sdk`, and the `lens` command."""
 
+import io
+import os
 import sys
 
 
 def main() -> None:
     """Run the command line."""
+    _write_any_character()
     try:
         from lens_sdk.cli import app
     except KeyboardInterrupt:
@@ -13,6 +16,17 @@ def main() -> None:
         sys.exit(130)
 
     app(prog_name="lens")
+
+
+def _write_any_character() -> None:
+    """Let files and pipes take every character: on Windows they are in a code page by default."""
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper) or stream.encoding.lower().startswith("utf"):
+            continue
+        if stream.isatty() or os.environ.get("PYTHONIOENCODING"):
+            stream.reconfigure(errors="replace")
+        else:
+            stream.reconfigure(encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -132,7 +132,9 @@ JsonOption = Annotated[
 
 def print_json(value: Any) -> None:
     """Print a value as one JSON document; in colour on a terminal."""
-    out.print_json(json.dumps(value, ensure_ascii=False))
+    # Escapes are read alike in whatever the output is encoded.
+    escaped = not out.encoding.startswith("utf")
+    out.print_json(json.dumps(value, ensure_ascii=False), ensure_ascii=escaped)
 
 
 def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
