@@ -3,10 +3,13 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from golden_components import max_error
+from lens_core import LensPipeline
 from lens_core.checkpoints.lora_files import linear_shapes
 from tiny_components import tiny_transformer
 
@@ -84,3 +87,21 @@ def with_changes(*changes: Change) -> Tensor:
             for module, (down, up) in pairs.items():
                 model.get_submodule(module).weight += scale * up @ down
     return output(model)
+
+
+FIRST, SECOND = random_pairs(4, 1), random_pairs(2, 2, MODULES[::2])
+
+
+def with_loras(pipeline: LensPipeline, folder: Path) -> LensPipeline:
+    pipeline.load_lora_weights(write(folder / "1.safetensors", FIRST), "one", 0.8)
+    pipeline.load_lora_weights(write(folder / "2.safetensors", SECOND), "two", 0.4)
+    return pipeline
+
+
+def is_as(pipeline: LensPipeline, first: float, second: float) -> bool:
+    """Whether the denoiser computes what it should with these weights, and the records say them."""
+    expected = with_changes((FIRST, first), (SECOND, second))
+    records = pipeline.lora_records
+    said = [records[name]["weight"] for name in ("one", "two") if name in records]
+    assert said in ([], pytest.approx([first, second]))
+    return max_error(output(pipeline.transformer), expected) < 2e-6
