@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lens_core.checkpoints.spool import spool_beside
+from lens_core.errors import CheckpointError
 
 
 def test_what_comes_back_is_what_went_in_and_nothing_stays(tmp_path: Path) -> None:
@@ -37,3 +38,21 @@ def test_a_conversion_that_fails_leaves_nothing_either(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_mapped_still_hides_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What failed is told, where the system removes no such file: Windows does not."""
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "in use", str(path))
+
+    def fail() -> None:
+        with spool_beside(tmp_path / "x.gguf") as spool:
+            spool.tensor(torch.ones(3))
+            monkeypatch.setattr(Path, "unlink", refuse)
+            raise CheckpointError("no room for a tensor")
+
+    with pytest.raises(CheckpointError, match="no room"):
+        fail()

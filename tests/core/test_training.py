@@ -276,6 +276,18 @@ def test_state_survives_a_kill_between_its_two_renames(tmp_path: Path) -> None:
     assert saved[1] == {"step": 1}
 
 
+def test_a_state_that_was_read_needs_its_file_no_more(tmp_path: Path) -> None:
+    """While it is mapped, Windows lets nobody replace it, and the next state could not be saved."""
+    folder = tmp_path / "state"
+    save_state(folder, {"x": torch.ones(100_000)}, {})
+    saved = load_state(folder)
+    file = folder / "state.safetensors"
+    with file.open("r+b") as opened:
+        opened.write(bytes(file.stat().st_size))
+    assert saved is not None
+    assert torch.equal(saved[0]["x"], torch.ones(100_000))
+
+
 def test_workers_draw_different_batches_that_together_are_the_stream(trained: Path) -> None:
     config = load_config(PretrainConfig, "nano", "pretrain", _values(TINY["pretrain"]))
     stream = SceneBatches(config, trained / "shards", Workers())

@@ -39,7 +39,7 @@ def test_losses_are_told_apart_by_timestep_and_bucket() -> None:
 def test_speed_counts_what_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens without padding, model operations of each row, a peak of the user's."""
     clock = iter([0.0, 2.0, 2.0])
-    monkeypatch.setattr("lens_core.training.metrics.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("lens_core.training.metrics.time.perf_counter", lambda: next(clock))
     config = tiny_config(peak_tflops=1e-6)
     metrics = TrainingMetrics(config, torch.device("cpu"), Workers())
     batch = noise_batch(0)
@@ -51,6 +51,26 @@ def test_speed_counts_what_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> Non
     flops = sum(training_flops(MODEL, 16, length) for length in text)
     assert record["mfu"] == pytest.approx(flops / 2 / 1e6, abs=1e-4)
     assert record["memory_gb"] > 0.05
+
+
+def test_records_may_follow_within_a_tick_of_a_coarse_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That of Windows stands still for 16 milliseconds, unless it is the one for short times."""
+    monkeypatch.setattr("time.monotonic", lambda: 1.0)
+    metrics = TrainingMetrics(tiny_config(), torch.device("cpu"), Workers())
+    metrics.add(noise_batch(0), torch.ones(4), torch.full((4,), 0.5))
+    assert metrics.record()["images_per_second"] > 0
+
+
+def test_memory_is_measured_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = types.SimpleNamespace(
+        memory_info=lambda: types.SimpleNamespace(peak_wset=3_000_000_000)
+    )
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.setattr("psutil.Process", lambda: process)
+    metrics = TrainingMetrics(tiny_config(), torch.device("cpu"), Workers())
+    assert metrics.record()["memory_gb"] == 3
 
 
 def test_utilisation_is_unknown_without_a_peak() -> None:

@@ -1,7 +1,7 @@
 """Values kept on disk until a file that lists all its tensors first can be begun."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +51,15 @@ class Spool:
 
 @contextmanager
 def spool_beside(target: Path) -> Iterator[Spool]:
-    """A spool on the disk that a file is to be on; nothing of it stays."""
+    """A spool on the disk that a file is to be on; nothing of it stays.
+
+    But what an error still refers to stays on Windows, until the next conversion to the same file.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     path = target.with_name(f"{target.name}.values")
     path.unlink(missing_ok=True)
     try:
         yield Spool(path)
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(PermissionError):
+            path.unlink(missing_ok=True)

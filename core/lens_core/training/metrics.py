@@ -1,9 +1,9 @@
 """What a training run measures between two log records, over all its processes."""
 
-import resource
 import sys
 import time
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ class TrainingMetrics:
         self._peak = peak_flops(device, config.peak_tflops)
         self._tally = Tally()
         self._pending: list[tuple[str, Tensor, Tensor]] = []
-        self._started = time.monotonic()
+        self._started = time.perf_counter()
 
     def add(self, batch: Batch, losses: Tensor, timesteps: Tensor) -> None:
         """Count a batch: its losses `[B]` at its timesteps `[B]`, on whatever device."""
@@ -89,14 +89,14 @@ class TrainingMetrics:
         waited longest, `memory_gb` the most that any process has used so far.
         """
         self._settle()
-        seconds = time.monotonic() - self._started
+        seconds = time.perf_counter() - self._started
         parts = self._workers.gather((self._tally, seconds, _memory(self._device)))
         waited = max(part.waited for part, _, _ in parts)
         total = Tally()
         for part, _, _ in parts:
             total.merge(part)
         seconds = max(seconds for _, seconds, _ in parts)
-        self._tally, self._started = Tally(), time.monotonic()
+        self._tally, self._started = Tally(), time.perf_counter()
         peak = None if self._peak is None else self._peak * self._workers.count
         return {
             "loss": _mean([sum(column) for column in zip(*total.bins, strict=True)]),
@@ -131,5 +131,9 @@ def _memory(device: torch.device) -> float:
     """Most memory used so far in GB: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows has it elsewhere.
+        return float(import_module("psutil").Process().memory_info().peak_wset) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -45,7 +45,9 @@ def load_state(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | No
         return None
     source, values = found
     try:
-        return load_file(source / "state.safetensors"), values
+        mapped = load_file(source / "state.safetensors")
+        # An optimiser keeps what it is given, and Windows replaces no file that is mapped.
+        return {name: tensor.clone() for name, tensor in mapped.items()}, values
     except (OSError, SafetensorError) as error:
         raise _incomplete(source, error) from error
 
