@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
+
+_WAITS = (0.01, 0.03, 0.1, 0.3, 0.6)
+"""Seconds between tries to replace a file that another program has open on Windows."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -23,10 +27,23 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        _put_in_place(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _put_in_place(partial: Path, path: Path) -> None:
+    for wait in _WAITS:
+        try:
+            partial.replace(path)
+            return
+        except PermissionError as error:
+            # There readers, virus scanners and indexers keep others off for a moment.
+            if getattr(error, "winerror", None) is None:
+                raise
+            time.sleep(wait)
+    partial.replace(path)
 
 
 def append_line(file: FileIO, line: bytes) -> None:
