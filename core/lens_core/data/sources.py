@@ -92,7 +92,7 @@ def folder_images(folder: Path) -> Iterator[SourceImage]:
         )
     for path in paths:
         captions = _CaptionFile(path.with_suffix(".txt"))
-        yield SourceImage(str(path.relative_to(folder)), captions, path.read_bytes)
+        yield SourceImage(path.relative_to(folder).as_posix(), captions, path.read_bytes)
 
 
 def table_images(path: Path) -> Iterator[SourceImage]:
