@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from lens_reasoner import Generator, ImageRequest, Rubric, UnsupportedSettingError
 from lens_reasoner.settings import settings_for
+from lens_reasoner.text_files import read_text
 from lens_sdk.errors import BatchFileError
 from lens_sdk.file_names import name_of
 
@@ -70,7 +71,7 @@ def read_requests(
     path = Path(path)
     try:
         # Lines end with line feeds alone: JSON may hold other marks that end lines elsewhere.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = read_text(path).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise BatchFileError(f"{path} cannot be read: {error}.", hint=_HINT) from error
     found: list[BatchRequest] = []

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from lens_reasoner.text_files import read_text
 from lens_sdk.errors import SettingsError
 from lens_sdk.settings import Settings, TimeoutSettings
 
@@ -120,7 +121,7 @@ def _user_folder(environ: Mapping[str, str]) -> Path:
 
 def _from_file(path: Path) -> dict[str, tuple[Any, Source]]:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise SettingsError(
             f"The settings in {path} cannot be read: {error}.", hint="It is to be a TOML file."

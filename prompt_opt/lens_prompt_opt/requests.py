@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
 from lens_prompt_opt.errors import PromptSetError
+from lens_reasoner.text_files import read_text
 from lens_reasoner.types import ImageRequest, Rubric, Value
 
 MIN_SPLIT = 4
@@ -113,7 +114,7 @@ class PromptSet(Value):
         path = Path(path)
         try:
             # Lines end with line feeds alone: JSON may hold other marks that end lines elsewhere.
-            lines = path.read_text(encoding="utf-8-sig").split("\n")
+            lines = read_text(path).split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise PromptSetError(
                 f"The requests {str(path)!r} cannot be read: {error}.",

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from lens_reasoner.errors import PriceTableError
+from lens_reasoner.text_files import read_text
 from lens_reasoner.types import Usage, Value
 
 PRICES_VARIABLE = "LENS_PRICES"
@@ -61,7 +62,7 @@ class PriceTable(Value):
             PriceTableError: If there is no such file or it holds no table.
         """
         try:
-            return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
+            return cls.model_validate_json(read_text(path))
         except (OSError, ValueError) as error:
             raise _unreadable(str(path), error) from error
 

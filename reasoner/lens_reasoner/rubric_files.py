@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from lens_reasoner.errors import RubricFileError
+from lens_reasoner.text_files import read_text
 from lens_reasoner.types import Rubric
 
 _FORM = (
@@ -39,7 +40,7 @@ def load_rubric(path: str | Path) -> Rubric:
         OSError: If it cannot be read.
     """
     try:
-        return Rubric.model_validate_json(Path(path).read_text(encoding="utf-8"))
+        return Rubric.model_validate_json(read_text(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"

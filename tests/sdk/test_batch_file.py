@@ -82,7 +82,7 @@ def test_all_lines_that_cannot_be_used_are_told_at_once(tmp_path: Path) -> None:
     many.write_text('{"text": "x"}\n' * 30, "utf-8")
     with pytest.raises(BatchFileError, match=r"line 20: it is JSON.*\nand 10 more "):
         read_requests(many)
-    many.write_bytes(b"\xff\xfe")
+    many.write_bytes(b"\xff")
     for wrong in (many, tmp_path / "missing.txt"):
         with pytest.raises(BatchFileError, match="cannot be read"):
             read_requests(wrong)

@@ -17,6 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from lens_reasoner.text_files import read_text
 from lens_sdk.errors import SdkError
 from lens_sdk.server.errors import ApiError
 from lens_sdk.server.limits import ServerLimits
@@ -60,7 +61,7 @@ class ApiKeys:
         Raises:
             KeyFileError: There is none, or one is shorter than 16 characters.
         """
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
         keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not keys or min(map(len, keys)) < 16:
             what = "holds no key" if not keys else "holds a key of less than 16 characters"

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lens_reasoner.errors import CalibrationError
+from lens_reasoner.text_files import read_text
 from lens_reasoner.types import Answer, Value
 
 _ANSWERS: dict[str, Answer] = {
@@ -59,7 +60,7 @@ def load_labels(path: str | Path) -> tuple[HumanLabel, ...]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except UnicodeDecodeError as error:
         raise CalibrationError(f"{path} is not UTF-8 text.", hint=_FORM) from error
     rows = _json_rows(path, text) if path.suffix == ".json" else list(_csv_rows(path, text))

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from lens_reasoner.errors import PromptFileError, ProtectedSectionError
 from lens_reasoner.prompts import markdown
+from lens_reasoner.text_files import read_text
 from lens_reasoner.types import Value
 
 _HEADING = "## "
@@ -159,7 +160,7 @@ class SystemPrompt(Value):
         if path.suffix not in {".json", ".md"}:
             raise _unknown_suffix(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
             if path.suffix == ".md":
                 return cls.from_markdown(text)
             return cls.model_validate_json(text)
