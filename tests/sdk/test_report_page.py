@@ -1,6 +1,7 @@
 """`lens report` on the command line, and its page in a real browser."""
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lens_prompt_opt.simulation.world import seed_prompt
 from lens_reasoner import AgentLoop, FunctionGenerator, GenerationRefusedError, RunRecord
 from lens_sdk.cli import app
 from lens_sdk.pages.runs import render_runs
+from lens_sdk.shell_words import shell_word
 from prompt_opt.simulated_study import WORLD, study
 from redness import paint
 
@@ -45,6 +47,22 @@ def test_a_folder_without_a_run_ends_with_a_message(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert done.exit_code == 1
     assert "study.json" in done.output
+
+
+async def test_the_command_for_labels_can_be_given_as_it_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder is quoted once, and on Windows so that both shells there read it."""
+    folder = tmp_path / "my runs"
+    await AgentLoop(generator=FunctionGenerator(paint)).run("a red square", seed=1, record=folder)
+    for system, mark in (("linux", "&#x27;"), ("win32", "&quot;")):
+        monkeypatch.setattr(sys, "platform", system)
+        done = CliRunner().invoke(app, ["report", str(folder)])
+        assert done.exit_code == 0, done.output
+        page = Path(done.output.strip()).read_text(encoding="utf-8")
+        assert f"--runs {mark}{folder}{mark}" in page
+        assert f"<code>{folder}</code>" in page
+    assert shell_word(r"lens-demo\runs") == r"lens-demo\runs"
 
 
 async def test_the_page_of_a_run_tells_why_pictures_are_missing(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import sys
 import webbrowser
 from pathlib import Path
@@ -30,6 +29,7 @@ from lens_sdk.cli.options import OpenOption, image_request
 from lens_sdk.cli.progress import progress_bars
 from lens_sdk.cli.saving import check_output
 from lens_sdk.models import DEFAULT_MODEL
+from lens_sdk.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lens_reasoner import AgentLoop, ImageRequest
@@ -86,10 +86,8 @@ def demo(
     runs, page = output / "runs", output / "index.html"
     output.mkdir(parents=True, exist_ok=True)
     cases = asyncio.run(_collect(plain, reasoned, asked, RunStore(runs)))
-    command = shlex.join(
-        ["lens", "demo", "--model", model, "--n", str(number), "--seed", str(seed)]
-    )
-    told = render_page(cases, model=generator.name, command=command, runs=shlex.quote(str(runs)))
+    command = f"lens demo --model {shell_word(model)} --n {number} --seed {seed}"
+    told = render_page(cases, model=generator.name, command=command, runs=str(runs))
     page.write_text(told, encoding="utf-8")
     if as_json:
         print_json({"page": str(page), "requests": [described(case) for case in cases]})

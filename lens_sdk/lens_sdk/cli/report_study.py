@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -70,7 +69,7 @@ def _check_study(folder: Path) -> None:
 def _runs_page(run: Path, path: Path) -> Path:
     from lens_sdk.pages.runs import render_runs
 
-    page = render_runs(readable_records(run), runs=shlex.quote(str(run)))
+    page = render_runs(readable_records(run), runs=str(run))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
     return path

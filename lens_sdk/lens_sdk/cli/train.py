@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from lens_sdk.cli.console import JsonOption, err, out, print_json, reports_error
 from lens_sdk.cli.options import ConfigOption, SetOption
 from lens_sdk.cli.plan import plan
 from lens_sdk.cli.train_memory import memory
+from lens_sdk.shell_words import shell_word
 
 
 class _Stages(TyperGroup):
@@ -115,7 +115,7 @@ def _may_name_images(config: str) -> bool:
 def _tell_how_to_draw(weights: Path) -> None:
     adapters = (weights / "adapter_config.json").is_file()
     option = "--lora" if adapters else "--model"
-    line = f'Draw with it: lens generate "a red apple" {option} {shlex.quote(str(weights))}'
+    line = f'Draw with it: lens generate "a red apple" {option} {shell_word(str(weights))}'
     err.print(line, markup=False, soft_wrap=True)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import shlex
 from html import escape
 from importlib.resources import files
 from string import Template
 
 from lens_prompt_opt.report.markup import Markup
+from lens_sdk.shell_words import shell_word
 
 _STYLES = ("palette.css", "base.css", "labels.css")
 _SCRIPTS = ("labels.js", "static.js")
@@ -44,7 +44,7 @@ def document(
         header=header,
         main=main,
         footer=footer,
-        then=escape(f"lens calibrate labels.json --runs {shlex.quote(runs)}"),
+        then=escape(f"lens calibrate labels.json --runs {shell_word(runs)}"),
         script=script,
     )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from functools import cache
 from html import escape
 from importlib.resources import files
 from string import Template
 
 from lens_sdk.pages.document import asset, source
+from lens_sdk.shell_words import shell_word
 
 
 @cache
@@ -32,5 +32,5 @@ def page(runs: str, studies: str) -> tuple[str, str]:
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     study = f"{studies}/NAME"
-    told = {"runs": escape(shlex.quote(runs)), "study": escape(shlex.quote(study))}
+    told = {"runs": escape(shell_word(runs)), "study": escape(shell_word(study))}
     return Template(text).substitute(style=style, script=script, **told), policy
