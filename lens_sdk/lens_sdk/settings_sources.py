@@ -28,6 +28,10 @@ VARIABLES: dict[str, str] = {
 """The environment variable of each setting, by its dotted name."""
 
 _PATHS = frozenset({"system_prompt", "prices", "runs", "cache"})
+_FORM = (
+    "It is to be a TOML file; a path with backslashes goes into single quotes, as in "
+    "runs = 'D:\\tries\\runs'."
+)
 _PROJECT_MARKS = (".git", "pyproject.toml")
 
 
@@ -124,13 +128,16 @@ def _from_file(path: Path) -> dict[str, tuple[Any, Source]]:
         data = tomllib.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise SettingsError(
-            f"The settings in {path} cannot be read: {error}.", hint="It is to be a TOML file."
+            f"The settings in {path} cannot be read: {error}.", hint=_FORM
         ) from error
     found: dict[str, tuple[Any, Source]] = {}
     for name, value in _flat(data).items():
         _check_name(name, str(path))
         if value == "":
             continue
+        if isinstance(value, str) and any(mark in value for mark in "\t\n\r\f\b"):
+            # That is what became of a backslash in double quotes.
+            raise SettingsError(f"{path}: {name} = {value!r} cannot be used.", hint=_FORM)
         if name in _PATHS and isinstance(value, str):
             # Relative to the file, so that it means the same from every folder of a project.
             value = str(path.parent / Path(value).expanduser())

@@ -75,6 +75,8 @@ def test_a_file_above_the_project_does_not_count(project: Path) -> None:
         ("max_retries = -1", "max_retries = -1 (.*lens.toml) cannot be used"),
         ('timeouts.total = "soon"', "timeouts.total = 'soon'"),
         ("model = [", "cannot be read"),
+        ('model = "C:\\Users\\me"', "cannot be read.*single quotes"),
+        ('runs = "D:\\tries\\runs"', "runs = 'D:.*single quotes"),
     ],
 )
 def test_mistakes_name_the_file_and_the_rule(project: Path, text: str, words: str) -> None:
