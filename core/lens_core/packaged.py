@@ -139,9 +139,11 @@ def _assemble(whole: Path, own: Path, folder: Path) -> None:
     try:
         made.rename(folder)
     except OSError:
-        # Another process was quicker; the content is the same.
-        shutil.rmtree(made)
-    made.parent.rmdir()
+        # Another process was quicker, with the same content; or a virus scanner is not done.
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(made.parent, ignore_errors=True)
 
 
 def _cache() -> Path:

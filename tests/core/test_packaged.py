@@ -52,6 +52,21 @@ def test_a_difference_is_small_and_gives_the_model_back(weights: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == ["changed"]
 
 
+def test_a_model_that_could_not_be_put_in_its_place_is_not_said_to_be_there(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, where a virus scanner may still be reading it; the next time it works."""
+
+    def refuse(made: Path, folder: Path) -> None:
+        raise PermissionError(13, "in use", str(folder))
+
+    with monkeypatch.context() as patched, pytest.raises(PermissionError, match="in use"):
+        patched.setattr(Path, "rename", refuse)
+        _assembled(weights, "changed")
+    assert (_assembled(weights, "changed") / DENOISER).is_file()
+    assert len(list((weights.parent / "cache").rglob("changed"))) == 1
+
+
 def test_a_difference_to_other_weights_is_refused(weights: Path) -> None:
     path = weights / "changed" / "transformer.safetensors"
     save_file({"proj_out.bias": torch.zeros(3, dtype=torch.bfloat16)}, path)
