@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lens_core.data.digests import listing_hash
 from lens_core.data.errors import MissingCaptionError, UnreadableImageError
 from lens_core.data.fitting import decode_image
 from lens_core.data.policy import DataPolicy
@@ -54,6 +55,19 @@ def test_captions_and_pictures_come_from_folders_and_tables(tmp_path: Path) -> N
     (tmp_path / "bad.jsonl").write_text('{"caption": "x"}\n')
     with pytest.raises(ParameterError, match="row 1 names no picture"):
         list(table_images(tmp_path / "bad.jsonl"))
+
+
+def test_what_file_managers_leave_in_a_folder_does_not_count(tmp_path: Path) -> None:
+    """A look at it in the Finder must not make it another one; nor are these files pictures."""
+    (tmp_path / "a.png").write_bytes(picture(64, 64))
+    before = listing_hash(tmp_path)
+    for name in (".DS_Store", "._a.png", "Thumbs.db", "Desktop.ini", ".old/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\0\0\1Bud1")
+    assert listing_hash(tmp_path) == before
+    assert [image.name for image in folder_images(tmp_path)] == ["a.png"]
+    (tmp_path / "a.txt").write_text("a cup", encoding="utf-8")
+    assert listing_hash(tmp_path) != before
 
 
 def test_a_caption_that_is_not_utf8_is_skipped_or_refused_by_name(tmp_path: Path) -> None:

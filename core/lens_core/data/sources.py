@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lens_core.data.buckets import Bucket
+from lens_core.data.digests import own_files
 from lens_core.data.errors import MissingCaptionError, UnreadableImageError
 from lens_core.data.tables import captions_of, find_image, read_rows
 from lens_core.errors import ParameterError
@@ -74,7 +75,7 @@ def folder_images(folder: Path) -> Iterator[SourceImage]:
 
     The list is `captions.jsonl`, `metadata.jsonl` or `metadata.csv`, as `table_images` reads it;
     otherwise the caption of `x.png` is the text of `x.txt` beside it, in UTF-8; reading another
-    text is a `MissingCaptionError`.
+    text is a `MissingCaptionError`. Hidden files do not count.
 
     Raises:
         ParameterError: It is no folder, or holds no pictures.
@@ -85,7 +86,7 @@ def folder_images(folder: Path) -> Iterator[SourceImage]:
         if (folder / name).is_file():
             yield from table_images(folder / name)
             return
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    paths = [path for path in own_files(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
     if not paths:
         raise ParameterError(
             f"{folder} holds no pictures; known suffixes: {', '.join(sorted(IMAGE_SUFFIXES))}"
