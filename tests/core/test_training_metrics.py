@@ -108,10 +108,16 @@ def test_a_run_logs_to_tensorboard(tmp_path: Path) -> None:
     assert {"bins/0", "buckets/64x64", "norm", "validation/loss", "validation/bins/7"} <= set(names)
 
 
-def test_a_resumed_run_takes_steps_back_that_were_not_saved(tmp_path: Path) -> None:
+def test_a_resumed_run_takes_steps_back_that_were_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer import event_file_writer
 
+    # Files of one second are read in the order of their names, of which a process numbers the end:
+    # the tenth would come before the ninth. Runs that go on are another process, seconds later.
+    monkeypatch.setattr(event_file_writer, "_global_uid", 0)
     told = {"trackers": ("tensorboard",), "save_every": 2}
     run(tmp_path, Workers(), tiny_config(steps=3, **told))
     shutil.rmtree(sorted((tmp_path / "checkpoints").glob("step-*"))[-1])
