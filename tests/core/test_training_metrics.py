@@ -117,7 +117,7 @@ def test_a_resumed_run_takes_steps_back_that_were_not_saved(
 
     # Files of one second are read in the order of their names, of which a process numbers the end:
     # the tenth would come before the ninth. Runs that go on are another process, seconds later.
-    monkeypatch.setattr(event_file_writer, "_global_uid", 0)
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     told = {"trackers": ("tensorboard",), "save_every": 2}
     run(tmp_path, Workers(), tiny_config(steps=3, **told))
     shutil.rmtree(sorted((tmp_path / "checkpoints").glob("step-*"))[-1])
