@@ -1,5 +1,6 @@
 """Reading checkpoint folders strictly: safetensors only, every tensor name accounted for."""
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -82,18 +83,14 @@ def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Pa
     Args:
         folder: The component's folder.
         stem: `"model"` for transformers, `"diffusion_pytorch_model"` for diffusers.
-        variant: What these libraries put in the names of other forms, such as `ema`.
+        variant: What these libraries put in the names of other forms, such as `fp16`.
 
     Raises:
         CheckpointError: There are none, one that the index names is absent, or there are only
             pickles.
     """
-    mark = f".{variant}" if variant else ""
-    index = folder / f"{stem}.safetensors.index{mark}.json"
-    if index.is_file():
-        files = [folder / name for name in _indexed_files(index)]
-    else:
-        files = [folder / f"{stem}{mark}.safetensors"]
+    index, whole = _names(folder, stem, variant)
+    files = [folder / name for name in _indexed_files(index)] if index.is_file() else [whole]
     absent = [file.name for file in files if not file.is_file()]
     if not absent and files:
         return files
@@ -103,7 +100,26 @@ def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Pa
             f"{folder} has only pickle files {pickles}; a pickle can run any code when it is "
             "opened, so convert it to safetensors first"
         )
-    raise CheckpointError(f"{folder} lacks {absent or 'every file its index should name'}")
+    others = "".join(f"; variant={name!r} is there" for name in variants_in(folder, stem))
+    raise CheckpointError(f"{folder} lacks {absent or 'every file its index should name'}{others}")
+
+
+def _names(folder: Path, stem: str, variant: str | None) -> tuple[Path, Path]:
+    """Where the index of a component's shards would be, and its only file."""
+    mark = f".{variant}" if variant else ""
+    return folder / f"{stem}.safetensors.index{mark}.json", folder / f"{stem}{mark}.safetensors"
+
+
+def variants_in(folder: Path, stem: str) -> list[str]:
+    """The variants of a component that a folder has; the plain form is none of them."""
+    pattern = re.compile(rf"{stem}\.(?:safetensors\.index\.([\w-]+)\.json|([\w-]+)\.safetensors)")
+    found = (pattern.fullmatch(file.name) for file in folder.glob(f"{stem}.*"))
+    return sorted({match[1] or match[2] for match in found if match})
+
+
+def has_weights(folder: Path, stem: str, variant: str | None = None) -> bool:
+    """Whether a folder has safetensors of a component under its plain name or a variant's."""
+    return any(file.is_file() for file in _names(folder, stem, variant))
 
 
 def _indexed_files(index: Path) -> list[str]:
@@ -139,10 +155,12 @@ def read_headers(folder: Path, stem: str, variant: str | None = None) -> dict[st
     return tensors
 
 
-def read_tensors(folder: Path, stem: str, names: Collection[str]) -> dict[str, torch.Tensor]:
+def read_tensors(
+    folder: Path, stem: str, names: Collection[str], variant: str | None = None
+) -> dict[str, torch.Tensor]:
     """Some tensors of a component, in the precision they are stored in."""
     tensors: dict[str, torch.Tensor] = {}
-    for file in weight_files(folder, stem):
+    for file in weight_files(folder, stem, variant):
         with safe_open(file, framework="pt") as handle:
             for name in set(names) & set(handle.keys()):
                 tensors[name] = handle.get_tensor(name)

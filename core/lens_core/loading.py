@@ -20,6 +20,7 @@ from lens_core.checkpoint_files import (
     PICKLE_SUFFIXES,
     check_dtype,
     check_stored,
+    has_weights,
     read_config,
     read_headers,
     read_json,
@@ -27,6 +28,7 @@ from lens_core.checkpoint_files import (
     refuse_float16,
 )
 from lens_core.checkpoints.configs import made_of
+from lens_core.checkpoints.vae import STEM
 from lens_core.defaults import DEFAULTS_KEY, INDEX_NAME, PUBLISHED_DEFAULTS, load_defaults
 from lens_core.defaults import LensDefaults as LensDefaults
 from lens_core.errors import CheckpointError, ComponentError, ParameterError, PrecisionError
@@ -58,13 +60,13 @@ def checkpoint_folder(path: str | Path) -> Path:
     return folder
 
 
-EncoderReader = Callable[[Path, torch.dtype], Any]
-"""Makes a text encoder of a file or folder, or something that can load it later."""
+EncoderReader = Callable[[Path, torch.dtype, str | None], Any]
+"""Makes a text encoder of a folder's files of a variant, or something that can load them later."""
 
 
-def read_text_encoder(path: Path, dtype: torch.dtype) -> LensTextEncoder:
+def read_text_encoder(path: Path, dtype: torch.dtype, variant: str | None) -> LensTextEncoder:
     """Load the text encoder of a folder at once."""
-    return LensTextEncoder.from_pretrained(path, dtype=dtype)
+    return LensTextEncoder.from_pretrained(path, dtype=dtype, variant=variant)
 
 
 def load_components(
@@ -73,6 +75,7 @@ def load_components(
     given: Mapping[str, Any],
     read_encoder: EncoderReader = read_text_encoder,
     defaults: LensDefaults = PUBLISHED_DEFAULTS,
+    variant: str | None = None,
 ) -> dict[str, Any]:
     """Every part of a pipeline by its name, from its subfolder unless it was given.
 
@@ -82,6 +85,7 @@ def load_components(
         given: Components, or None for one to leave out, to use instead of the folder's.
         read_encoder: How the text encoder is read.
         defaults: What the model is run with as far as the folder states nothing.
+        variant: Read the files under this name, such as `fp16`, where a part has them.
 
     Raises:
         CheckpointError: Incomplete, unreadable, pickled or unknown weights.
@@ -90,10 +94,14 @@ def load_components(
     """
     check_dtype(dtype)
     folder = checkpoint_folder(path)
+
+    def found(part: str, stem: str = STEM) -> tuple[Path, torch.dtype, str | None]:
+        return folder / part, dtype, variant if has_weights(folder / part, stem, variant) else None
+
     loaders: dict[str, Callable[[], Any]] = {
-        "transformer": lambda: load_transformer(folder / "transformer", dtype),
-        "text_encoder": lambda: read_encoder(folder / "text_encoder", dtype),
-        "vae": lambda: load_vae(folder / "vae", dtype),
+        "transformer": lambda: load_transformer(*found("transformer")),
+        "text_encoder": lambda: read_encoder(*found("text_encoder", "model")),
+        "vae": lambda: load_vae(*found("vae")),
         "tokenizer": lambda: load_tokenizer(folder / "tokenizer"),
         "scheduler": lambda: load_scheduler(folder / "scheduler"),
         "defaults": lambda: load_defaults(folder, defaults),
@@ -108,15 +116,17 @@ def save_components(
     components: Mapping[str, Any],
     defaults: LensDefaults,
     max_shard_size: str = "5GB",
+    variant: str | None = None,
 ) -> None:
     """Write every component to its own subfolder as safetensors and JSON, and the index."""
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
+    weights: dict[str, Any] = {"max_shard_size": max_shard_size, "variant": variant}
     for name, component in components.items():
         if component is None:
             continue
-        shards = {"max_shard_size": max_shard_size} if isinstance(component, nn.Module) else {}
-        component.save_pretrained(folder / name, **shards)
+        is_model = isinstance(component, nn.Module)
+        component.save_pretrained(folder / name, **(weights if is_model else {}))
         _forget_origin(folder / name / "config.json")
     _write_index(folder, components, defaults)
 
@@ -130,7 +140,9 @@ def _forget_origin(config: Path) -> None:
         config.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
-def load_transformer(folder: Path, dtype: torch.dtype = torch.float32) -> LensTransformer2DModel:
+def load_transformer(
+    folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None
+) -> LensTransformer2DModel:
     """Load the denoiser, name by name.
 
     Raises:
@@ -139,12 +151,14 @@ def load_transformer(folder: Path, dtype: torch.dtype = torch.float32) -> LensTr
     """
     check_dtype(dtype)
     model: LensTransformer2DModel = LensTransformer2DModel.from_pretrained(
-        folder, torch_dtype=dtype, local_files_only=True
+        folder, torch_dtype=dtype, variant=variant, local_files_only=True
     )
     return model.eval()  # type: ignore[no-any-return]
 
 
-def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLFlux2:
+def load_vae(
+    folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None
+) -> AutoencoderKLFlux2:
     """Load the FLUX.2 autoencoder, name by name.
 
     Its normalisation statistics stay in float32 whatever the dtype: they are few, and rounding them
@@ -158,11 +172,11 @@ def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLF
     config = read_config(folder)
     with made_of(folder, "FLUX.2 autoencoder"), torch.device("meta"):
         expected = AutoencoderKLFlux2.from_config(config).state_dict()
-    check_stored(folder, read_headers(folder, "diffusion_pytorch_model"), expected)
+    check_stored(folder, read_headers(folder, STEM, variant), expected)
     vae = AutoencoderKLFlux2.from_pretrained(
-        folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
+        folder, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True
     ).eval()
-    stored = read_tensors(folder, "diffusion_pytorch_model", ("bn.running_mean", "bn.running_var"))
+    stored = read_tensors(folder, STEM, ("bn.running_mean", "bn.running_var"), variant)
     vae.bn.running_mean = stored["bn.running_mean"].float()
     vae.bn.running_var = stored["bn.running_var"].float()
     keep_statistics(vae)

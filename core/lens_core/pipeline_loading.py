@@ -57,6 +57,7 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
         torch_dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
         revision: str | None = None,
+        variant: str | None = None,
         hub: Hub | None = None,
         memory: MemoryChoice | None = None,
         feature_cache: FeatureCache | str | Path | None = None,
@@ -76,6 +77,8 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
             device: Where to move the pipeline; the CPU by default, with a memory plan the
                 accelerator if there is one.
             revision: Commit, tag or branch of a hub repository.
+            variant: Read weights from files of this name, such as `fp16`, where a part has them;
+                `dtype` says what they are cast to.
             hub: Another hub or cache than the usual one.
             memory: Memory plan: `auto`, a name of `lens_core.memory.plan.PLANS` or a `MemoryPlan`.
             feature_cache: Cache of text features, or its folder. The text encoder is loaded when a
@@ -97,7 +100,7 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
         refuse_words("from_pretrained", elsewhere, LOADING)
         source = pretrained_model_name_or_path
         loader = encoder_loader(memory, feature_cache)
-        parts = load_source(source, precision, components, revision, hub, loader)
+        parts = load_source(source, precision, components, revision, hub, loader, variant)
         pipeline: Self = plan_pipeline(cls, parts, memory, feature_cache, device)
         # Another autoencoder than the folder's needs another map.
         if "vae" not in components and (found := find_preview_map(source)) is not None:
@@ -260,6 +263,7 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
         save_directory: str | Path,
         safe_serialization: bool = True,
         max_shard_size: str = "5GB",
+        variant: str | None = None,
         **others: Never,
     ) -> None:
         """Save every component in its own subfolder, as safetensors and JSON.
@@ -268,6 +272,7 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
             save_directory: The folder; it is created.
             safe_serialization: Must stay True; pickles are not written.
             max_shard_size: Largest weight file.
+            variant: Written into the names of weight files, to be read by `variant=`.
             **others: There is nothing else; what diffusers takes is told what to do instead.
 
         Raises:
@@ -280,6 +285,6 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
             raise CheckpointError("safe_serialization=False would write a pickle; Lens never does")
         refuse_loaded(self)
         refuse_planned(self)
-        save_components(save_directory, self.components, self.defaults, max_shard_size)
+        save_components(save_directory, self.components, self.defaults, max_shard_size, variant)
         if self._preview_map is not None:
             self._preview_map.save(Path(save_directory) / "vae" / FILE_NAME)

@@ -221,9 +221,10 @@ def _load_packed(
 ) -> Any:
     from lens_core.checkpoints.encoder import load_text_encoder
 
+    variant = kwargs.pop("variant", None)
     if kwargs:
         raise ParameterError(f"a packed text encoder is loaded without {sorted(kwargs)}")
-    return load_text_encoder(folder, dtype, model_class=model_class)
+    return load_text_encoder(folder, dtype, variant=variant, model_class=model_class)
 
 
 def _refuse_quantised(folder: Path, config: GptOssConfig) -> None:

@@ -125,7 +125,7 @@ class TestSingleFiles:
 class TestLoading:
     def test_words_that_mean_the_same(self, folder: Path, tmp_path: Path) -> None:
         words = {"device_map": "cpu", "use_safetensors": True, "low_cpu_mem_usage": True}
-        nothing = {"variant": None, "quantization_config": None}
+        nothing = {"quantization_config": None}
         found = LensPipeline.from_pretrained(str(folder), **words, **nothing)
         assert torch.equal(latents_of(found), latents_of(tiny_pipeline()))
         kept = tmp_path / "cache"
@@ -139,7 +139,6 @@ class TestLoading:
             ({"device_map": {"transformer": 0}}, "memory='auto'"),
             ({"device_map": "cuda", "device": "cpu"}, "contradict"),
             ({"quantization_config": {"load_in_4bit": True}}, "memory='6gb'"),
-            ({"variant": "fp16"}, "dtype=torch.bfloat16"),
             ({"custom_pipeline": "other"}, "only pipeline"),
             ({"token": "t", "hub": Hub()}, "one or the other"),
             ({"safety_checker": None}, "does not know .'safety_checker'"),
@@ -159,8 +158,6 @@ class TestLoading:
             LensPipeline.from_pretrained(folder, use_safetensors=False)
         with pytest.raises(CheckpointError, match="pickle"):
             pipeline.save_pretrained(tmp_path / "saved", safe_serialization=False)
-        with pytest.raises(ParameterError, match="folder of its own"):
-            pipeline.save_pretrained(tmp_path / "saved", variant="bf16")
         assert not (tmp_path / "saved").exists()
         pipeline.save_pretrained(tmp_path / "saved", push_to_hub=False)
 

@@ -50,17 +50,20 @@ class EncoderSource:
         return self.is_tied or HEAD_NAME in self.tensors
 
 
-def open_text_encoder(path: str | Path, config: Config | None = None) -> EncoderSource:
+def open_text_encoder(
+    path: str | Path, config: Config | None = None, variant: str | None = None
+) -> EncoderSource:
     """Look into a text encoder's file or folder.
 
     Args:
         path: Safetensors or GGUF file, or a folder in Hugging Face's layout.
         config: For files that are not the published GPT-OSS-20B and say nothing themselves.
+        variant: Of a folder's files.
 
     Raises:
         CheckpointError: Unreadable, or of a layout that is not known.
     """
-    weights = open_weights(path)
+    weights = open_weights(path, variant=variant)
     found = encoder_config(weights, config)
     layers = found.num_hidden_layers
     if any(header.container == "gguf" for header in weights.headers):
@@ -90,6 +93,7 @@ def load_text_encoder(
     path: str | Path,
     dtype: torch.dtype = torch.bfloat16,
     config: Config | None = None,
+    variant: str | None = None,
     model_class: type[LensTextEncoder] = LensTextEncoder,
 ) -> LensTextEncoder:
     """Load a text encoder, name by name. Packed experts stay packed.
@@ -98,6 +102,7 @@ def load_text_encoder(
         path: Safetensors or GGUF file, or a folder in Hugging Face's layout.
         dtype: Of everything that is not packed, and of the computation.
         config: For files that are not the published GPT-OSS-20B and say nothing themselves.
+        variant: Of a folder's files.
         model_class: What to make.
 
     Raises:
@@ -105,7 +110,7 @@ def load_text_encoder(
             absent), or a damaged file.
         PrecisionError: float16.
     """
-    return build_text_encoder(open_text_encoder(path, config), dtype, model_class)
+    return build_text_encoder(open_text_encoder(path, config, variant), dtype, model_class)
 
 
 def blank_text_encoder(

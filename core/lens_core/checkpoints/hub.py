@@ -22,7 +22,8 @@ from lens_core.errors import CheckpointError, HubUnreachableError
 
 _log = logging.getLogger(__name__)
 
-_SAFE_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt")
+_TEXT_FILES = ("*.json", "*.jinja", "*.txt")
+_WEIGHTS = "*.safetensors"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _BLOCK = 1 << 22
 _REASON = 300
@@ -70,8 +71,10 @@ class Hub:
     local_only: bool = False
     token: str | bool | None = field(default=None, repr=False)
 
-    def fetch(self, source: HubSource) -> Path:
+    def fetch(self, source: HubSource, variant: str | None = None) -> Path:
         """The local file or folder of a component, downloaded if it is not there.
+
+        Of a folder that has weights under a variant's name, those alone are downloaded.
 
         Raises:
             HubUnreachableError: It is not here, and the hub does not answer.
@@ -81,7 +84,7 @@ class Hub:
         no_way = no_way_to(self.endpoint or constants.ENDPOINT) if asks else ""
         hub = replace(self, local_only=self.local_only or bool(no_way))
         try:
-            found = hub._file(source) if source.is_file else hub._folder(source)
+            found = hub._file(source) if source.is_file else hub._folder(source, variant)
         except (OSError, ValueError, EntryNotFoundError) as error:
             if no_way:
                 raise HubUnreachableError(f"{source} is not in the cache, and {no_way}") from error
@@ -92,13 +95,15 @@ class Hub:
         self._check(source, found)
         return found
 
-    def repository(self, name: str, revision: str | None = None) -> Path:
+    def repository(
+        self, name: str, revision: str | None = None, variant: str | None = None
+    ) -> Path:
         """The local folder of a whole model in the diffusers layout.
 
         Raises:
             CheckpointError: It cannot be had.
         """
-        return self.fetch(HubSource(name, "", revision))
+        return self.fetch(HubSource(name, "", revision), variant)
 
     def _has(self, source: HubSource) -> bool:
         """Whether a file is here already, of a commit that cannot change."""
@@ -121,9 +126,24 @@ class Hub:
             )
         )
 
-    def _folder(self, source: HubSource) -> Path:
+    def _folder(self, source: HubSource, variant: str | None) -> Path:
         start = f"{source.path}/" if source.path else ""
-        found = Path(
+        weights = _WEIGHTS if variant is None else f"*.{variant}[.-]*safetensors"
+        patterns = [f"{start}{pattern}" for pattern in (*_TEXT_FILES, weights)]
+        found = self._snapshot(source, patterns)
+        if variant is not None:
+            # Which parts have no files of the variant is known only now.
+            configs = (found / source.path).rglob("config.json")
+            plain = [part.parent for part in configs if not any(part.parent.glob(weights))]
+            patterns += [(part.relative_to(found) / _WEIGHTS).as_posix() for part in plain]
+            found = self._snapshot(source, patterns)
+        folder = found / source.path
+        if not any(folder.rglob(_WEIGHTS)):
+            raise CheckpointError(f"{source} has no safetensors")
+        return folder
+
+    def _snapshot(self, source: HubSource, patterns: Sequence[str]) -> Path:
+        return Path(
             snapshot_download(
                 source.repository,
                 revision=source.revision,
@@ -131,15 +151,11 @@ class Hub:
                 cache_dir=self.cache,
                 local_files_only=self.local_only,
                 token=self.token,
-                allow_patterns=[f"{start}{pattern}" for pattern in _SAFE_FILES],
+                allow_patterns=[*patterns],
                 # Other forms of the same weights, which openai/gpt-oss-20b carries.
                 ignore_patterns=["original/*", "metal/*"],
             )
         )
-        folder = found / source.path
-        if not any(folder.rglob("*.safetensors")):
-            raise CheckpointError(f"{source} has no safetensors")
-        return folder
 
     def _check(self, source: HubSource, found: Path) -> None:
         for name, expected in source.sha256.items():
@@ -174,7 +190,7 @@ def fetched_folder(source: Path, options: dict[str, Any]) -> Path:
         token=options.pop("token", None),
     )
     if not source.exists() and is_repository(name):
-        return hub.fetch(HubSource(name, part, revision))
+        return hub.fetch(HubSource(name, part, revision), options.get("variant"))
     if not (source / part).is_dir():
         raise CheckpointError(
             f"{source / part} is not there; a checkpoint has a folder for each part"

@@ -96,10 +96,12 @@ def inspect_checkpoint(path: str | Path) -> list[CheckpointInfo]:
 
 
 def _component(folder: Path, stems: tuple[str, ...]) -> CheckpointInfo:
-    from lens_core.checkpoint_files import weight_files
+    from lens_core.checkpoint_files import has_weights, variants_in, weight_files
 
-    present = [stem for stem in stems if any(folder.glob(f"{stem}*"))] or stems[:1]
-    return _info(folder, [read_header(file) for file in weight_files(folder, present[0])])
+    stem = next((stem for stem in stems if any(folder.glob(f"{stem}*"))), stems[0])
+    variants = [] if has_weights(folder, stem) else variants_in(folder, stem)
+    files = weight_files(folder, stem, variants[0] if variants else None)
+    return _info(folder, [read_header(file) for file in files])
 
 
 def _info(path: Path, headers: list[FileHeader]) -> CheckpointInfo:

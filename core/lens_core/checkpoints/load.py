@@ -31,8 +31,8 @@ from lens_core.tokenizer import load_packaged_tokenizer, tokenizer_from_json
 Part = str | Path | nn.Module
 """A component: a file, its folder, or the loaded module."""
 
-EncoderLoader = Callable[[Path, torch.dtype, Config | None], Any]
-"""Makes a text encoder of a file or folder, or something that can load it later."""
+EncoderLoader = Callable[[Path, torch.dtype, Config | None, str | None], Any]
+"""Makes a text encoder of a file, or of a folder's files of a variant, or can load it later."""
 
 _CONFIGS = ("denoiser", "text_encoder", "vae")
 
@@ -44,6 +44,7 @@ def load_source(
     revision: str | None = None,
     hub: Hub | None = None,
     load_encoder: EncoderLoader | None = None,
+    variant: str | None = None,
 ) -> dict[str, Any]:
     """Components of a local folder, a packaged or published model by its name, or a repository.
 
@@ -56,6 +57,7 @@ def load_source(
         revision: Of a hub repository.
         hub: Where to download from.
         load_encoder: How the text encoder is read; at once by default.
+        variant: Of a folder's or repository's files.
 
     Raises:
         CheckpointError: No source works, or what it holds is incomplete.
@@ -72,12 +74,12 @@ def load_source(
     if asks_hub and name in PACKAGED_MODELS:
         local = packaged_folder(name)
     elif asks_hub and is_repository(name) and not local.suffix:
-        local = (hub or Hub()).repository(name, revision)
+        local = (hub or Hub()).repository(name, revision, variant)
     precision, named = dtype or torch.float32, defaults_by_name(source)
     if load_encoder is None:
-        return load_components(local, precision, given, defaults=named)
+        return load_components(local, precision, given, defaults=named, variant=variant)
     read = partial(_called, load_encoder)
-    return load_components(local, precision, given, read, named)
+    return load_components(local, precision, given, read, named, variant)
 
 
 def components_from(
@@ -152,8 +154,8 @@ def _part(part: Part, load: Callable[..., Any], dtype: torch.dtype, config: Conf
     return part if isinstance(part, nn.Module) else load(part, dtype, config)
 
 
-def _called(load: EncoderLoader, path: Path, dtype: torch.dtype) -> Any:
-    return load(path, dtype, None)
+def _called(load: EncoderLoader, path: Path, dtype: torch.dtype, variant: str | None) -> Any:
+    return load(path, dtype, None, variant)
 
 
 def _encoder(
@@ -162,7 +164,7 @@ def _encoder(
     """The text encoder and the tokenizer that its file carries."""
     if part is None or isinstance(part, nn.Module):
         return part, None
-    encoder = load(Path(part), dtype, config)
+    encoder = load(Path(part), dtype, config, None)
     return encoder, carried_tokenizer(open_text_encoder(part, config))
 
 

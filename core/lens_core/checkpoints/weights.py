@@ -56,18 +56,19 @@ class Weights:
         return {name: value for header in self.headers for name, value in header.metadata.items()}
 
 
-def open_weights(path: str | Path, stem: str = "model") -> Weights:
+def open_weights(path: str | Path, stem: str = "model", variant: str | None = None) -> Weights:
     """Open a safetensors or GGUF file, or a component's folder.
 
     Args:
         path: The file or folder.
         stem: How files in a folder are called: `"model"` or `"diffusion_pytorch_model"`.
+        variant: Of a folder's files.
 
     Raises:
         CheckpointError: Missing, damaged or pickled files, or a tensor in two of them.
     """
     source = Path(path)
-    files = weight_files(source, stem) if source.is_dir() else [source]
+    files = weight_files(source, stem, variant) if source.is_dir() else [source]
     headers = tuple(read_header(file) for file in files)
     tensors: LazyTensors = {}
     for header in headers:

@@ -39,7 +39,6 @@ LOADING: Mapping[str, str] = {
     "offload_folder": _PLAN,
     "offload_state_dict": _PLAN,
     "quantization_config": _QUANTISED,
-    "variant": "weights are cast as they are read: dtype=torch.bfloat16",
 }
 """What loading is asked for elsewhere."""
 
@@ -52,7 +51,6 @@ LORA_LOADING: Mapping[str, str] = {
 
 SAVING: Mapping[str, str] = {
     "push_to_hub": "save to a folder, and upload that with huggingface_hub.upload_folder",
-    "variant": "save to a folder of its own, after pipeline.to(torch.bfloat16) for instance",
 }
 """What saving is asked for elsewhere."""
 

@@ -38,11 +38,13 @@ class EncoderFile:
         path: Safetensors or GGUF file, or a folder in Hugging Face's layout.
         dtype: Of everything that is not packed.
         stated: A configuration, for files that say nothing themselves.
+        variant: Of a folder's files.
     """
 
     path: Path
     dtype: torch.dtype
     stated: Config | None = None
+    variant: str | None = None
 
     def __post_init__(self) -> None:
         check_dtype(self.dtype)
@@ -51,7 +53,7 @@ class EncoderFile:
     @cached_property
     def source(self) -> EncoderSource:
         """The file, looked into."""
-        return open_text_encoder(self.path, self.stated)
+        return open_text_encoder(self.path, self.stated, self.variant)
 
     @property
     def config(self) -> GptOssConfig:
@@ -61,8 +63,10 @@ class EncoderFile:
     def load(self) -> LensTextEncoder:
         """Read the weights; errors as in `load_text_encoder`."""
         if self.path.is_dir() and self.stated is None:
-            return LensTextEncoder.from_pretrained(self.path, dtype=self.dtype)
-        return load_text_encoder(self.path, self.dtype, self.stated)
+            return LensTextEncoder.from_pretrained(
+                self.path, dtype=self.dtype, variant=self.variant
+            )
+        return load_text_encoder(self.path, self.dtype, self.stated, self.variant)
 
     def blank(self) -> LensTextEncoder:
         """The encoder on the meta device, to count its bytes."""
@@ -77,7 +81,7 @@ class EncoderFile:
             digests: A JSON file that remembers the SHA-256 of files by path, size and time of
                 change, so that 14 GB are hashed once.
         """
-        files = [header.path for header in open_weights(self.path).headers]
+        files = [header.path for header in open_weights(self.path, variant=self.variant).headers]
         contents = [_digest(file, digests) for file in files]
         return _identity(self.config, self.dtype, contents)
 
