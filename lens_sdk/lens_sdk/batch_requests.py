@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lens_reasoner import Generator, ImageRequest, Rubric, UnsupportedSettingError
-from lens_reasoner.settings import settings_for
+from lens_reasoner.settings import honoured_settings
 from lens_reasoner.text_files import read_text
 from lens_sdk.errors import BatchFileError
 from lens_sdk.file_names import name_of
@@ -104,7 +104,7 @@ def check_requests(path: Path, requests: Iterable[BatchRequest], generator: Gene
     wrong: dict[int, str] = {}
     for one in requests:
         try:
-            settings_for(one.request, generator.capabilities, backend=generator.name)
+            honoured_settings(one.request, generator)
         except UnsupportedSettingError as error:
             wrong[one.line] = error.message
     _refuse(path, wrong, "Change these settings or leave them out, or choose another model.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lens_reasoner import (
 )
 from lens_reasoner.generators.source_picture import SourcePicture
 from lens_reasoner.media import sniff
+from lens_reasoner.settings import check_settings
 from lens_sdk.local import LocalLensGenerator
 from lens_sdk.recipe import SourceFile
 from lens_sdk.runtime import LensRuntime
@@ -47,6 +49,12 @@ class EditingLensGenerator(LocalLensGenerator):
         super().__init__(runtime)
         self._source = source
         self._strength, self._feather = strength, mask_feather
+        own = {"strength": strength, "mask_feather": mask_feather}
+        given: dict[str, JsonValue] = {k: v for k, v in own.items() if v is not None}
+        able = Capabilities(extra=EXTRA)
+        check_settings(
+            GenerationSettings(extra=given), able, backend=self.name, rules=self.broken_rules
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -85,6 +93,19 @@ class EditingLensGenerator(LocalLensGenerator):
             extra["mask_feather"] = DEFAULT_FEATHER if self._feather is None else self._feather
         filled = super()._filled(settings)
         return filled.model_copy(update={"extra": {**extra, **filled.extra}})
+
+    def _checks(self, settings: GenerationSettings) -> dict[str, Callable[[], object]]:
+        from lens_core.starting_points import StartingPictures
+
+        given = {name: settings.extra[name] for name in EXTRA if name in settings.extra}
+        if not given:
+            return super()._checks(settings)
+        picture, mask = self._source.picture(), self._source.changeable()
+        usual: dict[str, Any] = dict.fromkeys(EXTRA)
+        return super()._checks(settings) | {
+            name: partial(StartingPictures.read, picture, mask, **{**usual, name: value})
+            for name, value in given.items()
+        }
 
     def _arguments(self, settings: GenerationSettings) -> dict[str, Any]:
         return {

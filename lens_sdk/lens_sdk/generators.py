@@ -20,7 +20,7 @@ from lens_reasoner.generator import ImageEditor
 from lens_reasoner.generators.image_server import DIALECTS
 from lens_reasoner.generators.openai_images import DEFAULT_IMAGE_MODEL
 from lens_reasoner.parts import check_part
-from lens_reasoner.settings import settings_for
+from lens_reasoner.settings import honoured_settings
 from lens_sdk.errors import UnknownModelError, UnknownPartError
 from lens_sdk.local import LocalLensGenerator
 from lens_sdk.models import (
@@ -169,7 +169,7 @@ def refuse_unsupported(
         UnsupportedSettingError: Such as a size that the model does not draw.
     """
     if isinstance(generator, LocalLensGenerator) and on_unsupported != "warn":
-        settings_for(request, generator.capabilities, backend=generator.name)
+        honoured_settings(request, generator)
 
 
 def load_generator(generator: Generator, request: ImageRequest | None = None) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
-from lens_core.errors import InvalidSizeError, LensCoreError
+from lens_core.errors import InvalidSizeError, LensCoreError, ParameterError
 from lens_reasoner import (
     BlockingGenerator,
     Capabilities,
@@ -73,6 +73,35 @@ class LocalLensGenerator(BlockingGenerator):
             rules, nano = self.runtime.size_rules, self.runtime.model.nano
             self._capabilities = _capabilities(rules, nano=nano)
         return self._capabilities
+
+    def broken_rules(self, settings: GenerationSettings) -> Mapping[str, str]:
+        """See `SettingsChecker.broken_rules`; loads no weights."""
+        broken = {}
+        for name, check in self._checks(settings).items():
+            try:
+                check()
+            except ParameterError as error:
+                broken[name] = str(error)
+        return broken
+
+    def _checks(self, settings: GenerationSettings) -> dict[str, Callable[[], object]]:
+        """What raises `ParameterError` for a value that the pipeline would refuse, by setting."""
+        scale, extra = settings.guidance_scale, settings.extra
+        checks: dict[str, Callable[[], object]] = {}
+        if scale is not None:
+            from lens_core.pipeline_inputs import SamplingSettings
+
+            checks["guidance_scale"] = partial(SamplingSettings, (1, 1), 1, scale, 1, "pil")
+        if "date" in extra:
+            from lens_core.chat import render_image_prompt
+
+            checks["date"] = partial(render_image_prompt, "", _date(settings))
+        if "guidance_interval" in extra:
+            from lens_core.guidance import GuidanceInterval
+
+            given = extra["guidance_interval"]
+            checks["guidance_interval"] = partial(GuidanceInterval.read, given)
+        return checks
 
     def draw(
         self,
@@ -147,6 +176,7 @@ class LocalLensGenerator(BlockingGenerator):
 
         Raises:
             ImageFileError: A file is no picture, or the mask does not fit.
+            UnsupportedSettingError: A strength or feather outside its range, or without a mask.
         """
         from lens_sdk.editing import EditingLensGenerator
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lens_prompt_opt import Budget, UnitPrices, UnknownCostError
 from lens_reasoner import (
@@ -16,6 +16,7 @@ from lens_reasoner import (
 from lens_reasoner.openai_connection import OFFICIAL_URL, ConnectionOptions, is_official
 from lens_reasoner.parts import fingerprint
 from lens_reasoner.prices import NO_PRICES, PriceTable, openai_prices, price_table
+from lens_reasoner.settings import rules_of
 
 REWRITE_TOKENS = (1500, 500)
 """Tokens read and written for a rewrite by a usual system prompt, hidden reasoning included."""
@@ -49,6 +50,11 @@ class PricedGenerator:
     def capabilities(self) -> Capabilities:
         """See `Generator.capabilities`."""
         return self._generator.capabilities
+
+    def broken_rules(self, settings: GenerationSettings) -> Mapping[str, str]:
+        """See `SettingsChecker.broken_rules`."""
+        rules = rules_of(self._generator)
+        return {} if rules is None else rules(settings)
 
     @property
     def fingerprint(self) -> str:

@@ -30,7 +30,7 @@ from lens_reasoner.parts import fingerprint as fingerprint_of
 from lens_reasoner.reasoner import Reasoner
 from lens_reasoner.revision import FidelityChecker, FidelityReport, Statement
 from lens_reasoner.rubric import RubricWriter
-from lens_reasoner.settings import settings_for
+from lens_reasoner.settings import honoured_settings
 from lens_reasoner.types import Refused, Rewrite, Rubric, Usage
 from lens_reasoner.verdict import Verdict
 
@@ -220,7 +220,7 @@ class PipelineEvaluator:
     ) -> tuple[JsonRecord, GeneratedImage | None]:
         generator = self._parts.generators[cell.generator]
         wanted = self._context.requests[cell.request].request
-        settings = settings_for(wanted, generator.capabilities, backend=generator.name)
+        settings = honoured_settings(wanted, generator)
 
         async def call() -> JsonRecord:
             started = time.perf_counter()

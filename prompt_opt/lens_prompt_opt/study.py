@@ -31,7 +31,7 @@ from lens_reasoner.prompts import SystemPrompt
 from lens_reasoner.reasoner import default_chat
 from lens_reasoner.revision import FidelityChecker
 from lens_reasoner.rubric import LLMRubricWriter, RubricWriter
-from lens_reasoner.settings import settings_for
+from lens_reasoner.settings import honoured_settings
 from lens_reasoner.sync import run_sync
 
 
@@ -163,7 +163,7 @@ class PromptStudy:
         """
         for one in self._generators:
             for wanted in self._core.prompts.requests:
-                settings_for(wanted.request, one.capabilities, backend=one.name)
+                honoured_settings(wanted.request, one)
         return await self._core.run(
             seed=seed,
             budget=budget,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from lens_reasoner.errors import GeneratorError
 from lens_reasoner.generator import Capabilities, OnUnsupported, StepCallback, StepProgress
 from lens_reasoner.image import GeneratedImage
-from lens_reasoner.settings import check_seeds, check_settings
+from lens_reasoner.settings import check_seeds, check_settings, rules_of
 from lens_reasoner.turns import Turns
 from lens_reasoner.types import GenerationSettings
 
@@ -76,7 +76,9 @@ class BlockingGenerator(ABC):
         on_step: StepCallback | None = None,
     ) -> list[GeneratedImage]:
         """See `Generator.generate`."""
-        settings = check_settings(settings, self.capabilities, backend=self.name)
+        settings = check_settings(
+            settings, self.capabilities, backend=self.name, rules=rules_of(self)
+        )
         check_seeds(seeds, self.capabilities, backend=self.name)
         abandoned = threading.Event()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import Field
@@ -130,6 +130,23 @@ class Generator(Protocol):
         Raises:
             UnsupportedSettingError: If a setting cannot be honoured.
             GeneratorError: If drawing failed.
+        """
+        ...
+
+
+@runtime_checkable
+class SettingsChecker(Protocol):
+    """A generator with rules for values that its capabilities cannot say."""
+
+    def broken_rules(self, settings: GenerationSettings) -> Mapping[str, str]:
+        """What drawing with these settings would be refused for, known before anything is drawn.
+
+        Args:
+            settings: None means the generator's default.
+
+        Returns:
+            For each such field of `GenerationSettings`, or name in `extra`, the rule that its value
+            breaks, as what follows "it cannot be honoured:".
         """
         ...
 

@@ -22,7 +22,7 @@ from lens_reasoner.revision import FidelityChecker, Reviser
 from lens_reasoner.rounds import Rounds
 from lens_reasoner.rubric import RubricWriter
 from lens_reasoner.run_state import LoopResult, RunState
-from lens_reasoner.settings import settings_for
+from lens_reasoner.settings import honoured_settings
 from lens_reasoner.sync import run_sync
 from lens_reasoner.types import ImageRequest, Rubric
 
@@ -175,13 +175,7 @@ class AgentLoop:
         record: str | Path | None,
         stop: Callable[[], bool] | None = None,
     ) -> AsyncGenerator[Event]:
-        generator = self._parts.generator
-        settings = settings_for(
-            header.request,
-            generator.capabilities,
-            backend=generator.name,
-            on_unsupported=self._on_unsupported,
-        )
+        settings = honoured_settings(header.request, self._parts.generator, self._on_unsupported)
         self._check_criteria(header.rubric)
         writer = None if record is None else RunWriter(record, header)
         try:

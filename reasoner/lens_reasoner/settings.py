@@ -4,16 +4,43 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import JsonValue
 
 from lens_reasoner.errors import UnsupportedSettingError, UnsupportedSettingWarning
-from lens_reasoner.generator import Capabilities, OnUnsupported, Size
+from lens_reasoner.generator import (
+    Capabilities,
+    Generator,
+    OnUnsupported,
+    SettingsChecker,
+    Size,
+)
 from lens_reasoner.types import GenerationSettings, ImageRequest
 
 RATIO_TOLERANCE = 0.10
 """Largest relative difference between an aspect ratio asked for and the one drawn."""
+
+Rules = Callable[[GenerationSettings], Mapping[str, str]]
+"""`SettingsChecker.broken_rules`."""
+
+
+def honoured_settings(
+    request: ImageRequest, generator: Generator, on_unsupported: OnUnsupported | None = None
+) -> GenerationSettings:
+    """`settings_for` a generator, with the rules it may have besides its capabilities."""
+    return settings_for(
+        request,
+        generator.capabilities,
+        backend=generator.name,
+        on_unsupported=on_unsupported,
+        rules=rules_of(generator),
+    )
+
+
+def rules_of(generator: Generator) -> Rules | None:
+    """The rules a generator has besides its capabilities."""
+    return generator.broken_rules if isinstance(generator, SettingsChecker) else None
 
 
 def settings_for(
@@ -22,6 +49,7 @@ def settings_for(
     *,
     backend: str,
     on_unsupported: OnUnsupported | None = None,
+    rules: Rules | None = None,
 ) -> GenerationSettings:
     """The settings a request means for one generator, checked.
 
@@ -33,6 +61,7 @@ def settings_for(
         capabilities: What the generator can honour.
         backend: Its name.
         on_unsupported: What to do with the rest; None leaves it to `capabilities`.
+        rules: See `check_settings`.
 
     Raises:
         UnsupportedSettingError: Naming the setting, its value and what the backend supports.
@@ -58,7 +87,7 @@ def settings_for(
         extra=request.extra,
         dropped=dropped,
     )
-    return check_settings(settings, capabilities, backend=backend)
+    return check_settings(settings, capabilities, backend=backend, rules=rules)
 
 
 def _size_of_ratio(text: str, capabilities: Capabilities) -> Size | str:
@@ -88,9 +117,19 @@ def _snap(length: float, unit: int) -> int:
 
 
 def check_settings(
-    settings: GenerationSettings, capabilities: Capabilities, *, backend: str
+    settings: GenerationSettings,
+    capabilities: Capabilities,
+    *,
+    backend: str,
+    rules: Rules | None = None,
 ) -> GenerationSettings:
     """Hold settings against what the backend can honour, so that none is silently dropped.
+
+    Args:
+        settings: What is asked for.
+        capabilities: What the backend can honour.
+        backend: Its name.
+        rules: Which values it refuses besides.
 
     Returns:
         The settings; where the backend only warns, without those it cannot honour, which are then
@@ -114,11 +153,17 @@ def check_settings(
     if settings.negative_prompt and not capabilities.negative_prompt:
         text = settings.negative_prompt
         drop("negative_prompt", text, "it takes no negative prompt", negative_prompt="")
+    known = list(capabilities.extra) or "no extra settings"
     unknown = settings.extra.keys() - set(capabilities.extra)
-    for key in sorted(unknown):
-        known = list(capabilities.extra) or "no extra settings"
-        kept = {name: value for name, value in settings.extra.items() if name not in unknown}
-        drop(key, settings.extra[key], f"it understands {known}", extra=kept)
+    broken = dict(rules(settings.model_copy(update=cleared))) if rules is not None else {}
+    broken |= dict.fromkeys(sorted(unknown), f"it understands {known}")
+    kept = {name: value for name, value in settings.extra.items() if name not in broken}
+    for name, rule in broken.items():
+        if name in settings.extra:
+            drop(name, settings.extra[name], rule, extra=kept)
+        elif name not in cleared:
+            default = GenerationSettings.model_fields[name].default
+            drop(name, getattr(settings, name), rule, **{name: default})
     if settings.width is not None or settings.height is not None:
         problem = _size_problem(settings.width, settings.height, capabilities)
         if problem:

@@ -23,6 +23,7 @@ from lens_reasoner import (
     Generator,
     ImageRequest,
     ImageServiceError,
+    LLMReasoner,
     MissingKeyError,
     OpenAIImages,
     ServerDialect,
@@ -76,6 +77,17 @@ async def test_the_loop_counts_what_drawing_costs(server, secret) -> None:
     assert len(result.candidates) == 2
     assert {call.body["quality"] for call in server.calls} == {"low"}
     assert result.usage.usd == pytest.approx(COST * len(server.calls))
+
+
+async def test_a_format_the_service_lacks_is_refused_before_the_rewrite_is_paid_for(
+    server, secret
+) -> None:
+    generator, reasoner = openai_images(server, secret), LLMReasoner(server.chat())
+    with pytest.raises(UnsupportedSettingError, match="png, jpeg, webp") as caught:
+        await AgentLoop(generator=generator, reasoner=reasoner).run(
+            "a cup", extra={"output_format": "svg"}
+        )
+    assert (caught.value.setting, server.calls) == ("output_format", [])
 
 
 async def test_a_picture_to_start_from_is_sent_along(server, secret) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +25,9 @@ from lens_reasoner import (
     ImageRequest,
     StepProgress,
     UnsupportedSettingError,
+    UnsupportedSettingWarning,
 )
-from lens_reasoner.settings import check_settings
+from lens_reasoner.settings import check_settings, honoured_settings
 from lens_sdk import Lens, LocalLensGenerator
 from lens_sdk.cli import app
 from lens_sdk.models import LensModel, resolve_model
@@ -99,32 +101,73 @@ def test_what_the_model_would_refuse_is_refused_beforehand(width: int, height: i
         assert check_settings(asked, generator.capabilities, backend="lens") == asked
 
 
-IMPOSSIBLE = [(100, 130), (2000, 2000), (1024, 256)]
+IMPOSSIBLE = [
+    ("size", {"width": 100, "height": 130}),
+    ("size", {"width": 2000, "height": 2000}),
+    ("size", {"width": 1024, "height": 256}),
+    ("guidance_scale", {"guidance_scale": 0.5}),
+    ("date", {"extra": {"date": "tomorrow"}}),
+    ("guidance_interval", {"extra": {"guidance_interval": [5, 9]}}),
+    ("guidance_interval", {"extra": {"guidance_interval": "half"}}),
+]
 
 
-@pytest.mark.parametrize(("width", "height"), IMPOSSIBLE)
-def test_an_impossible_size_is_refused_before_the_model_is_loaded(
-    nano_model: LensModel, width: int, height: int
+@pytest.mark.parametrize(("setting", "fields"), IMPOSSIBLE)
+def test_the_impossible_is_refused_before_the_model_is_loaded(
+    nano_model: LensModel, setting: str, fields: dict[str, Any]
 ) -> None:
     runtime = LensRuntime(nano_model)
     generator = LocalLensGenerator(runtime)
     client = Lens(generator, base_url="", folder=None, reasoner="none", judge="none")
-    with pytest.raises(UnsupportedSettingError, match="size"):
-        lens_sdk.generate("a star", model=generator, width=width, height=height)
-    with pytest.raises(UnsupportedSettingError, match="size"):
-        client.images.generate("a star", width=width, height=height)
-    with pytest.raises(UnsupportedSettingError, match="size"):
-        client.create("a star", width=width, height=height)
+    with pytest.raises(UnsupportedSettingError, match=setting):
+        lens_sdk.generate("a star", model=generator, **fields)
+    with pytest.raises(UnsupportedSettingError, match=setting):
+        client.images.generate("a star", **fields)
+    with pytest.raises(UnsupportedSettingError, match=setting) as caught:
+        client.create("a star", **fields)
+    assert caught.value.setting == setting
     assert not runtime.loaded
 
 
-@pytest.mark.parametrize(("width", "height"), IMPOSSIBLE)
-def test_the_command_refuses_it_without_loading(nano_folder: Path, width: int, height: int) -> None:
-    command = ["generate", "a star", "--model", str(nano_folder), "--size", f"{width}x{height}"]
+@pytest.mark.parametrize(
+    ("setting", "options"),
+    [
+        ("size", ["--size", "100x130"]),
+        ("size", ["--size", "1024x256"]),
+        ("guidance_scale", ["--guidance", "0.5"]),
+        ("guidance_interval", ["--extra", "guidance_interval=[5,9]"]),
+        ("strength", ["--image", "star.png", "--strength", "1.5"]),
+        ("strength", ["--image", "star.png", "--extra", "strength=0"]),
+        ("mask_feather", ["--image", "star.png", "--extra", "mask_feather=4"]),
+    ],
+)
+def test_the_command_refuses_it_without_loading(
+    nano_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+    options: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 48)).save("star.png")
+    command = ["generate", "a star", "--model", str(nano_folder), *options]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 1
-    assert "size" in done.output
+    assert setting in done.output
+    assert "cannot be honoured" in done.output
     assert "Loading" not in done.output
+
+
+def test_what_the_model_refuses_may_be_left_out(nano_model: LensModel) -> None:
+    generator = LocalLensGenerator(LensRuntime(nano_model))
+    extra: dict[str, Any] = {"guidance_interval": [5, 9], "date": "2026-01-01", "sampler": "x"}
+    asked = ImageRequest(text="a star", guidance_scale=0.5, extra=extra)
+    with pytest.warns(UnsupportedSettingWarning, match="guidance_interval"):
+        kept = honoured_settings(asked, generator, "warn")
+    assert kept == GenerationSettings(
+        extra={"date": "2026-01-01"},
+        dropped={"guidance_scale": 0.5, "guidance_interval": [5, 9], "sampler": "x"},
+    )
 
 
 def test_a_picture_is_edited_at_a_size_known_without_loading(nano_model: LensModel) -> None:

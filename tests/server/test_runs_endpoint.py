@@ -170,6 +170,7 @@ def test_a_run_without_pictures_says_why(start: Start, monkeypatch: pytest.Monke
         ({"request": {"text": "a cup", "width": 65, "height": 64}}, "size"),
         ({"request": "a cup", "wish": 1}, "wish"),
         ({"request": {"text": "a cup", "guidance_scale": -1}}, "guidance_scale"),
+        ({"request": {"text": "a cup", "guidance_scale": 0.5}}, "guidance_scale"),
     ],
 )
 def test_a_run_that_cannot_be_is_refused(running: Running, body: Any, param: str) -> None:

@@ -26,7 +26,7 @@ from lens_reasoner import (
 )
 from lens_reasoner.answers import answer_of, verdict_of
 from lens_reasoner.parts import LoopParts
-from lens_reasoner.settings import settings_for
+from lens_reasoner.settings import honoured_settings
 from lens_reasoner.types import MAX_SEED
 from lens_sdk.client.backend import RunStream
 from lens_sdk.client.parts import loop_of
@@ -58,15 +58,15 @@ class LocalBackend:
         if edit is not None:
             generator = await asyncio.to_thread(editing_generator, generator, edit.image, edit.mask)
         await asyncio.to_thread(load_generator, generator, request)
-        capabilities = generator.capabilities
-        settings = settings_for(request, capabilities, backend=generator.name)
         if edit is not None:
-            settings = settings.model_copy(update={"extra": {**settings.extra, **edit.extra}})
+            request = request.model_copy(update={"extra": {**request.extra, **edit.extra}})
+        settings = honoured_settings(request, generator)
         first = secrets.randbelow(2**31) if request.seed is None else request.seed
         seeds = [(first + index) % (MAX_SEED + 1) for index in range(request.num_images)]
         drawn: list[GeneratedImage] = []
-        for begin in range(0, len(seeds), capabilities.max_images):
-            some = seeds[begin : begin + capabilities.max_images]
+        at_once = generator.capabilities.max_images
+        for begin in range(0, len(seeds), at_once):
+            some = seeds[begin : begin + at_once]
             try:
                 drawn += await generator.generate(request.text, seeds=some, settings=settings)
             except ReasonerError as error:

@@ -89,7 +89,9 @@ class SharingSteps(LocalLensGenerator):
 
     async def _draw(self, order: Order, seeds: Sequence[int]) -> list[GeneratedImage]:
         capabilities = self.capabilities
-        order.settings = check_settings(order.settings, capabilities, backend=self.name)
+        order.settings = check_settings(
+            order.settings, capabilities, backend=self.name, rules=self.broken_rules
+        )
         check_seeds(seeds, capabilities, backend=self.name)
         order.settings = self._filled(order.settings)
         try:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from lens_reasoner import GeneratedImage, GenerationSettings, Generator
-from lens_reasoner.settings import check_settings
+from lens_reasoner.settings import check_settings, rules_of
 from lens_reasoner.types import MAX_SEED
 from lens_sdk.generators import editing_generator
 from lens_sdk.server.admission import Admission
@@ -145,7 +145,12 @@ class ImageService:
             negative_prompt=body.negative_prompt,
             extra=body.extra,
         )
-        settings = check_settings(settings, generator.capabilities, backend=generator.name)
+        settings = check_settings(
+            settings,
+            generator.capabilities,
+            backend=generator.name,
+            rules=rules_of(generator),
+        )
         if body.seed is not None and not generator.capabilities.seed:
             raise ApiError.bad_request(f"{generator.name!r} takes no seed.", param="seed")
         first = secrets.randbelow(2**31) if body.seed is None else body.seed

@@ -6,17 +6,13 @@ import copy
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lens_reasoner.blocking import BlockingGenerator, Finish
-from lens_reasoner.errors import (
-    GeneratorError,
-    UnsupportedSettingError,
-    UnsupportedSettingWarning,
-)
+from lens_reasoner.errors import GeneratorError, UnsupportedSettingWarning
 from lens_reasoner.generator import Capabilities, OnUnsupported, StepCallback, StepProgress
 from lens_reasoner.generators.diffusers_identity import pipeline_hash
 from lens_reasoner.generators.diffusers_interface import PipelineInterface, prompt_tokenizer
@@ -106,6 +102,16 @@ class DiffusersGenerator(BlockingGenerator):
             batch_size=self._batch_size, on_unsupported=self._on_unsupported
         )
 
+    def broken_rules(self, settings: GenerationSettings) -> Mapping[str, str]:
+        """See `SettingsChecker.broken_rules`; loads the pipeline first."""
+        _, interface = self.load()
+        used = interface.fill(settings)
+        if not used.negative_prompt or interface.negative_acts(used):
+            return {}
+        off = interface.preset.guidance_off
+        rule = f"at guidance_scale {used.guidance_scale} it does nothing; it acts above {off:g}"
+        return {"negative_prompt": rule}
+
     @property
     def fingerprint(self) -> str:
         """Hash of what decides the pictures: classes, configurations and a sample of the weights.
@@ -150,13 +156,12 @@ class DiffusersGenerator(BlockingGenerator):
         """Draw one picture per seed in one batch; encoding them is left to do.
 
         Raises:
-            UnsupportedSettingError: A negative prompt without the guidance it needs.
             GenerationRefusedError: A safety checker kept a picture back.
             GeneratorError: The pipeline failed, or drew nothing to see.
         """
         pipeline, interface = self.load()
         used = interface.fill(self._sized_as_source(settings, interface.size_multiple))
-        used = self._check_prompt(prompt, self._check_negative(used))
+        used = self._check_prompt(prompt, used)
         started = time.perf_counter()
         try:
             with _guided(pipeline, interface, used):
@@ -223,27 +228,6 @@ class DiffusersGenerator(BlockingGenerator):
             return settings
         width, height = (max(unit, edge // unit * unit) for edge in self._picture.size)
         return settings.model_copy(update={"width": width, "height": height})
-
-    def _check_negative(self, settings: GenerationSettings) -> GenerationSettings:
-        _, interface = self.load()
-        if not settings.negative_prompt or interface.negative_acts(settings):
-            return settings
-        message = (
-            f"negative_prompt={settings.negative_prompt!r} does nothing in {self._name!r} at "
-            f"guidance_scale {settings.guidance_scale:g}: it acts above "
-            f"{interface.preset.guidance_off:g}."
-        )
-        if self._on_unsupported == "raise":
-            raise UnsupportedSettingError(
-                message,
-                setting="negative_prompt",
-                value=settings.negative_prompt,
-                backend=self._name,
-                hint="Raise guidance_scale or leave the negative prompt out.",
-            )
-        warnings.warn(message, UnsupportedSettingWarning, stacklevel=2)
-        dropped = {**settings.dropped, "negative_prompt": settings.negative_prompt}
-        return settings.model_copy(update={"negative_prompt": "", "dropped": dropped})
 
     def _check_prompt(self, prompt: str, settings: GenerationSettings) -> GenerationSettings:
         """Warn, and note in the record, where the pipeline will cut the prompt off."""

@@ -31,7 +31,7 @@ from lens_reasoner.generators.images_wire import (
 from lens_reasoner.generators.source_picture import SourcePicture
 from lens_reasoner.image import GeneratedImage
 from lens_reasoner.openai_connection import Json, OpenAIClient, shown_url
-from lens_reasoner.settings import check_seeds, check_settings
+from lens_reasoner.settings import check_seeds, check_settings, rules_of
 from lens_reasoner.types import GenerationSettings, Usage
 
 _log = logging.getLogger("lens_reasoner")
@@ -111,7 +111,7 @@ class ImagesApiGenerator(OpenAIClient, ABC):
             ImageServiceError: If there is no usable picture.
         """
         able = self.capabilities
-        used = self.fill(check_settings(settings, able, backend=self.name))
+        used = self.fill(check_settings(settings, able, backend=self.name, rules=rules_of(self)))
         check_seeds(seeds, able, backend=self.name)
         started = time.perf_counter()
         reply = await self._images.draw(

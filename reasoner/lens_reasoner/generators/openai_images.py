@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Unpack
 
-from lens_reasoner.errors import UnsupportedSettingError
 from lens_reasoner.generator import Capabilities, OnUnsupported, SizeLimits
 from lens_reasoner.generators.image_prices import (
     NO_IMAGE_PRICES,
@@ -90,17 +89,15 @@ class OpenAIImages(ImagesApiGenerator):
         """Sizes within limits, up to ten pictures at a time, and settings of its own."""
         return self._capabilities
 
+    def broken_rules(self, settings: GenerationSettings) -> Mapping[str, str]:
+        """See `SettingsChecker.broken_rules`."""
+        asked = settings.extra.get("output_format")
+        if asked is None or asked in _FORMATS:
+            return {}
+        return {"output_format": f"pictures made of pixels are {', '.join(_FORMATS)}"}
+
     def body(self, prompt: str, seeds: Sequence[int], settings: GenerationSettings) -> Json:
         """See `ImagesApiGenerator.body`."""
-        asked = settings.extra.get("output_format")
-        if asked is not None and asked not in _FORMATS:
-            raise UnsupportedSettingError(
-                f"output_format={asked!r} is not a picture made of pixels.",
-                setting="output_format",
-                value=asked,
-                backend=self.name,
-                hint=f"Choices: {', '.join(_FORMATS)}.",
-            )
         return {
             "model": self.model,
             "prompt": prompt,
