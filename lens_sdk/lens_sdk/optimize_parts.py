@@ -29,7 +29,7 @@ from lens_reasoner import (
     SystemPrompt,
 )
 from lens_reasoner.judge import DEFAULT_JUDGE_MODEL
-from lens_reasoner.openai_connection import ConnectionOptions
+from lens_reasoner.openai_chat import ChatOptions
 from lens_reasoner.prompts import GENERAL_PROMPT
 from lens_reasoner.reasoner import DEFAULT_REASONER_MODEL
 from lens_sdk.errors import UnknownPartError
@@ -107,7 +107,7 @@ def choose_parts(
     judge: str = "auto",
     rubric: str = "auto",
     proposer: str = "auto",
-    provider: ConnectionOptions | None = None,
+    provider: ChatOptions | None = None,
 ) -> StudyParts:
     """The parts that names mean; nothing is loaded yet.
 
@@ -158,7 +158,7 @@ def choose_parts(
 
 
 def _reasoner(
-    choice: str, runtime: LensRuntime | None, provider: ConnectionOptions | None
+    choice: str, runtime: LensRuntime | None, provider: ChatOptions | None
 ) -> PromptedReasoner:
     if choice == "rules":
         from lens_sdk.nano_rule_reasoner import NanoRuleReasoner
@@ -179,7 +179,7 @@ def _paid_model(choice: str, default: str) -> str | None:
     return model or default if kind in {"auto", "openai"} else None
 
 
-def _proposer(choice: str, provider: ConnectionOptions | None) -> Proposer:
+def _proposer(choice: str, provider: ChatOptions | None) -> Proposer:
     kind, _, model = choice.partition(":")
     if kind == "library" and not model:
         from lens_prompt_opt.library_proposer import LibraryProposer
@@ -194,8 +194,8 @@ def _proposer(choice: str, provider: ConnectionOptions | None) -> Proposer:
     )
 
 
-def _chat(model: str, setting: str, provider: ConnectionOptions | None) -> OpenAIChat:
-    options = ConnectionOptions(setting=setting)
+def _chat(model: str, setting: str, provider: ChatOptions | None) -> OpenAIChat:
+    options = ChatOptions(setting=setting)
     return OpenAIChat(model, **(options if provider is None else {**provider, **options}))
 
 

@@ -13,7 +13,8 @@ from lens_reasoner import (
     StepCallback,
     Usage,
 )
-from lens_reasoner.openai_connection import OFFICIAL_URL, ConnectionOptions, is_official
+from lens_reasoner.openai_chat import ChatOptions
+from lens_reasoner.openai_connection import OFFICIAL_URL, is_official
 from lens_reasoner.parts import fingerprint
 from lens_reasoner.prices import NO_PRICES, PriceTable, openai_prices, price_table
 from lens_reasoner.settings import rules_of
@@ -87,7 +88,7 @@ def unit_prices(
     reasoner_model: str | None,
     judge_model: str | None,
     image_usd: float | None,
-    provider: ConnectionOptions | None,
+    provider: ChatOptions | None,
 ) -> UnitPrices:
     """Prices per call, from typical numbers of tokens and the prices of the models.
 
@@ -118,7 +119,7 @@ def unit_prices(
     )
 
 
-def _table(provider: ConnectionOptions | None) -> PriceTable:
+def _table(provider: ChatOptions | None) -> PriceTable:
     given = provider or {}
     prices = given.get("prices")
     if prices is not None:
@@ -126,7 +127,7 @@ def _table(provider: ConnectionOptions | None) -> PriceTable:
     return openai_prices() if is_official(_url(given)) else NO_PRICES
 
 
-def _url(provider: ConnectionOptions) -> str:
+def _url(provider: ChatOptions) -> str:
     import os
 
     return provider.get("base_url") or os.environ.get("OPENAI_BASE_URL") or OFFICIAL_URL

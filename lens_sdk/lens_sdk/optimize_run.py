@@ -26,7 +26,7 @@ from lens_prompt_opt import (
 )
 from lens_reasoner import SystemPrompt
 from lens_reasoner.atomic import write_atomically
-from lens_reasoner.openai_connection import ConnectionOptions
+from lens_reasoner.openai_chat import ChatOptions
 from lens_reasoner.types import Value
 from lens_sdk.generators import load_generator
 from lens_sdk.optimize_parts import StudyParts, choose_parts, choose_strategy
@@ -95,7 +95,7 @@ class OptimizeRun:
         prompts: PromptSet,
         seed: SystemPrompt,
         parts: StudyParts,
-        provider: ConnectionOptions | None,
+        provider: ChatOptions | None,
     ) -> None:
         self.order = order
         self.folder = folder
@@ -112,7 +112,7 @@ class OptimizeRun:
         *,
         prompts: PromptSet,
         seed: SystemPrompt | str | Path | None = None,
-        provider: ConnectionOptions | None = None,
+        provider: ChatOptions | None = None,
     ) -> OptimizeRun:
         """Put a study together; nothing is loaded, paid for or written yet.
 
@@ -146,7 +146,7 @@ class OptimizeRun:
         folder: str | Path,
         *,
         budget: dict[str, float | None] | None = None,
-        provider: ConnectionOptions | None = None,
+        provider: ChatOptions | None = None,
     ) -> OptimizeRun:
         """The run of a folder, to go on with or to look at again.
 
@@ -249,7 +249,7 @@ class OptimizeRun:
             write_atomically(self.folder / name, f"{value.model_dump_json(indent=2)}\n".encode())
 
 
-def _parts(order: StudyOrder, provider: ConnectionOptions | None) -> StudyParts:
+def _parts(order: StudyOrder, provider: ChatOptions | None) -> StudyParts:
     return choose_parts(
         order.generators,
         reasoner=order.reasoner,

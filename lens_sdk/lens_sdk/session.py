@@ -28,7 +28,7 @@ from lens_reasoner import (
     SystemPrompt,
 )
 from lens_reasoner.judging.mode import DEFAULT_JUDGE_MODEL
-from lens_reasoner.openai_connection import ConnectionOptions
+from lens_reasoner.openai_chat import ChatOptions
 from lens_reasoner.reasoner import DEFAULT_REASONER_MODEL, JUDGE_SETTING, REASONER_SETTING
 from lens_reasoner.rubric import DEFAULT_RUBRIC_MODEL
 from lens_sdk.errors import UnknownPartError
@@ -72,7 +72,7 @@ def build_loop(
     limits: LoopLimits | None = None,
     cache: Cache | str | Path | None = None,
     on_unsupported: OnUnsupported | None = None,
-    provider: ConnectionOptions | None = None,
+    provider: ChatOptions | None = None,
     system_prompt: SystemPrompt | str | Path | None = None,
 ) -> AgentLoop:
     """Put a loop together from names, or from parts of your own.
@@ -134,7 +134,7 @@ def build_loop(
 def choose_reasoner(
     choice: PartChoice | Reasoner | None,
     runtime: LensRuntime | None,
-    provider: ConnectionOptions | None = None,
+    provider: ChatOptions | None = None,
 ) -> Reasoner | None:
     """The reasoner a choice means; None for none.
 
@@ -174,7 +174,7 @@ def choose_reasoner(
 def choose_judge(
     choice: PartChoice | Judge | None,
     runtime: LensRuntime | None,
-    provider: ConnectionOptions | None = None,
+    provider: ChatOptions | None = None,
 ) -> tuple[Judge | None, RubricWriter | None]:
     """The judge a choice means, and who writes its criteria; see `choose_reasoner`."""
     if not isinstance(choice, str):
@@ -193,7 +193,7 @@ def choose_judge(
 
 
 def choose_rubric_writer(
-    choice: PartChoice | RubricWriter | None, provider: ConnectionOptions | None = None
+    choice: PartChoice | RubricWriter | None, provider: ChatOptions | None = None
 ) -> RubricWriter | None:
     """Who writes criteria; None, for `auto` too, leaves it to the judge; see `choose_judge`."""
     if choice == "auto" or not isinstance(choice, str):
@@ -212,7 +212,7 @@ def choose_reviser(
     choice: PartChoice | Reviser | None,
     reasoner: PartChoice | Reasoner | None,
     runtime: LensRuntime | None,
-    provider: ConnectionOptions | None = None,
+    provider: ChatOptions | None = None,
 ) -> Reviser | None:
     """Who mends the prompts of a reasoner; None for nobody.
 
@@ -247,7 +247,7 @@ def choose_fidelity_checker(
     choice: PartChoice | FidelityChecker | None,
     judge: PartChoice | Judge | None,
     runtime: LensRuntime | None,
-    provider: ConnectionOptions | None = None,
+    provider: ChatOptions | None = None,
 ) -> FidelityChecker | None:
     """Who looks a judge's criteria up in the prompts; see `choose_reviser`."""
     if not isinstance(choice, str):
@@ -273,13 +273,13 @@ def _follows(choice: PartChoice, part: str) -> bool:
     return choice == "auto"
 
 
-def _chat(model: str, setting: str, provider: ConnectionOptions | None) -> OpenAIChat:
-    options = ConnectionOptions(setting=setting)
+def _chat(model: str, setting: str, provider: ChatOptions | None) -> OpenAIChat:
+    options = ChatOptions(setting=setting)
     return OpenAIChat(model, **(options if provider is None else {**provider, **options}))
 
 
 def _read(
-    choice: PartChoice, part: _Kind, runtime: LensRuntime | None, provider: ConnectionOptions | None
+    choice: PartChoice, part: _Kind, runtime: LensRuntime | None, provider: ChatOptions | None
 ) -> tuple[str, str]:
     """The kind of a part and, for `openai` and `gguf`, its model."""
     kind, _, name = choice.partition(":")
@@ -299,7 +299,7 @@ def _read(
     return kind, name
 
 
-def _reachable(provider: ConnectionOptions | None) -> bool:
+def _reachable(provider: ChatOptions | None) -> bool:
     given = provider or {}
     return bool(
         given.get("api_key")

@@ -7,6 +7,7 @@ variable that holds them.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from enum import Enum
@@ -15,9 +16,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field
 
-from lens_reasoner.openai_connection import OFFICIAL_URL, ConnectionOptions, is_official
+from lens_reasoner.openai_chat import ChatOptions
+from lens_reasoner.openai_connection import OFFICIAL_URL, is_official
 from lens_reasoner.prices import OPENAI_PRICES, PriceTable
-from lens_reasoner.types import Value
+from lens_reasoner.types import JsonObject, Value
 from lens_sdk.models import DEFAULT_MODEL
 
 DEFAULT_RUNS = Path("lens-runs")
@@ -52,46 +54,50 @@ Limit = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_none_is
 """Seconds; None is no limit."""
 
 
+def _json_text(value: object) -> object:
+    return json.loads(value) if isinstance(value, str) else value
+
+
 class TimeoutSettings(Value):
     """Seconds that calls to a Lens server may take; "none" is no limit."""
 
-    connect: Limit = Field(default=5.0, description="Seconds for the connection.")
+    connect: Limit = Field(default=5.0, description="Seconds to connect.")
     first_byte: Limit = Field(
-        default=600.0, description="Seconds to the first byte of an answer, drawing included."
+        default=600.0, description="Seconds to the first byte of an answer, including generation."
     )
     silence: Limit = Field(default=60.0, description="Seconds between two events of a run.")
-    total: Limit = Field(default=None, description="Seconds for a whole call, retries included.")
+    total: Limit = Field(default=None, description="Seconds for a whole call, including retries.")
 
 
 class Settings(Value):
-    """What the command line and the clients use where nothing else is said.
+    """Defaults for the command line and the clients.
 
     Each field's description says what it means; `lens config` shows where its value comes from.
     """
 
     model: str = Field(
-        default=DEFAULT_MODEL, description="What draws: the choices of --model.", min_length=1
+        default=DEFAULT_MODEL, description="The image model: see --model.", min_length=1
     )
     reasoner: str = Field(
         default="auto",
-        description="Who rewrites: auto, nano, local, gguf, gguf:FILE, openai, openai:MODEL, none.",
+        description="The reasoner: auto, nano, local, gguf, gguf:FILE, openai, openai:MODEL, none.",
     )
     system_prompt: Path | None = Field(
         default=None,
-        description="Instructions for who rewrites: prompt.json of lens optimize, or a .md file; "
-        "its own if left out.",
+        description="System prompt for the reasoner: prompt.json from lens optimize, or a .md "
+        "file; by default the reasoner's own.",
     )
     judge: str = Field(
-        default="auto", description="Who judges: auto, nano, openai, openai:MODEL, none."
+        default="auto", description="The judge: auto, nano, openai, openai:MODEL, none."
     )
     rubric: str = Field(
         default="auto",
-        description="Who writes the criteria: auto (whoever goes with the judge), nano, openai, "
-        "openai:MODEL, none.",
+        description="The rubric writer: auto (matches the judge), nano, openai, openai:MODEL, "
+        "none.",
     )
     proposer: str = Field(
         default="auto",
-        description="Who suggests edits in a prompt study: auto, library, openai, openai:MODEL.",
+        description="The proposer in a prompt study: auto, library, openai, openai:MODEL.",
     )
     base_url: str | None = Field(
         default=None, description="A Lens server to use instead of this machine."
@@ -102,26 +108,31 @@ class Settings(Value):
         min_length=1,
     )
     openai_base_url: str | None = Field(
-        default=None, description="A server that speaks OpenAI's API; OpenAI's own if left out."
+        default=None, description="An OpenAI-compatible server; by default OpenAI's own."
     )
     openai_api_key_env: str = Field(
         default="OPENAI_API_KEY",
         description="The environment variable that holds that server's key.",
         min_length=1,
     )
+    openai_extra_body: Annotated[JsonObject, BeforeValidator(_json_text)] = Field(
+        default={},
+        description="Fields that this server knows besides, sent with every call to a language "
+        "model: a table in a file, JSON in the variable.",
+    )
     prices: Path | None = Field(
-        default=None, description="A JSON file with prices of tokens, on top of the known ones."
+        default=None, description="A JSON file with token prices, added to the built-in ones."
     )
     runs: Path | None = Field(
         default=None,
-        description=f"Folder of recorded runs; the command records in {DEFAULT_RUNS} if left out, "
-        "the clients record nothing.",
+        description=f"Folder for recorded runs. By default, the command line uses {DEFAULT_RUNS}, "
+        "and the clients record nothing.",
     )
     cache: Path | None = Field(
-        default=None, description="Folder of results to use again; none are kept if left out."
+        default=None, description="Folder for cached results. By default, there is no cache."
     )
     max_retries: int = Field(
-        default=2, ge=0, description="Times to ask a Lens server again after a failure."
+        default=2, ge=0, description="How often to retry a failed call to a Lens server."
     )
     timeouts: TimeoutSettings = TimeoutSettings()
 
@@ -140,16 +151,17 @@ class Settings(Value):
         return load_settings(**arguments).settings
 
     @property
-    def provider(self) -> ConnectionOptions:
-        """Server, key and prices of language models, as `OpenAIChat` takes them.
+    def provider(self) -> ChatOptions:
+        """Server, key, prices and fields for language models, as `OpenAIChat` takes them.
 
         Raises:
             PriceTableError: The prices cannot be read.
         """
-        options = ConnectionOptions(
+        options = ChatOptions(
             # Where the variable that is named holds none, OpenAI's own key is not sent instead.
             base_url=self.openai_base_url,
             api_key=os.environ.get(self.openai_api_key_env, ""),
+            extra_body=self.openai_extra_body,
         )
         if self.prices is not None:
             own = PriceTable.load(self.prices)

@@ -170,7 +170,8 @@ def _validated(known: Mapping[str, tuple[Any, Source]]) -> Settings:
         return Settings.model_validate(nested)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in first["loc"])
+        name = next((name for name in known if f"{where}.".startswith(f"{name}.")), where)
         source = known[name][1] if name in known else Source("argument")
         raise SettingsError(
             f"{name} = {first['input']!r} ({source}) cannot be used: {first['msg']}.",
@@ -179,10 +180,10 @@ def _validated(known: Mapping[str, tuple[Any, Source]]) -> Settings:
 
 
 def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables opened into dotted names."""
+    """Tables opened into dotted names, but for those that are a setting's value."""
     flat: dict[str, Any] = {}
     for name, value in data.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and name not in VARIABLES:
             flat.update({f"{name}.{inner}": deeper for inner, deeper in value.items()})
         else:
             flat[name] = value

@@ -30,6 +30,16 @@ _OF_SCHEMAS = re.compile(r"response.?format|text\.format|schema|grammar|json", r
 _OF_PICTURES = re.compile(r"image|vision|multi-?modal|must be a string", re.IGNORECASE)
 
 
+class ChatOptions(ConnectionOptions, total=False):
+    """Options of `OpenAIChat` that are those of a server rather than of a model.
+
+    Attributes:
+        extra_body: See `OpenAIChat`.
+    """
+
+    extra_body: Mapping[str, JsonValue] | None
+
+
 class OpenAIChat(OpenAIClient):
     """A `ChatModel` over the `openai` library, versions 2 and 3.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lens_reasoner import MissingKeyError
+from lens_reasoner import MissingKeyError, OpenAIChat
 from lens_reasoner.openai_connection import OpenAIConnection
 from lens_sdk import Lens, Settings, SettingsError
 from lens_sdk.cli import app
@@ -77,6 +77,8 @@ def test_a_file_above_the_project_does_not_count(project: Path) -> None:
         ("model = [", "cannot be read"),
         ('model = "C:\\Users\\me"', "cannot be read.*single quotes"),
         ('runs = "D:\\tries\\runs"', "runs = 'D:.*single quotes"),
+        ("openai_extra_body = 5", "openai_extra_body = 5 (.*lens.toml) cannot be used"),
+        ("[openai_extra_body]\nday = 2026-11-23", "openai_extra_body.*lens.toml"),
     ],
 )
 def test_mistakes_name_the_file_and_the_rule(project: Path, text: str, words: str) -> None:
@@ -166,15 +168,51 @@ def test_the_documentation_lists_every_setting() -> None:
         assert f"| `{name}` | `{variable}` |" in text
 
 
+@pytest.mark.parametrize("place", ["file", "variable"])
+def test_fields_of_a_server_reach_every_language_model(
+    project: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    fields = {"chat_template_kwargs": {"enable_thinking": False}, "top_k": 20, "stop": None}
+    if place == "file":
+        (project / "lens.toml").write_text(
+            'openai_base_url = "http://127.0.0.1:9/v1"\n'
+            "[openai_extra_body]\ntop_k = 20\nchat_template_kwargs.enable_thinking = false\n"
+        )
+        del fields["stop"]
+    else:
+        (project / "lens.toml").write_text('openai_base_url = "http://127.0.0.1:9/v1"\n')
+        monkeypatch.setenv("LENS_OPENAI_EXTRA_BODY", json.dumps(fields))
+    loaded = load_settings()
+    assert loaded.settings.openai_extra_body == fields
+    assert loaded.values["openai_extra_body"] == fields
+    assert '"top_k": 20' in CliRunner().invoke(app, ["config"]).output
+
+    def identities(settings: Settings) -> dict[str, str]:
+        """What caches, records and studies know parts by."""
+        generator = choose_generator("server:http://127.0.0.1:9/v1#m")
+        names = dict.fromkeys(("reasoner", "judge", "rubric_writer"), "openai:m")
+        return choose_parts(generator, **names, provider=settings.provider).identities()
+
+    with_fields = identities(loaded.settings)
+    without = identities(loaded.settings.model_copy(update={"openai_extra_body": {}}))
+    same = {part for part in with_fields if with_fields[part] == without[part]}
+    assert same == {"generator"}
+    assert len(with_fields) == 6
+
+
+def _connection(settings: Settings) -> OpenAIConnection:
+    return OpenAIChat("m", **settings.provider)._connection
+
+
 def test_openais_key_is_not_sent_where_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     there = {"openai_base_url": "https://openrouter.ai/api/v1"}
-    usual = OpenAIConnection("m", **Settings(**there).provider)
+    usual = _connection(Settings(**there))
     assert usual.key.get_secret_value() == SECRET
     named = Settings(**there, openai_api_key_env="OPENROUTER_API_KEY")
-    assert OpenAIConnection("m", **named.provider).key.get_secret_value() != SECRET
+    assert _connection(named).key.get_secret_value() != SECRET
     monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-0123456789")
-    assert OpenAIConnection("m", **named.provider).key.get_secret_value() == "sk-or-0123456789"
+    assert _connection(named).key.get_secret_value() == "sk-or-0123456789"
     monkeypatch.delenv("OPENROUTER_API_KEY")
     with pytest.raises(MissingKeyError):
-        OpenAIConnection("m", **Settings(openai_api_key_env="OPENROUTER_API_KEY").provider)
+        _connection(Settings(openai_api_key_env="OPENROUTER_API_KEY"))

@@ -76,6 +76,8 @@ def shown_values(loaded: LoadedSettings) -> dict[str, str]:
     shown = {}
     for name, value in loaded.values.items():
         text = "none" if value is None else str(_public(value))
+        if isinstance(value, dict):
+            text = json.dumps(value)
         if name in _KEYS:
             text += " (set)" if os.environ.get(str(value)) else " (not set)"
         shown[name] = text

@@ -14,7 +14,7 @@ from lens_reasoner import (
     RubricWriter,
     SystemPrompt,
 )
-from lens_reasoner.openai_connection import ConnectionOptions
+from lens_reasoner.openai_chat import ChatOptions
 from lens_reasoner.parts import LoopParts
 from lens_sdk.local import LocalLensGenerator
 from lens_sdk.session import (
@@ -33,7 +33,7 @@ def choose_parts(
     reasoner: PartChoice | Reasoner | None = "auto",
     judge: PartChoice | Judge | None = "auto",
     rubric_writer: PartChoice | RubricWriter | None = None,
-    provider: ConnectionOptions | None = None,
+    provider: ChatOptions | None = None,
     system_prompt: SystemPrompt | str | Path | None = None,
 ) -> LoopParts:
     """The parts that `lens_sdk.build_loop` would put together; see there.

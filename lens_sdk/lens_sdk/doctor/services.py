@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from lens_reasoner import ChatError, OpenAIChat
-from lens_reasoner.openai_connection import ConnectionOptions
+from lens_reasoner.openai_chat import ChatOptions
 from lens_sdk.doctor.check import Check
 from lens_sdk.settings import Settings
 
@@ -39,13 +39,13 @@ def server(settings: Settings) -> Check:
     return Check("server", "ok", f"{shown} is ready")
 
 
-def served_models(used: Mapping[str, str], provider: ConnectionOptions) -> Iterator[Check]:
+def served_models(used: Mapping[str, str], provider: ChatOptions) -> Iterator[Check]:
     """Whether the provider takes the key and has the models."""
     for role, model in used.items():
         yield asyncio.run(_served(role, model, provider))
 
 
-async def _served(role: str, model: str, provider: ConnectionOptions) -> Check:
+async def _served(role: str, model: str, provider: ChatOptions) -> Check:
     import openai
 
     name = f"{role} online"

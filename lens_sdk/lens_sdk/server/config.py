@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lens_reasoner import Generator, SystemPrompt
-from lens_reasoner.openai_connection import ConnectionOptions
+from lens_reasoner.openai_chat import ChatOptions
 from lens_reasoner.parts import LoopParts
 from lens_sdk.client.parts import choose_parts
 from lens_sdk.errors import SdkError
@@ -64,7 +64,7 @@ class ServerChoices:
     system_prompt: SystemPrompt | None = None
     judge: str = "auto"
     rubric_writer: str = "auto"
-    provider: ConnectionOptions | None = None
+    provider: ChatOptions | None = None
     memory: str | None = None
     feature_cache: Path | None = None
     speed: str | None = None
@@ -101,7 +101,7 @@ def serving_parts(
     system_prompt: SystemPrompt | None = None,
     judge: str = "auto",
     rubric_writer: str = "auto",
-    provider: ConnectionOptions | None = None,
+    provider: ChatOptions | None = None,
     memory: str | None = None,
     feature_cache: Path | None = None,
     speed: str | None = None,
