@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 
 from lens_core import LensPipeline
 from lens_core.data.buckets import NANO_HELD_OUT, TABLES
-from lens_core.errors import ComponentError, LensCoreError, ParameterError
+from lens_core.errors import CheckpointError, ComponentError, LensCoreError, ParameterError
 from lens_core.previews import PreviewMap
 from lens_core.training import run_stage
 from lens_core.training.ablation.config import load_ablation
@@ -112,6 +113,19 @@ def test_a_state_of_other_data_is_refused(trained: Path, tmp_path: Path) -> None
     (tmp_path / "mixed").symlink_to(trained / "mixed")
     write_data(tmp_path / "data", 23)
     with pytest.raises(LensCoreError, match="other shards"):
+        run_stage("mixed", "nano-mixed", tmp_path, {**MIXED, "accumulate": "2", "steps": "6"})
+
+
+@pytest.mark.parametrize("field", ["number", "taken", "settings"])
+def test_a_damaged_position_is_named(trained: Path, tmp_path: Path, field: str) -> None:
+    for name in ("pretrain", "data"):
+        (tmp_path / name).symlink_to(trained / name)
+    shutil.copytree(trained / "mixed", tmp_path / "mixed")
+    *_, file = sorted((tmp_path / "mixed" / "checkpoints").glob("step-*/state.json"))
+    values = json.loads(file.read_text())
+    values["processes"][0]["data"][field] = {"64x64": "many"} if field == "taken" else "many"
+    file.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=r"state\.json.*processes\.data.*remove"):
         run_stage("mixed", "nano-mixed", tmp_path, {**MIXED, "accumulate": "2", "steps": "6"})
 
 

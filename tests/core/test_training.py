@@ -140,7 +140,7 @@ def test_a_state_without_generators_goes_on(tmp_path: Path) -> None:
     assert json.loads(values.read_text())["step"] == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "no object", "another model"])
+@pytest.mark.parametrize("damage", ["cut", "no object", "step", "rng", "another model"])
 def test_a_state_that_does_not_fit_is_refused(tmp_path: Path, damage: str) -> None:
     settings = {**TINY["autoencoder"], "steps": "1"}
     run_stage("autoencoder", "nano", tmp_path, settings)
@@ -150,10 +150,14 @@ def test_a_state_that_does_not_fit_is_refused(tmp_path: Path, damage: str) -> No
         path.write_bytes(path.read_bytes()[:1000])
     elif damage == "no object":
         (state / "state.json").write_text("[]")
+    elif damage in ("step", "rng"):
+        values = json.loads((state / "state.json").read_text()) | {damage: {"torch": "AAAA"}}
+        (state / "state.json").write_text(json.dumps(values))
     else:
         model = json.loads(settings["model"]) | {"latent_channels": 8}
         settings |= {"model": json.dumps(model), "steps": "2"}
-    with pytest.raises(CheckpointError, match="state"):
+    named = rf"state\.json.*{damage}" if damage in ("step", "rng") else "state"
+    with pytest.raises(CheckpointError, match=named):
         run_stage("autoencoder", "nano", tmp_path, settings)
 
 
@@ -273,13 +277,13 @@ def test_state_survives_a_kill_between_its_two_renames(tmp_path: Path) -> None:
     folder.rename(tmp_path / "state.old")
     saved = load_state(folder)
     assert saved is not None
-    assert saved[1] == {"step": 1}
+    assert saved[1].step == 1
 
 
 def test_a_state_that_was_read_needs_its_file_no_more(tmp_path: Path) -> None:
     """While it is mapped, Windows lets nobody replace it, and the next state could not be saved."""
     folder = tmp_path / "state"
-    save_state(folder, {"x": torch.ones(100_000)}, {})
+    save_state(folder, {"x": torch.ones(100_000)}, {"step": 1})
     saved = load_state(folder)
     file = folder / "state.safetensors"
     with file.open("r+b") as opened:

@@ -74,7 +74,7 @@ def test_what_is_written_is_what_was_there_when_it_was_asked_for(tmp_path: Path)
     tensor = torch.zeros(1000, 1000)
     for step in (1, 2, 3):
         tensor.fill_(step)
-        checkpoints.save(step, {"x": tensor, "scalar": tensor[0, 0]}, {"note": step})
+        checkpoints.save(step, {"x": tensor, "scalar": tensor[0, 0]}, {"fixed": {"note": step}})
         tensor.fill_(-1)
     checkpoints.wait()
     assert [folder.name for folder in sorted(tmp_path.iterdir())] == [
@@ -83,7 +83,7 @@ def test_what_is_written_is_what_was_there_when_it_was_asked_for(tmp_path: Path)
     ]
     saved = checkpoints.latest()
     assert saved is not None
-    assert saved.values == {"note": 3, "step": 3}
+    assert (saved.values.step, saved.values.fixed) == (3, {"note": 3})
     targets = {"x": torch.empty(1000, 1000), "scalar": torch.empty(())}
     saved.read(targets)
     assert targets["x"].unique().tolist() == [3.0]
@@ -132,6 +132,53 @@ def test_a_state_that_does_not_fit_is_refused(tmp_path: Path, damage: str) -> No
     if damage == "wider":
         assert "(Size mismatch between" in str(raised.value)
         assert "give the settings it was saved with" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("step", "many"),
+        ("step", -1),
+        ("step", True),
+        ("skipped", None),
+        ("batches", [4]),
+        ("batches", "8"),
+        ("fixed", ["model"]),
+        ("processes", {"0": {}}),
+        ("processes", [7]),
+        ("processes.0.rng", None),
+        ("processes.0.rng", {}),
+        ("processes.0.rng.python", [3, "words", None]),
+        ("processes.0.rng.numpy.state", {"key": "!", "pos": 624}),
+        ("processes.0.rng.torch", 5),
+        ("processes.0.rng.torch", "AAAA"),
+        ("processes.0.data", "here"),
+    ],
+    ids=str,
+)
+def test_a_damaged_value_is_named(tmp_path: Path, field: str, value: object) -> None:
+    """A file edited by hand, or by a program that meant well."""
+    run(tmp_path, Workers(), tiny_config(steps=2))
+    file = tmp_path / "checkpoints" / "step-00000002" / "state.json"
+    values = place = json.loads(file.read_text())
+    *path, last = (int(name) if name.isdigit() else name for name in field.split("."))
+    for name in path:
+        place = place[name]
+    place[last] = value
+    file.write_text(json.dumps(values))
+    named = field if field.count(".") < 2 else "processes.0"
+    with pytest.raises(CheckpointError, match=rf"state\.json.*{named}.*remove") as raised:
+        run(tmp_path, Workers(), tiny_config())
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"step": 2, "proc', "{}", "null"])
+def test_a_torn_file_of_values_is_named(tmp_path: Path, text: str) -> None:
+    run(tmp_path, Workers(), tiny_config(steps=2))
+    file = tmp_path / "checkpoints" / "step-00000002" / "state.json"
+    file.write_text(text)
+    with pytest.raises(CheckpointError, match=r"state\.json.*remove"):
+        run(tmp_path, Workers(), tiny_config())
 
 
 @pytest.mark.parametrize(("before", "after"), [("muon", "adamw"), ("adamw", "muon")])

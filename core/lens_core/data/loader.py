@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from lens_core.data.batches import BucketBatch, LoadedSample
 from lens_core.data.buckets import BATCH_SIZES, Bucket
@@ -60,6 +60,18 @@ class LoaderSettings(BaseModel):
         """The part that a saved position depends on."""
         kept = {"seed", "batch_sizes", "bucket_shares", "order", "window", "caption_shares"}
         return self.model_dump(mode="json", include=kept)
+
+
+class _SavedPosition(BaseModel):
+    """What `BucketLoader.state` gives."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    data: str
+    settings: dict[str, Any]
+    number: NonNegativeInt
+    taken: dict[str, NonNegativeInt]
+    skipped: dict[str, NonNegativeInt]
 
 
 @dataclass(frozen=True)
@@ -183,21 +195,23 @@ class BucketLoader:
         Raises:
             ManifestError: It belongs to other shards.
             ParameterError: It belongs to other settings.
+            ValidationError: It is not what `state` gives.
         """
-        if state["data"] != self._data.manifest.fingerprint():
+        saved = _SavedPosition.model_validate(state)
+        if saved.data != self._data.manifest.fingerprint():
             raise ManifestError(
                 f"the saved position belongs to other shards than those in {self._data.folder}; "
                 "give the same data, or start a new run"
             )
         own = self._settings.identity()
-        if changed := sorted(name for name in own if state["settings"].get(name) != own[name]):
+        if changed := sorted(name for name in own if saved.settings.get(name) != own[name]):
             raise ParameterError(
                 f"the saved position was reached with other loader settings: {', '.join(changed)}; "
                 "give the same, or start a new run"
             )
         self._drop_ahead()
-        self._cursor = self._planned = Cursor(int(state["number"]), dict(state["taken"]))
-        self._counts = Counter(state["skipped"])
+        self._cursor = self._planned = Cursor(saved.number, saved.taken)
+        self._counts = Counter(saved.skipped)
 
     def close(self) -> None:
         """Stop reading ahead."""

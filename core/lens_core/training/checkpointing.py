@@ -28,9 +28,9 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from lens_core.errors import CheckpointError, first_line
+from lens_core.training.rng import restore_generators
+from lens_core.training.state_values import VALUES, StateValues, read_values, restoring
 from lens_core.training.workers import Workers
-
-_VALUES = "state.json"
 
 # A lone process is what most runs here are; DCP would remark on it at every state.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
@@ -46,12 +46,12 @@ class _Writer(HuggingFaceStorageWriter):
 
     def finish(self, metadata: Metadata, results: Any) -> None:
         super().finish(metadata, results)
-        fresh = self._folder / f"{_VALUES}.new"
+        fresh = self._folder / f"{VALUES}.new"
         with fresh.open("w") as file:
             file.write(self._values)
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(self._folder / _VALUES)
+        fresh.replace(self._folder / VALUES)
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,13 @@ class Saved:
     """
 
     folder: Path
-    values: dict[str, Any]
+    values: StateValues
     known_as: Callable[[str], str] = str
+
+    @property
+    def file(self) -> Path:
+        """Where the values lie."""
+        return self.folder / VALUES
 
     def names(self) -> list[str]:
         """Names of its tensors."""
@@ -97,13 +102,24 @@ class Saved:
         Raises:
             CheckpointError: One of them is not what it was saved with.
         """
-        before = self.values.get("fixed", {})
+        before = self.values.fixed
         for name, value in fixed.items():
             if before.get(name, value) != value:
                 raise CheckpointError(
                     f"{self.folder} was saved with {name} {before[name]!r}, and this run has "
                     f"{value!r}: give what it was saved with, or choose another --out"
                 )
+
+    def restore_generators(self, workers: Workers) -> None:
+        """Let this process's random generators go on, unless there are more or fewer processes now.
+
+        Raises:
+            CheckpointError: Their states are damaged.
+        """
+        processes = self.values.processes
+        if len(processes) == workers.count:
+            with restoring(self.file, f"processes.{workers.rank}.rng"):
+                restore_generators(processes[workers.rank].rng)
 
     def _wanted(self, targets: Mapping[str, Tensor]) -> list[str]:
         """Names in the files of tensors to read."""
@@ -192,12 +208,7 @@ class Checkpoints:
         newest = self._workers.gather(str(complete[-1]) if complete else "")[0]
         if not newest:
             return None
-        try:
-            return Saved(Path(newest), json.loads((Path(newest) / _VALUES).read_text()))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{newest} is damaged ({error}); remove it to go on from an older one"
-            ) from error
+        return Saved(Path(newest), read_values(Path(newest) / VALUES))
 
     def _unwritten(self, error: BaseException) -> CheckpointError:
         return CheckpointError(
@@ -207,7 +218,7 @@ class Checkpoints:
 
     def _complete(self) -> list[Path]:
         """Folders of whole states, the oldest first."""
-        return sorted(values.parent for values in self._folder.glob(f"step-*/{_VALUES}"))
+        return sorted(values.parent for values in self._folder.glob(f"step-*/{VALUES}"))
 
 
 def _cause(error: BaseException) -> str:

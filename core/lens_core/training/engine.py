@@ -23,7 +23,8 @@ from lens_core.training.journal import Journal
 from lens_core.training.legacy import legacy_state
 from lens_core.training.metrics import TrainingMetrics
 from lens_core.training.optim import TOLERATED_SKIPS
-from lens_core.training.rng import generator_states, restore_generators
+from lens_core.training.rng import generator_states
+from lens_core.training.state_values import restoring
 from lens_core.training.workers import Workers
 
 
@@ -165,12 +166,12 @@ class DenoiserRun:
         saved.read(self.training.targets(saved.names()))
         self.training.weights.refresh()
         values = saved.values
-        self.step, self.skipped = int(values["step"]), int(values["skipped"])
-        self.batches = int(values.get("batches", self.step * self.workers.count))
-        parts = values.get("processes", [])
-        self.source.restore([part["data"] for part in parts], self.batches)
-        if len(parts) == self.workers.count:
-            restore_generators(parts[self.workers.rank]["rng"])
+        self.step, self.skipped = values.step, values.skipped
+        drawn = values.batches
+        self.batches = self.step * self.workers.count if drawn is None else drawn
+        with restoring(saved.file, "processes.data"):
+            self.source.restore([part.data for part in values.processes], self.batches)
+        saved.restore_generators(self.workers)
 
 
 def batches_per_step(config: DenoiserConfig, workers: Workers) -> int:

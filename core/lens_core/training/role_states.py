@@ -9,7 +9,7 @@ from torch import Tensor
 from lens_core.errors import CheckpointError
 from lens_core.training.checkpointing import Checkpoints, Saved
 from lens_core.training.legacy import legacy_role_state
-from lens_core.training.rng import generator_states, restore_generators
+from lens_core.training.rng import generator_states
 from lens_core.training.roles import Role
 from lens_core.training.workers import Workers
 
@@ -70,10 +70,8 @@ class RoleStates:
         saved.read(self._targets(saved))
         for role in self._roles:
             role.weights.refresh()
-        processes = saved.values.get("processes", [])
-        if len(processes) == self.workers.count:
-            restore_generators(processes[self.workers.rank]["rng"])
-        return int(saved.values["step"])
+        saved.restore_generators(self.workers)
+        return saved.values.step
 
     def _targets(self, saved: Saved) -> dict[str, Tensor]:
         names = saved.names()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lens_core.errors import CheckpointError, first_line
 from lens_core.training.rng import generator_states, restore_generators
+from lens_core.training.state_values import VALUES, StateValues, read_values, restoring
 
 
 def save_state(directory: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -26,7 +27,7 @@ def save_state(directory: Path, tensors: Mapping[str, Tensor], values: Mapping[s
     fresh.mkdir(parents=True)
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, fresh / "state.safetensors")
-    (fresh / "state.json").write_text(json.dumps(values, indent=1))
+    (fresh / VALUES).write_text(json.dumps(values, indent=1))
     shutil.rmtree(old, ignore_errors=True)
     if directory.exists():
         directory.replace(old)
@@ -34,7 +35,7 @@ def save_state(directory: Path, tensors: Mapping[str, Tensor], values: Mapping[s
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_state(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def load_state(directory: Path) -> tuple[dict[str, Tensor], StateValues] | None:
     """Read what `save_state` wrote, or None where no run has saved anything yet.
 
     Raises:
@@ -49,28 +50,19 @@ def load_state(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | No
         # An optimiser keeps what it is given, and Windows replaces no file that is mapped.
         return {name: tensor.clone() for name, tensor in mapped.items()}, values
     except (OSError, SafetensorError) as error:
-        raise _incomplete(source, error) from error
+        raise CheckpointError(
+            f"{source} is not a complete training state ({error}); remove it to start again"
+        ) from error
 
 
-def find_state(directory: Path) -> tuple[Path, dict[str, Any]] | None:
+def find_state(directory: Path) -> tuple[Path, StateValues] | None:
     """Where the newest whole state lies, `directory` or what a kill left beside it, and its values.
 
     Raises:
         CheckpointError: The values cannot be read.
     """
     source = directory if directory.exists() else directory.with_suffix(".old")
-    if not source.exists():
-        return None
-    try:
-        return source, dict(json.loads((source / "state.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise _incomplete(source, error) from error
-
-
-def _incomplete(source: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{source} is not a complete training state ({error}); remove it to start again"
-    )
+    return (source, read_values(source / VALUES)) if source.exists() else None
 
 
 def save_component(
@@ -96,15 +88,15 @@ def resume_component(
     try:
         module.load_state_dict(select(name, tensors))
         restore_optimizer(optimizer, select("adam", tensors))
-        step = int(values["step"])
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{directory} does not fit this run ({first_line(error)}); give the settings it was "
             "saved with, or remove it to start again"
         ) from error
-    if "rng" in values:  # States of earlier versions go on without.
-        restore_generators(values["rng"])
-    return step
+    if values.rng is not None:  # States of earlier versions go on without.
+        with restoring(directory / VALUES, "rng"):
+            restore_generators(values.rng)
+    return values.step
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
