@@ -25,6 +25,8 @@ from prompt_opt.simulated_study import WORLD, study
 KEY = "a-key-of-more-than-16-characters"
 HEADERS = {"authorization": f"Bearer {KEY}"}
 
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -116,6 +118,42 @@ def test_an_address_works_for_an_hour_and_on_every_server_of_the_folder(
     assert "for an hour" in client.get(late).json()["error"]["message"]
 
 
+BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+
+def test_a_browser_is_told_of_an_old_address_in_words(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lens_sdk.server.studies.KEPT_SECONDS", -1.0)
+    late = client.get("/v1/studies/half", headers=HEADERS).json()["report_url"]
+    for address, words in (
+        (late, "This address was for an hour"),
+        ("/files/gone.png", "There is no such picture"),
+        ("/files/nothing/<b>", "There is nothing at /files/nothing/&lt;b&gt;"),
+    ):
+        shown = client.get(address, headers=BROWSER)
+        assert (shown.status_code, shown.headers["content-type"]) == (
+            404,
+            "text/html; charset=utf-8",
+        )
+        assert words in shown.text
+        assert "default-src 'none'" in shown.headers["content-security-policy"]
+    assert client.get("/v1/nothing", headers=HEADERS | BROWSER).json()["error"]["code"]
+
+
+@needs_browser
+def test_from_an_old_address_it_is_one_step_to_the_studies(
+    painting: Running, tmp_path: Path
+) -> None:
+    with chromium_page(tmp_path) as page:
+        page.open(f"{painting.url}/files/studies/0-x/half", width=390, phone=True)
+        page.wait("document.querySelector('h1')?.textContent === 'Not here'")
+        assert page.value("document.documentElement.scrollWidth") <= 390
+        assert page.value("getComputedStyle(document.body).maxWidth") == "1088px"
+        page.value("document.querySelector('main a').click()")
+        page.wait("document.querySelectorAll('#study-list li').length === 2")
+
+
 @pytest.mark.parametrize(
     "name",
     ["..%2Fsecret", "%2e%2e", "..", "half%2F..%2Fhalf", "half%00", "%2Fetc", "broken", "x" * 300],
@@ -124,9 +162,6 @@ def test_no_name_leads_out_of_the_folder(client: TestClient, name: str) -> None:
     answer = client.get(f"/v1/studies/{name}", headers=HEADERS)
     assert answer.status_code == 404
     assert "seed_prompt" not in answer.text
-
-
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 
 
 @needs_browser

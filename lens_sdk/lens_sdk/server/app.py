@@ -42,10 +42,10 @@ from lens_sdk.server.described import (
 from lens_sdk.server.drawing import BatchingLensGenerator
 from lens_sdk.server.edits import FORM, read_form
 from lens_sdk.server.errors import ApiError, api_error, invalid
-from lens_sdk.server.guard import Guard, caller_of
+from lens_sdk.server.guard import OPEN_FOLDER, Guard, caller_of
 from lens_sdk.server.idempotency import LONGEST_KEY
 from lens_sdk.server.metrics import Metrics
-from lens_sdk.server.page import page
+from lens_sdk.server.page import error_page, page
 from lens_sdk.server.pictures import MEDIA_TYPES, uploaded
 from lens_sdk.server.services import Services
 from lens_sdk.server.sse import ClientLeftError, EventStream, unless_left
@@ -118,11 +118,19 @@ def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
         if known.status >= 500 and isinstance(error, ReasonerError):
             _log.error("request failed", exc_info=error)
         told = {"allow": _allowed(app, request)} if known.status == 405 else {}
+        if request.url.path.startswith(OPEN_FOLDER) and _wants_html(request):
+            text, policy = error_page(known.message)
+            return HTMLResponse(text, known.status, {"content-security-policy": policy} | told)
         return JSONResponse(known.body, known.status, told | known.headers)
 
     for kind in (ApiError, ReasonerError, RequestValidationError, HTTPException, ClientLeftError):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(Exception, answer)
+
+
+def _wants_html(request: Request) -> bool:
+    """Whether a browser opens an address; programs take anything, or JSON."""
+    return "text/html" in request.headers.get("accept", "")
 
 
 def _http_error(error: HTTPException, request: Request) -> ApiError:

@@ -1,4 +1,4 @@
-"""The page at `/`: one HTML file with everything inside."""
+"""The page at `/`, one HTML file with everything inside, and the one for addresses too old."""
 
 from __future__ import annotations
 
@@ -34,3 +34,16 @@ def page(runs: str, studies: str) -> tuple[str, str]:
     study = f"{studies}/NAME"
     told = {"runs": escape(shell_word(runs)), "study": escape(shell_word(study))}
     return Template(text).substitute(style=style, script=script, **told), policy
+
+
+@cache
+def error_page(message: str) -> tuple[str, str]:
+    """What a browser shows for an address that leads nowhere, and its content security policy.
+
+    Args:
+        message: Why it does not.
+    """
+    style = asset("palette.css") + asset("base.css")
+    policy = f"default-src 'none'; img-src data:; style-src {source(style)}; frame-ancestors 'none'"
+    template = files("lens_sdk.server").joinpath("web", "error.html").read_text(encoding="utf-8")
+    return Template(template).substitute(style=style, message=escape(message)), policy
