@@ -81,15 +81,15 @@ def points(value: float) -> str:
 
 NOTES = {
     "value": (
-        "1000 pictures for every strategy. *Gain* is the true gain of the prompt that the study",
-        "returns, which for the default is the seed prompt where nothing was established; *with",
-        "best guesses* takes `unproven` then. *Default is ahead by* compares the same worlds.",
+        "Every strategy has 1000 images. *Gain* is the true gain of the prompt that the study",
+        "returns. If the default proves nothing, it returns the seed prompt; *with best guesses*",
+        "uses `unproven` in that case. *Default is ahead by* compares the same worlds.",
     ),
     "sensitivity": (
-        "What changes if the budget or the world is another. Where gains are small against the",
-        "noise, the default often cannot establish them and returns the seed prompt; on average",
-        "methods without a gate are then level with it or ahead, without knowing of any one prompt",
-        "whether it is better.",
+        "This table changes the budget or the world. Where gains are small compared with the",
+        "noise, the default often cannot prove them and returns the seed prompt. On average,",
+        "methods without a gate are then level with it or ahead, but they cannot say whether any",
+        "particular prompt is better.",
     ),
 }
 
@@ -98,18 +98,20 @@ def markdown(tables: dict[str, list[Row]]) -> str:
     lines = [
         "# Prompt studies on the simulator",
         "",
-        "Made by `python benchmarks/prompt_opt_simulator.py`; every run's numbers are in",
-        "`simulator.json`. Values are true ones, known from the simulator, in points of a hundred,",
-        "on 300 requests that no study saw. Intervals are 95 %. That the gate draws one picture",
-        "per request and not two was decided on other worlds than these. Each study has 120",
-        "requests; pictures for the final claim count too.",
+        "This page compares strategies for prompt studies in a simulator, where the true gain of",
+        "every prompt is known. `python benchmarks/prompt_opt_simulator.py` writes it; the",
+        "numbers of every run are in `simulator.json`. Values are true gains in percentage",
+        "points, on 300 requests that no study saw. Intervals are 95 %. Each study has 120",
+        "requests, and images for the final claim count towards its budget. The decision that the",
+        "gate uses one image per request instead of two was made on other simulated worlds.",
         "",
         f"## Error rate (nominal at most {ALPHA:.0%} of studies)",
         "",
-        "Studies in which no edit helps. *placebo*: edits change the wording only; *harm*: they do",
-        "nothing or hurt; *mixed*: they help some requests and hurt others. Wrong is a study that",
-        "accepted a prompt whose true value is not above that of the one it replaced. The last",
-        "rows have no gate: there, wrong is a study that returned another prompt than the seed.",
+        "In these studies, no edit helps. *placebo*: edits only change the wording; *harm*: they",
+        "do nothing or hurt; *mixed*: they help some requests and hurt others. A study is wrong",
+        "if it accepted a prompt whose true value is not above that of the one it replaced. The",
+        "last two rows have no gate; there, a study is wrong if it returned any prompt other than",
+        "the seed.",
         "",
         "| edits | strategy | runs | challenges per study | wrong | rate | interval |",
         "|---|---|--:|--:|--:|--:|---|",
@@ -130,7 +132,7 @@ def value_table(rows: list[Row], several: bool) -> list[str]:
     head = "| scenario " if several else ""
     lines = [
         f"{head}| strategy | runs | gain | interval | default is ahead by | interval | "
-        "with best guesses | worse than the seed | pictures | proposals | claims that hold |",
+        "with best guesses | worse than the seed | images | proposals | claims that hold |",
         f"{'|---' if several else ''}|---|--:|--:|---|--:|---|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
