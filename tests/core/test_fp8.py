@@ -1,5 +1,7 @@
 """Products in 8 bits: the arithmetic, the layers it is for, and what must not change."""
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,31 @@ def test_the_8_bit_form_follows_the_weights() -> None:
     accelerate_transformer(other, SpeedPlan(fp8="all"))
     assert torch.equal(velocity(model), velocity(other))
     assert distance(velocity(model), before) > 1e-2
+
+
+@pytest.mark.parametrize("plan", [SpeedPlan(fp8="all"), SpeedPlan(fp8="careful", fused_mlp=True)])
+def test_copies_and_pickles_make_their_own_8_bit_form(plan: SpeedPlan) -> None:
+    model = small()
+    accelerate_transformer(model, plan)
+    expected = velocity(model)
+    sizes = len(pickle.dumps(small())), len(pickle.dumps(model))
+    assert sizes[1] < 1.2 * sizes[0]
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(velocity(copied), expected)
+        assert rounded_layers(copied) == rounded_layers(model)
+        with torch.no_grad():
+            copied.transformer_blocks[0].img_mlp.w1.weight.mul_(1.5)
+            copied.transformer_blocks[0].attn.img_qkv.weight.mul_(1.5)
+        changed = velocity(copied)
+        assert distance(changed, expected) > 1e-2
+        assert torch.equal(velocity(model), expected)
+        accelerate_transformer(copied, PLAIN)
+        assert 0 < distance(velocity(copied), changed) < 0.2
+        assert not [*copied.buffers()]
+    pipeline = accelerate(tiny_pipeline().to(torch.bfloat16), plan)
+    arguments = {"seed": 1, "num_inference_steps": 2, "output_type": "latent"}
+    again = pickle.loads(pickle.dumps(pipeline))
+    assert torch.equal(again("a cup", **arguments)[0], pipeline("a cup", **arguments)[0])
 
 
 def test_loras_work_on_top_whenever_they_come(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Recording forward passes, with a recorder that repeats the work on the same buffers."""
 
+import copy
 import logging
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +53,21 @@ def recorded(pipeline: LensPipeline, most: int = 8) -> Repeating:
 def draw(pipeline: LensPipeline, prompt: str = "two red apples", **arguments: Any) -> Tensor:
     settings = {"num_inference_steps": 3, "output_type": "latent", "seed": 3} | arguments
     return pipeline(prompt, **settings).images
+
+
+def test_copies_record_for_themselves() -> None:
+    pipeline = accelerate(tiny_pipeline(), PLAIN)
+    recorder = recorded(pipeline)
+    expected = draw(pipeline)
+    for copied in (copy.deepcopy(pipeline), pickle.loads(pickle.dumps(pipeline))):
+        (graphs,) = copied.transformer.preparations
+        assert copied.transformer.predict is graphs
+        assert torch.equal(draw(copied), expected)
+        with torch.no_grad():
+            copied.transformer.proj_out.weight.zero_()
+        assert not draw(copied).equal(expected)
+        assert torch.equal(draw(pipeline), expected)
+    assert recorder.recorded == 2
 
 
 @pytest.mark.parametrize("plan", [PLAIN, SpeedPlan(modulation_table=True)])

@@ -5,6 +5,7 @@ token, made anew at every call. Products are summed in float32 and come out in b
 """
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -150,9 +151,18 @@ class Fp8Linear(nn.Linear):
         self.register_buffer("codes", codes, persistent=False)
         self.register_buffer("scales", scales, persistent=False)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copies and pickles are plain layers; `PreparedWeights` makes their 8-bit form."""
+        return _itself, (self.plain(),)
+
     def plain(self) -> nn.Linear:
         """The layer without 8 bits, of the same parameters."""
         with torch.device("meta"):
             found = nn.Linear(self.in_features, self.out_features, self.bias is not None)
         found.weight, found.bias = self.weight, self.bias
         return found.train(self.training)
+
+
+def _itself(layer: nn.Linear) -> nn.Linear:
+    """What a pickle calls to have a layer of another class than it was made from."""
+    return layer

@@ -42,6 +42,10 @@ class CudaRecorder:
     def __init__(self) -> None:
         self._pool: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has working memory of its own."""
+        return {"_pool": None}
+
     def can_record(self, device: torch.device) -> bool:
         """On CUDA."""
         return device.type == "cuda"
@@ -123,6 +127,10 @@ class StepGraphs:
         if (now := self._current()) != self._state:
             self._recordings.clear()
             self._state = now
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy records anew: a recording is of this process's memory."""
+        return {**self.__dict__, "_recordings": OrderedDict(), "_state": None}
 
     def _current(self) -> tuple[Any, ...]:
         return tuple(layer_state(module) for module in self._transformer.modules())

@@ -69,6 +69,10 @@ class PreparedWeights:
             tie(mlp)
         self._state = self._current()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has plain layers at first."""
+        return {**self.__dict__, "_state": None}
+
     def remove(self) -> None:
         """Leave the layers as they were."""
         for slot in self._slots:
