@@ -11,6 +11,7 @@ from torch import Tensor
 from lens_core.denoising import Denoiser
 from lens_core.pipeline_inputs import check_finite
 from lens_core.sampling import compute_mu
+from lens_core.solvers import Solver
 from lens_core.starting_points import KeptRegion
 
 
@@ -24,7 +25,7 @@ class EulerState:
         timestep: Of the step, the scheduler's: a scalar from 0 to 1000.
         sigma: The noise level that was reached.
         latents: Tokens `[B, tokens, channels]` at that level.
-        velocity: The guided velocity that led there, same shape.
+        velocity: The direction that led there, same shape; Euler's is the guided velocity.
         kept: What is not sampled, if anything.
     """
 
@@ -69,6 +70,7 @@ def integrate(
     denoiser: Denoiser,
     latents: Tensor,
     begin: int,
+    solver: Solver,
     kept: KeptRegion | None,
     after_step: AfterStep,
 ) -> Tensor:
@@ -79,6 +81,7 @@ def integrate(
         denoiser: Gives the guided velocity.
         latents: Tokens `[B, tokens, channels]` at noise level `sigmas[begin]`.
         begin: Steps of the schedule that are left out.
+        solver: Of these steps, without earlier ones.
         kept: Tokens that follow a given picture instead.
         after_step: Told each step's outcome.
 
@@ -90,7 +93,9 @@ def integrate(
     denoiser.prepare(timesteps)
     finite = []
     for index, timestep in enumerate(timesteps):
+        scale = denoiser.guidance_scale
         velocity = denoiser.velocity(latents, timestep)
+        velocity = solver.direction(index, latents, velocity, scale)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         sigma = levels[index + 1]
         if kept is not None:

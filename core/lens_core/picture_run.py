@@ -17,6 +17,7 @@ from lens_core.euler import AfterStep, EulerState, integrate, set_schedule
 from lens_core.guidance import GuidanceInterval
 from lens_core.picture_groups import Size, SizeGroup, group_by_size
 from lens_core.pipeline_output import Collected, Pictures, finished, to_pictures
+from lens_core.solvers import SolverName, make_solver
 from lens_core.starting_points import (
     Canvas,
     KeptRegion,
@@ -40,6 +41,7 @@ class PictureCall:
         levels: Noise levels before the time shift, one per step of the full schedule.
         guidance_scale: 1 is no guidance.
         interval: Noise levels at which it is more than that.
+        solver: How noise levels are integrated over.
         images_per_prompt: Pictures for each prompt.
         output_type: Form of the result.
         batch_size: Most pictures sampled at once; None for all of one size.
@@ -51,12 +53,16 @@ class PictureCall:
         callback: Told after each step as in diffusers.
         on_step: Told after each step.
         cancel: Ends sampling when it is set.
+
+    Raises:
+        ParameterError: A value outside its range, or two that exclude each other.
     """
 
     sizes: Sequence[Size]
     levels: np.ndarray
     guidance_scale: float
     interval: GuidanceInterval
+    solver: SolverName
     images_per_prompt: int
     output_type: inputs.OutputType
     batch_size: int | None
@@ -68,6 +74,19 @@ class PictureCall:
     callback: StepCallback | None
     on_step: StepListener | None
     cancel: Cancel | None
+
+    def __post_init__(self) -> None:
+        inputs.SamplingSettings(
+            (1, 1), self.steps, self.guidance_scale, self.images_per_prompt, self.output_type
+        )
+        if self.batch_size is not None:
+            inputs.check_count("batch_size", self.batch_size)
+        if self.seed is not None and self.generator is not None:
+            raise ParameterError("give seed or generator, not both")
+        if self.reference and self.interval != GuidanceInterval():
+            raise ParameterError("the published code, which reference repeats, always guides")
+        if self.reference and self.solver != "euler":
+            raise ParameterError("the published code, which reference repeats, takes Euler steps")
 
     @property
     def steps(self) -> int:
@@ -152,7 +171,11 @@ class PictureRun:
             latents, kept = self._on_canvas(canvas, noise)
         with pipeline.progress_bar(total=call.steps - call.begin) as progress:
             after_step = self._after_step(group, denoiser, progress)
-            final = integrate(pipeline.scheduler, denoiser, latents, call.begin, kept, after_step)
+            levels = pipeline.scheduler.sigmas[call.begin :].tolist()
+            solver = make_solver(call.solver, levels)
+            final = integrate(
+                pipeline.scheduler, denoiser, latents, call.begin, solver, kept, after_step
+            )
         if call.output_type == "latent":
             return final
         pixels = pipeline.decode(final, group.height, group.width)

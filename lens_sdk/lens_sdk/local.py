@@ -43,8 +43,8 @@ class LocalLensGenerator(BlockingGenerator):
     """A `Generator` round a `LensPipeline`.
 
     Every picture starts from noise of its own seed, which no batch changes. What
-    `GenerationSettings.extra` may hold: `date`, the day that the text encoder believes it is, and
-    `guidance_interval`, the noise levels between which guidance works.
+    `GenerationSettings.extra` may hold: `date`, the day that the text encoder believes it is,
+    `guidance_interval`, the noise levels between which guidance works, and `solver`.
     """
 
     def __init__(self, runtime: LensRuntime) -> None:
@@ -101,6 +101,10 @@ class LocalLensGenerator(BlockingGenerator):
 
             given = extra["guidance_interval"]
             checks["guidance_interval"] = partial(GuidanceInterval.read, given)
+        if "solver" in extra:
+            from lens_core.solvers import read_solver
+
+            checks["solver"] = partial(read_solver, extra["solver"])
         return checks
 
     def draw(
@@ -225,6 +229,7 @@ class LocalLensGenerator(BlockingGenerator):
         return {
             "date": _date(settings),
             "guidance_interval": settings.extra.get("guidance_interval"),
+            "solver": settings.extra.get("solver"),
         }
 
     def _source_files(self) -> dict[str, SourceFile | None]:
@@ -282,7 +287,7 @@ def _capabilities(own: SizeRules, *, nano: bool) -> Capabilities:
         max_images=min(MOST_AT_ONCE, max(1, fits)),
         image_input=True,
         mask=True,
-        extra=("date", "guidance_interval"),
+        extra=("date", "guidance_interval", "solver"),
     )
 
 

@@ -109,6 +109,7 @@ IMPOSSIBLE = [
     ("date", {"extra": {"date": "tomorrow"}}),
     ("guidance_interval", {"extra": {"guidance_interval": [5, 9]}}),
     ("guidance_interval", {"extra": {"guidance_interval": "half"}}),
+    ("solver", {"extra": {"solver": "heun"}}),
 ]
 
 

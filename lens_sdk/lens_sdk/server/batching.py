@@ -18,6 +18,7 @@ from lens_core.pipeline_inputs import SamplingSettings, initial_latents
 from lens_core.pipeline_output import finished
 from lens_core.sampling import compute_mu, guide
 from lens_core.sizes import validate_size
+from lens_core.solvers import read_solver
 from lens_core.starting_points import (
     Canvas,
     KeptRegion,
@@ -89,6 +90,7 @@ class RowSampler:
             uncond=conditioner.negative(request, 1, blank_as_text=False) if guided else None,
             guidance_scale=checked.guidance_scale,
             interval=GuidanceInterval.read(settings.extra.get("guidance_interval")),
+            solver=read_solver(settings.extra.get("solver")),
             grid=checked.grid,
             sigmas=scheduler.sigmas[begin:],
             times=scheduler.timesteps[begin:] / 1000,
@@ -128,8 +130,10 @@ class RowSampler:
                 cond[i] = guide(cond[i], uncond[place], rows[i].guidance_scale)
         for row, velocity in zip(rows, cond, strict=True):
             now, following = row.schedule.sigmas[row.step : row.step + 2]
-            row.estimate = row.held(row.latents - now * velocity, 0.0)
-            row.latents = row.held(row.latents + (following - now) * velocity, following)
+            scale = row.guidance_scale
+            direction = row.solver.direction(row.step, row.latents, velocity, scale)
+            row.estimate = row.held(row.latents - now * direction, 0.0)
+            row.latents = row.held(row.latents + (following - now) * direction, following)
             row.step += 1
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ from functools import cached_property
 from torch import Tensor
 
 from lens_core.guidance import GuidanceInterval
+from lens_core.solvers import Solver, SolverName, make_solver
 from lens_core.starting_points import Canvas, KeptRegion
 from lens_core.text_features import TextFeatures
 
@@ -37,6 +38,7 @@ class Schedule:
         uncond: Features of the negative prompt, one row; None runs that branch without text.
         guidance_scale: 1 runs only the branch with the prompt.
         interval: Noise levels at which both run.
+        solver: How noise levels are integrated over.
         grid: (height, width) in tokens.
         sigmas: Noise levels of the steps that are run, float32 `[steps + 1]`, down to 0.
         times: What the model is told at them, float32 `[steps]` in [0, 1].
@@ -47,6 +49,7 @@ class Schedule:
     uncond: TextFeatures | None
     guidance_scale: float
     interval: GuidanceInterval
+    solver: SolverName
     grid: tuple[int, int]
     sigmas: Tensor
     times: Tensor
@@ -54,8 +57,14 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """Euler steps."""
+        """Steps that are run."""
         return len(self.times)
+
+    @cached_property
+    def levels(self) -> list[float]:
+        """`sigmas` as numbers."""
+        levels: list[float] = self.sigmas.tolist()
+        return levels
 
     @cached_property
     def key(self) -> tuple[float, ...]:
@@ -74,6 +83,7 @@ class Row:
         kept: Tokens that follow the starting picture; None if all are sampled.
         estimate: What the picture would be if sampling ended at the latest step, as tokens.
         began: When it was made, by `time.perf_counter`.
+        solver: Of its own steps.
     """
 
     schedule: Schedule
@@ -82,6 +92,10 @@ class Row:
     kept: KeptRegion | None = None
     estimate: Tensor | None = None
     began: float = field(default_factory=time.perf_counter)
+    solver: Solver = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.solver = make_solver(self.schedule.solver, self.schedule.levels)
 
     @property
     def done(self) -> bool:

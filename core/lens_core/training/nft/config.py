@@ -4,8 +4,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from lens_core.solvers import SolverName
 from lens_core.training.config import ATTENTION, NANO_SIZES, PostTrainingConfig, Size
-from lens_core.training.solvers import Solver
 
 Decay = Literal["copy", "linear_to_0_5", "delayed_linear_to_0_999"]
 
@@ -46,7 +46,7 @@ class RLConfig(PostTrainingConfig):
     """Height and width in pixels that the batches of a step take by chance."""
     rollout_steps: int = Field(10, gt=1)
     """Steps of the sampler that makes pictures for the reward."""
-    rollout_solver: Solver = "dpm2"
+    rollout_solver: SolverName = "dpmpp_2m"
     """Its solver."""
     rollout_guidance: float = Field(1.0, ge=1)
     """Its guidance; 1 is DiffusionNFT's choice, and what the velocities are trained for."""

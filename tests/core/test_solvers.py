@@ -1,0 +1,73 @@
+"""Solvers as the pipeline uses them."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lens_core import LensPipeline, ParameterError
+from lens_core.packaged import packaged_folder
+from lens_core.solvers import MultistepSolver
+from tiny_components import tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> LensPipeline:
+    return tiny_pipeline()
+
+
+def latents(pipeline: LensPipeline, **settings: Any) -> Tensor:
+    settings = {"num_inference_steps": 16, "guidance_scale": 4.0, **settings}
+    found: Tensor = pipeline("a cup", seed=3, output_type="latent", **settings).images
+    return found
+
+
+def test_euler_is_what_lens_is_drawn_with(pipeline: LensPipeline) -> None:
+    assert torch.equal(latents(pipeline, solver="euler"), latents(pipeline))
+
+
+def test_second_order_ends_nearer_to_where_many_steps_end() -> None:
+    nano = LensPipeline.from_pretrained(packaged_folder("lens-nano-base"))
+
+    def drawn(steps: int, solver: str) -> Tensor:
+        return latents(nano, num_inference_steps=steps, solver=solver, guidance_scale=3.0)
+
+    exact = drawn(100, "dpmpp_2m")
+    euler, second = ((drawn(12, name) - exact).norm() for name in ("euler", "dpmpp_2m"))
+    assert second < 0.85 * euler
+
+
+def test_its_first_steps_are_eulers(pipeline: LensPipeline) -> None:
+    """There is nothing to extrapolate from at first, and too little of few steps at the end."""
+    assert torch.equal(
+        latents(pipeline, num_inference_steps=3, solver="dpmpp_2m"),
+        latents(pipeline, num_inference_steps=3),
+    )
+    assert not torch.equal(latents(pipeline, solver="dpmpp_2m"), latents(pipeline))
+
+
+def test_nothing_is_extrapolated_across_a_change_of_guidance() -> None:
+    solver = MultistepSolver([0.9, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
+    latents = torch.randn(2, 4)
+
+    def extrapolates(step: int, scale: float) -> bool:
+        velocity = torch.randn(2, 4)
+        return not torch.equal(solver.direction(step, latents, velocity, scale), velocity)
+
+    scales = [5.0, 5.0, 1.0, 1.0, 5.0]
+    found = [extrapolates(step, scale) for step, scale in enumerate(scales)]
+    assert found == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize("settings", [{"solver": "heun"}, {"solver": 2}])
+def test_solvers_that_are_not_there_are_refused(
+    pipeline: LensPipeline, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(ParameterError, match="must be one of euler, dpmpp_2m"):
+        latents(pipeline, **settings)
+
+
+def test_the_published_code_takes_euler_steps(pipeline: LensPipeline) -> None:
+    with pytest.raises(ParameterError, match="Euler"):
+        latents(pipeline, solver="dpmpp_2m", reference=True)
