@@ -16,26 +16,20 @@ CHROMIUM = (
 )
 
 
-class Page:
-    """One tab."""
+class Browser:
+    """The pipe that all tabs share."""
 
     def __init__(self, out: int, back: int) -> None:
         self._out, self._back = out, back
         self._buffer = b""
         self._number = 0
-        self._session = ""
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
-        self.call("Page.enable")
-        self.call("Runtime.enable")
 
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """One command of the DevTools protocol."""
+    def call(self, method: str, session: str = "", **params: Any) -> dict[str, Any]:
+        """One command of the DevTools protocol, to a tab if there is a session."""
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
-        if self._session:
-            message["sessionId"] = self._session
+        if session:
+            message["sessionId"] = session
         os.write(self._out, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._read()
@@ -52,6 +46,32 @@ class Page:
         line, _, self._buffer = self._buffer.partition(b"\0")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+class Page:
+    """One tab."""
+
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self._target = browser.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = browser.call("Target.attachToTarget", targetId=self._target, flatten=True)
+        self._session = attached["sessionId"]
+        self.call("Page.enable")
+        self.call("Runtime.enable")
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """One command of the DevTools protocol."""
+        return self._browser.call(method, self._session, **params)
+
+    def another(self) -> "Page":
+        """A further tab, in front of the others."""
+        return Page(self._browser)
+
+    def bring_to_front(self) -> None:
+        self.call("Page.bringToFront")
+
+    def close(self) -> None:
+        self._browser.call("Target.closeTarget", targetId=self._target)
 
     def open(self, url: str, *, width: int = 1200, height: int = 900, phone: bool = False) -> None:
         self.call(
@@ -123,7 +143,7 @@ def chromium_page(folder: Path) -> Iterator[Page]:
     os.close(theirs)
     os.close(answers)
     try:
-        yield Page(ours, back)
+        yield Page(Browser(ours, back))
     finally:
         browser.terminate()
         browser.wait(10)

@@ -108,6 +108,31 @@ def test_a_reload_goes_on_with_the_run_and_back_and_forward_lead_through_runs(
     assert asked == "Asked fora green star"
 
 
+def test_tabs_that_nobody_sees_leave_connections_to_the_others(
+    quick: Running, page: Page, gate: Gate
+) -> None:
+    """A browser has six to a server, and the seventh tab that watched a run stayed empty."""
+    gate.opened.clear()
+    _begin(page, quick.url)
+    address, tabs = page.value("location.href"), []
+    try:
+        for _ in range(7):
+            tabs.append(page.another())
+            tabs[-1].open(address)
+            tabs[-1].wait(f"{STATUS} === 'Drawing …'", 10)
+        assert page.value("document.hidden")
+        gate.opened.set()
+        tabs[-1].wait(f"{STATUS}.startsWith('Done')")
+        assert page.value(STATUS) == "Drawing …"
+    finally:
+        gate.opened.set()
+        for tab in tabs:
+            tab.close()
+        page.bring_to_front()
+    page.wait(f"{STATUS}.startsWith('Done')")
+    assert page.value("document.querySelectorAll('.candidate, .candidate img').length") == 2
+
+
 def test_the_focus_stays_on_draw_where_it_is_refused_and_on_stop_which_can_be_taken_back(
     quick: Running, page: Page, gate: Gate
 ) -> None:

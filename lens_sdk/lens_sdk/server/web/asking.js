@@ -54,6 +54,21 @@ function within(milliseconds, promise) {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
+/* A browser keeps six connections to a server, for all its tabs together: one that nobody
+   looks at gives its own back. */
+async function untilSeen() {
+  while (document.hidden) {
+    await new Promise((go) => document.addEventListener("visibilitychange", go, { once: true }));
+  }
+}
+
+function whileSeen() {
+  const hiding = new AbortController();
+  const look = () => { if (document.hidden) hiding.abort(); };
+  document.addEventListener("visibilitychange", look, { signal: hiding.signal });
+  return hiding;
+}
+
 /* Server-sent events by fetch, because EventSource cannot send a key. */
 async function* events(path, after, signal) {
   const headers = after ? { "last-event-id": String(after) } : {};

@@ -45,8 +45,11 @@ class RunView {
   async follow() {
     let failures = 0, doing = "";
     while (!this.over) {
+      await untilSeen();
+      const seen = whileSeen();
+      const either = AbortSignal.any([this.stopper.signal, seen.signal]);
       try {
-        for await (const event of events(`/v1/runs/${encodeURIComponent(this.id)}/events`, this.known, this.stopper.signal)) {
+        for await (const event of events(`/v1/runs/${encodeURIComponent(this.id)}/events`, this.known, either)) {
           if (event.kind === "open") {
             if (failures) say(doing);
             continue;
@@ -58,10 +61,13 @@ class RunView {
         if (!this.over) throw new Error("The connection ended.");
       } catch (error) {
         if (this.stopper.signal.aborted) return;
+        if (seen.signal.aborted) continue;
         if (!failures) doing = $("status").textContent;
         if (error.final || ++failures > 6) throw error;
         say("Connection lost; trying again …");
         await new Promise((go) => setTimeout(go, 400 * 2 ** failures));
+      } finally {
+        seen.abort();
       }
     }
   }
