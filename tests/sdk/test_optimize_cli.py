@@ -283,7 +283,8 @@ def test_the_prompt_that_was_found_is_what_pictures_are_then_made_with(
     assert loaded.system_prompt == PromptCard.load(whole / "prompt.json").system_prompt
 
 
-def test_progress_shows_cost_time_and_what_was_accepted() -> None:
+def test_progress_shows_cost_time_and_what_was_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")  # nothing moves on a dumb terminal
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
     display = StudyDisplay(console, Budget(usd=20, images=400))
     state = StudyProgress(
