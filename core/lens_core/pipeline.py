@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from lens_core import pipeline_inputs as inputs
 from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, Fit, cut_end, cut_words
 from lens_core.checkpoint_files import refuse_float16_autocast
-from lens_core.checkpoints.words import CALL, refuse_words
+from lens_core.checkpoints.diffusers_api import CALL_ARGUMENTS, refuse_unsupported
 from lens_core.conditioning import TextConditioner, TextRequest
 from lens_core.exact_buffers import keep_statistics
 from lens_core.guidance import GuidanceInterval
@@ -260,7 +260,7 @@ class LensPipeline(LoadablePipeline):
             PrecisionError: float16 anywhere.
             NonFiniteError: NaN in the latents; names the step.
         """
-        refuse_words("a call", others, CALL)
+        refuse_unsupported("a call", others, CALL_ARGUMENTS)
         check_precision(transformer=self.transformer, text_encoder=self.text_encoder, vae=self.vae)
         refuse_float16_autocast(self._execution_device)
         check_scheduler(self.scheduler)

@@ -10,19 +10,19 @@ from transformers import PreTrainedTokenizerBase
 
 from lens_core.checkpoint_files import one_dtype
 from lens_core.checkpoints.configs import Config
+from lens_core.checkpoints.diffusers_api import (
+    LOADING_ARGUMENTS,
+    PIPELINE_METHODS,
+    SAVING_ARGUMENTS,
+    pop_device,
+    pop_hub,
+    pop_implied,
+    refuse_unsupported,
+)
 from lens_core.checkpoints.hub import Hub
 from lens_core.checkpoints.load import Part, components_from, load_source
 from lens_core.checkpoints.lora import LoraMixin, refuse_loaded
 from lens_core.checkpoints.single_file import read_single_file
-from lens_core.checkpoints.words import (
-    LOADING,
-    METHODS,
-    SAVING,
-    refuse_words,
-    take_always,
-    take_device,
-    take_hub,
-)
 from lens_core.errors import CheckpointError, ParameterError
 from lens_core.exact_buffers import keep_statistics
 from lens_core.feature_cache import FeatureCache
@@ -43,9 +43,11 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Say what to write instead of a word that only other pipelines have."""
-            if name in METHODS:
-                raise AttributeError(f"{type(self).__name__} has no {name}: {METHODS[name]}")
+            """Say what to use instead of a method that only other pipelines have."""
+            if name in PIPELINE_METHODS:
+                raise AttributeError(
+                    f"{type(self).__name__} has no {name}: {PIPELINE_METHODS[name]}"
+                )
             return super().__getattr__(name)
 
     @classmethod
@@ -84,8 +86,8 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
             feature_cache: Cache of text features, or its folder. The text encoder is loaded when a
                 prompt comes that is not in it.
             **components: A component by its name, used instead of the folder's. `text_encoder=None`
-                leaves the encoder out. Or words of diffusers that mean the same: `device_map` with
-                one device; `cache_dir`, `local_files_only` and `token` for a hub.
+                leaves the encoder out. Or the arguments of diffusers: `device_map` with one device;
+                `cache_dir`, `local_files_only` and `token` for a hub.
 
         Raises:
             CheckpointError: Incomplete, unreadable, pickled or unknown weights.
@@ -94,10 +96,10 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
             ParameterError: An argument that is not known.
         """
         precision = one_dtype(dtype, torch_dtype)
-        device, hub = take_device(components, device), take_hub(components, hub)
-        take_always(components)
-        elsewhere = {name: components.pop(name) for name in LOADING if name in components}
-        refuse_words("from_pretrained", elsewhere, LOADING)
+        device, hub = pop_device(components, device), pop_hub(components, hub)
+        pop_implied(components)
+        elsewhere = {name: components.pop(name) for name in LOADING_ARGUMENTS if name in components}
+        refuse_unsupported("from_pretrained", elsewhere, LOADING_ARGUMENTS)
         source = pretrained_model_name_or_path
         loader = encoder_loader(memory, feature_cache)
         parts = load_source(source, precision, components, revision, hub, loader, variant)
@@ -138,8 +140,8 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
             ParameterError: Parts are missing, or an argument is not known.
         """
         precision = one_dtype(dtype, torch_dtype) or torch.bfloat16
-        hub, device = take_hub(others, hub), take_device(others, others.pop("device", None))
-        take_always(others)
+        hub, device = pop_hub(others, hub), pop_device(others, others.pop("device", None))
+        pop_implied(others)
         if "transformer" in others or (config is None and not {"text_encoder", "vae"} <= {*others}):
             raise ParameterError(
                 "from_single_file reads the transformer: say where the other parts are, as in "
@@ -280,7 +282,7 @@ class LoadablePipeline(MemoryMixin, LoraMixin, DiffusionPipeline):  # type: igno
                 weights or freed the text encoder.
             ParameterError: An argument that is not known.
         """
-        refuse_words("save_pretrained", others, SAVING)
+        refuse_unsupported("save_pretrained", others, SAVING_ARGUMENTS)
         if not safe_serialization:
             raise CheckpointError("safe_serialization=False would write a pickle; Lens never does")
         refuse_loaded(self)

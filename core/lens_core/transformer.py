@@ -29,7 +29,7 @@ from lens_core.checkpoint_files import (
 from lens_core.checkpoints.configs import made_of
 from lens_core.checkpoints.hub import fetched_folder
 from lens_core.checkpoints.lora_state import LoraState
-from lens_core.denoiser_words import DenoiserWords
+from lens_core.diffusers_mixin import DiffusersMixin
 from lens_core.errors import CheckpointError, ComponentError, ParameterError, PrecisionError
 from lens_core.modulation import ModulationTable, ModulationTableMixin
 from lens_core.prediction import Prediction, predict_plainly
@@ -40,7 +40,7 @@ __all__ = ["LensTransformer2DModel", "LensTransformerBlock"]
 
 class LensTransformer2DModel(
     ModulationTableMixin,
-    DenoiserWords,
+    DiffusersMixin,
     ModelMixin,  # type: ignore[misc]
     ConfigMixin,  # type: ignore[misc]
     PeftAdapterMixin,  # type: ignore[misc]

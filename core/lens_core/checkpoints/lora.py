@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from lens_core.checkpoints.diffusers_api import LORA_LOADING_ARGUMENTS, pop_hub, refuse_unsupported
 from lens_core.checkpoints.hub import Hub, HubSource, is_repository
 from lens_core.checkpoints.lora_adapters import (
     attach_lora,
@@ -25,7 +26,6 @@ from lens_core.checkpoints.lora_arguments import (
 )
 from lens_core.checkpoints.lora_files import linear_shapes, lora_digest, read_lora
 from lens_core.checkpoints.lora_state import LoraState
-from lens_core.checkpoints.words import LORA_LOADING, refuse_words, take_hub
 from lens_core.errors import CheckpointError, NonFiniteError, ParameterError, first_line
 from lens_core.transformer import LensTransformer2DModel
 
@@ -78,7 +78,7 @@ class LoraMixin:
         weight_name: str | None = None,
         subfolder: str | None = None,
         revision: str | None = None,
-        **words: Any,
+        **others: Any,
     ) -> str:
         """Load a LoRA beside those that are loaded already.
 
@@ -93,8 +93,7 @@ class LoraMixin:
             weight_name: Which file of a folder or repository.
             subfolder: Where in it.
             revision: Commit, tag or branch of a repository.
-            **words: Words of diffusers that mean the same: `cache_dir`, `local_files_only` and
-                `token` for a hub.
+            **others: As in diffusers: `cache_dir`, `local_files_only` and `token` for a hub.
 
         Returns:
             The name.
@@ -104,8 +103,8 @@ class LoraMixin:
             ParameterError: A weight that is no number; a name that is taken, or with `hotswap` one
                 that is not; LoRAs are fused; other modules when swapping.
         """
-        hub = take_hub(words, hub) or Hub()
-        refuse_words("load_lora_weights", words, LORA_LOADING)
+        hub = pop_hub(others, hub) or Hub()
+        refuse_unsupported("load_lora_weights", others, LORA_LOADING_ARGUMENTS)
         self._refuse_fused()
         weight = check_strength(weight)
         inside = "/".join(filter(None, (subfolder, weight_name)))

@@ -1,4 +1,4 @@
-"""Words of diffusers for LoRAs, and what they leave behind in plans, records and files."""
+"""The methods of diffusers for LoRAs, and what they leave behind in plans, records and files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -182,7 +182,7 @@ WORDS: list[Callable[[Any], object]] = [
 ]
 
 
-def test_the_words_leave_what_they_leave_in_diffusers(
+def test_the_methods_leave_what_they_leave_in_diffusers(
     pipeline: LensPipeline, tmp_path: Path
 ) -> None:
     theirs = flux_with_loras(tmp_path)
@@ -221,17 +221,17 @@ def test_adapters_that_came_another_way_keep_a_model_from_being_saved(tmp_path: 
         pipeline.save_pretrained(tmp_path / "saved")
 
 
-def test_where_a_lora_is_can_be_said_in_diffusers_words(tmp_path: Path) -> None:
+def test_where_a_lora_is_can_be_said_as_in_diffusers(tmp_path: Path) -> None:
     pipeline, path = tiny_pipeline(), write(tmp_path / "style.safetensors", FIRST)
     with pytest.raises(ParameterError, match="save_file"):
         pipeline.load_lora_weights(load_file(path))
-    for words, message in (
+    for arguments, message in (
         ({"revision": "main"}, "revision 'main' is for hub repositories"),
         ({"prefix": "transformer"}, "key styles are recognised"),
         ({"alpha": 2}, "does not know alpha"),
     ):
         with pytest.raises(ParameterError, match=message):
-            pipeline.load_lora_weights(path, **words)
+            pipeline.load_lora_weights(path, **arguments)
     with pytest.raises(CheckpointError, match="someone/style"):
         pipeline.load_lora_weights("someone/style", cache_dir=tmp_path, local_files_only=True)
     assert pipeline.loras == {}

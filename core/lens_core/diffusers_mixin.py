@@ -1,4 +1,4 @@
-"""Words of diffusers' models that the denoiser lacked, or that would do something else to it."""
+"""Methods of diffusers' models that the denoiser lacked, or that would do something else to it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from lens_core.transformer import LensTransformer2DModel
 
 
-class DenoiserWords:
-    """Comes before diffusers' `ModelMixin`."""
+class DiffusersMixin:
+    """Overrides methods of diffusers' `ModelMixin`, before which it must come in the bases."""
 
     modules: Any
 

@@ -1,4 +1,7 @@
-"""Words of diffusers that are said otherwise here, and what to say."""
+"""Arguments and methods of diffusers' pipelines: those translated here, and those not supported.
+
+The tables map the name of each unsupported one to what a user should do instead.
+"""
 
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -18,7 +21,7 @@ _LORA_SCALE = "set_adapters(names, weights) sets how strongly LoRAs work"
 _CALLBACK = "callback_on_step_end is told after each step, and on_step"
 _VAE = "it is a method of the autoencoder: pipeline.vae."
 
-CALL: Mapping[str, str] = {
+CALL_ARGUMENTS: Mapping[str, str] = {
     "attention_kwargs": _LORA_SCALE,
     "joint_attention_kwargs": _LORA_SCALE,
     "cross_attention_kwargs": _LORA_SCALE,
@@ -31,30 +34,30 @@ CALL: Mapping[str, str] = {
     "timesteps": "give sigmas=, noise levels before the time shift",
     "true_cfg_scale": "guidance_scale is the guidance, with negative_prompt",
 }
-"""What a call is asked for elsewhere."""
+"""Arguments of a pipeline's call."""
 
-LOADING: Mapping[str, str] = {
+LOADING_ARGUMENTS: Mapping[str, str] = {
     "custom_pipeline": "LensPipeline is the only pipeline of Lens",
     "max_memory": _PLAN,
     "offload_folder": _PLAN,
     "offload_state_dict": _PLAN,
     "quantization_config": _QUANTISED,
 }
-"""What loading is asked for elsewhere."""
+"""Arguments of `from_pretrained`."""
 
-LORA_LOADING: Mapping[str, str] = {
+LORA_LOADING_ARGUMENTS: Mapping[str, str] = {
     "low_cpu_mem_usage": "only the LoRA is read",
     "prefix": "key styles are recognised",
     "use_safetensors": "Lens reads nothing else",
 }
-"""What loading a LoRA is asked for elsewhere."""
+"""Arguments of `load_lora_weights`."""
 
-SAVING: Mapping[str, str] = {
+SAVING_ARGUMENTS: Mapping[str, str] = {
     "push_to_hub": "save to a folder, and upload that with huggingface_hub.upload_folder",
 }
-"""What saving is asked for elsewhere."""
+"""Arguments of `save_pretrained`."""
 
-METHODS: Mapping[str, str] = {
+PIPELINE_METHODS: Mapping[str, str] = {
     "bfloat16": "pipeline.to(torch.bfloat16)",
     "cuda": "pipeline.to('cuda')",
     "disable_vae_slicing": f"{_VAE}disable_slicing()",
@@ -70,41 +73,37 @@ METHODS: Mapping[str, str] = {
     "set_lora_device": "LoRAs are where the denoiser is; delete_adapters() frees what is not used",
     "vae_scale_factor": "size_multiple is the side of a token in pixels",
 }
-"""What a pipeline is asked for elsewhere."""
+"""Methods and properties of a pipeline."""
 
 
-def refuse_words(asked: str, words: Mapping[str, Any], known: Mapping[str, str]) -> None:
-    """Refuse arguments that nothing takes.
+def refuse_unsupported(
+    caller: str, arguments: Mapping[str, Any], advice: Mapping[str, str]
+) -> None:
+    """Refuse keyword arguments that nothing takes.
 
     Args:
-        asked: What was called.
-        words: By name, as they were given.
-        known: What to say instead, for those of diffusers; None and False ask for nothing there.
+        caller: The method, for the message.
+        arguments: By name, as they were given.
+        advice: What to do instead, by name, for those of diffusers. As None and False ask for
+            nothing there, they are let through.
 
     Raises:
-        ParameterError: There are any.
+        ParameterError: There are any; names each, with the advice.
     """
-    refused = [name for name, value in sorted(words.items()) if value or name not in known]
+    refused = [name for name, value in sorted(arguments.items()) if value or name not in advice]
     if refused:
-        said = [f"{name} ({known[name]})" if name in known else name for name in refused]
-        raise ParameterError(f"{asked} does not know {', '.join(said)}")
+        named = [f"{name} ({advice[name]})" if name in advice else name for name in refused]
+        raise ParameterError(f"{caller} does not know {', '.join(named)}")
 
 
-def take_hub(words: MutableMapping[str, Any], hub: Hub | None) -> Hub | None:
-    """The hub that is meant by `cache_dir`, `local_files_only` and `token`, which are taken out.
+def pop_hub(arguments: MutableMapping[str, Any], hub: Hub | None) -> Hub | None:
+    """Remove `cache_dir`, `local_files_only` and `token`, and return the hub they describe.
 
     Raises:
-        ParameterError: There are any, and a hub too.
+        ParameterError: Any of them is given together with a hub.
     """
-    given = {
-        name: words.pop(word)
-        for word, name in (
-            ("cache_dir", "cache"),
-            ("local_files_only", "local_only"),
-            ("token", "token"),
-        )
-        if word in words
-    }
+    fields = {"cache_dir": "cache", "local_files_only": "local_only", "token": "token"}
+    given = {field: arguments.pop(name) for name, field in fields.items() if name in arguments}
     if not given:
         return hub
     if hub is not None:
@@ -113,31 +112,31 @@ def take_hub(words: MutableMapping[str, Any], hub: Hub | None) -> Hub | None:
     return Hub(cache=None if cache is None else Path(cache), **given)
 
 
-def take_device(
-    words: MutableMapping[str, Any], device: str | torch.device | None
+def pop_device(
+    arguments: MutableMapping[str, Any], device: str | torch.device | None
 ) -> str | torch.device | None:
-    """The device that is meant by `device_map`, which is taken out.
+    """Remove `device_map`, and return the device it names, or `device` without it.
 
     Raises:
-        ParameterError: It names several devices or a way to choose them, or another than `device`.
+        ParameterError: It names several devices or a strategy, or contradicts `device`.
     """
-    if (where := words.pop("device_map", None)) is None:
+    if (where := arguments.pop("device_map", None)) is None:
         return device
     try:
-        meant = torch.device(where)
+        mapped = torch.device(where)
     except (RuntimeError, TypeError) as error:
         raise ParameterError(f"device_map {where!r} is not known: {_PLAN}") from error
-    if device is not None and torch.device(device) != meant:
+    if device is not None and torch.device(device) != mapped:
         raise ParameterError(f"device {device} and device_map {where} contradict each other")
-    return meant
+    return mapped
 
 
-def take_always(words: MutableMapping[str, Any]) -> None:
-    """Take out what is so whether or not it is asked for.
+def pop_implied(arguments: MutableMapping[str, Any]) -> None:
+    """Remove arguments that ask for what Lens does anyway.
 
     Raises:
         CheckpointError: A pickle was asked for.
     """
-    if not words.pop("use_safetensors", True):
+    if not arguments.pop("use_safetensors", True):
         raise CheckpointError("use_safetensors=False would read a pickle; Lens never does")
-    words.pop("low_cpu_mem_usage", None)
+    arguments.pop("low_cpu_mem_usage", None)

@@ -1,4 +1,4 @@
-"""Words of diffusers users: single files, loading, callbacks that change guidance, copies."""
+"""What users of diffusers expect: single files, loading, callbacks that change guidance, copies."""
 
 import copy
 import pickle
@@ -123,17 +123,17 @@ class TestSingleFiles:
 
 
 class TestLoading:
-    def test_words_that_mean_the_same(self, folder: Path, tmp_path: Path) -> None:
-        words = {"device_map": "cpu", "use_safetensors": True, "low_cpu_mem_usage": True}
+    def test_arguments_that_mean_the_same(self, folder: Path, tmp_path: Path) -> None:
+        arguments = {"device_map": "cpu", "use_safetensors": True, "low_cpu_mem_usage": True}
         nothing = {"quantization_config": None}
-        found = LensPipeline.from_pretrained(str(folder), **words, **nothing)
+        found = LensPipeline.from_pretrained(str(folder), **arguments, **nothing)
         assert torch.equal(latents_of(found), latents_of(tiny_pipeline()))
         kept = tmp_path / "cache"
         with pytest.raises(CheckpointError, match="someone/lens"):
             LensPipeline.from_pretrained("someone/lens", cache_dir=kept, local_files_only=True)
 
     @pytest.mark.parametrize(
-        ("words", "message"),
+        ("arguments", "message"),
         [
             ({"device_map": "balanced"}, "memory='auto'"),
             ({"device_map": {"transformer": 0}}, "memory='auto'"),
@@ -145,11 +145,11 @@ class TestLoading:
         ],
         ids=str,
     )
-    def test_words_that_mean_nothing(
-        self, folder: Path, words: dict[str, Any], message: str
+    def test_arguments_that_mean_nothing(
+        self, folder: Path, arguments: dict[str, Any], message: str
     ) -> None:
         with pytest.raises(ParameterError, match=message):
-            LensPipeline.from_pretrained(folder, **words)
+            LensPipeline.from_pretrained(folder, **arguments)
 
     def test_pickles_are_never_read_or_written(
         self, pipeline: LensPipeline, folder: Path, tmp_path: Path
@@ -162,7 +162,7 @@ class TestLoading:
         pipeline.save_pretrained(tmp_path / "saved", push_to_hub=False)
 
 
-def test_words_of_other_pipelines_are_told_what_to_say(pipeline: LensPipeline) -> None:
+def test_methods_of_other_pipelines_are_answered_with_advice(pipeline: LensPipeline) -> None:
     with pytest.raises(ParameterError, match=r"set_adapters.*, prompt_2$"):
         pipeline("a cup", prompt_2="a cat", joint_attention_kwargs={"scale": 0.5})
     assert pipeline("a cup", joint_attention_kwargs=None, num_inference_steps=1).images
