@@ -13,8 +13,8 @@ from torch import Tensor
 from lens_core import pipeline_inputs as inputs
 from lens_core.denoising import Denoiser, ExactDenoiser, ReferenceDenoiser
 from lens_core.errors import ParameterError, SamplingCancelledError
-from lens_core.euler import AfterStep, EulerState, integrate, set_schedule
 from lens_core.guidance import GuidanceInterval
+from lens_core.integration import AfterStep, StepOutcome, integrate, set_schedule
 from lens_core.picture_groups import Size, SizeGroup, group_by_size
 from lens_core.pipeline_output import Collected, Pictures, finished, to_pictures
 from lens_core.solvers import SolverName, make_solver
@@ -39,6 +39,7 @@ class PictureCall:
     Attributes:
         sizes: One for all prompts, or one per prompt.
         levels: Noise levels before the time shift, one per step of the full schedule.
+        shift: The time shift; None is Lens's own.
         guidance_scale: 1 is no guidance.
         interval: Noise levels at which it is more than that.
         solver: How noise levels are integrated over.
@@ -60,6 +61,7 @@ class PictureCall:
 
     sizes: Sequence[Size]
     levels: np.ndarray
+    shift: float | None
     guidance_scale: float
     interval: GuidanceInterval
     solver: SolverName
@@ -83,10 +85,17 @@ class PictureCall:
             inputs.check_count("batch_size", self.batch_size)
         if self.seed is not None and self.generator is not None:
             raise ParameterError("give seed or generator, not both")
-        if self.reference and self.interval != GuidanceInterval():
-            raise ParameterError("the published code, which reference repeats, always guides")
-        if self.reference and self.solver != "euler":
-            raise ParameterError("the published code, which reference repeats, takes Euler steps")
+        if self.reference:
+            self._refuse_unpublished()
+
+    def _refuse_unpublished(self) -> None:
+        unpublished = {
+            "guidance_interval": self.interval != GuidanceInterval(),
+            "solver": self.solver != "euler",
+            "shift": self.shift is not None,
+        }
+        for name in (name for name, given in unpublished.items() if given):
+            raise ParameterError(f"the published code, which reference repeats, has no {name}")
 
     @property
     def steps(self) -> int:
@@ -162,7 +171,8 @@ class PictureRun:
         grid = (group.height // multiple, group.width // multiple)
         denoiser = self._denoiser(group, grid)
         noise = self._noise(group, grid, denoiser.latents_dtype)
-        set_schedule(pipeline.scheduler, grid[0] * grid[1], call.levels, noise.device)
+        tokens = grid[0] * grid[1]
+        set_schedule(pipeline.scheduler, tokens, call.levels, call.shift, noise.device)
         sigma = float(pipeline.scheduler.sigmas[call.begin])
         denoiser.guidance_scale = call.interval.scale_at(sigma, call.guidance_scale)
         canvas, kept, latents = None, None, noise
@@ -232,7 +242,7 @@ class PictureRun:
         call, pipeline = self._call, self._pipeline
         pipeline.guidance_scale = call.guidance_scale
 
-        def after(state: EulerState) -> tuple[Tensor, bool]:
+        def after(state: StepOutcome) -> tuple[Tensor, bool]:
             scale = call.guidance_scale
             if call.callback is not None:
                 state = self._tell(call.callback, denoiser, state)
@@ -249,7 +259,7 @@ class PictureRun:
 
         return after
 
-    def _tell(self, callback: StepCallback, denoiser: Denoiser, state: EulerState) -> EulerState:
+    def _tell(self, callback: StepCallback, denoiser: Denoiser, state: StepOutcome) -> StepOutcome:
         """Ask a callback, which may change the latents, and LoRAs for the steps to come."""
         pipeline = self._pipeline
         loras = pipeline.transformer.lora_state
@@ -259,7 +269,7 @@ class PictureRun:
             denoiser.prepare(left)
         return replace(state, latents=inputs.replaced_latents(given, state.latents))
 
-    def _report(self, group: SizeGroup, state: EulerState) -> StepReport:
+    def _report(self, group: SizeGroup, state: StepOutcome) -> StepReport:
         pipeline = self._pipeline
         return StepReport(
             step=state.index + 1,

@@ -25,7 +25,7 @@ from lens_core.picture_run import PictureCall, PictureRun
 from lens_core.pipeline_loading import LoadablePipeline
 from lens_core.pipeline_output import LensPipelineOutput
 from lens_core.previews import PreviewMap, fit_preview_map
-from lens_core.sampling import check_scheduler
+from lens_core.sampling import check_scheduler, read_shift
 from lens_core.sizes import SizeRules, token_side
 from lens_core.solvers import SolverName, read_solver
 from lens_core.source_pictures import PictureInput
@@ -192,6 +192,7 @@ class LensPipeline(LoadablePipeline):
         sigmas: Sequence[float] | None = None,
         guidance_interval: Sequence[float] | None = None,
         solver: SolverName = "euler",
+        shift: float | None = None,
         size: str | Sequence[str] | None = None,
         seed: int | Sequence[int] | None = None,
         batch_size: int | None = None,
@@ -234,6 +235,8 @@ class LensPipeline(LoadablePipeline):
                 `default_sigmas` by default. Instead of `num_inference_steps`.
             guidance_interval: Noise levels (low, high) between which guidance works; 0 to 1.
             solver: `euler`, or `dpmpp_2m`, which needs about half as many steps.
+            shift: Time shift of the noise levels, in place of the one that size and steps give;
+                more spends more steps on noise, 1 spaces levels evenly.
             size: Instead of height and width, a name such as `16:9`, `16:9@1440` or `1376x768`
                 (width first); one for all prompts or one each.
             seed: Instead of generator: one per picture, or the first of numbers in a row.
@@ -269,6 +272,7 @@ class LensPipeline(LoadablePipeline):
         call = PictureCall(
             sizes=self._sizes(height, width, size, start),
             levels=self._levels(num_inference_steps, sigmas),
+            shift=read_shift(shift),
             guidance_scale=own_scale if guidance_scale is None else guidance_scale,
             interval=GuidanceInterval.read(guidance_interval),
             solver=read_solver(solver),

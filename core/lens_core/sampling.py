@@ -1,11 +1,13 @@
-"""The noise schedule and guidance of Lens: shifted flow-matching sigmas for Euler steps."""
+"""The noise schedule and guidance of Lens: shifted flow-matching sigmas."""
+
+import math
 
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from lens_core.errors import ComponentError
+from lens_core.errors import ComponentError, ParameterError
 from lens_core.noise_levels import linear_sigmas
 
 
@@ -21,6 +23,34 @@ def compute_mu(tokens: int, steps: int) -> float:
     at_10 = 8.73809524e-05 * tokens + 1.89833333
     slope = (at_200 - at_10) / 190.0
     return slope * steps + (at_200 - 200.0 * slope)
+
+
+def chosen_mu(tokens: int, steps: int, shift: float | None) -> float:
+    """Time-shift parameter of a schedule: `compute_mu`'s, or that of a shift the caller chose.
+
+    Args:
+        tokens: Image tokens.
+        steps: Of the full schedule.
+        shift: s of `sigma = s * level / (1 + (s - 1) * level)`, which is `exp(mu)`; None is Lens's
+            own.
+    """
+    return compute_mu(tokens, steps) if shift is None else math.log(shift)
+
+
+def read_shift(given: object) -> float | None:
+    """A shift that a caller chose; None is Lens's own.
+
+    Raises:
+        ParameterError: It is no positive number.
+    """
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < 1e4:
+        raise ParameterError(
+            f"shift {given!r} must be a positive number: 1 spaces noise levels evenly, more spends "
+            "more steps on noise; leave it out for Lens's own, which depends on size and steps"
+        )
+    return float(given)
 
 
 def make_sigmas(steps: int, mu: float) -> Tensor:

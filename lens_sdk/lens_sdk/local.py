@@ -44,7 +44,8 @@ class LocalLensGenerator(BlockingGenerator):
 
     Every picture starts from noise of its own seed, which no batch changes. What
     `GenerationSettings.extra` may hold: `date`, the day that the text encoder believes it is,
-    `guidance_interval`, the noise levels between which guidance works, and `solver`.
+    `guidance_interval`, the noise levels between which guidance works, `solver`, and `shift`, the
+    time shift of the noise levels.
     """
 
     def __init__(self, runtime: LensRuntime) -> None:
@@ -96,16 +97,10 @@ class LocalLensGenerator(BlockingGenerator):
             from lens_core.chat import render_image_prompt
 
             checks["date"] = partial(render_image_prompt, "", _date(settings))
-        if "guidance_interval" in extra:
-            from lens_core.guidance import GuidanceInterval
-
-            given = extra["guidance_interval"]
-            checks["guidance_interval"] = partial(GuidanceInterval.read, given)
-        if "solver" in extra:
-            from lens_core.solvers import read_solver
-
-            checks["solver"] = partial(read_solver, extra["solver"])
-        return checks
+        readers = _readers()
+        return checks | {
+            name: partial(readers[name], value) for name, value in extra.items() if name in readers
+        }
 
     def draw(
         self,
@@ -228,8 +223,7 @@ class LocalLensGenerator(BlockingGenerator):
         """What the pipeline is told besides prompt, seeds and the usual settings."""
         return {
             "date": _date(settings),
-            "guidance_interval": settings.extra.get("guidance_interval"),
-            "solver": settings.extra.get("solver"),
+            **{name: settings.extra.get(name) for name in _readers()},
         }
 
     def _source_files(self) -> dict[str, SourceFile | None]:
@@ -266,6 +260,15 @@ def _run(
     return pictures
 
 
+def _readers() -> dict[str, Callable[[object], object]]:
+    """What reads the settings that only Lens knows, and refuses what it cannot be drawn with."""
+    from lens_core.guidance import GuidanceInterval
+    from lens_core.sampling import read_shift
+    from lens_core.solvers import read_solver
+
+    return {"guidance_interval": GuidanceInterval.read, "solver": read_solver, "shift": read_shift}
+
+
 def _date(settings: GenerationSettings) -> str:
     from lens_core.chat import DEFAULT_DATE
 
@@ -287,7 +290,7 @@ def _capabilities(own: SizeRules, *, nano: bool) -> Capabilities:
         max_images=min(MOST_AT_ONCE, max(1, fits)),
         image_input=True,
         mask=True,
-        extra=("date", "guidance_interval", "solver"),
+        extra=("date", *_readers()),
     )
 
 

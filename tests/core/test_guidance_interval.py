@@ -83,6 +83,6 @@ def test_levels_that_are_none_are_refused(pipeline: LensPipeline, wrong: object)
 
 
 def test_the_published_code_has_none(pipeline: LensPipeline) -> None:
-    with pytest.raises(ParameterError, match="always guides"):
+    with pytest.raises(ParameterError, match="no guidance_interval"):
         latents(pipeline, reference=True, guidance_interval=(0.1, 0.9))
     assert latents(pipeline, reference=True, guidance_interval=(0, 1)).shape[0] == 1

@@ -1,5 +1,6 @@
-"""Solvers as the pipeline uses them."""
+"""Solvers and time shifts as the pipeline uses them."""
 
+import math
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from lens_core import LensPipeline, ParameterError
 from lens_core.packaged import packaged_folder
+from lens_core.sampling import compute_mu
 from lens_core.solvers import MultistepSolver
 from tiny_components import tiny_pipeline
 
@@ -60,14 +62,27 @@ def test_nothing_is_extrapolated_across_a_change_of_guidance() -> None:
     assert found == [False, True, False, True, False]
 
 
-@pytest.mark.parametrize("settings", [{"solver": "heun"}, {"solver": 2}])
-def test_solvers_that_are_not_there_are_refused(
+def test_a_shift_replaces_the_one_of_size_and_steps(pipeline: LensPipeline) -> None:
+    latents(pipeline, num_inference_steps=4, shift=3)
+    expected = [3 * level / (1 + 2 * level) for level in (1, 0.75, 0.5, 0.25, 0)]
+    assert pipeline.scheduler.sigmas.tolist() == pytest.approx(expected)
+    own = math.exp(compute_mu(16, 4))
+    same = {"num_inference_steps": 4, "height": 64, "width": 64}
+    torch.testing.assert_close(latents(pipeline, shift=own, **same), latents(pipeline, **same))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"solver": "heun"}, {"solver": 2}, {"shift": 0}, {"shift": True}, {"shift": "3"}],
+)
+def test_what_cannot_be_sampled_with_is_refused(
     pipeline: LensPipeline, settings: dict[str, Any]
 ) -> None:
-    with pytest.raises(ParameterError, match="must be one of euler, dpmpp_2m"):
+    with pytest.raises(ParameterError, match=f"{next(iter(settings))} .* must be"):
         latents(pipeline, **settings)
 
 
-def test_the_published_code_takes_euler_steps(pipeline: LensPipeline) -> None:
-    with pytest.raises(ParameterError, match="Euler"):
-        latents(pipeline, solver="dpmpp_2m", reference=True)
+@pytest.mark.parametrize("settings", [{"solver": "dpmpp_2m"}, {"shift": 3.0}])
+def test_the_published_code_has_neither(pipeline: LensPipeline, settings: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError, match="has no"):
+        latents(pipeline, reference=True, **settings)

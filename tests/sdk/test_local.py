@@ -110,6 +110,7 @@ IMPOSSIBLE = [
     ("guidance_interval", {"extra": {"guidance_interval": [5, 9]}}),
     ("guidance_interval", {"extra": {"guidance_interval": "half"}}),
     ("solver", {"extra": {"solver": "heun"}}),
+    ("shift", {"extra": {"shift": 0}}),
 ]
 
 

@@ -61,7 +61,12 @@ def test_a_saved_picture_is_made_again_pixel_by_pixel(
     generator: LocalLensGenerator, tmp_path: Path
 ) -> None:
     asked = {"negative_prompt": "a cup", "num_inference_steps": 8, "width": 64, "height": 48}
-    extra = {"date": "2026-01-02", "guidance_interval": [0.3, 0.9], "solver": "dpmpp_2m"}
+    extra = {
+        "date": "2026-01-02",
+        "guidance_interval": [0.3, 0.9],
+        "solver": "dpmpp_2m",
+        "shift": 3,
+    }
     image = draw(generator, 5, 6, 7, **asked, extra=extra)[1]
     found = reproduce(image.save(tmp_path / "picture.png"), model=generator)
     assert found.identical

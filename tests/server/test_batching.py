@@ -29,7 +29,7 @@ CASES = (
     ),
     ("a green star", 6, QUICK.model_copy(update={"width": 96, "height": 64})),
     ("a green star", 4, QUICK.model_copy(update={"extra": {"guidance_interval": [0.5, 0.95]}})),
-    ("a green star", 4, QUICK.model_copy(update={"extra": {"solver": "dpmpp_2m"}})),
+    ("a green star", 4, QUICK.model_copy(update={"extra": {"solver": "dpmpp_2m", "shift": 3}})),
 )
 
 

@@ -16,7 +16,7 @@ from lens_core.guidance import GuidanceInterval
 from lens_core.modulation import ModulationTable
 from lens_core.pipeline_inputs import SamplingSettings, initial_latents
 from lens_core.pipeline_output import finished
-from lens_core.sampling import compute_mu, guide
+from lens_core.sampling import chosen_mu, guide, read_shift
 from lens_core.sizes import validate_size
 from lens_core.solvers import read_solver
 from lens_core.starting_points import (
@@ -41,7 +41,7 @@ MOST_TABULATED = 256
 
 
 class RowSampler:
-    """Euler sampling with exact guidance, as `LensPipeline` does, but row by row.
+    """Sampling with exact guidance, as `LensPipeline` does, but row by row.
 
     The rows of a batch may be at different steps, with prompts, guidance and numbers of steps of
     their own; only their size must be the same. Prompts of different lengths run together under a
@@ -78,10 +78,11 @@ class RowSampler:
         date = str(settings.extra.get("date", DEFAULT_DATE))
         request = TextRequest(prompt, settings.negative_prompt, date=date)
         guided = checked.guidance_scale > 1
+        shift = read_shift(settings.extra.get("shift"))
         scheduler = copy.deepcopy(pipeline.scheduler)
         scheduler.set_timesteps(
             sigmas=pipeline.default_sigmas(checked.steps),
-            mu=compute_mu(checked.tokens, checked.steps),
+            mu=chosen_mu(checked.tokens, checked.steps, shift),
             device=self._device,
         )
         begin = 0 if start is None else first_step(checked.steps, start.strength)

@@ -1,4 +1,4 @@
-"""Euler integration of the guided velocity from noise, or from a noisy picture, to data."""
+"""Integration of the guided velocity from noise, or from a noisy picture, to data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from lens_core.denoising import Denoiser
 from lens_core.pipeline_inputs import check_finite
-from lens_core.sampling import compute_mu
+from lens_core.sampling import chosen_mu
 from lens_core.solvers import Solver
 from lens_core.starting_points import KeptRegion
 
 
 @dataclass(frozen=True)
-class EulerState:
+class StepOutcome:
     """What is known after a step.
 
     Attributes:
@@ -43,7 +43,7 @@ class EulerState:
         return clean if self.kept is None else self.kept.held(clean, 0.0)
 
 
-AfterStep = Callable[[EulerState], tuple[Tensor, bool]]
+AfterStep = Callable[[StepOutcome], tuple[Tensor, bool]]
 """Told each step's outcome; gives the latents to go on with, and whether to go on."""
 
 
@@ -51,6 +51,7 @@ def set_schedule(
     scheduler: FlowMatchEulerDiscreteScheduler,
     tokens: int,
     levels: np.ndarray,
+    shift: float | None,
     device: torch.device,
 ) -> None:
     """Lay out the shifted noise levels of all steps in the scheduler.
@@ -60,9 +61,10 @@ def set_schedule(
         tokens: Image tokens of each picture.
         levels: Before the shift, one per step of the full schedule, also where sampling enters it
             later.
+        shift: The time shift; None is Lens's own.
         device: Where sampling runs.
     """
-    scheduler.set_timesteps(sigmas=levels, mu=compute_mu(tokens, len(levels)), device=device)
+    scheduler.set_timesteps(sigmas=levels, mu=chosen_mu(tokens, len(levels), shift), device=device)
 
 
 def integrate(
@@ -100,7 +102,7 @@ def integrate(
         sigma = levels[index + 1]
         if kept is not None:
             latents = kept.held(latents, sigma)
-        state = EulerState(index, len(timesteps), timestep, sigma, latents, velocity, kept)
+        state = StepOutcome(index, len(timesteps), timestep, sigma, latents, velocity, kept)
         latents, goes_on = after_step(state)
         finite.append(torch.isfinite(latents).all())
         if not goes_on:
