@@ -5,8 +5,9 @@ Generation runs on the weights that read prompts; nothing is copied or loaded fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -135,24 +136,34 @@ def write_tokens(
     sampler = Sampler(temperature, generator, top_p)
     written: list[int] = []
     finish: FinishReason = "length"
-    cache = None
-    ids = torch.tensor([list(input_ids)], device=text_encoder.device)
+    limit = min(max_new_tokens, most - len(input_ids))
     with torch.inference_mode():
-        while len(written) < min(max_new_tokens, most - len(input_ids)):
-            unread = ids if cache is None else ids[:, -1:]
-            output = text_encoder(
-                input_ids=unread, past_key_values=cache, use_cache=use_cache, logits_to_keep=1
-            )
-            cache = output.past_key_values if use_cache else None
-            written.append(sampler.choose(output.logits[0, -1].float()))
-            if written[-1] in stop_ids:
+        for token in islice(_decode(text_encoder, input_ids, sampler, use_cache), limit):
+            written.append(token)
+            if token in stop_ids:
                 finish = "stop"
                 break
             if cancelled is not None and cancelled():
                 finish = "cancelled"
                 break
-            ids = torch.cat([ids, ids.new_tensor([written[-1:]])], dim=1)
     return Written(tuple(written), len(input_ids), finish)
+
+
+def _decode(
+    text_encoder: LensTextEncoder, input_ids: Sequence[int], sampler: Sampler, use_cache: bool
+) -> Iterator[int]:
+    """The tokens that follow `input_ids`, one after the other, without end."""
+    ids = torch.tensor([list(input_ids)], device=text_encoder.device)
+    cache = None
+    while True:
+        unread = ids if cache is None else ids[:, -1:]
+        output = text_encoder(
+            input_ids=unread, past_key_values=cache, use_cache=use_cache, logits_to_keep=1
+        )
+        cache = output.past_key_values if use_cache else None
+        token = sampler.choose(output.logits[0, -1].float())
+        yield token
+        ids = torch.cat([ids, ids.new_tensor([[token]])], dim=1)
 
 
 def write_reply(

@@ -85,20 +85,36 @@ class MemoryMixin:
             ComponentError: torchao is needed and not installed.
         """
         where = default_device() if device is None else torch.device(device)
-        encoder, file = self.text_encoder, encoder_file or self._encoder_file
+        file = encoder_file or self._encoder_file
         plan = resolve_plan(memory, partial(self._counted, file), where)
+        self._check_plan(plan, file)
+        self._end_plan()
+        self.remove_all_hooks()
+        self._change_parts(plan, where)
+        self._placements = Placements(where, transfer)
+        self._placements.place(
+            {"transformer": (self.transformer, plan.transformer), "vae": (self.vae, plan.vae)}
+        )
+        self.memory_plan, self._encoder_file = plan, file
+        if self.text_encoder is not None or file is not None:
+            self._keep_encoder(plan, file)
+            self._features = self._source(feature_cache, file)
+        return self
+
+    def _check_plan(self, plan: MemoryPlan, file: EncoderFile | None) -> None:
         if plan.transformer != "resident" and self.transformer.preparations:
             raise ParameterError(
                 f"memory plan {plan.name!r} moves the denoiser's weights, of which a speed plan "
                 "keeps other forms: accelerate(pipeline, 'plain') first, and again afterwards"
             )
-        if plan.free_text_encoder and encoder is not None and file is None:
+        if plan.free_text_encoder and self.text_encoder is not None and file is None:
             raise ParameterError(
                 f"memory plan {plan.name!r} frees the text encoder, and this one was given as a "
                 "module that cannot be loaded again; give its path"
             )
-        self._end_plan()
-        self.remove_all_hooks()
+
+    def _change_parts(self, plan: MemoryPlan, device: torch.device) -> None:
+        """Round weights, tile pictures and tabulate modulations as a plan says."""
         if plan.transformer_weights not in {"full", self._weight_form}:
             quantise(self.transformer, plan.transformer_weights)
             self._weight_form = plan.transformer_weights
@@ -106,17 +122,8 @@ class MemoryMixin:
         if plan.modulation_table:
             # Sets the modulations aside before anything goes to the device. The table itself is
             # made anew for every schedule.
-            self.transformer.precompute_modulations([1.0], where)
+            self.transformer.precompute_modulations([1.0], device)
             self.transformer.keeps_modulation_table = True
-        self._placements = Placements(where, transfer)
-        self._placements.place(
-            {"transformer": (self.transformer, plan.transformer), "vae": (self.vae, plan.vae)}
-        )
-        self.memory_plan, self._encoder_file = plan, file
-        if encoder is not None or file is not None:
-            self._keep_encoder(plan, file)
-            self._features = self._source(feature_cache, file)
-        return self
 
     def release_memory(self) -> None:
         """End the plan: weights stay where they are kept, and nothing moves by itself any more.
