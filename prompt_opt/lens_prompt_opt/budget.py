@@ -26,7 +26,7 @@ class Budget(Value):
 
     Attributes:
         usd: Dollars, over all stages.
-        images: Pictures drawn.
+        images: Images drawn.
         seconds: Wall-clock seconds of work, pauses between resumed runs not counted.
         calls: Calls to any part.
     """
@@ -49,7 +49,7 @@ class StageSpend:
 
     Attributes:
         calls: Calls with a result.
-        images: Pictures drawn.
+        images: Images drawn.
         usd: Known dollars.
         seconds: Time inside calls, summed over concurrent ones.
         unpriced: Calls that did not say what they cost.
@@ -103,7 +103,7 @@ class Ledger:
             stage: What kind of call.
             usage: What it consumed.
             seconds: How long it took.
-            images: Pictures it drew.
+            images: Images it drew.
             failed: Whether it failed; then it may be unpriced whatever the limits are, as failures
                 seldom say what they cost.
 
@@ -135,7 +135,7 @@ class Ledger:
 
     @property
     def images(self) -> int:
-        """Pictures drawn so far."""
+        """Images drawn so far."""
         return self._images
 
     @property
@@ -149,7 +149,7 @@ class Ledger:
         return sum(spend.usd for spend in self.stages.values())
 
     def usd_per_cell(self) -> float:
-        """Dollars per picture with everything around it but proposals; 0 before the first."""
+        """Dollars per image with everything around it but proposals; 0 before the first."""
         spent = self.usd - self.stages["propose"].usd
         return spent / self._images if self._images else 0.0
 
@@ -159,7 +159,7 @@ class Ledger:
         return spent.usd / spent.calls if spent.calls else 0.0
 
     def seconds_per_cell(self) -> float:
-        """Wall-clock seconds per picture so far; 0 before the first."""
+        """Wall-clock seconds per image so far; 0 before the first."""
         return self.wall_seconds / self._images if self._images else 0.0
 
     def unit_prices(self, unit: Literal["usd", "seconds"]) -> Mapping[str, float]:
@@ -172,7 +172,7 @@ class Ledger:
     def fits(self, cells: int, *, proposals: int = 0, reserve: bool = True) -> bool:
         """Whether a block of so many new cells and proposals stays within every limit.
 
-        Pictures are known beforehand and never overshot, nor are calls to rewriter, generator,
+        Images are known beforehand and never overshot, nor are calls to rewriter, generator,
         judge and proposer. Writing a rubric, looking up a rewrite or sorting failures is a call
         more: by these of one block the calls can be overshot. Dollars and seconds are estimated
         from the calls so far, so they can be overshot by that error of one block.

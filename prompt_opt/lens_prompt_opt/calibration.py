@@ -41,7 +41,7 @@ async def calibrate(desk: Desk, requests: int, plan: SamplingPlan) -> VarianceLe
 
 
 def nested(cells: Sequence[Cell]) -> list[Cell]:
-    """Two rewrites of each request, two pictures of each, two judgements of the first."""
+    """Two rewrites of each request, two images of each, two judgements of the first."""
     found: dict[str, list[Cell]] = {}
     for cell in cells:
         if cell.generator == 0:

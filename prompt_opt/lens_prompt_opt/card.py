@@ -38,13 +38,13 @@ class GainClaim(Value):
 
     Attributes:
         gain: Mean difference of score, optimised minus seed, same requests and image seeds.
-        interval: Interval of the gain, over requests and pictures.
+        interval: Interval of the gain, over requests and images.
         confidence: Its confidence.
         method: How it was computed.
-        seed_score: Mean score of the seed prompt, over pictures with a score under both.
+        seed_score: Mean score of the seed prompt, over images with a score under both.
         best_score: Mean score of the optimised prompt, over the same.
         requests: Requests of the test split with a score under both.
-        pictures: Pictures per request and prompt.
+        pictures: Images per request and prompt.
         kinds: The same by kind of criterion; a description, not corrected for their number.
         undecided: Shares of the criteria that the judge could not tell, under the seed prompt and
             under the optimised one; they are left out of the scores. None in older files.

@@ -21,9 +21,9 @@ class Cell(NamedTuple):
 
     Attributes:
         request: Id of the request.
-        seed: Seed of the picture.
+        seed: Seed of the image.
         draw: Seed of the rewrite; cells of one request with the same draw share a rewrite.
-        vote: Number of the judgement; cells that differ in nothing else share a picture.
+        vote: Number of the judgement; cells that differ in nothing else share an image.
         generator: Place of the generator in the study.
     """
 
@@ -42,11 +42,11 @@ class Outcome:
         cell: The cell.
         score: Share of criteria met, in [0, 1]; None if there is no verdict. A request that the
             prompt made the reasoner refuse or answer unusably, or whose rewrite the generator
-            refused, scores 0: leaving pictures out must not pay.
+            refused, scores 0: leaving images out must not pay.
         answers: The judge's answers by criterion.
         rewrite: The prompt that was drawn; empty if refused.
-        image: Name of the picture; empty if none was drawn.
-        fingerprint: 64-bit perceptual hash of the picture, where there is one.
+        image: Name of the image; empty if none was drawn.
+        fingerprint: 64-bit perceptual hash of the image, where there is one.
         failure: Why there is no score, or why it is 0 by refusal; empty otherwise.
         evidence: What the judge saw, by criterion.
         disputed: Criteria about which the judge's votes disagree.
@@ -78,7 +78,7 @@ class Outcome:
 class CellStream:
     """Cells of one pass over requests, in an order and with seeds drawn from a name.
 
-    Every request comes once, with `pictures` pictures by each of `generators`, each with a rewrite
+    Every request comes once, with `pictures` images by each of `generators`, each with a rewrite
     of its own. Equal names give equal cells; different names give unrelated ones.
     """
 

@@ -38,7 +38,7 @@ class Decision(Value):
         gain: Mean difference of score on the requests compared; None if there were none.
         interval: Interval of the gain, valid however early the test stopped.
         requests: Requests compared.
-        images: Pictures drawn for it.
+        images: Images drawn for it.
         looks: The test's state after each block.
         guards: What the challenger ran into.
     """

@@ -104,7 +104,7 @@ class Desk:
 
     @property
     def challenge_cells(self) -> int:
-        """Most new pictures the next challenge can need; the incumbent's are shared by an epoch."""
+        """Most new images the next challenge can need; the incumbent's are shared by an epoch."""
         stream = self._keeper.stream(self.places)
         cells = [cell for block in stream.blocks(len(stream)) for cell in block]
         cells += self._keeper.guard_cells(self.places)
@@ -249,7 +249,7 @@ class Desk:
         return list(Proposals.model_validate(record).edits)[: brief.wanted]
 
     def _pictures(self, brief: ProposalBrief) -> dict[str, bytes]:
-        """Failed pictures of the examples, the most frequent modes first."""
+        """Failed images of the examples, the most frequent modes first."""
         examples = (failure for mode in brief.failures.modes for failure in mode.examples)
         names = dict.fromkeys(failure.image for failure in examples if failure.image)
         return {name: self._journal.picture(name) for name in names}

@@ -11,13 +11,13 @@ from lens_reasoner.types import Value
 
 
 class UnitPrices(Value):
-    """What one call costs, and how long one picture takes; 0 where nothing is known.
+    """What one call costs, and how long one image takes; 0 where nothing is known.
 
     Attributes:
         rewrite: Dollars per rewrite.
-        generate: Dollars per picture.
+        generate: Dollars per image.
         judge: Dollars per judgement.
-        seconds: Wall-clock seconds per picture with everything around it.
+        seconds: Wall-clock seconds per image with everything around it.
     """
 
     rewrite: float = Field(default=0.0, ge=0)
@@ -27,12 +27,12 @@ class UnitPrices(Value):
 
     @property
     def cell(self) -> float:
-        """Dollars of one rewrite, picture and judgement."""
+        """Dollars of one rewrite, image and judgement."""
         return self.rewrite + self.generate + self.judge
 
 
 class StudyPlan(Value):
-    """Pictures of the parts of a study that do not depend on what it finds.
+    """Images of the parts of a study that do not depend on what it finds.
 
     Attributes:
         test: For the final claim.
@@ -49,12 +49,12 @@ class StudyEstimate(Value):
     """What a study is expected to consume.
 
     Attributes:
-        images: Pictures that fit the tightest limit.
+        images: Images that fit the tightest limit.
         limited_by: That limit's name.
         plan: Fixed parts.
-        search: Pictures left for the search.
+        search: Images left for the search.
         usd: Dollars, without the proposer; None without prices.
-        seconds: Wall-clock seconds; None without a time per picture.
+        seconds: Wall-clock seconds; None without a time per image.
         enough: Whether the fixed parts and some search fit.
     """
 
@@ -83,7 +83,7 @@ class StudyEstimate(Value):
 
 
 def estimate(budget: Budget, prices: UnitPrices, plan: StudyPlan) -> StudyEstimate:
-    """How many pictures the tightest limit allows, and what they cost."""
+    """How many images the tightest limit allows, and what they cost."""
     limits = {
         "images": budget.images if budget.images is not None else inf,
         "calls": budget.calls // 3 if budget.calls is not None else inf,

@@ -17,7 +17,7 @@ _Question = tuple[_Picture, str]
 
 
 class Failure(Value):
-    """One criterion that one picture did not meet.
+    """One criterion that one image did not meet.
 
     Attributes:
         request: The user's words.
@@ -26,9 +26,9 @@ class Failure(Value):
         rewrite: The prompt that was drawn.
         statement: What the rewrite says about the criterion; None if nobody looked.
         fault: "reasoner" if it was left out or contradicted; else "judge" if votes about the same
-            picture disagree; else "generator". Where nobody looked the rewrite up, all count as
+            image disagree; else "generator". Where nobody looked the rewrite up, all count as
             the reasoner's.
-        image: Name of the picture in the journal.
+        image: Name of the image in the journal.
     """
 
     request: str
@@ -135,7 +135,7 @@ def collect_failures(
     """Every criterion answered "no", and every refusal, with its fault.
 
     Args:
-        outcomes: The outcomes; several votes on one picture count as one outcome.
+        outcomes: The outcomes; several votes on one image count as one outcome.
         statements: For each outcome, what its rewrite says about its criteria.
         rubric: Criteria of a request.
         texts: Texts of requests by id.

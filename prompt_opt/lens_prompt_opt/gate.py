@@ -60,25 +60,25 @@ class PairedSequentialGate:
     true gain does not exceed `min_gain` is at most `alpha`:
 
     - Within an epoch, the time between two acceptances, challengers are chosen without knowledge
-      of the pictures drawn for the gate, and all are tested on the epoch's cells; their levels sum
+      of the images drawn for the gate, and all are tested on the epoch's cells; their levels sum
       to a share of `alpha` by `sharing`, so the union bound holds whatever they have in common.
     - After an acceptance the requests are put in a new order and all image seeds are new, so what
-      was learnt from the old pictures cannot favour the next challenger.
+      was learnt from the old images cannot favour the next challenger.
 
     The gain is that on the population that the requests were drawn from, as long as no challenger
     was accepted before; with `BettingTest`, the default, whatever the distribution, with
     `SpendingTest` as far as means over requests are normal. After an acceptance the requests
-    are no longer unseen, only their pictures are; the rate then holds for the gain on the selection
+    are no longer unseen, only their images are; the rate then holds for the gain on the selection
     requests themselves. What carries over to new requests is measured on the test split.
 
     Attributes:
         alpha: Study-wide error rate.
         min_gain: Gain in mean score that must be exceeded, in [0, 1).
         block_requests: Requests between two looks.
-        pictures: Pictures per request, prompt and generator. One says most per picture, as long
+        pictures: Images per request, prompt and generator. One says most per image, as long
             as there are requests left.
-        guard_requests: Requests of which both prompts draw one more picture before a challenger is
-            accepted on one picture each, as diversity over seeds shows only in two.
+        guard_requests: Requests of which both prompts draw one more image before a challenger is
+            accepted on one image each, as diversity over seeds shows only in two.
         method: The sequential test.
         sharing: How alpha is shared among challengers.
         confidence: Confidence of the interval reported with a decision.
@@ -171,7 +171,7 @@ class GateKeeper:
         )
 
     def guard_cells(self, generators: Sequence[int]) -> list[Cell]:
-        """Second pictures of the epoch's first requests; none if the stream has them anyway."""
+        """Second images of the epoch's first requests; none if the stream has them anyway."""
         if self.gate.pictures > 1:
             return []
         again = CellStream(
@@ -251,7 +251,7 @@ class GateKeeper:
         arena: Arena,
         trial: _Trial,
     ) -> list[GuardFinding]:
-        """What the guards find, with second pictures where the test had one of each request."""
+        """What the guards find, with second images where the test had one of each request."""
         more: list[list[Outcome]] = [[], []]
         cells = self.guard_cells(arena.places)
         if cells:

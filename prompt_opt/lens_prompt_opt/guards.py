@@ -50,7 +50,7 @@ class GuardRules(Value):
         copied_words: So many words in a row from a request are a copy.
         max_lost: How much more often than under the incumbent a rewrite may lose a criterion, as a
             share of criteria.
-        min_diversity: Least mean distance between pictures of one request under different seeds,
+        min_diversity: Least mean distance between images of one request under different seeds,
             as a share of the incumbent's.
         max_cut: Largest share of rewrites that may be longer than the generator reads.
         max_undecided: How much more often than under the incumbent the judge may be unable to tell,
@@ -171,7 +171,7 @@ class OutcomeGuard:
 
 
 def seed_diversity(outcomes: Iterable[Outcome]) -> float | None:
-    """Mean distance between pictures of one request under different seeds; None if unknown."""
+    """Mean distance between images of one request under different seeds; None if unknown."""
     prints: dict[tuple[str, int], list[int]] = {}
     for outcome in outcomes:
         if outcome.fingerprint is not None and not outcome.cell.vote:

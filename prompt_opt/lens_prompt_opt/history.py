@@ -40,7 +40,7 @@ class ScreenRecord(Value):
     Attributes:
         candidate: Its id.
         reference: Id of what it was compared with.
-        images: Pictures spent on the candidate so far.
+        images: Images spent on the candidate so far.
         gain: Estimated gain, shrunk towards zero.
         error: Standard error of `gain`.
     """

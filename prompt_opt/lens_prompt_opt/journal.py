@@ -28,11 +28,11 @@ class Journal(Protocol):
         ...
 
     def put_picture(self, image: GeneratedImage) -> str:
-        """Keep a picture's bytes under the name that is returned."""
+        """Keep an image's bytes under the name that is returned."""
         ...
 
     def picture(self, name: str) -> bytes:
-        """The bytes of a picture kept before."""
+        """The bytes of an image kept before."""
         ...
 
 

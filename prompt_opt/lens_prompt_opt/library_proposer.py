@@ -72,7 +72,7 @@ class LibraryProposer:
         return f"{self._name} of {len(self._entries)} entries"
 
     async def propose(self, brief: ProposalBrief, pictures: Mapping[str, bytes]) -> Proposals:
-        """See `Proposer.propose`; pictures are not looked at."""
+        """See `Proposer.propose`; images are not looked at."""
         rng = random.Random(brief.seed)
         fresh = [entry for entry in self._entries if self._is_open(entry, brief)]
         rng.shuffle(fresh)

@@ -67,13 +67,13 @@ class _Answer(BaseModel):
 
 
 class LLMProposer:
-    """Asks a strong language model, with failed pictures if it is given any."""
+    """Asks a strong language model, with failed images if it is given any."""
 
     def __init__(self, chat: ChatModel, *, max_tokens: int | None = None) -> None:
         """Choose the model.
 
         Args:
-            chat: The model; it must see if pictures are to be shown.
+            chat: The model; it must see if images are to be shown.
             max_tokens: Most tokens to write, hidden reasoning included.
         """
         self._chat = chat

@@ -44,7 +44,7 @@ class Parts:
     Attributes:
         reasoner: Rewrites; can be given other system prompts.
         generators: One or several; a prompt's score is the mean over them.
-        judge: Scores pictures.
+        judge: Scores images.
         rubric_writer: Writes criteria for requests that have none.
         fidelity: Looks criteria up in rewrites; None leaves faults unattributed.
         names: Names for records, by stage; they are part of the keys of results.

@@ -19,7 +19,7 @@ class StudyProgress(Value):
     Attributes:
         phase: What it is busy with; "specialising" is the search for one generator.
         generator: The generator of that search; empty otherwise.
-        images: Pictures, those of the block under way included.
+        images: Images, those of the block under way included.
         calls: Calls to any part, likewise.
         usd: Known dollars, likewise.
         seconds: Time of the finished blocks.

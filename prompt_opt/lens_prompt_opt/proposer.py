@@ -67,7 +67,7 @@ class Proposer(Protocol):
 
         Args:
             brief: What to improve, and what is known.
-            pictures: Failed pictures by the names in the brief's examples; may be empty.
+            pictures: Failed images by the names in the brief's examples; may be empty.
 
         Raises:
             ReasonerError: If there is no usable suggestion.

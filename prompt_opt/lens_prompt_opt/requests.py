@@ -24,11 +24,11 @@ DEFAULT_SHARES = (0.3, 0.45, 0.25)
 
 
 class StudyRequest(Value):
-    """One request with the criteria its pictures are judged by.
+    """One request with the criteria its images are judged by.
 
     Attributes:
         id: Short name, unique within its set.
-        request: What the user asked for; its seed and number of pictures are not used.
+        request: What the user asked for; its seed and number of images are not used.
         rubric: The criteria; None lets the study have them written once.
         group: Requests of one group, such as paraphrases, go to the same split; empty means that
             it stands alone.

@@ -21,12 +21,12 @@ class Side(Value):
     """What one prompt did on one cell.
 
     Attributes:
-        image: Name of the picture in the run directory's `pictures`; empty if none was drawn.
+        image: Name of the image in the run directory's `pictures`; empty if none was drawn.
         score: Its score.
         rewrite: The prompt that was drawn.
         answers: The judge's answers by criterion.
         evidence: What the judge saw, by criterion.
-        failure: Why there is no picture or no score; empty otherwise.
+        failure: Why there is no image or no score; empty otherwise.
     """
 
     image: str
@@ -68,7 +68,7 @@ class StudyResult(Value):
             otherwise.
         variance: Where the spread of scores comes from; None if there was no budget to find out.
         history: Everything that happened.
-        pictures: What the claim rests on, picture by picture.
+        pictures: What the claim rests on, image by image.
         generators: Names of the generators, in the order of `PicturePair.generator`.
         per_generator: With several generators, each one's own prompt; `best` is the shared one.
         matrix: All these prompts on all generators, on the test split, and what is lost by moving
@@ -112,7 +112,7 @@ class StudyResult(Value):
     def report(self, path: str | Path) -> Path:
         """Write everything as one HTML page that needs nothing else, and return its path.
 
-        Pictures are in it if the study had a run directory.
+        Images are in it if the study had a run directory.
         """
         from lens_prompt_opt.report import write_report
 

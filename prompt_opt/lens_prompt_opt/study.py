@@ -79,9 +79,9 @@ class PromptStudy:
             generator: One generator, or several. Then the study looks for one prompt that serves
                 all of them, by the mean score over the generators, and from there for one prompt
                 for each; `StudyResult.matrix` holds them against each other. One that takes no
-                seed draws another picture each time: prompts are then compared on the same
-                requests alone, which is as valid and needs more pictures.
-            judge: Scores pictures.
+                seed draws another image each time: prompts are then compared on the same
+                requests alone, which is as valid and needs more images.
+            judge: Scores images.
             prompts: The requests, some with rubrics of their own.
             rubric_writer: Writes the rubrics that are missing, once; None means a language model
                 if any is missing.
@@ -94,11 +94,11 @@ class PromptStudy:
             clusterer: Sorts failures into modes; None sorts by kind of criterion.
             interval: How the final interval is computed; None means by a studentised bootstrap.
             confidence: Confidence of the final interval.
-            test_pictures: Pictures per test request, prompt and generator.
+            test_pictures: Images per test request, prompt and generator.
             shares: Shares of the search, selection and test split.
-            own_share: With several generators, the share of the pictures for search that goes to
+            own_share: With several generators, the share of the images for search that goes to
                 the prompts for one generator each; 0 looks for the shared prompt only.
-            show_pictures: Whether the proposer is shown failed pictures.
+            show_pictures: Whether the proposer is shown failed images.
             concurrency: Most calls of one part at a time.
 
         Raises:

@@ -35,15 +35,15 @@ class StudyDesign:
         clusterer: Sorts failures into modes.
         interval: How the final interval is computed.
         confidence: Confidence of the final interval.
-        test_pictures: Pictures per test request, prompt and generator.
+        test_pictures: Images per test request, prompt and generator.
         calibration_requests: Requests of the first block, from which the variance ledger is made:
-            two rewrites each, two pictures per rewrite, two judgements of one of them. Below 2
+            two rewrites each, two images per rewrite, two judgements of one of them. Below 2
             there is no such block.
         shares: Shares of the search, selection and test split.
-        own_share: With several generators, the share of the pictures for search that goes to the
+        own_share: With several generators, the share of the images for search that goes to the
             searches for each generator alone, which start from the shared prompt; 0 leaves them
             out, and the comparison across generators with them.
-        show_pictures: Whether the proposer is shown failed pictures.
+        show_pictures: Whether the proposer is shown failed images.
 
     Raises:
         StudyConfigError: If a number makes no study.

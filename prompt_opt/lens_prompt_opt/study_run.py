@@ -37,7 +37,7 @@ from lens_prompt_opt.transfer import (
 from lens_reasoner.prompts import SystemPrompt
 
 _MANY = 10**6
-"""More pictures than any study draws."""
+"""More images than any study draws."""
 
 
 class StudyRun:
@@ -170,7 +170,7 @@ class StudyRun:
             )
 
     def _images_per_generator(self) -> int:
-        """Pictures held back for each generator's own search."""
+        """Images held back for each generator's own search."""
         left = self._ledger.cells_left(most=_MANY)
         return int(left * self._design.own_share / len(self._generators))
 

@@ -58,10 +58,10 @@ async def answer_of(role: Role, called: Awaitable[T], *kinds: type) -> T:
 async def pictures_of(
     generator: Generator, called: Awaitable[list[GeneratedImage]]
 ) -> list[GeneratedImage]:
-    """The pictures that a generator's `generate` returns.
+    """The images that a generator's `generate` returns.
 
     Raises:
-        GeneratorError: They are no such pictures; how many there are is the caller's business.
+        GeneratorError: They are no such images; how many there are is the caller's business.
     """
     try:
         pictures = await answer_of("generator", called, list, tuple)
@@ -78,7 +78,7 @@ async def pictures_of(
 
 
 async def verdict_of(judge: Judge, image: GeneratedImage, rubric: Rubric) -> Verdict:
-    """A judge's verdict about a picture, each answer with the weight of its criterion.
+    """A judge's verdict about an image, each answer with the weight of its criterion.
 
     Raises:
         LoopConfigError: It is no verdict.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Finish = Callable[[], list[GeneratedImage]]
-"""Makes picture files of what was drawn."""
+"""Makes image files of what was drawn."""
 
 
 class GenerationCancelled(Exception):  # noqa: N818 - ends a thread; no error is reported
@@ -61,10 +61,10 @@ class BlockingGenerator(ABC):
         settings: GenerationSettings,
         on_step: StepCallback,
     ) -> list[GeneratedImage] | Finish:
-        """Draw one picture per seed; settings are already checked. Runs in a worker thread.
+        """Draw one image per seed; settings are already checked. Runs in a worker thread.
 
         Returns:
-            The pictures; or what is left to do without the model, such as encoding them.
+            The images; or what is left to do without the model, such as encoding them.
         """
 
     async def generate(
@@ -133,9 +133,9 @@ class FunctionGenerator(BlockingGenerator):
         """Wrap `function`.
 
         Args:
-            function: Takes the prompt and a seed and returns a PIL picture; may block.
+            function: Takes the prompt and a seed and returns a PIL image; may block.
             name: Name for records.
-            seed: Whether the same seed gives the same picture.
+            seed: Whether the same seed gives the same image.
             on_unsupported: Refuse settings beyond the prompt and the seed, or warn.
         """
         super().__init__()
@@ -150,7 +150,7 @@ class FunctionGenerator(BlockingGenerator):
 
     @property
     def capabilities(self) -> Capabilities:
-        """A prompt, and a seed if so declared; one picture per call."""
+        """A prompt, and a seed if so declared; one image per call."""
         return self._capabilities
 
     def draw(

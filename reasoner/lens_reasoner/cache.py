@@ -23,15 +23,15 @@ class Cache:
 
     What is kept, and by what it is found again:
 
-    - a picture by the generator's identity, the prompt, the seed and the settings;
-    - an answer to a criterion by the picture's hash, the criterion and the judge's identity;
+    - an image by the generator's identity, the prompt, the seed and the settings;
+    - an answer to a criterion by the image's hash, the criterion and the judge's identity;
     - a rewrite, a rubric, a fidelity report and a revision by all that went in and the identity of
       the part that wrote it.
 
     A part's identity is its `fingerprint`, and for generators and judges also their name. Two
     rules follow from that:
 
-    - Only generators that say that the same seed gives the same picture (`capabilities.seed`) are
+    - Only generators that say that the same seed gives the same image (`capabilities.seed`) are
       cached. From others the same call gives another sample each time, which is what several
       candidates are for.
     - A reasoner, rubric writer, fidelity checker or reviser without a `fingerprint` is not cached,

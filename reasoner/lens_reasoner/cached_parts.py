@@ -114,7 +114,7 @@ class CachedGenerator:
         for seed, image in zip(missing, drawn, strict=False):
             _keep(self._cache, "image", key(seed), image, self._SHAPE)
             images[seed] = image
-        # Up to the first that is missing: a picture's place says which seed it is of.
+        # Up to the first that is missing: an image's place says which seed it is of.
         return [images[seed] for seed in takewhile(images.__contains__, seeds)]
 
 
@@ -126,7 +126,7 @@ class _Answer(Value):
 
 
 class CachedJudge:
-    """A judge that is asked only about criteria it has not answered for a picture before."""
+    """A judge that is asked only about criteria it has not answered for an image before."""
 
     _SHAPE = TypeAdapter(_Answer)
 
@@ -141,7 +141,7 @@ class CachedJudge:
 
     async def judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
         """See `Judge.judge`."""
-        # Taken once: a picture of megabytes is read whole for its hash.
+        # Taken once: an image of megabytes is read whole for its hash.
         identity, sha256 = named_identity(self._inner), image.sha256
 
         def key(criterion: Criterion) -> JsonValue:

@@ -25,7 +25,7 @@ class TextPart:
 
 @dataclass(frozen=True)
 class ImagePart:
-    """A picture within a message.
+    """An image within a message.
 
     Attributes:
         data: The file's bytes.
@@ -39,7 +39,7 @@ class ImagePart:
 
     @property
     def data_url(self) -> str:
-        """The picture as a `data:` URL."""
+        """The image as a `data:` URL."""
         return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode()}"
 
 
@@ -67,7 +67,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """Its words, without its pictures."""
+        """Its words, without its images."""
         return "\n".join(part.text for part in self.parts if isinstance(part, TextPart))
 
 

@@ -68,7 +68,7 @@ class DecisionModel(Protocol):
     async def decide(
         self, messages: Sequence[Message], questions: Sequence[Question]
     ) -> DecisionReply:
-        """Answer every question about `messages`, pictures included.
+        """Answer every question about `messages`, images included.
 
         Args:
             messages: What the questions are about.

@@ -1,4 +1,4 @@
-"""Why a picture lacks something, and whether another prompt could help."""
+"""Why an image lacks something, and whether another prompt could help."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def diagnose(
     A prompt that leaves a criterion out or contradicts it is the reasoner's fault, whatever was
     drawn from it. If the prompt states it, a judge whose votes disagree is not believed, and a
     judge of one mind shows the generator's fault. Where nobody looked a criterion up in the
-    prompt, as with checks of the picture as a whole, the prompt is taken to state it.
+    prompt, as with checks of the image as a whole, the prompt is taken to state it.
 
     Args:
-        verdict: The answers about one picture.
+        verdict: The answers about one image.
         rubric: The criteria.
         fidelity: What its prompt says about them; None if that is not known.
     """
@@ -56,11 +56,11 @@ def _fault(answer: CriterionVerdict, fidelity: FidelityReport | None) -> Fault:
 def prompt_problems(pictures: Sequence[Sequence[Problem]]) -> tuple[Problem, ...]:
     """What of a round calls for another prompt; nothing means that new seeds may do.
 
-    That is every fault of the reasoner's, and the generator's where all pictures of the round
-    share it: another seed would not have helped. Evidence is the first picture's that has it.
+    That is every fault of the reasoner's, and the generator's where all images of the round
+    share it: another seed would not have helped. Evidence is the first image's that has it.
 
     Args:
-        pictures: The problems of each judged picture of the round; none for a picture that met
+        pictures: The problems of each judged image of the round; none for an image that met
             every criterion.
     """
     found: dict[str, Problem] = {}

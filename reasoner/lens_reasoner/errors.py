@@ -147,7 +147,7 @@ class ModelNotFoundError(ChatError):
 
 
 class TextOnlyError(ChatError):
-    """A model that reads text was shown a picture; it cannot judge one."""
+    """A model that reads text was shown an image; it cannot judge one."""
 
 
 class QuotaError(ChatError):
@@ -187,7 +187,7 @@ class CalibrationError(ReasonerError, ValueError):
 
 
 class GeneratorError(ReasonerError):
-    """A generator that failed or returned something that is not a picture.
+    """A generator that failed or returned something that is not an image.
 
     Attributes:
         usage: What the failed call consumed; None if unknown.
@@ -247,7 +247,7 @@ class GenerationRefusedError(GeneratorError):
 
 
 class ImageServiceError(GeneratorError):
-    """A call to an image server that gave no usable picture.
+    """A call to an image server that gave no usable image.
 
     Attributes:
         fault: The kind of failure.

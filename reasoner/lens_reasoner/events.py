@@ -122,7 +122,7 @@ class Step(Value):
 class ImageReady(Value):
     """Candidate `index`, counted through all rounds, is drawn from prompt `prompt_version`.
 
-    Where pictures are drawn in parallel, they are ready in any order.
+    Where images are drawn in parallel, they are ready in any order.
     """
 
     type: Literal["image_ready"] = "image_ready"

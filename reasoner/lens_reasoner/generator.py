@@ -40,7 +40,7 @@ class Capabilities(Value):
     """What a generator can honour; the default is a generator that only takes a prompt.
 
     Attributes:
-        seed: Whether the same seed gives the same picture.
+        seed: Whether the same seed gives the same image.
         negative_prompt: Whether a negative prompt has an effect.
         steps: Whether `num_inference_steps` can be set.
         guidance: Whether `guidance_scale` can be set.
@@ -50,9 +50,9 @@ class Capabilities(Value):
         preferred_sizes: Sizes it draws best, among which an aspect ratio looks first.
         multiple_of: What width and height must be multiples of, in pixels.
         size_limits: Bounds where any size can be drawn; None if there are none to speak of.
-        max_images: Most pictures in one call.
+        max_images: Most images in one call.
         max_concurrency: Most calls that may be under way at once; 1 for one GPU.
-        image_input: Whether it can start from a picture; see `ImageEditor`.
+        image_input: Whether it can start from an image; see `ImageEditor`.
         mask: Whether it can then be told which part may change.
         max_prompt_tokens: Tokens of a prompt it reads, by its own count, before it cuts the rest
             off; None if unknown.
@@ -83,7 +83,7 @@ class StepProgress(Value):
 
     Attributes:
         step: Steps done so far, from 1 to `total`.
-        total: Steps of this picture or batch.
+        total: Steps of this image or batch.
         index: Position within the call's `seeds` of the picture, or of the batch's first one.
     """
 
@@ -98,7 +98,7 @@ StepCallback = Callable[[StepProgress], None]
 
 @runtime_checkable
 class Generator(Protocol):
-    """Anything that draws pictures from a prompt."""
+    """Anything that draws images from a prompt."""
 
     @property
     def name(self) -> str:
@@ -118,13 +118,13 @@ class Generator(Protocol):
         settings: GenerationSettings,
         on_step: StepCallback | None = None,
     ) -> list[GeneratedImage]:
-        """Draw one picture per seed, in the order of the seeds.
+        """Draw one image per seed, in the order of the seeds.
 
         Args:
             prompt: The prompt.
             seeds: At least one and at most `capabilities.max_images`; where the generator takes no
-                seed, only their number counts and the pictures record None.
-            settings: None means the generator's default; the pictures record what was used.
+                seed, only their number counts and the images record None.
+            settings: None means the generator's default; the images record what was used.
             on_step: Told about progress, where the generator can tell.
 
         Raises:
@@ -153,17 +153,17 @@ class SettingsChecker(Protocol):
 
 @runtime_checkable
 class ImageEditor(Protocol):
-    """A generator that can start from a picture, where its capabilities say so."""
+    """A generator that can start from an image, where its capabilities say so."""
 
     def editing(self, image: bytes, *, mask: bytes | None = None) -> Generator:
-        """A generator that changes a picture as each prompt says.
+        """A generator that changes an image as each prompt says.
 
         Args:
-            image: The picture file.
-            mask: A PNG file of the same size, transparent where the picture may change.
+            image: The image file.
+            mask: A PNG file of the same size, transparent where the image may change.
 
         Raises:
-            UnsupportedSettingError: It starts from no picture, or takes no mask.
-            ImageFileError: A file is no picture, or the mask does not fit.
+            UnsupportedSettingError: It starts from no image, or takes no mask.
+            ImageFileError: A file is no image, or the mask does not fit.
         """
         ...

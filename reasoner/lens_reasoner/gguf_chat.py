@@ -20,7 +20,7 @@ from lens_reasoner.types import ImageRequest, Rewrite, Usage
 DEFAULT_MAX_TOKENS = 512
 
 DENSE_WORDS = 25
-"""Requests of this many words describe their picture already and are left alone."""
+"""Requests of this many words describe their image already and are left alone."""
 
 CONTINUATION_TOKENS = 48
 """Most tokens added to the user's words; very small models drift after one sentence."""
@@ -52,7 +52,7 @@ _SENTENCE = re.compile(r"[.!?](?=\s|$)")
 
 
 class GgufChat:
-    """A `ChatModel` made of a GGUF file; it reads text only and therefore cannot judge pictures."""
+    """A `ChatModel` made of a GGUF file; it reads text only and therefore cannot judge images."""
 
     def __init__(self, model: GgufModel | str | Path | None = None, *, seed: int = 0) -> None:
         """Choose the model.
@@ -89,7 +89,7 @@ class GgufChat:
         """See `ChatModel.complete`.
 
         Raises:
-            TextOnlyError: If there is a picture in a message.
+            TextOnlyError: If there is an image in a message.
             ChatError: If there is no complete reply of the asked form.
         """
 

@@ -125,7 +125,7 @@ class GgufModel:
             repeat_penalty: Above 1, words already written become less likely.
 
         Raises:
-            TextOnlyError: If there is a picture in a message.
+            TextOnlyError: If there is an image in a message.
             ChatError: If the file cannot be loaded or the runtime refuses the conversation.
         """
         body = self._body(messages, schema) | {

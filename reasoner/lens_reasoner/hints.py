@@ -14,7 +14,7 @@ class RewriteHints(Value):
 
     Attributes:
         token_limit: Tokens of a prompt that the generator reads; it cuts off the rest.
-        style: A style for every picture, such as "watercolour"; the request's own goes first.
+        style: A style for every image, such as "watercolour"; the request's own goes first.
     """
 
     token_limit: int | None = Field(default=None, ge=1)

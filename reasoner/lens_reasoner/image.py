@@ -1,4 +1,4 @@
-"""Pictures with everything needed to make them again."""
+"""Images with everything needed to make them again."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
 
 
 class GeneratedImage(Value):
-    """One picture with everything needed to make it again.
+    """One image with everything needed to make it again.
 
     Attributes:
-        data: The picture file as the generator gave it: PNG, JPEG, WebP or GIF; base64 in JSON.
+        data: The image file as the generator gave it: PNG, JPEG, WebP or GIF; base64 in JSON.
         seed: The seed that made it; None if the generator takes no seed.
         prompt: The prompt the generator was given, after rewriting.
         settings: The settings that were really used.
@@ -56,7 +56,7 @@ class GeneratedImage(Value):
         timings: Seconds by stage, such as {"generate": 3.2}.
         usage: What drawing it consumed; where one call draws several, its share.
         recipe: What else it takes to make it again, in the generator's own words, such as the
-            weights and the picture it started from. Pairs under `parameters` are told to viewers.
+            weights and the image it started from. Pairs under `parameters` are told to viewers.
     """
 
     data: ImageBytes = Field(repr=False)
@@ -100,7 +100,7 @@ class GeneratedImage(Value):
         timings: Mapping[str, float] | None = None,
         recipe: Mapping[str, JsonValue] | None = None,
     ) -> GeneratedImage:
-        """Encode a PIL picture as PNG; its real size replaces the size in `settings`.
+        """Encode a PIL image as PNG; its real size replaces the size in `settings`.
 
         A mode that PNG has no place for, such as "CMYK", is turned into "RGB".
         """
@@ -119,10 +119,10 @@ class GeneratedImage(Value):
 
     @classmethod
     def load(cls, path: str | Path) -> GeneratedImage:
-        """Read a file written by `save`; the picture and its hash are those before saving.
+        """Read a file written by `save`; the image and its hash are those before saving.
 
         Raises:
-            ImageFileError: If the file is no picture or there is no such metadata.
+            ImageFileError: If the file is no image or there is no such metadata.
         """
         original, metadata = read_picture(path)
         try:
@@ -142,7 +142,7 @@ class GeneratedImage(Value):
 
     @property
     def png(self) -> bytes:
-        """The picture as a PNG file: `data` itself, or decoded and encoded again."""
+        """The image as a PNG file: `data` itself, or decoded and encoded again."""
         if self.media_type == "image/png":
             return self.data
         buffer = io.BytesIO()
@@ -151,7 +151,7 @@ class GeneratedImage(Value):
 
     @property
     def image(self) -> Image.Image:
-        """The decoded picture."""
+        """The decoded image."""
         from PIL import Image
 
         picture = Image.open(io.BytesIO(self.data))
@@ -160,19 +160,19 @@ class GeneratedImage(Value):
 
     @property
     def sha256(self) -> str:
-        """Hash of `data`, in hexadecimal: the name of this picture in verdicts."""
+        """Hash of `data`, in hexadecimal: the name of this image in verdicts."""
         return hashlib.sha256(self.data).hexdigest()
 
     def save(self, path: str | Path, *, record: Mapping[str, Any] | None = None) -> Path:
-        """Write the picture with this value's other fields as metadata.
+        """Write the image with this value's other fields as metadata.
 
         A PNG gets two text chunks, all others kept: `parameters` in the form image viewers read,
-        and `lens_sdk` with JSON. Other formats, and pictures that carry signed provenance, are
+        and `lens_sdk` with JSON. Other formats, and images that carry signed provenance, are
         written byte for byte, with the JSON in a file of the same name and ".json".
 
         Args:
             path: Where to write; missing folders are made. An ending such as ".png" becomes that
-                of the picture's own format.
+                of the image's own format.
             record: More JSON to keep, such as the request and the verdict.
 
         Returns:

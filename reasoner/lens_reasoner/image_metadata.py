@@ -1,9 +1,9 @@
-"""Where a saved picture keeps what made it: inside a PNG file, or in a JSON file beside it.
+"""Where a saved image keeps what made it: inside a PNG file, or in a JSON file beside it.
 
 A PNG of our own takes text chunks without a change to its pixels. Everything else is written as it
-is, because a change of a single byte breaks the signature of pictures that carry their provenance
+is, because a change of a single byte breaks the signature of images that carry their provenance
 (C2PA), and other formats have no place that survives unchanged; the JSON file then has the name of
-the picture with ".json" added.
+the image with ".json" added.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _PROVENANCE_CHUNK = b"caBX"
 def write_picture(
     path: str | Path, data: bytes, media_type: MediaType, metadata: Mapping[str, Any], summary: str
 ) -> Path:
-    """Write a picture with its metadata; the file's name ends as its kind demands.
+    """Write an image with its metadata; the file's name ends as its kind demands.
 
     Args:
         path: Where to write; missing folders are made.
-        data: The picture file.
+        data: The image file.
         media_type: What it is.
         metadata: JSON values that tell how it was made.
         summary: The same in the form image viewers read.
@@ -53,7 +53,7 @@ def write_picture(
 
 
 def read_picture(path: str | Path) -> tuple[bytes, dict[str, Any]]:
-    """The picture as it was before saving, and its metadata.
+    """The image as it was before saving, and its metadata.
 
     Raises:
         ImageFileError: The file has no readable metadata, inside or beside it.
@@ -79,7 +79,7 @@ def read_picture(path: str | Path) -> tuple[bytes, dict[str, Any]]:
 
 
 def sidecar(path: Path) -> Path:
-    """The JSON file beside a picture."""
+    """The JSON file beside an image."""
     return path.with_name(path.name + ".json")
 
 

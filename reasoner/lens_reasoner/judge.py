@@ -1,4 +1,4 @@
-"""Answering a rubric's criteria by looking at a picture."""
+"""Answering a rubric's criteria by looking at an image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["DEFAULT_JUDGE_MODEL", "Judge", "RubricJudge"]
 
 @runtime_checkable
 class Judge(Protocol):
-    """Anything that looks at a picture and answers the criteria of a rubric."""
+    """Anything that looks at an image and answers the criteria of a rubric."""
 
     @property
     def name(self) -> str:
@@ -43,7 +43,7 @@ class Judge(Protocol):
 class RubricJudge:
     """Asks a model that sees, in the way its mode says: by default all criteria in one call.
 
-    The criteria are put in an order drawn from the seed and the picture.
+    The criteria are put in an order drawn from the seed and the image.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class RubricJudge:
         Args:
             chat: The model, asked by `OneCall`; None means OpenAI's `DEFAULT_JUDGE_MODEL`.
             mode: Another way of asking, with its own model; excludes `chat`.
-            detail: How closely the picture is looked at, which also sets the price.
-            max_side: Longest side in pixels the model is shown; None sends pictures as they are.
+            detail: How closely the image is looked at, which also sets the price.
+            max_side: Longest side in pixels the model is shown; None sends images as they are.
             seed: Seed of the order of the criteria.
 
         Raises:
@@ -126,8 +126,8 @@ class RubricJudge:
         """What showing `image` for judging costs before it is paid; unknown is None.
 
         Args:
-            image: The picture.
-            criteria: How many there are: some modes send the picture for each.
+            image: The image.
+            criteria: How many there are: some modes send the image for each.
             prices: Prices of tokens.
         """
         shown = show(image, max_side=self._max_side, detail=self._detail)

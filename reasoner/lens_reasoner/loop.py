@@ -1,4 +1,4 @@
-"""Rewrite, draw, judge, revise: one request from the first word to the best picture."""
+"""Rewrite, draw, judge, revise: one request from the first word to the best image."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from lens_reasoner.types import ImageRequest, Rubric
 class AgentLoop:
     """Draws candidates for a request until one is good enough.
 
-    Each round draws `request.num_images` pictures with seeds of their own and judges each as soon
-    as it is there. What the pictures lack is then diagnosed: where the prompt does not say it, or
-    every picture of the round lacks it although the prompt says it, the reviser writes another
-    prompt; otherwise the next round only has new seeds. A picture is handed out as soon as it is
+    Each round draws `request.num_images` images with seeds of their own and judges each as soon
+    as it is there. What the images lack is then diagnosed: where the prompt does not say it, or
+    every image of the round lacks it although the prompt says it, the reviser writes another
+    prompt; otherwise the next round only has new seeds. An image is handed out as soon as it is
     there; what fails later never loses it.
     """
 
@@ -53,9 +53,9 @@ class AgentLoop:
         """Put the parts together.
 
         Args:
-            generator: Draws the pictures.
+            generator: Draws the images.
             reasoner: Rewrites requests; None draws them as they are.
-            judge: Scores pictures; None draws one round and takes the first picture.
+            judge: Scores images; None draws one round and takes the first image.
             rubric_writer: Writes the judge's criteria; not needed where each run is given a rubric.
             fidelity_checker: Looks the criteria up in each prompt; without one, every prompt is
                 taken to state them all.
@@ -141,7 +141,7 @@ class AgentLoop:
                 is paid for.
             LoopConfigError: If there is a judge but neither a rubric nor a writer.
             RunRecordError: If `record` holds another run, or is being written by somebody else.
-            ReasonerError: If rewriting fails, or drawing fails before any picture is there.
+            ReasonerError: If rewriting fails, or drawing fails before any image is there.
         """
         request = ImageRequest.of(request, **options)
         return self._stream(self.header(request, rubric), record, stop)

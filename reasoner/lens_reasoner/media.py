@@ -1,4 +1,4 @@
-"""What kind of picture a file is, by its first bytes and not by what anybody says."""
+"""What kind of image a file is, by its first bytes and not by what anybody says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUFFIXES: dict[MediaType, str] = {
 
 
 def sniff(data: bytes) -> MediaType | None:
-    """The media type of a picture file; None for anything else."""
+    """The media type of an image file; None for anything else."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if data.startswith(b"\xff\xd8\xff"):

@@ -1,4 +1,4 @@
-"""Pictures and runs as HTML for notebooks; nothing is loaded from elsewhere."""
+"""Images and runs as HTML for notebooks; nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from lens_reasoner.verdict import Verdict
 
 WIDEST = 384
-"""Pixels; a picture is shown no wider."""
+"""Pixels; an image is shown no wider."""
 
 _MARKS = {"yes": ("✓", "#1a7f37"), "no": ("✗", "#cf222e"), "cannot_tell": ("?", "#9a6700")}
 _DIM = "opacity:.65;font-size:.85em"
 
 
 def picture(image: GeneratedImage, *, label: str = "", width: int = WIDEST) -> str:
-    """One picture with what made it below.
+    """One image with what made it below.
 
     Args:
-        image: The picture.
+        image: The image.
         label: Stands above it.
         width: Most pixels it is shown wide.
     """
@@ -64,10 +64,10 @@ def verdict_list(verdict: Verdict, rubric: Rubric | None = None) -> str:
 def side_by_side(
     candidates: Sequence[tuple[str, Candidate]], rubric: Rubric | None, *, width: int = WIDEST
 ) -> str:
-    """Pictures beside each other, each with its verdict below.
+    """Images beside each other, each with its verdict below.
 
     Args:
-        candidates: Labels and pictures.
+        candidates: Labels and images.
         rubric: The criteria, for their questions.
         width: Most pixels each is shown wide.
     """
@@ -82,7 +82,7 @@ def side_by_side(
 
 
 def run(result: LoopResult) -> str:
-    """A run: the request, the best picture and its verdict, and the others small."""
+    """A run: the request, the best image and its verdict, and the others small."""
     parts = [f"<h4 style='margin:0'>{escape(result.request.text)}</h4>"]
     if result.refused is not None:
         parts.append(f"<div>Refused: {escape(result.refused.reason)}</div>")

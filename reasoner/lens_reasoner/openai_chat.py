@@ -289,7 +289,7 @@ def _together(spent: Sequence[Usage]) -> Usage:
 
 
 def _explain(error: ChatError, messages: Sequence[Message]) -> None:
-    """Say in its hint what may be wrong where the server complains of a picture it was shown."""
+    """Say in its hint what may be wrong where the server complains of an image it was shown."""
     shown = any(isinstance(part, ImagePart) for m in messages for part in m.parts)
     refused = error.fault == "rejected" or error.status == 500
     if shown and refused and _OF_PICTURES.search(error.message):

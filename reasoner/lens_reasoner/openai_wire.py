@@ -70,7 +70,7 @@ def _chat_content(message: Message) -> str | list[Json]:
             parts.append({"type": "image_url", "image_url": image})
         else:
             parts.append({"type": "text", "text": part.text})
-    # Some compatible servers take only plain strings where there is no picture.
+    # Some compatible servers take only plain strings where there is no image.
     return parts[0]["text"] if len(parts) == 1 and "text" in parts[0] else parts
 
 

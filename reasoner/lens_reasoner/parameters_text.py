@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 
 def parameters_text(prompt: str, negative_prompt: str, pairs: Mapping[str, JsonValue]) -> str:
-    """The text of one picture; pairs whose value is None are left out."""
+    """The text of one image; pairs whose value is None are left out."""
     lines = [prompt]
     if negative_prompt:
         lines.append(f"Negative prompt: {negative_prompt}")

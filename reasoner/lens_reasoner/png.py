@@ -1,6 +1,6 @@
 """Text chunks of PNG files, added and removed without touching the pixels.
 
-Pillow would re-encode the picture and drop chunks it does not know, such as C2PA provenance
+Pillow would re-encode the image and drop chunks it does not know, such as C2PA provenance
 ("caBX"); here every other byte stays as it was, so removing our chunks gives the original file.
 """
 

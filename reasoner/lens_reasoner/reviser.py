@@ -1,4 +1,4 @@
-"""Mending a prompt by a language model, after its pictures were judged."""
+"""Mending a prompt by a language model, after its images were judged."""
 
 from __future__ import annotations
 

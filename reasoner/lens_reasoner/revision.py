@@ -1,4 +1,4 @@
-"""The seams between judging a picture and trying again: fidelity, diagnosis, revision."""
+"""The seams between judging an image and trying again: fidelity, diagnosis, revision."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class FidelityChecker(Protocol):
 
 
 class Problem(Value):
-    """One criterion that a picture did not meet, and why, as far as can be told.
+    """One criterion that an image did not meet, and why, as far as can be told.
 
     Attributes:
         criterion: Name of the criterion.
@@ -78,7 +78,7 @@ class Problem(Value):
         source: The words of the request it comes from.
         evidence: What the judge saw instead.
         fault: "reasoner" if the prompt did not state it, "generator" if it did and it was not
-            drawn, "judge" if votes about the same picture disagree.
+            drawn, "judge" if votes about the same image disagree.
     """
 
     criterion: str
@@ -90,7 +90,7 @@ class Problem(Value):
 
 @runtime_checkable
 class Reviser(Protocol):
-    """Anything that mends a prompt after pictures made from it were judged."""
+    """Anything that mends a prompt after images made from it were judged."""
 
     async def revise(
         self, request: ImageRequest, current: Rewrite, problems: Sequence[Problem]

@@ -58,7 +58,7 @@ class Rounds:
             Why it ended; "interrupted" if something is left to be done later.
 
         Raises:
-            ReasonerError: If rewriting fails, or drawing fails before any picture is there.
+            ReasonerError: If rewriting fails, or drawing fails before any image is there.
         """
         await self._rewrite()
         if isinstance(self._run.state.rewrite, Refused):
@@ -90,11 +90,11 @@ class Rounds:
         run.emit(RewriteDone(outcome=outcome))
 
     async def _draw_and_judge(self, number: int) -> None:
-        """Draw what is missing of a round and judge each picture as soon as it is there."""
+        """Draw what is missing of a round and judge each image as soon as it is there."""
         candidates = self._run.state.candidates
         try:
             async with asyncio.TaskGroup() as tasks:
-                # Written once, while the first pictures are drawn.
+                # Written once, while the first images are drawn.
                 rubric = tasks.create_task(self._rubric())
                 tasks.create_task(self._check_fidelity(number, rubric))
 
@@ -156,7 +156,7 @@ class Rounds:
     async def _draw(self, number: int, judge: Callable[[int], None]) -> None:
         """Draw what is missing of a round, as many calls at once as the generator allows.
 
-        A picture that is refused or missing from an answer is done without; any other failure ends
+        An image that is refused or missing from an answer is done without; any other failure ends
         the drawing of the run.
         """
         run, generator = self._run, self._parts.generator
@@ -293,11 +293,11 @@ class Rounds:
 
 
 class _DrawingFailures:
-    """What failed while a round was drawn, told as soon as the run has any picture.
+    """What failed while a round was drawn, told as soon as the run has any image.
 
     Attributes:
         errors: In the order in which they came.
-        whole: The first that is about more than single pictures.
+        whole: The first that is about more than single images.
     """
 
     def __init__(self, run: ActiveRun, number: int) -> None:
@@ -308,7 +308,7 @@ class _DrawingFailures:
         self.whole: ReasonerError | None = None
 
     def add(self, error: ReasonerError, indices: Sequence[int] = ()) -> None:
-        """Take in a failed call; with `indices` it is about these pictures alone."""
+        """Take in a failed call; with `indices` it is about these images alone."""
         self.errors.append(error)
         if not indices:
             self.whole = self.whole or error
@@ -316,7 +316,7 @@ class _DrawingFailures:
         self._run.untold += failure.usage
         for index in indices or (None,):
             self._untold.append(StageFailed(round=self._round, index=index, failure=failure))
-            # A call for several pictures is paid for once.
+            # A call for several images is paid for once.
             failure = failure.model_copy(update={"usage": Usage.zero()})
         self.tell()
 
@@ -330,7 +330,7 @@ class _DrawingFailures:
 
     @property
     def error(self) -> ReasonerError:
-        """What a run without any picture ends with; its usage is that of all that failed."""
+        """What a run without any image ends with; its usage is that of all that failed."""
         error = self.whole or self.errors[0]
         if isinstance(error, GeneratorError) and len(self.errors) > 1:
             error.usage = self._run.untold
@@ -340,7 +340,7 @@ class _DrawingFailures:
 def _wrong_number(name: str, drawn: int, asked: int) -> GeneratorError:
     return GeneratorError(
         f"{name!r} drew {drawn} pictures for {asked} seeds.",
-        # The pictures that are there carry the usage of the call.
+        # The images that are there carry the usage of the call.
         usage=Usage.zero() if drawn else None,
         hint="Its moderation may have taken the others away. A generator of your own returns one "
         "picture per seed.",

@@ -1,4 +1,4 @@
-"""From a request to criteria that a picture can be checked against."""
+"""From a request to criteria that an image can be checked against."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class _Answer(BaseModel):
 
 @runtime_checkable
 class RubricWriter(Protocol):
-    """Anything that turns a request into criteria a picture can be checked against."""
+    """Anything that turns a request into criteria an image can be checked against."""
 
     async def write(self, request: ImageRequest) -> Rubric:
         """Write the rubric for `request`.

@@ -30,10 +30,10 @@ from lens_reasoner.verdict import Verdict
 
 
 class Candidate(Value):
-    """One picture of a run and what became of it.
+    """One image of a run and what became of it.
 
     Attributes:
-        image: The picture.
+        image: The image.
         index: Its number among all that were to be drawn; the events' name for it.
         round: The round it was drawn in, from 0.
         prompt_version: Which of the run's prompts it was drawn from.
@@ -75,7 +75,7 @@ class LoopResult(Value):
         fidelity: What the prompts say about the criteria, as far as that was checked; each report
             names its prompt.
         rubric: The criteria; None if there was no judging or no rubric could be written.
-        candidates: All pictures in the order of their numbers.
+        candidates: All images in the order of their numbers.
         best_index: Position of the best one in `candidates`; None if nothing was drawn.
         stop_reason: Why the run ended.
         failures: What failed besides single verdicts.

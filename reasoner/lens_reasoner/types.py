@@ -127,7 +127,7 @@ class ImageRequest(Options):
 
     Attributes:
         text: The request; must hold more than white space.
-        negative_prompt: What should not be in the picture; empty means nothing.
+        negative_prompt: What should not be in the image; empty means nothing.
         width: Width in pixels; None leaves the size to `aspect_ratio` and the generator.
         height: Height in pixels; given exactly when `width` is.
         aspect_ratio: Such as "3:4" (width to height); excludes `width` and `height`.
@@ -136,7 +136,7 @@ class ImageRequest(Options):
         guidance_scale: Classifier-free guidance; None means the generator's default.
         num_images: Candidates per round.
         extra: Settings that only some generators know, by the names of `Capabilities.extra`, such
-            as {"quality": "low"} for OpenAI's pictures; any JSON values.
+            as {"quality": "low"} for OpenAI's images; any JSON values.
     """
 
     MEANT: ClassVar[Mapping[str, str]] = {
@@ -229,7 +229,7 @@ def _no_such_options(cls: type[Options], options: Mapping[str, Any]) -> Validati
 
 
 class GenerationSettings(Value):
-    """How to draw, as handed to a generator and recorded with each picture.
+    """How to draw, as handed to a generator and recorded with each image.
 
     Handed in, None means the generator's default; recorded, None means that the generator has no
     such setting.
@@ -239,7 +239,7 @@ class GenerationSettings(Value):
         height: Height in pixels.
         num_inference_steps: Sampler steps.
         guidance_scale: Classifier-free guidance scale.
-        negative_prompt: What should not be in the picture.
+        negative_prompt: What should not be in the image.
         extra: Settings only this generator knows; any JSON values.
         dropped: What was asked for and not honoured, by name; only generators that warn instead of
             refusing leave anything here.
@@ -309,12 +309,12 @@ class Refused(Value):
 
 
 class Criterion(Value):
-    """One thing that must be true of the picture.
+    """One thing that must be true of the image.
 
     Attributes:
         name: Short name, unique within its rubric.
         kind: What sort of check it is.
-        question: The check in one sentence, answerable with yes or no from the picture alone.
+        question: The check in one sentence, answerable with yes or no from the image alone.
         source: The words of the request it comes from; empty for global checks.
         weight: Its weight in the score.
         expected: The same check for judges that read data and not language, such as
@@ -330,7 +330,7 @@ class Criterion(Value):
 
 
 class Rubric(Value):
-    """The criteria by which pictures for one request are judged.
+    """The criteria by which images for one request are judged.
 
     Attributes:
         request: The request text.

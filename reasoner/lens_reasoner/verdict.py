@@ -1,4 +1,4 @@
-"""What judges say about pictures, and the scores that follow from it."""
+"""What judges say about images, and the scores that follow from it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class CriterionVerdict(Value):
 
 
 class View(Value):
-    """The picture as the judge was shown it.
+    """The image as the judge was shown it.
 
     Attributes:
         width: Width in pixels after downscaling.
@@ -66,10 +66,10 @@ class View(Value):
 
 
 class Verdict(Value):
-    """A judge's answers about one picture.
+    """A judge's answers about one image.
 
     Attributes:
-        image_sha256: The picture, by `GeneratedImage.sha256`.
+        image_sha256: The image, by `GeneratedImage.sha256`.
         verdicts: One answer per criterion of the rubric.
         judge: Name of the judge.
         view: What a language model was shown; None for judges that see the file itself.
@@ -96,7 +96,7 @@ class Verdict(Value):
     def least_score(self) -> float | None:
         """The score if no criterion were met about which asking failed; None if there is none.
 
-        A picture must not come out ahead because most answers about it got lost.
+        An image must not come out ahead because most answers about it got lost.
         """
         if self.score is None:
             return None

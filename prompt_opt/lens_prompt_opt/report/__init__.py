@@ -22,7 +22,7 @@ def write_report(result: StudyResult, path: Path) -> Path:
     """Write the page of a finished study.
 
     Args:
-        result: The study; its pictures are read from its run directory, if it had one.
+        result: The study; its images are read from its run directory, if it had one.
         path: The file to write; its folder is made.
     """
     return _write(path, _finished(result))

@@ -21,7 +21,7 @@ class Mark:
     """One estimate of a gain over the seed prompt.
 
     Attributes:
-        images: Pictures of all comparisons so far.
+        images: Images of all comparisons so far.
         gain: The estimate.
         low: Lower end of its interval.
         high: Upper end.
@@ -128,7 +128,7 @@ def _of_decision(decision: Decision, images: int, start: float) -> Mark:
 
 
 class _Axes:
-    """From pictures and gains to places on the drawing."""
+    """From images and gains to places on the drawing."""
 
     def __init__(self, marks: Sequence[Mark]) -> None:
         low = min(0.0, *(max(mark.low, mark.gain - _REACH) for mark in marks))

@@ -22,7 +22,7 @@ class Material:
     Attributes:
         result: What it came to.
         study: What it was about, as in `study.json`; empty if nothing was kept.
-        pictures: Folder of the pictures; None if nothing was kept.
+        pictures: Folder of the images; None if nothing was kept.
     """
 
     result: StudyResult
@@ -66,7 +66,7 @@ class Material:
         return None
 
     def scored_pairs(self) -> list[tuple[float, PicturePair]]:
-        """Pictures with a score under both prompts, and what they gained."""
+        """Images with a score under both prompts, and what they gained."""
         return [
             (pair.after.score - pair.before.score, pair)
             for pair in self.result.pictures

@@ -47,7 +47,7 @@ def unfinished_page(study: Mapping[str, Any], progress: unfinished.Progress, fol
     Args:
         study: What it is about, as in `study.json`.
         progress: What its journal holds.
-        folder: Its pictures.
+        folder: Its images.
     """
     sections = [
         Section("cost", "Cost", "Cost so far", "", unfinished.spending(progress, study)),

@@ -1,4 +1,4 @@
-"""Pictures of the test split before and after, under equal seeds."""
+"""Images of the test split before and after, under equal seeds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHANGES = {"better": "better after", "same": "as before", "worse": "worse after
 
 
 def pictures(material: Material) -> Markup:
-    """The section with pictures."""
+    """The section with images."""
     scored = sorted(material.scored_pairs(), key=lambda pair: -pair[0])
     if not scored:
         return el("p", "There are no pictures of the test split.", class_="soft")

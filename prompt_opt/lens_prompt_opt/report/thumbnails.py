@@ -1,4 +1,4 @@
-"""Pictures small enough to carry along in a page."""
+"""Images small enough to carry along in a page."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from PIL import Image
 
 LONGEST_SIDE = 320
-"""Pixels; the page shows pictures at about half of that."""
+"""Pixels; the page shows images at about half of that."""
 
 _SMALL_PNG = 24_000
 """Bytes up to which a PNG is worth its sharpness."""
 
 
 class Thumbnails:
-    """Makes data URIs of pictures, up to so many bytes in all.
+    """Makes data URIs of images, up to so many bytes in all.
 
     Args:
-        folder: Where the pictures are; None if there are none.
+        folder: Where the images are; None if there are none.
         room: Most bytes of all data URIs together.
     """
 
@@ -30,7 +30,7 @@ class Thumbnails:
         self._room = room
 
     def uri(self, name: str) -> str:
-        """A picture as a data URI; empty if there is none, or no room for it."""
+        """An image as a data URI; empty if there is none, or no room for it."""
         if self._folder is None or not name or Path(name).name != name:
             return ""
         try:

@@ -28,10 +28,10 @@ class Progress:
     """What the journal of a run holds so far.
 
     Attributes:
-        ledger: Calls, pictures, dollars and seconds by stage, and the time of the finished blocks.
-        pictures: Prompt and file of every picture, oldest first.
+        ledger: Calls, images, dollars and seconds by stage, and the time of the finished blocks.
+        pictures: Prompt and file of every image, oldest first.
         proposals: What the proposer suggested, oldest first.
-        scores: Scores of the judged pictures, oldest first.
+        scores: Scores of the judged images, oldest first.
         failures: Why calls failed, and how often.
     """
 
@@ -147,7 +147,7 @@ def proposals(progress: Progress) -> Markup:
 
 
 def latest(progress: Progress, folder: Path) -> Markup:
-    """The latest pictures."""
+    """The latest images."""
     shown: Sequence[tuple[str, str]] = progress.pictures[-_SHOWN:][::-1]
     if not shown:
         return el("p", "Nothing has been drawn yet.", class_="soft")

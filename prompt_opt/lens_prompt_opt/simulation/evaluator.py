@@ -53,7 +53,7 @@ def rewrite_of(world: World, rendered: str, request: str, draw: int) -> str:
 
 
 def picture_of(world: World, rewrite: str, request: str, seed: int) -> tuple[bool, ...]:
-    """Which criteria the simulated picture meets."""
+    """Which criteria the simulated image meets."""
     shared = Draws(f"{world.name}:{request}:{seed}")
     own = Draws(f"{world.name}:{rewrite}:{seed}")
     noise = world.noise
@@ -69,7 +69,7 @@ def picture_of(world: World, rewrite: str, request: str, seed: int) -> tuple[boo
 def answers_of(
     world: World, rewrite: str, request: str, seed: int, met: Sequence[bool], vote: int = 0
 ) -> dict[str, Answer]:
-    """What the simulated judge says about a picture."""
+    """What the simulated judge says about an image."""
     draws = Draws(f"{world.name}:judge:{rewrite}:{seed}:{vote}")
     noise = world.noise
     answers: dict[str, Answer] = {}

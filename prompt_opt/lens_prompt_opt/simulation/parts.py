@@ -72,7 +72,7 @@ class SimulatedReasoner:
 
 @dataclass(frozen=True)
 class SimulatedGenerator:
-    """Draws small grey pictures that carry what they show in their metadata."""
+    """Draws small grey images that carry what they show in their metadata."""
 
     world: World
     prices: Prices = PRICES
@@ -125,7 +125,7 @@ class SimulatedGenerator:
 
 @dataclass(frozen=True)
 class SimulatedJudge:
-    """Reads what a simulated picture shows, and errs as the world has it."""
+    """Reads what a simulated image shows, and errs as the world has it."""
 
     world: World
     prices: Prices = PRICES

@@ -69,8 +69,8 @@ class Noise:
         request: Spread of difficulty between requests.
         criterion: Spread of difficulty between criteria of a request.
         rewriter: Spread between rewrites.
-        seed: Spread between pictures.
-        shared_seed: Share of the picture's variance that a seed keeps under another prompt.
+        seed: Spread between images.
+        shared_seed: Share of the image's variance that a seed keeps under another prompt.
         false_yes: Chance that the judge says yes to what is not met.
         false_no: Chance that it says no to what is met.
         cannot_tell: Chance that it does not answer.

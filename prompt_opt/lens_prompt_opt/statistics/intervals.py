@@ -48,7 +48,7 @@ class BettingInterval:
 class ClusterBootstrap:
     """Studentised bootstrap over requests: much narrower than betting, and asymptotic.
 
-    Requests are drawn with replacement, all their pictures together, and the quantiles of the
+    Requests are drawn with replacement, all their images together, and the quantiles of the
     studentised mean take the place of Student's (Efron and Tibshirani 1993, chapter 12). A sample
     whose requests are all alike has no spread and counts as infinitely far off; where that leaves
     a side without a bound, as few requests differ, it is that of betting.

@@ -1,8 +1,8 @@
 """Many edits screened at once: a factorial design, and what it says of each edit.
 
-Every edit is on in half of the pictures. Cells come in pairs with complementary halves, so that the
+Every edit is on in half of the images. Cells come in pairs with complementary halves, so that the
 difficulty of the request and part of the luck of the seed cancel, and every pair says something
-about every edit: the precision per picture does not fall with the number of edits, as it does when
+about every edit: the precision per image does not fall with the number of edits, as it does when
 they are tried one at a time.
 """
 
@@ -30,11 +30,11 @@ def sign_rows(factors: int) -> list[tuple[int, ...]]:
 
 
 class PairScore(NamedTuple):
-    """One pair: which edits were on in its first picture, and differences of pass rates.
+    """One pair: which edits were on in its first image, and differences of pass rates.
 
     Attributes:
-        signs: For each edit 1 if it was on in the first picture, -1 if in the second.
-        differences: First minus second picture, by kind of criterion; kinds that were not
+        signs: For each edit 1 if it was on in the first image, -1 if in the second.
+        differences: First minus second image, by kind of criterion; kinds that were not
             answered in both are left out.
         shares: Weight of each kind in the score of this request.
     """

@@ -32,8 +32,8 @@ class SamplingPlan(Value):
     Attributes:
         requests: Requests.
         rewrites: Rewrites of each request.
-        pictures: Pictures of each rewrite.
-        votes: Judgements of each picture.
+        pictures: Images of each rewrite.
+        votes: Judgements of each image.
     """
 
     requests: int = Field(ge=1)
@@ -77,8 +77,8 @@ class VarianceLedger(Value):
     """Components of the variance of a score, from a nested first block.
 
     Attributes:
-        components: Variance between requests; between rewrites of a request; between pictures of
-            a rewrite; between judgements of a picture.
+        components: Variance between requests; between rewrites of a request; between images of
+            a rewrite; between judgements of an image.
         mean: Mean score.
         observations: Number of scores used.
         plan: The plan that `purchases` start from.

@@ -19,15 +19,15 @@ from lens_prompt_opt.statistics.sequential import Expectation
 class BootstrappedExamples:
     """Shows the reasoner its own best request-and-rewrite pairs; needs no strong model.
 
-    Rewrites are ranked by the score of their pictures, among requests that are neither always
+    Rewrites are ranked by the score of their images, among requests that are neither always
     easy nor always failed. Several draws of examples are compared on search cells, each on those
     of requests it does not show, and the best is put to the gate.
 
     Attributes:
         examples: Examples in a prompt.
         draws: Prompts that are compared.
-        pictures: Pictures per request when looking for good rewrites.
-        batch: Pictures per comparison.
+        pictures: Images per request when looking for good rewrites.
+        batch: Images per comparison.
         name: Name for records.
     """
 

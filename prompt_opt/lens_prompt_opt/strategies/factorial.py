@@ -39,7 +39,7 @@ class FactorialSearch:
 
     Attributes:
         edits: Edits per round.
-        pairs: Pairs of pictures per round and generator; twice as many pictures.
+        pairs: Pairs of images per round and generator; twice as many images.
         keep: An edit is kept if its posterior mean gain is above this.
         prior: What is thought of edits before they are tried.
         max_rounds: Most rounds.

@@ -26,7 +26,7 @@ class ParetoSearch:
     The pool's best by shrunk mean is put to the gate at the end.
 
     Attributes:
-        front: Pictures on which every prompt of the pool is evaluated, one per request first.
+        front: Images on which every prompt of the pool is evaluated, one per request first.
         screen: How many of them a child must do well on before the rest is paid for.
         crossovers: Chance that a round tries a crossover instead of an edit.
         prior: Standard deviation of the gain of a child before it is evaluated.

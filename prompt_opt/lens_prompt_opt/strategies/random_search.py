@@ -23,7 +23,7 @@ class RandomSearch:
     Attributes:
         beam: Prompts kept after each round.
         children: Edits tried of each kept prompt in a round.
-        batch: Pictures per evaluation of a prompt; all prompts share them.
+        batch: Images per evaluation of a prompt; all prompts share them.
         max_rounds: Most rounds.
         name: Name for records.
     """

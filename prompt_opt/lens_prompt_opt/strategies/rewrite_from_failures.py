@@ -22,7 +22,7 @@ class RewriteFromFailures:
     for every strategy.
 
     Attributes:
-        batch: Pictures per evaluation of a prompt.
+        batch: Images per evaluation of a prompt.
         max_rounds: Most rewrites.
         name: Name for records.
     """

@@ -31,10 +31,10 @@ _FORM = (
 
 
 class HumanLabel(Value):
-    """One person's answer to one criterion about one picture.
+    """One person's answer to one criterion about one image.
 
     Attributes:
-        image: SHA-256 of the picture in hexadecimal, or enough of its beginning.
+        image: SHA-256 of the image in hexadecimal, or enough of its beginning.
         criterion: Name of the criterion.
         label: The answer.
         annotator: Who gave it; may be empty.

@@ -15,7 +15,7 @@ from lens_reasoner.types import Answer, Rubric
 from lens_reasoner.verdict import Verdict
 
 _Key = tuple[str, str]
-"""Picture and criterion."""
+"""Image and criterion."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ def calibrate(
 ) -> CalibrationReport:
     """Compare a judge with people, by kind of criterion and by criterion.
 
-    Several labels for one picture and criterion are decided by the majority of yes and no. Labels
-    of pictures may be the beginning of a hash, if only one picture begins so.
+    Several labels for one image and criterion are decided by the majority of yes and no. Labels
+    of images may be the beginning of a hash, if only one image begins so.
 
     Args:
         labels: People's answers.
@@ -45,7 +45,7 @@ def calibrate(
         rule: When a group is distrusted.
 
     Raises:
-        CalibrationError: A picture was judged twice on one criterion, or a beginning fits several.
+        CalibrationError: An image was judged twice on one criterion, or a beginning fits several.
     """
     answers = _answers(judged)
     people, unmatched, unclear = _people(labels, answers)
@@ -92,7 +92,7 @@ def _answers(judged: Iterable[tuple[Verdict, Rubric]]) -> dict[_Key, _Judged]:
 def _people(
     labels: Iterable[HumanLabel], answers: Mapping[_Key, _Judged]
 ) -> tuple[dict[_Key, Answer], int, int]:
-    """People's yes or no by picture and criterion; labels unmatched; cases unclear."""
+    """People's yes or no by image and criterion; labels unmatched; cases unclear."""
     pictures = sorted({picture for picture, _ in answers})
     votes: dict[_Key, Counter[Answer]] = defaultdict(Counter)
     unmatched = 0

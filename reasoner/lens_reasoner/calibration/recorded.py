@@ -16,7 +16,7 @@ def recorded_verdicts(
 ) -> list[tuple[Verdict, Rubric]]:
     """What judges said in recorded runs, as `calibrate` takes it.
 
-    Where a picture was judged several times on a criterion, the last answer counts. Answers that
+    Where an image was judged several times on a criterion, the last answer counts. Answers that
     failed do not count.
 
     Args:

@@ -160,11 +160,11 @@ class CalibrationReport(Value):
         judges: Names of the judges whose verdicts were compared.
         overall: All criteria together.
         kinds: By kind of criterion.
-        criteria: By criterion, over all pictures; "REQUEST: NAME".
+        criteria: By criterion, over all images; "REQUEST: NAME".
         rule: When a group is distrusted.
         distrusted: The groups that the rule distrusts.
-        unmatched: Labels of pictures or criteria that no verdict is about.
-        unclear: Picture and criterion where people could not tell or disagreed evenly.
+        unmatched: Labels of images or criteria that no verdict is about.
+        unclear: Image and criterion where people could not tell or disagreed evenly.
     """
 
     judges: tuple[str, ...]

@@ -33,7 +33,7 @@ class DiffusersGenerator(BlockingGenerator):
     """A `Generator` round a diffusers pipeline.
 
     The pipeline's signature is read once, so a setting it lacks is refused and not passed over.
-    Each picture starts from noise of its own seed, drawn on the CPU: it is the same on any device
+    Each image starts from noise of its own seed, drawn on the CPU: it is the same on any device
     and, up to rounding, in any batch.
 
     Example:
@@ -61,7 +61,7 @@ class DiffusersGenerator(BlockingGenerator):
             model: A pipeline, used as it is, or a model id or folder.
             name: Name for records; None is the model id, or the last part of a folder.
             preset: How to call it; None goes by the pipeline's class.
-            batch_size: Most pictures at a time; more need more memory.
+            batch_size: Most images at a time; more need more memory.
             device: Where a loaded model runs; None is an accelerator if there is one.
             dtype: Precision of a loaded model, such as "bfloat16"; None is that on an accelerator
                 and "float32" on the CPU.
@@ -153,10 +153,10 @@ class DiffusersGenerator(BlockingGenerator):
         settings: GenerationSettings,
         on_step: StepCallback,
     ) -> Finish:
-        """Draw one picture per seed in one batch; encoding them is left to do.
+        """Draw one image per seed in one batch; encoding them is left to do.
 
         Raises:
-            GenerationRefusedError: A safety checker kept a picture back.
+            GenerationRefusedError: A safety checker kept an image back.
             GeneratorError: The pipeline failed, or drew nothing to see.
         """
         pipeline, interface = self.load()

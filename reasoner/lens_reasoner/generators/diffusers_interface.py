@@ -61,7 +61,7 @@ class PipelineInterface:
         """Inspect a pipeline.
 
         Raises:
-            GeneratorError: It draws no pictures from a prompt.
+            GeneratorError: It draws no images from a prompt.
         """
         defaults = _defaults(pipeline)
         if "prompt" not in defaults:

@@ -1,4 +1,4 @@
-"""What a diffusers pipeline returned, as pictures, or an error where there is none to see."""
+"""What a diffusers pipeline returned, as images, or an error where there is none to see."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def check_latents(latents: Any, *, step: int, name: str) -> None:
 
 
 def to_pictures(output: Any, *, expected: int, name: str) -> list[Image]:
-    """The pictures of a pipeline's output.
+    """The images of a pipeline's output.
 
     Args:
         output: With `images`, an array of shape [number, height, width, 3] with values from 0 to 1,
-            or a list of PIL pictures; and `nsfw_content_detected`, if there is a safety checker.
+            or a list of PIL images; and `nsfw_content_detected`, if there is a safety checker.
         expected: How many there should be.
         name: Name of the generator.
 
     Raises:
-        GenerationRefusedError: A safety checker took a picture away.
-        GeneratorError: Pictures are missing, black or no numbers.
+        GenerationRefusedError: A safety checker took an image away.
+        GeneratorError: Images are missing, black or no numbers.
     """
     images = getattr(output, "images", None)
     flags = getattr(output, "nsfw_content_detected", None)

@@ -1,4 +1,4 @@
-"""Pictures fetched from the address a server answered with."""
+"""Images fetched from the address a server answered with."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _address(base_url: str, url: str) -> str:
 
 
 def _short(address: str) -> str:
-    # What follows the path is often a signature that opens the picture to anybody.
+    # What follows the path is often a signature that opens the image to anybody.
     parts = urlsplit(address)
     text = f"{parts.scheme}://{parts.hostname}{parts.path}" if parts.hostname else address
     return text if len(text) <= 120 else text[:117] + "..."

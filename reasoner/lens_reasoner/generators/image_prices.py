@@ -1,4 +1,4 @@
-"""What pictures of paid services cost, with the date at which it was looked up."""
+"""What images of paid services cost, with the date at which it was looked up."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class ImageTokens(Value):
 
     Attributes:
         text_input: Of the prompt.
-        image_input: Of pictures sent along.
-        output: Of the pictures drawn.
+        image_input: Of images sent along.
+        output: Of the images drawn.
     """
 
     text_input: int | None = Field(default=None, ge=0)

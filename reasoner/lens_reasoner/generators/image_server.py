@@ -1,4 +1,4 @@
-"""Pictures by any server that speaks the OpenAI images protocol."""
+"""Images by any server that speaks the OpenAI images protocol."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ServerDialect(Value):
         capabilities: What is claimed for it.
         fields: Name on the wire of `seed`, `num_inference_steps`, `guidance_scale` and
             `negative_prompt`, as far as it has them.
-        response_format: How pictures are asked for; None leaves it to the server. Both ways of
+        response_format: How images are asked for; None leaves it to the server. Both ways of
             answering are read in any case.
     """
 
@@ -75,7 +75,7 @@ _DIFFUSION = Capabilities(
     guidance=True,
     sizes=None,
     multiple_of=16,
-    # One seed is sent per call, so each picture of several needs a call of its own.
+    # One seed is sent per call, so each image of several needs a call of its own.
     max_images=1,
 )
 
@@ -145,7 +145,7 @@ class ImageServer(ImagesApiGenerator):
             api_key: The key; None is that in `LENS_IMAGE_API_KEY`, if any, and never OpenAI's.
             guidance_field: The field that means `guidance_scale`, such as "true_cfg_scale"; None is
                 that for Qwen-Image, and the dialect's own for other models.
-            image_prices: Prices for the cost of each picture; None means what a reply says of its
+            image_prices: Prices for the cost of each image; None means what a reply says of its
                 cost (xAI's do), or else unknown costs.
             retry: How long to insist; None is `IMAGE_RETRY`.
             retry_lost_replies: Repeat also calls whose reply was lost.

@@ -44,13 +44,13 @@ _AT_AN_ADDRESS = (
     "response_format='b64_json'."
 )
 DOWNLOAD_SECONDS = 120.0
-"""Seconds that fetching one picture from its address may take."""
+"""Seconds that fetching one image from its address may take."""
 
 
 class ImagesApiGenerator(OpenAIClient, ABC):
     """Base of the generators that draw over HTTP.
 
-    Subclasses give `capabilities` and `body`. Pictures keep the bytes the server sent, whatever
+    Subclasses give `capabilities` and `body`. Images keep the bytes the server sent, whatever
     their format, and carry their share of the call's usage and cost.
     """
 
@@ -103,12 +103,12 @@ class ImagesApiGenerator(OpenAIClient, ABC):
     ) -> list[GeneratedImage]:
         """See `Generator.generate`.
 
-        Where only some pictures of a call can be read, those are returned, as they are paid for.
+        Where only some images of a call can be read, those are returned, as they are paid for.
 
         Raises:
             UnsupportedSettingError: If a setting cannot be honoured.
             GenerationRefusedError: If the provider's moderation stopped it.
-            ImageServiceError: If there is no usable picture.
+            ImageServiceError: If there is no usable image.
         """
         able = self.capabilities
         used = self.fill(check_settings(settings, able, backend=self.name, rules=rules_of(self)))
@@ -180,7 +180,7 @@ class ImagesApiGenerator(OpenAIClient, ABC):
             raise ImageFileError("The server's moderation took it away.")
         if not picture.url:
             raise ImageFileError("The entry has neither a picture nor an address.")
-        # The picture is paid for, and fetching it again costs nothing.
+        # The image is paid for, and fetching it again costs nothing.
         return await download(
             picture.url,
             base_url=self._images.base_url,

@@ -1,4 +1,4 @@
-"""Calls that draw pictures, which cost money each time they are made."""
+"""Calls that draw images, which cost money each time they are made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lens_reasoner.retry import RetryPolicy
 from lens_reasoner.types import Usage
 
 IMAGE_RETRY = RetryPolicy(attempts=3, first_wait=1.0, timeout=600.0, deadline=1800.0)
-"""Pictures take minutes; a call is given as long as the provider's own client gives it."""
+"""Images take minutes; a call is given as long as the provider's own client gives it."""
 
 GENERATE = "/images/generations"
 EDIT = "/images/edits"
@@ -34,9 +34,9 @@ class _MaybeDrawnError(Exception):
 
 
 class ImagesConnection(OpenAIConnection):
-    """A connection whose calls are not repeated where the picture may be drawn and billed.
+    """A connection whose calls are not repeated where the image may be drawn and billed.
 
-    No provider takes an idempotency key for pictures, so a reply that is lost on its way leaves it
+    No provider takes an idempotency key for images, so a reply that is lost on its way leaves it
     open whether a second call would be paid twice.
     """
 
@@ -54,12 +54,12 @@ class ImagesConnection(OpenAIConnection):
     async def draw(
         self, body: Json, *, tokens: int, source: SourcePicture | None = None
     ) -> ImagesReply:
-        """Send a request for pictures.
+        """Send a request for images.
 
         Args:
             body: The request.
             tokens: Estimate of what it will use, for the limits.
-            source: The picture to start from; None draws a new one.
+            source: The image to start from; None draws a new one.
 
         Raises:
             GenerationRefusedError: The provider's moderation stopped it.

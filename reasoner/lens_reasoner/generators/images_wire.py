@@ -1,4 +1,4 @@
-"""Replies of the images protocol read, and their pictures taken out of them."""
+"""Replies of the images protocol read, and their images taken out of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lens_reasoner.openai_wire import Charged
 from lens_reasoner.types import Usage
 
 MOST_BYTES = 64 * 2**20
-"""Largest picture taken from a server, in bytes."""
+"""Largest image taken from a server, in bytes."""
 
 Json = dict[str, Any]
 
@@ -24,7 +24,7 @@ class WirePicture:
     """One entry of a reply.
 
     Attributes:
-        base64: The picture itself; empty if there is an address instead.
+        base64: The image itself; empty if there is an address instead.
         url: Where it is.
         blocked: Whether the server marks it as taken away by its moderation.
     """
@@ -127,10 +127,10 @@ def decode(text: str) -> bytes:
 
 
 def check_picture(data: bytes) -> tuple[int, int]:
-    """Width and height of a picture that can be decoded to its end.
+    """Width and height of an image that can be decoded to its end.
 
     Raises:
-        ImageFileError: These bytes are no such picture, whatever the server called them.
+        ImageFileError: These bytes are no such image, whatever the server called them.
     """
     from PIL import Image
 
@@ -148,7 +148,7 @@ def check_picture(data: bytes) -> tuple[int, int]:
 
 
 def shares(usage: Usage, count: int) -> list[Usage]:
-    """The usage of one call spread over its pictures; together they are exactly the whole."""
+    """The usage of one call spread over its images; together they are exactly the whole."""
 
     def part(total: int | None, index: int) -> int | None:
         return None if total is None else total * (index + 1) // count - total * index // count

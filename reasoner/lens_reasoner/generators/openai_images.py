@@ -1,4 +1,4 @@
-"""Pictures by OpenAI's image models."""
+"""Images by OpenAI's image models."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class OpenAIImages(ImagesApiGenerator):
     `background` or `output_format`, go into `GenerationSettings.extra`. The bytes are kept as they
     come, and with them the signed provenance (C2PA) they carry.
 
-    A call whose reply is lost is not repeated, since the picture may be drawn and billed.
+    A call whose reply is lost is not repeated, since the image may be drawn and billed.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class OpenAIImages(ImagesApiGenerator):
 
         Args:
             model: Name of the model.
-            image_prices: Prices for the cost of each picture; None means OpenAI's own on OpenAI,
+            image_prices: Prices for the cost of each image; None means OpenAI's own on OpenAI,
                 and unknown costs elsewhere.
-            retry_lost_replies: Repeat also calls whose reply was lost; a picture may then be paid
+            retry_lost_replies: Repeat also calls whose reply was lost; an image may then be paid
                 twice.
             on_unsupported: Refuse settings it cannot honour, or warn.
             **options: Server, key and manners; see `ConnectionOptions`.
@@ -86,7 +86,7 @@ class OpenAIImages(ImagesApiGenerator):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Sizes within limits, up to ten pictures at a time, and settings of its own."""
+        """Sizes within limits, up to ten images at a time, and settings of its own."""
         return self._capabilities
 
     def broken_rules(self, settings: GenerationSettings) -> Mapping[str, str]:

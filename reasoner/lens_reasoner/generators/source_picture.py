@@ -1,4 +1,4 @@
-"""A picture that drawing starts from."""
+"""An image that drawing starts from."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SourcePicture:
-    """A picture to start from, and which part of it may change.
+    """An image to start from, and which part of it may change.
 
     Attributes:
-        image: The picture file.
-        mask: A PNG file of the same size that is transparent where the picture may change; None
+        image: The image file.
+        mask: A PNG file of the same size that is transparent where the image may change; None
             leaves that to the generator.
         size: Width and height.
     """
@@ -38,8 +38,8 @@ class SourcePicture:
         """Check both files, and that the generator can use them.
 
         Raises:
-            UnsupportedSettingError: It starts from no picture, or takes no mask.
-            ImageFileError: A file is no picture, or the mask does not fit the picture.
+            UnsupportedSettingError: It starts from no image, or takes no mask.
+            ImageFileError: A file is no image, or the mask does not fit the image.
         """
         if not capabilities.image_input:
             raise _unsupported("image", "it draws from a prompt alone", backend)
@@ -61,11 +61,11 @@ class SourcePicture:
         return hashlib.sha256(self.image + b"\0" + (self.mask or b"")).hexdigest()[:16]
 
     def picture(self) -> Image.Image:
-        """The picture without transparency."""
+        """The image without transparency."""
         return _open(self.image).convert("RGB")
 
     def changeable(self) -> Image.Image | None:
-        """White where the picture may change and black elsewhere; None without a mask."""
+        """White where the image may change and black elsewhere; None without a mask."""
         if self.mask is None:
             return None
         alpha = _open(self.mask).getchannel("A")

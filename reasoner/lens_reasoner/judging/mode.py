@@ -1,4 +1,4 @@
-"""The seam between a judge and the ways of asking a model about a picture."""
+"""The seam between a judge and the ways of asking a model about an image."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Ballot:
 
 @runtime_checkable
 class JudgeMode(Protocol):
-    """A way of asking a model about a picture."""
+    """A way of asking a model about an image."""
 
     @property
     def model(self) -> str:
@@ -57,7 +57,7 @@ class JudgeMode(Protocol):
 
     @property
     def identity(self) -> str:
-        """Everything that shapes the answers besides picture, criteria and seed."""
+        """Everything that shapes the answers besides image, criteria and seed."""
         ...
 
     async def ask(self, picture: ImagePart, criteria: Sequence[Criterion], *, seed: str) -> Ballot:
@@ -74,7 +74,7 @@ class JudgeMode(Protocol):
         ...
 
     def calls(self, criteria: int) -> int:
-        """How many times the picture is sent for so many criteria, at least."""
+        """How many times the image is sent for so many criteria, at least."""
         ...
 
 

@@ -51,7 +51,7 @@ class _ProbableAnswers(_Answers):
 class OneCall:
     """Asks about all criteria at once, in an order drawn from the seed.
 
-    No criterion always profits from its place, and the picture is paid for once.
+    No criterion always profits from its place, and the image is paid for once.
     """
 
     def __init__(

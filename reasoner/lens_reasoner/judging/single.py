@@ -1,6 +1,6 @@
 """One call per criterion, as the technical report does it: dearer, and no criterion sways another.
 
-The picture comes first in each message, so that a provider's cache of prompt beginnings applies
+The image comes first in each message, so that a provider's cache of prompt beginnings applies
 from the second call on.
 """
 

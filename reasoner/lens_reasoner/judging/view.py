@@ -1,4 +1,4 @@
-"""What a language model is shown of a picture, and what that costs."""
+"""What a language model is shown of an image, and what that costs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture ready for a message."""
+    """An image ready for a message."""
 
     part: ImagePart
     view: View
@@ -27,11 +27,11 @@ class Shown:
 
 @dataclass(frozen=True)
 class ImageCost:
-    """What showing a picture costs, before anything is paid; None is unknown, never zero.
+    """What showing an image costs, before anything is paid; None is unknown, never zero.
 
     Attributes:
-        tokens: Input tokens of the picture.
-        usd: Their price in US dollars, uncached; the words around the picture are not counted.
+        tokens: Input tokens of the image.
+        usd: Their price in US dollars, uncached; the words around the image are not counted.
     """
 
     tokens: int | None
@@ -39,11 +39,11 @@ class ImageCost:
 
 
 def show(image: GeneratedImage, *, max_side: int | None, detail: ImageDetail) -> Shown:
-    """Make a picture ready for a message, no larger than asked.
+    """Make an image ready for a message, no larger than asked.
 
     Args:
-        image: The picture; its own bytes are sent where it is small enough.
-        max_side: Longest side in pixels; larger pictures are scaled down (Lanczos).
+        image: The image; its own bytes are sent where it is small enough.
+        max_side: Longest side in pixels; larger images are scaled down (Lanczos).
         detail: How closely the model looks.
     """
     picture = image.image
@@ -65,7 +65,7 @@ def show(image: GeneratedImage, *, max_side: int | None, detail: ImageDetail) ->
 
 
 def opaque(picture: Image.Image) -> Image.Image:
-    """The picture in colours that can be mixed; what is transparent becomes white."""
+    """The image in colours that can be mixed; what is transparent becomes white."""
     from PIL import Image
 
     if not picture.has_transparency_data:
@@ -80,7 +80,7 @@ def _fit(width: int, height: int, max_side: int) -> tuple[int, int]:
 
 
 def image_cost(model: str, view: View, *, prices: PriceTable = OPENAI_PRICES) -> ImageCost:
-    """What showing a picture to a model costs, where the rule of its tokens is known.
+    """What showing an image to a model costs, where the rule of its tokens is known.
 
     Args:
         model: The model's name, with or without snapshot date.
@@ -95,10 +95,10 @@ def image_cost(model: str, view: View, *, prices: PriceTable = OPENAI_PRICES) ->
 
 
 def image_tokens(model: str, view: View) -> int | None:
-    """Input tokens of a picture; None where the rule is not known.
+    """Input tokens of an image; None where the rule is not known.
 
     gpt-4.1-mini counts patches of 32 pixels, at most 1536, times 1.62; gpt-4.1 counts tiles of 512
-    pixels after fitting the picture into 2048 and its shorter side to 768. Both follow OpenAI's
+    pixels after fitting the image into 2048 and its shorter side to 768. Both follow OpenAI's
     documentation; what a call really consumed stands in `Verdict.usage`.
     """
     name = without_snapshot(model)

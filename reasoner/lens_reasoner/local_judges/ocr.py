@@ -1,4 +1,4 @@
-"""Reading what is written in a picture, for criteria about text."""
+"""Reading what is written in an image, for criteria about text."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class ReadText:
 
 
 class OcrJudge(LocalJudge[ReadText]):
-    """Answers text criteria by reading the picture with RapidOCR (extra `ocr`).
+    """Answers text criteria by reading the image with RapidOCR (extra `ocr`).
 
     What should be read is `expected["text"]`, or else the one quoted text of the question; an
-    empty `expected["text"]` asks for a picture without any writing. Case, spaces and line breaks
+    empty `expected["text"]` asks for an image without any writing. Case, spaces and line breaks
     do not count, nor do figures and letters that look alike; all else does. The weights come with
     the package: nothing is downloaded. Texts with letters the reader does not know, such as
     Cyrillic ones, are "cannot_tell".
@@ -46,7 +46,7 @@ class OcrJudge(LocalJudge[ReadText]):
         """Nothing is loaded yet.
 
         Args:
-            side_length: The shorter side, in pixels, that smaller pictures are enlarged to: more
+            side_length: The shorter side, in pixels, that smaller images are enlarged to: more
                 finds smaller writing in them and takes longer.
             threads: Threads of one reading.
         """
@@ -76,7 +76,7 @@ class OcrJudge(LocalJudge[ReadText]):
         return _wanted(criterion) is not None
 
     def look(self, picture: Image.Image) -> ReadText:
-        """Read a picture."""
+        """Read an image."""
         reader = self._load()
         buffer = io.BytesIO()
         picture.save(buffer, format="PNG")
@@ -140,6 +140,6 @@ _ALIKE_GLYPHS |= str.maketrans({"“": '"', "”": '"', "–": "-", "—": "-"})
 
 
 def _plain(text: str) -> str:
-    """The text without what a reader of pictures cannot be held to."""
+    """The text without what a reader of images cannot be held to."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return "".join(folded.split()).translate(_ALIKE_GLYPHS)

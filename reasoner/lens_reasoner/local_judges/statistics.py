@@ -1,4 +1,4 @@
-"""Whether a picture is a picture at all: not blank, not noise, not washed out or burnt out."""
+"""Whether an image is an image at all: not blank, not noise, not washed out or burnt out."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ Clipping is not in it: line art and writing on white paper are nothing but black
 """
 
 BLANK_SPREAD = 2.0
-"""Grey levels of standard deviation under which a picture is blank."""
+"""Grey levels of standard deviation under which an image is blank."""
 
 NOISE_CORRELATION = 0.3
-"""Correlation of neighbouring pixels under which a picture is noise."""
+"""Correlation of neighbouring pixels under which an image is noise."""
 
 LOW_CONTRAST_RANGE = 32
-"""Grey levels between darkest and brightest under which a picture is washed out."""
+"""Grey levels between darkest and brightest under which an image is washed out."""
 
 OUTLIERS = 0.002
 """Share of pixels at either end that do not count as darkest and brightest."""
 
 CLIPPED_SHARE = 0.98
-"""Share of pure black and pure white pixels above which a picture is burnt out."""
+"""Share of pure black and pure white pixels above which an image is burnt out."""
 
 
 class ImageStatistics(Value):
-    """What can be counted in a picture, in grey levels from 0 to 255.
+    """What can be counted in an image, in grey levels from 0 to 255.
 
     Attributes:
         mean: Mean brightness.
@@ -51,7 +51,7 @@ class ImageStatistics(Value):
         clipped: Share of pixels that are pure black or pure white.
         entropy: Of the histogram, in bits; at most 8.
         correlation: Of pixels with their neighbours to the right and below, from -1 to 1; 1 for a
-            picture of one level.
+            image of one level.
     """
 
     mean: float
@@ -63,7 +63,7 @@ class ImageStatistics(Value):
 
     @property
     def defects(self) -> tuple[Defect, ...]:
-        """What is wrong with it; a blank picture is nothing else besides."""
+        """What is wrong with it; a blank image is nothing else besides."""
         if self.spread < BLANK_SPREAD:
             return ("blank",)
         found: dict[Defect, bool] = {
@@ -75,7 +75,7 @@ class ImageStatistics(Value):
 
 
 def image_statistics(picture: Image.Image) -> ImageStatistics:
-    """Count what can be counted in a picture of any mode."""
+    """Count what can be counted in an image of any mode."""
     from PIL import ImageStat
 
     grey = picture.convert("L")
@@ -124,7 +124,7 @@ def _correlation(grey: Image.Image, variance: float) -> float:
 class StatisticsJudge(LocalJudge[ImageStatistics]):
     """Answers criteria whose `expected` holds "statistics" (see `SOUND_PICTURE`).
 
-    That is a list of the defects a picture must not have. Leave out of it what a request asks for:
+    That is a list of the defects an image must not have. Leave out of it what a request asks for:
     a white square on white is blank, and rightly so.
     """
 
@@ -147,7 +147,7 @@ class StatisticsJudge(LocalJudge[ImageStatistics]):
         return image_statistics(picture)
 
     def answer(self, criterion: Criterion, seen: ImageStatistics) -> Opinion:
-        """Whether the picture has any of the listed defects."""
+        """Whether the image has any of the listed defects."""
         listed = criterion.expected["statistics"]
         found = [defect for defect in seen.defects if isinstance(listed, list) and defect in listed]
         numbers = (

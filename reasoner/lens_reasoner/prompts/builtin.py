@@ -26,10 +26,10 @@ ONEIG_PROMPT = _builtin("oneig")
 """For mixed requests: portraits, objects, styles, dense text, knowledge and reasoning."""
 
 TEXT_PROMPT = _builtin("text_rendering")
-"""For pictures in which writing must be readable."""
+"""For images in which writing must be readable."""
 
 REVISION_PROMPT = _builtin("revision")
-"""For mending a prompt whose pictures missed something."""
+"""For mending a prompt whose images missed something."""
 
 BUILTIN_PROMPTS = {
     prompt.name: prompt for prompt in (GENERAL_PROMPT, GENEVAL_PROMPT, ONEIG_PROMPT, TEXT_PROMPT)

@@ -9,7 +9,7 @@ from lens_reasoner.rewriting.quotes import lost_quotes, without_quotes
 from lens_reasoner.types import RewriteIssue
 
 DETAILED_WORDS = 60
-"""Requests of this many words describe their picture already."""
+"""Requests of this many words describe their image already."""
 
 KEPT_SHARE = 0.8
 """Share of a detailed request's different words that its prompt must keep."""
