@@ -34,17 +34,17 @@ from lens_sdk.models import package_version
 __all__ = ["app"]
 
 EPILOG = (
-    'Begin with: lens doctor, then lens create "two red apples left of a blue cup". '
+    'Start with: lens doctor, then lens create "two red apples left of a blue cup". '
     "Exit codes: 0 done, 1 an error, 2 a wrong command line, 3 the request was refused, 4 below "
-    "--min-score or a reproduction that differs, 5 a server or provider is busy or away, "
+    "--min-score or a reproduction that differs, 5 a server or provider is busy or unreachable, "
     "130 interrupted."
 )
 
-PICTURES, MODELS, SETUP = "Pictures", "Models and training", "Setting up and serving"
+PICTURES, MODELS, SETUP = "Images", "Models and training", "Setup and serving"
 
 app = typer.Typer(
     name="lens",
-    help="From a request to a judged picture: rewrite, generate, judge.",
+    help="From a request to a judged image: rewrite, generate, judge.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -67,7 +67,7 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """From a request to a judged picture: rewrite, generate, judge."""
+    """From a request to a judged image: rewrite, generate, judge."""
 
 
 for command in (create, batch, generate, rewrite, judge, reproduce):

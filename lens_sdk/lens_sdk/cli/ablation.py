@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @reports_errors
 def ablation(
     study: Annotated[
-        str, typer.Argument(help="What is changed: captions, encoder-layers, vae or rl-subsets.")
+        str, typer.Argument(help="What to vary: captions, encoder-layers, vae or rl-subsets.")
     ],
     config: ConfigOption = "nano",
     output: Annotated[
@@ -25,16 +25,16 @@ def ablation(
         typer.Option(
             "--out",
             "-o",
-            help="Folder with what the training needs, runs/CONFIG by default; the "
-            "variants are trained there.",
+            help="Folder with the training's inputs, to which variants are written. Default: "
+            "runs/CONFIG.",
         ),
     ] = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the same with one thing changed, several seeds each, and compare the scores.
+    """Train variants that differ in one thing, with several seeds each, and compare scores.
 
-    What is finished already is kept.
+    Finished variants are kept.
 
     Example: lens train ablation captions --set steps=500
     """

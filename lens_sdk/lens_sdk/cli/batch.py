@@ -64,12 +64,12 @@ def batch(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Requests: a text file with one a line, or JSON lines (.jsonl) of texts or of "
+            help="Requests: a text file with one per line, or JSON lines (.jsonl) with strings or "
             "objects with text, id, seed and so on."
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the batch; what it holds is not redone.")
+        Path, typer.Option("--out", "-o", help="Folder of the batch; finished requests are kept.")
     ],
     model: GeneratorOption = None,
     size: SizeOption = None,
@@ -79,7 +79,7 @@ def batch(
     guidance: GuidanceOption = None,
     negative_prompt: NegativeOption = "",
     extra: ExtraOption = None,
-    number: Annotated[int, typer.Option("--n", "-n", min=1, help="Pictures in each round.")] = 2,
+    number: Annotated[int, typer.Option("--n", "-n", min=1, help="Images per round.")] = 2,
     rounds: Annotated[
         int, typer.Option("--rounds", min=1, help=RoundsHelp, rich_help_panel=LIMITS)
     ] = 3,
@@ -88,7 +88,7 @@ def batch(
         typer.Option(
             "--max-cost",
             min=0,
-            help=f"Most US dollars {_ALL}, with what they cost before.",
+            help=f"Maximum cost in US dollars {_ALL}, including earlier spending.",
             rich_help_panel=LIMITS,
         ),
     ] = None,
@@ -97,22 +97,22 @@ def batch(
         typer.Option(
             "--deadline",
             min=0,
-            help=f"Most seconds {_ALL}; the same command goes on later.",
+            help=f"Maximum seconds {_ALL}; run the same command to resume.",
             rich_help_panel=LIMITS,
         ),
     ] = None,
     concurrency: Annotated[
-        int, typer.Option("--concurrency", min=1, help="Requests under way at a time.")
+        int, typer.Option("--concurrency", min=1, help="Requests in progress at once.")
     ] = 4,
     reasoner: ReasonerOption = None,
     system_prompt: SystemPromptOption = None,
     judge: JudgeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Work on every request of a file as lens create does, and write a table of the results.
+    """Do what lens create does for every request in a file; write a table of results.
 
-    The same command goes on where it was, and tries again what failed. Options
-    hold for requests that do not say otherwise themselves.
+    To resume, run the same command again; failed requests are tried again. Options
+    apply to requests that do not set the value themselves.
 
     Example: lens batch requests.txt --out apples --rounds 2
     """

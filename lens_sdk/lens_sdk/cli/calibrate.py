@@ -31,8 +31,8 @@ def calibrate_judge(
     labels: Annotated[
         list[Path],
         typer.Argument(
-            help="What people answered: JSON files from a page, or CSV files with the columns "
-            "image, criterion and label. Of several people, the majority counts.",
+            help="Human answers: JSON files from a page, or CSV files with the columns image, "
+            "criterion and label. If several people labelled, the majority counts.",
             exists=True,
             dir_okay=False,
         ),
@@ -40,22 +40,24 @@ def calibrate_judge(
     runs: RunsOption = None,
     judged_by: Annotated[
         str | None,
-        typer.Option("--judged-by", help="Name of the judge to compare, if there are several."),
+        typer.Option("--judged-by", help="Which judge to compare, if there are several."),
     ] = None,
     min_labels: Annotated[
         int,
-        typer.Option("--min-labels", min=1, help="Labels under which nothing is distrusted."),
+        typer.Option(
+            "--min-labels", min=1, help="Minimum number of labels before anything is distrusted."
+        ),
     ] = 10,
     output: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Save the report too: a file ending in .md or .json."),
+        typer.Option("--out", "-o", help="Also save the report: a file ending in .md or .json."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare a judge with people: agreement, and which criteria to distrust.
+    """Compare a judge with human answers: agreement, and which criteria to distrust.
 
-    Answers of people come from the pages of lens demo, lens report and lens serve,
-    or from a table; those of the judge from the records of runs.
+    Human answers come from the pages of lens demo, lens report and lens serve, or
+    from a table. The judge's answers come from the records of runs.
 
     Example: lens calibrate labels.json --runs lens-demo/runs
     """

@@ -26,7 +26,7 @@ def config(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the settings that hold in this folder, and where each value comes from.
+    """Show the settings for this folder, and where each value comes from.
 
     Example: lens config --template
     """

@@ -52,7 +52,7 @@ err = Console(stderr=True, highlight=False)
 SETTING = "from the settings"
 """Default of options that a setting stands behind."""
 
-PARTS, DRAWING, LIMITS = "Who draws, rewrites and judges", "How it is drawn", "Limits"
+PARTS, DRAWING, LIMITS = "Model, reasoner and judge", "Generation", "Limits"
 """Headings of options in the help; all others are options of the command itself."""
 
 ModelOption = Annotated[
@@ -60,7 +60,7 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help=f"What draws: {', '.join(PACKAGED_MODELS)}, or a Lens model's folder.",
+        help=f"The model: {', '.join(PACKAGED_MODELS)}, or a Lens model's folder.",
         rich_help_panel=PARTS,
     ),
 ]
@@ -69,13 +69,13 @@ GeneratorOption = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help=f"What draws: {MODEL_CHOICES}.",
+        help=f"The image model: {MODEL_CHOICES}.",
         show_default=SETTING,
         rich_help_panel=PARTS,
     ),
 ]
-REASONER_HELP = "Who rewrites the request into a detailed prompt: "
-JUDGE_HELP = "Who checks the pictures: "
+REASONER_HELP = "The reasoner, which rewrites the request: "
+JUDGE_HELP = "The judge: "
 ReasonerOption = Annotated[
     str | None,
     typer.Option(
@@ -100,8 +100,8 @@ SeedOption = Annotated[
         "--seed",
         "-s",
         min=0,
-        help="Seed of the first picture, the others follow; the same seed draws the same picture. "
-        "Random if left out.",
+        help="Seed of the first image; the others count up from it. The same seed gives the same "
+        "image. Default: random.",
         rich_help_panel=DRAWING,
     ),
 ]
@@ -110,7 +110,7 @@ StepsOption = Annotated[
     typer.Option(
         "--steps",
         min=1,
-        help="Steps to draw a picture in; the model's own if left out.",
+        help="Sampling steps per image. Default: the model's own.",
         rich_help_panel=DRAWING,
     ),
 ]
@@ -119,8 +119,8 @@ GuidanceOption = Annotated[
     typer.Option(
         "--guidance",
         min=0,
-        help="How closely to follow the prompt, such as 4; 1 follows it least. The model's own if "
-        "left out.",
+        help="Guidance scale: how closely to follow the prompt, such as 4; 1 turns guidance off. "
+        "Default: the model's own.",
         rich_help_panel=DRAWING,
     ),
 ]

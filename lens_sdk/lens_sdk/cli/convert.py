@@ -15,7 +15,9 @@ from lens_sdk.models import require_packages
 @reports_errors
 def convert(
     source: Annotated[Path, typer.Argument(help="File or folder of one part of a model.")],
-    target: Annotated[Path, typer.Argument(help="What to write; it must not exist yet.")],
+    target: Annotated[
+        Path, typer.Argument(help="The file or folder to write; it must not exist yet.")
+    ],
     layout: Annotated[
         str,
         typer.Option(
@@ -25,28 +27,30 @@ def convert(
         ),
     ],
     dtype: Annotated[
-        Dtype, typer.Option("--dtype", help="Of what is not packed; auto is bfloat16.")
+        Dtype, typer.Option("--dtype", help="Number format of unpacked tensors; auto is bfloat16.")
     ] = Dtype.AUTO,
     gguf_type: Annotated[
         str | None,
         typer.Option(
             "--gguf-type",
-            help="Number format of large matrices in GGUF: by default Q8_0, for a text encoder's "
-            "experts MXFP4.",
+            help="Number format of large matrices in GGUF. Default: Q8_0, and MXFP4 for a text "
+            "encoder's experts.",
         ),
     ] = None,
     config: Annotated[
         str | None,
         typer.Option(
-            "--config", "-c", help="A config.json, for files of other sizes than the published."
+            "--config",
+            "-c",
+            help="A config.json, for models of other sizes than the published ones.",
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write one part of a model in another file layout, such as GGUF or 8-bit numbers.
+    """Convert one part of a model to another file layout, such as GGUF or 8 bits.
 
     Parts are the denoiser (transformer/), the text encoder and the autoencoder
-    (vae/). A LoRA that was trained here can be written for ComfyUI.
+    (vae/). A LoRA trained with lens can be converted for ComfyUI.
 
     Example: lens convert model/transformer denoiser.gguf --to gguf
     """

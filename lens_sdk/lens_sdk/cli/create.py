@@ -48,7 +48,7 @@ from lens_sdk.settings import Settings
 
 @reports_errors
 def create(
-    request: Annotated[str, typer.Argument(help="What the picture should show.")],
+    request: Annotated[str, typer.Argument(help="What the image should show.")],
     model: GeneratorOption = None,
     size: SizeOption = None,
     aspect_ratio: RatioOption = None,
@@ -57,7 +57,7 @@ def create(
     guidance: GuidanceOption = None,
     negative_prompt: NegativeOption = "",
     extra: ExtraOption = None,
-    number: Annotated[int, typer.Option("--n", "-n", min=1, help="Pictures in each round.")] = 2,
+    number: Annotated[int, typer.Option("--n", "-n", min=1, help="Images per round.")] = 2,
     rounds: Annotated[
         int, typer.Option("--rounds", min=1, help=RoundsHelp, rich_help_panel=LIMITS)
     ] = 3,
@@ -73,9 +73,9 @@ def create(
     keep_all: AllOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Work on a request until it is met: rewrite, draw, judge, revise, draw again.
+    """Work on a request until it is met: rewrite, generate, judge, revise, repeat.
 
-    Every run is recorded: lens runs list shows them, lens runs resume goes on with one.
+    Every run is recorded: lens runs list shows them, lens runs resume continues one.
 
     Example: lens create "two red apples left of a blue cup" --rounds 3
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 data = typer.Typer(
     name="data",
-    help="Prepare training data: pictures sorted by size, checked, encoded.",
+    help="Prepare training data: images sorted by size, checked, encoded.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -37,8 +37,8 @@ def shard(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder of pictures with captions in .txt files; a .jsonl, .csv or .parquet table "
-            "of them; or nano, for drawn scenes."
+            help="Folder of images with captions in .txt files; a .jsonl, .csv or .parquet table "
+            "of images; or nano, for generated scenes."
         ),
     ],
     output: Annotated[Path, typer.Option("--out", "-o", help="Folder of the shards.")],
@@ -46,37 +46,37 @@ def shard(
         str,
         typer.Option(
             "--buckets",
-            help="Table of sizes that pictures are sorted into: lens, lens-512, lens-1024, nano, "
-            "nano-128 or nano-held-out; by the source if left out.",
+            help="Table of sizes: lens, lens-512, lens-1024, nano, nano-128 or nano-held-out. "
+            "The default depends on the source.",
         ),
     ] = "",
-    per_shard: Annotated[int, typer.Option("--per-shard", min=1, help="Pictures of a shard.")] = (
+    per_shard: Annotated[int, typer.Option("--per-shard", min=1, help="Images per shard.")] = (
         1000
     ),
     image_format: Annotated[
-        Format, typer.Option("--format", help="Of the pictures; png and webp lose nothing.")
+        Format, typer.Option("--format", help="Image format; png and webp are lossless.")
     ] = Format.PNG,
     crop: Annotated[
-        Crop, typer.Option("--crop", help="What is kept of a picture of another shape.")
+        Crop, typer.Option("--crop", help="Which part to keep of an image with another shape.")
     ] = Crop.CENTRE,
     most_cut: Annotated[
-        float, typer.Option("--most-cut", min=0, max=1, help="Share of a picture cut off at most.")
+        float, typer.Option("--most-cut", min=0, max=1, help="Maximum share of an image to crop.")
     ] = 0.3,
     every_base: Annotated[
         bool,
         typer.Option(
-            "--every-base", help="Keep a picture at every resolution that it is large enough for."
+            "--every-base", help="Keep an image at every resolution that it is large enough for."
         ),
     ] = False,
     refuse: Annotated[
         list[Problem] | None,
-        typer.Option("--refuse", help="Stop at such a picture instead of skipping it; repeatable."),
+        typer.Option("--refuse", help="Stop at such an image instead of skipping it. Repeatable."),
     ] = None,
-    scenes: Annotated[int, typer.Option("--scenes", min=1, help="Scenes that nano draws.")] = 10000,
+    scenes: Annotated[int, typer.Option("--scenes", min=1, help="Number of nano scenes.")] = 10000,
     seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of nano's scenes.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Write pictures and captions as shards: tar files (WebDataset) of pictures of one size.
+    """Write images and captions as shards: tar files (WebDataset) of images of one size.
 
     Example: lens data shard pictures --out shards --buckets lens-512
     """
@@ -108,7 +108,7 @@ def shard(
 @data.command()
 @reports_errors
 def check(folder: Shards, as_json: JsonOption = False) -> None:
-    """Compare every shard with the hash that was written down when it was made.
+    """Compare every shard with the hash recorded when it was written.
 
     Example: lens data check shards
     """
@@ -140,11 +140,11 @@ def encode(
             help=f"{', '.join(PACKAGED_MODELS)}, or a folder with vae/, text_encoder/, tokenizer/.",
         ),
     ],
-    cache: Annotated[Path, typer.Option("--cache", help="Folder to keep what was encoded in.")],
+    cache: Annotated[Path, typer.Option("--cache", help="Cache folder.")],
     layers: Annotated[
         str,
         typer.Option(
-            "--layers", help="Text encoder layers, such as 1,3; those of transformer/ if left out."
+            "--layers", help="Text encoder layers, such as 1,3. Default: those of transformer/."
         ),
     ] = "",
     device: DeviceOption = Device.AUTO,
@@ -153,7 +153,7 @@ def encode(
     ] = Dtype.AUTO,
     as_json: JsonOption = False,
 ) -> None:
-    """Encode pictures and captions once, so that training need not do it again and again.
+    """Encode images and captions in advance, so that training does not have to.
 
     Example: lens data encode shards --model lens-nano --cache encoded
     """

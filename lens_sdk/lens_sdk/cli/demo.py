@@ -45,11 +45,10 @@ def demo(
     ] = DEFAULT_FOLDER,
     model: ModelOption = DEFAULT_MODEL,
     number: Annotated[
-        int, typer.Option("--n", "-n", min=1, help="Pictures for each request and way.")
+        int,
+        typer.Option("--n", "-n", min=1, help="Images per request, with and without rewriting."),
     ] = 4,
-    seed: Annotated[
-        int, typer.Option("--seed", "-s", min=0, help="Seed of the first picture.")
-    ] = 1,
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the first image.")] = 1,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
     reasoner: Annotated[
@@ -59,12 +58,12 @@ def demo(
         str, typer.Option("--judge", help=f"{JUDGE_HELP}auto, nano, openai:MODEL or none.")
     ] = "auto",
     requests: Annotated[
-        list[str] | None, typer.Option("--request", "-r", help="A request of your own; repeatable.")
+        list[str] | None, typer.Option("--request", "-r", help="Your own request. Repeatable.")
     ] = None,
     open_page: OpenOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw a handful of requests with and without rewriting, and write one page about it.
+    """Generate a few requests with and without rewriting, and write a page about them.
 
     Example: lens demo --request "four purple fish" --n 2
     """

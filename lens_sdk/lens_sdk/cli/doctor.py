@@ -41,13 +41,15 @@ def doctor(
     base_url: ServerOption = None,
     online: Annotated[
         bool,
-        typer.Option("--online", help="Also ask the provider about key and models; it is free."),
+        typer.Option(
+            "--online", help="Also check key and models with the provider, free of charge."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check versions, settings, keys, models, GPU, memory and disk; nothing is paid for.
+    """Check versions, settings, keys, models, GPU, memory and disk, free of charge.
 
-    Ends with exit code 1 if anything is an error.
+    Exits with code 1 if there is an error.
 
     Example: lens doctor --model lens-turbo
     """

@@ -40,7 +40,7 @@ def evaluate(
         int, typer.Option("--per-task", min=1, help="Requests for each of the six tasks.")
     ] = 50,
     seed: Annotated[
-        int, typer.Option("--seed", "-s", min=0, help="Seed of the requests and the pictures.")
+        int, typer.Option("--seed", "-s", min=0, help="Seed of the requests and the images.")
     ] = 0,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
@@ -48,28 +48,28 @@ def evaluate(
         Prompts,
         typer.Option(
             "--prompts",
-            help="What is drawn: full descriptions, short requests, or those rewritten first.",
+            help="Prompts: full descriptions, short requests, or rewritten short requests.",
         ),
     ] = Prompts.DENSE,
     sizes: Annotated[
         list[str] | None,
         typer.Option(
             "--size",
-            help="WIDTHxHEIGHT in pixels; repeatable, and every request is drawn at each. held-out "
-            "stands for the sizes that lens-nano was not trained on.",
+            help="WIDTHxHEIGHT in pixels. Repeat it to use every request at several sizes. "
+            "held-out means the sizes that lens-nano was not trained on.",
         ),
     ] = None,
     batch: BatchOption = 8,
     output: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the results; those found are kept.")
+        Path, typer.Option("--out", "-o", help="Folder for results; existing results are kept.")
     ] = DEFAULT_FOLDER,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how often a model draws what was asked for, on requests of the nano world.
+    """Measure how often a model generates what was asked for, in the nano world.
 
     NanoEval has the six tasks of GenEval, a published benchmark: single objects,
     two objects, counting, colours, positions, colours of two objects. A detector
-    decides.
+    scores the images.
 
     Example: lens eval nano --per-task 5
     """

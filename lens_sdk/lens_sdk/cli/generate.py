@@ -65,7 +65,7 @@ DEFAULT_FOLDER = Path("lens-out")
 @reports_errors
 def generate(
     request: Annotated[
-        str | None, typer.Argument(help="What the picture should show; not with --resume.")
+        str | None, typer.Argument(help="What the image should show; not with --resume.")
     ] = None,
     model: GeneratorOption = None,
     size: SizeOption = None,
@@ -75,13 +75,13 @@ def generate(
     guidance: GuidanceOption = None,
     image: Annotated[
         Path | None,
-        typer.Option("--image", help="A picture to start from.", rich_help_panel=DRAWING),
+        typer.Option("--image", help="An image to start from.", rich_help_panel=DRAWING),
     ] = None,
     mask: Annotated[
         Path | None,
         typer.Option(
             "--mask",
-            help="Where it may change: white, or transparent; --image's size.",
+            help="Which area may change (white or transparent); same size as --image.",
             rich_help_panel=DRAWING,
         ),
     ] = None,
@@ -89,14 +89,14 @@ def generate(
         float | None,
         typer.Option(
             "--strength",
-            help="How much of --image is drawn anew, above 0 to 1.",
+            help="How much of --image to change, above 0 to 1.",
             rich_help_panel=DRAWING,
         ),
     ] = None,
     negative_prompt: NegativeOption = "",
     extra: ExtraOption = None,
     number: Annotated[
-        int, typer.Option("--n", "-n", min=1, help="Pictures to draw and choose the best from.")
+        int, typer.Option("--n", "-n", min=1, help="Images to choose the best from.")
     ] = 1,
     rounds: Annotated[
         int, typer.Option("--rounds", min=1, help=RoundsHelp, rich_help_panel=LIMITS)
@@ -105,24 +105,24 @@ def generate(
     max_cost: MaxCostOption = None,
     deadline: DeadlineOption = None,
     run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", help="Folder to record the run in as it happens.")
+        Path | None, typer.Option("--run-dir", help="Folder in which to record the run.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", help="Go on with what is recorded in this folder.")
+        Path | None, typer.Option("--resume", help="Continue the run recorded in this folder.")
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="Folder of results to use again, and to keep in.")
+        Path | None, typer.Option("--cache", help="Folder for cached results.")
     ] = None,
     reasoner: ReasonerOption = None,
     system_prompt: SystemPromptOption = None,
     no_reason: Annotated[
-        bool, typer.Option("--no-reason", help="Draw the request as it is.", rich_help_panel=PARTS)
+        bool, typer.Option("--no-reason", help="Do not rewrite the request.", rich_help_panel=PARTS)
     ] = False,
     judge: JudgeOption = None,
     no_judge: Annotated[
         bool,
         typer.Option(
-            "--no-judge", help="Do not judge; the first picture counts.", rich_help_panel=PARTS
+            "--no-judge", help="Do not judge; use the first image.", rich_help_panel=PARTS
         ),
     ] = False,
     memory: MemoryOption = None,
@@ -133,7 +133,7 @@ def generate(
         bool,
         typer.Option(
             "--drop-unsupported",
-            help="Leave out settings the model cannot honour, with a warning.",
+            help="Drop settings that the model does not support, with a warning.",
             rich_help_panel=DRAWING,
         ),
     ] = False,
@@ -141,7 +141,7 @@ def generate(
     keep_all: AllOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a picture of a request: rewrite it, draw it, judge the pictures, save the best.
+    """Generate images for a request: rewrite it, generate, judge, save the best.
 
     Example: lens generate "two red apples left of a blue cup" --n 4
     """
@@ -251,5 +251,5 @@ def _told_how_to_resume(run_dir: Path | None) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if run_dir is not None:
-            err.print(f"Go on with: lens generate --resume {run_dir}", markup=False)
+            err.print(f"Resume with: lens generate --resume {run_dir}", markup=False)
         raise

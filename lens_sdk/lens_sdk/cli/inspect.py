@@ -23,9 +23,9 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="A safetensors or GGUF file, or a folder.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what a weight file is, without loading it: part, layout, precision, what is missing.
+    """Describe a weight file without loading it: part, layout, precision, missing tensors.
 
-    Ends with exit code 1 if something is missing.
+    Exits with code 1 if something is missing.
 
     Example: lens inspect model/transformer
     """

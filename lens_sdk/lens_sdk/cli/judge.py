@@ -36,24 +36,22 @@ def judge(
     ],
     request: Annotated[
         str | None,
-        typer.Argument(help="What it was to show; pictures of our own know it by themselves."),
+        typer.Argument(help="What it should show; optional for images saved by lens."),
     ] = None,
     rubric: Annotated[
         Path | None,
-        typer.Option("--rubric", help="A JSON file of criteria; written by a model if left out."),
+        typer.Option("--rubric", help="A JSON file of criteria. Default: written by a model."),
     ] = None,
     judge: JudgeOption = None,
     model: GeneratorOption = None,
     min_score: Annotated[
         float | None,
-        typer.Option(
-            "--min-score", min=0, max=1, help=f"End with exit code {BELOW} below this score."
-        ),
+        typer.Option("--min-score", min=0, max=1, help=f"Exit with code {BELOW} below this score."),
     ] = None,
     base_url: ServerOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a picture against a request, criterion by criterion, and print the score.
+    """Check an image against a request, criterion by criterion, and print the score.
 
     Example: lens judge apple.png "a red apple" --min-score 0.8
     """

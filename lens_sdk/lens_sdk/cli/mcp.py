@@ -34,13 +34,13 @@ def mcp(
     base_url: ServerOption = None,
     runs: RunsOption = None,
     output: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for pictures.")
+        Path, typer.Option("--out", "-o", help="Folder for images.")
     ] = DEFAULT_FOLDER,
 ) -> None:
-    """Offer pictures as tools to language-model applications, over standard input and output.
+    """Offer image tools to language-model applications, over standard input and output.
 
     The tools are generate_image, create_image and judge_image, in the Model
-    Context Protocol. Register this in an application as a command.
+    Context Protocol. Register this command in an application.
 
     Example: lens mcp --out pictures
     """

@@ -30,8 +30,8 @@ from lens_sdk.cli.saving import check_output
 if TYPE_CHECKING:
     from lens_prompt_opt import PromptSet
 
-STUDY = "How the study is done"
-_LIMIT = "All limits together hold for the whole study, its final claim included."
+STUDY = "Study"
+_LIMIT = "All limits apply to the whole study, including its final claim."
 
 
 @reports_errors
@@ -40,7 +40,7 @@ def optimize(
         Path | None,
         typer.Option(
             "--requests",
-            help="JSONL file, a request per line: a string in quotes, or an object with text.",
+            help="JSONL file, one request per line: a JSON string, or an object with text.",
         ),
     ] = None,
     models: Annotated[
@@ -49,46 +49,49 @@ def optimize(
             "--model",
             "-m",
             "--generator",
-            help="What draws, as in lens generate; repeat it to find one prompt for several and "
-            "one for each.",
+            help="The image model, as in lens generate. Repeat it to find one prompt for several "
+            "models and one for each.",
             show_default=SETTING,
             rich_help_panel=PARTS,
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the study.")] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", help="Go on with the run in this folder.")
+        Path | None, typer.Option("--resume", help="Continue the run in this folder.")
     ] = None,
     budget_images: Annotated[
         int | None,
         typer.Option(
-            "--budget-images", min=1, help=f"Most pictures. {_LIMIT}", rich_help_panel=LIMITS
+            "--budget-images",
+            min=1,
+            help=f"Maximum number of images. {_LIMIT}",
+            rich_help_panel=LIMITS,
         ),
     ] = None,
     budget_usd: Annotated[
         float | None,
         typer.Option(
-            "--budget-usd", min=0, help="Most US dollars to spend.", rich_help_panel=LIMITS
+            "--budget-usd", min=0, help="Maximum cost in US dollars.", rich_help_panel=LIMITS
         ),
     ] = None,
     budget_seconds: Annotated[
         float | None,
         typer.Option(
-            "--budget-seconds", min=0, help="Most seconds of work.", rich_help_panel=LIMITS
+            "--budget-seconds", min=0, help="Maximum seconds of work.", rich_help_panel=LIMITS
         ),
     ] = None,
     budget_calls: Annotated[
         int | None,
         typer.Option(
-            "--budget-calls", min=1, help="Most calls to any part.", rich_help_panel=LIMITS
+            "--budget-calls", min=1, help="Maximum calls to any part.", rich_help_panel=LIMITS
         ),
     ] = None,
     seed_prompt: Annotated[
         Path | None,
         typer.Option(
             "--seed-prompt",
-            help="System prompt to start from, .md or .json; without one in the settings "
-            "(system_prompt) either, the built-in one.",
+            help="System prompt to start from, .md or .json. Without one here or in the settings "
+            "(system_prompt), the built-in one.",
             show_default=SETTING,
         ),
     ] = None,
@@ -96,7 +99,7 @@ def optimize(
         str | None,
         typer.Option(
             "--reasoner",
-            help=f"{REASONER_HELP}auto, rules (offline, of the nano world), local, gguf or "
+            help=f"{REASONER_HELP}auto, rules (offline, nano world only), local, gguf or "
             "openai:MODEL.",
             show_default=SETTING,
             rich_help_panel=PARTS,
@@ -115,7 +118,7 @@ def optimize(
         str | None,
         typer.Option(
             "--proposer",
-            help="Who suggests edits: auto, library (offline, of the nano world) or openai:MODEL.",
+            help="The proposer of edits: auto, library (offline, nano world only) or openai:MODEL.",
             show_default=SETTING,
             rich_help_panel=PARTS,
         ),
@@ -124,7 +127,7 @@ def optimize(
         Strategy,
         typer.Option(
             "--strategy",
-            help="How to search; rewrite is the published method.",
+            help="Search strategy; rewrite is the published method.",
             rich_help_panel=STUDY,
         ),
     ] = Strategy.FACTORIAL,
@@ -134,7 +137,7 @@ def optimize(
             "--alpha",
             min=0,
             max=1,
-            help="Chance to accept a prompt that is no better.",
+            help="Probability of accepting a prompt that is no better.",
             rich_help_panel=STUDY,
         ),
     ] = 0.05,
@@ -144,18 +147,18 @@ def optimize(
             "--min-gain",
             min=0,
             max=1,
-            help="Gain in mean score, 0 to 1, that must be exceeded.",
+            help="Minimum gain in mean score, 0 to 1.",
             rich_help_panel=STUDY,
         ),
     ] = 0.0,
     seed: Annotated[
-        int, typer.Option("--seed", "-s", min=0, help="Seed that everything random follows from.")
+        int, typer.Option("--seed", "-s", min=0, help="Seed for everything random.")
     ] = 0,
     size: Annotated[
         str | None,
         typer.Option(
             "--size",
-            help="WIDTHxHEIGHT in pixels of requests that name none.",
+            help="WIDTHxHEIGHT in pixels for requests that set no size.",
             rich_help_panel=DRAWING,
         ),
     ] = None,
@@ -167,7 +170,7 @@ def optimize(
         typer.Option(
             "--gate-pictures",
             min=1,
-            help="Pictures per request where edits are tested.",
+            help="Images per request when testing edits.",
             rich_help_panel=STUDY,
         ),
     ] = 1,
@@ -176,14 +179,14 @@ def optimize(
         typer.Option(
             "--test-pictures",
             min=1,
-            help="Pictures per test request and prompt.",
+            help="Images per test request and prompt.",
             rich_help_panel=STUDY,
         ),
     ] = 2,
     show_pictures: Annotated[
         bool,
         typer.Option(
-            "--show-pictures", help="Let the proposer see failed pictures.", rich_help_panel=STUDY
+            "--show-pictures", help="Show failed images to the proposer.", rich_help_panel=STUDY
         ),
     ] = False,
     image_usd: Annotated[
@@ -191,26 +194,26 @@ def optimize(
         typer.Option(
             "--image-usd",
             min=0,
-            help="Price of a picture where the generator states none.",
+            help="Price per image, if the generator states none.",
             rich_help_panel=STUDY,
         ),
     ] = None,
     concurrency: Annotated[
         int,
         typer.Option(
-            "--concurrency", min=1, help="Most calls of one part at a time.", rich_help_panel=STUDY
+            "--concurrency", min=1, help="Maximum concurrent calls per part.", rich_help_panel=STUDY
         ),
     ] = 8,
     only_estimate: Annotated[
-        bool, typer.Option("--estimate", help="Say what the budget will buy, and stop there.")
+        bool, typer.Option("--estimate", help="Print what the budget will buy, and stop.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Find better instructions (a system prompt) for who rewrites requests.
+    """Improve the system prompt that rewrites requests.
 
-    Edits are suggested and tried on part of the requests, and are accepted only
-    if pictures get better. The gain is then measured on requests that nothing has
-    seen. Needs 16 requests or more.
+    Edits are suggested, tried on some of the requests, and accepted only if images
+    get better. The gain is then measured on unseen requests. Needs at least 16
+    requests.
 
     Example: lens optimize --requests r.jsonl --out a --budget-images 900
     """

@@ -19,7 +19,7 @@ SizeOption = Annotated[
     str | None,
     typer.Option(
         "--size",
-        help="WIDTHxHEIGHT in pixels, such as 128x128; the model's own if left out.",
+        help="WIDTHxHEIGHT in pixels, such as 128x128. Default: the model's own.",
         rich_help_panel=DRAWING,
     ),
 ]
@@ -27,14 +27,14 @@ RatioOption = Annotated[
     str | None,
     typer.Option(
         "--aspect-ratio",
-        help="Width to height, such as 3:4, in place of --size.",
+        help="Width to height, such as 3:4, instead of --size.",
         rich_help_panel=DRAWING,
     ),
 ]
 NegativeOption = Annotated[
     str,
     typer.Option(
-        "--negative-prompt", help="What should not be in the picture.", rich_help_panel=DRAWING
+        "--negative-prompt", help="What should not be in the image.", rich_help_panel=DRAWING
     ),
 ]
 ExtraOption = Annotated[
@@ -42,39 +42,39 @@ ExtraOption = Annotated[
     typer.Option(
         "--extra",
         metavar="NAME=VALUE",
-        help="A setting that only this model knows, such as quality=low of OpenAI's; repeatable.",
+        help="A model-specific setting, such as quality=low for OpenAI. Repeatable.",
         rich_help_panel=DRAWING,
     ),
 ]
-RoundsHelp = "Most rounds of drawing and judging; it ends early when all criteria hold."
+RoundsHelp = "Maximum number of rounds; stops early once all criteria are met."
 MaxImagesOption = Annotated[
     int | None,
     typer.Option(
-        "--max-images", min=1, help="Most pictures in all rounds together.", rich_help_panel=LIMITS
+        "--max-images", min=1, help="Maximum number of images, all rounds.", rich_help_panel=LIMITS
     ),
 ]
 MaxCostOption = Annotated[
     float | None,
-    typer.Option("--max-cost", min=0, help="Most US dollars to spend.", rich_help_panel=LIMITS),
+    typer.Option("--max-cost", min=0, help="Maximum cost in US dollars.", rich_help_panel=LIMITS),
 ]
 DeadlineOption = Annotated[
     float | None,
     typer.Option(
         "--deadline",
         min=0,
-        help="Most seconds; then the best so far counts.",
+        help="Maximum time in seconds; returns the best image so far.",
         rich_help_panel=LIMITS,
     ),
 ]
 OutOption = Annotated[
     Path, typer.Option("--out", "-o", help="Where to save: a folder, or a file ending in .png.")
 ]
-AllOption = Annotated[bool, typer.Option("--all", help="Save every picture, not only the best.")]
+AllOption = Annotated[bool, typer.Option("--all", help="Save every image, not only the best.")]
 SystemPromptOption = Annotated[
     Path | None,
     typer.Option(
         "--system-prompt",
-        help="Instructions for who rewrites: prompt.json of lens optimize, or a .md file.",
+        help="System prompt for the reasoner: prompt.json from lens optimize, or a .md file.",
         show_default=SETTING,
         rich_help_panel=PARTS,
     ),
@@ -83,7 +83,7 @@ ServerOption = Annotated[
     str | None,
     typer.Option(
         "--base-url",
-        help='A Lens server to use, such as http://host:8000; "" is this machine.',
+        help='A Lens server to use, such as http://host:8000; "" means this machine.',
         show_default=SETTING,
         rich_help_panel=PARTS,
     ),
@@ -97,8 +97,7 @@ MemoryOption = Annotated[
     typer.Option(
         "--memory",
         metavar="PLAN",
-        help=f"How a Lens model shares this machine's memory: {', '.join(Memory)}; see lens "
-        "memory.",
+        help=f"Memory plan for a Lens model: {', '.join(Memory)}; see lens memory.",
         rich_help_panel=DRAWING,
     ),
 ]
@@ -106,7 +105,7 @@ FeatureCacheOption = Annotated[
     Path | None,
     typer.Option(
         "--feature-cache",
-        help="Folder where what the text encoder computed is kept for next time.",
+        help="Folder in which to cache text features.",
         rich_help_panel=DRAWING,
     ),
 ]
@@ -115,8 +114,7 @@ LoraOption = Annotated[
     typer.Option(
         "--lora",
         metavar="PATH[@WEIGHT]",
-        help="A LoRA for a Lens model, and how strongly it works, such as style.safetensors@0.8; "
-        "repeatable.",
+        help="A LoRA for a Lens model, and its weight, such as style.safetensors@0.8. Repeatable.",
         rich_help_panel=DRAWING,
     ),
 ]
@@ -125,26 +123,24 @@ SpeedOption = Annotated[
     str | None,
     typer.Option(
         "--speed",
-        help="Faster paths of a Lens model: exact changes no pixel, fast may; others in "
+        help="Speed plan for a Lens model: exact changes no pixels, fast may; for others see "
         "docs/speed.md.",
         rich_help_panel=DRAWING,
     ),
 ]
 DeviceOption = Annotated[
-    Device, typer.Option("--device", help="Where to compute; auto is the GPU if there is one.")
+    Device, typer.Option("--device", help="Device to compute on; auto is the GPU if there is one.")
 ]
-BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Pictures drawn at once.")]
+BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Images generated at once.")]
 OpenOption = Annotated[
-    bool, typer.Option("--open", help="Open the page in a browser, if there is a screen.")
+    bool, typer.Option("--open", help="Open the page in a browser, if there is a display.")
 ]
 ConfigOption = Annotated[
     str, typer.Option("--config", "-c", help="A preset such as nano or lens-512, or a JSON file.")
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", help="Another value for a setting, as KEY=VALUE such as steps=500; repeatable."
-    ),
+    typer.Option("--set", help="Override a setting with KEY=VALUE, such as steps=500. Repeatable."),
 ]
 
 _OPTIONS = {

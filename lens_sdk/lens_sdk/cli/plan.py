@@ -20,30 +20,30 @@ if TYPE_CHECKING:
 @reports_errors
 def plan(
     config: ConfigOption = "lens-512",
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="How many GPUs share the work.")] = 128,
-    gpu: Annotated[Gpu, typer.Option("--gpu", help="Which GPUs.")] = Gpu.A100,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="Number of GPUs.")] = 128,
+    gpu: Annotated[Gpu, typer.Option("--gpu", help="Type of GPU.")] = Gpu.A100,
     mfu: Annotated[
         float,
-        typer.Option("--mfu", min=0, max=1, help="Share of the GPU's peak speed to reckon with."),
+        typer.Option("--mfu", min=0, max=1, help="Assumed share of the GPU's peak speed."),
     ] = 0.4,
     stage: Annotated[
         str | None,
         typer.Option(
             "--stage",
-            help="lowres, mixed, pretrain, rl or distill, where the config has several.",
+            help="lowres, mixed, pretrain, rl or distill, if the config has several.",
         ),
     ] = None,
     step_batches: Annotated[
         int,
-        typer.Option("--step-batches", help="Batches of a step over all GPUs; 128 in the report."),
+        typer.Option("--step-batches", help="Batches per step over all GPUs; 128 in the report."),
     ] = 128,
     text_tokens: Annotated[
-        int, typer.Option("--text-tokens", help="Text tokens of a picture's caption.")
+        int, typer.Option("--text-tokens", help="Text tokens per caption.")
     ] = 150,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a training would take: operations, memory of each GPU, days. Nothing is trained.
+    """Estimate what training takes: operations, memory per GPU, days. Trains nothing.
 
     Example: lens train plan --config lens-512 --gpus 8 --gpu h100
     """

@@ -17,16 +17,14 @@ if TYPE_CHECKING:
 @reports_errors
 def pull(
     name: Annotated[
-        str, typer.Argument(help="lens, lens-turbo, lens-base, or OWNER/NAME on the hub.")
+        str, typer.Argument(help="lens, lens-turbo, lens-base, or OWNER/NAME on Hugging Face.")
     ],
     cache: Annotated[
         Path | None,
-        typer.Option(
-            "--cache", help="Folder of downloads, kept and used again; the hub's own by default."
-        ),
+        typer.Option("--cache", help="Download cache. Default: the Hugging Face cache."),
     ] = None,
     endpoint: Annotated[
-        str | None, typer.Option("--endpoint", help="Address of another hub than huggingface.co.")
+        str | None, typer.Option("--endpoint", help="Use another hub than huggingface.co.")
     ] = None,
     revision: Annotated[
         str | None, typer.Option("--revision", help="Commit, tag or branch of OWNER/NAME.")
@@ -34,12 +32,12 @@ def pull(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only", help="Only this part: transformer, text_encoder or vae; repeatable."
+            "--only", help="Only this part: transformer, text_encoder or vae. Repeatable."
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Download a published model and check it, each part from the first source that works.
+    """Download and verify a published model, each part from the first source that works.
 
     Example: lens pull lens-turbo
     """

@@ -20,17 +20,17 @@ DIFFERENT = 4
 
 @reports_errors
 def reproduce(
-    picture: Annotated[Path, typer.Argument(help="A picture that was saved by lens.")],
+    picture: Annotated[Path, typer.Argument(help="An image saved by lens.")],
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help=f"What draws, if not what drew it: {MODEL_CHOICES}."),
+        typer.Option("--model", "-m", help=f"Use another model: {MODEL_CHOICES}."),
     ] = None,
     image: Annotated[
         Path | None,
-        typer.Option("--image", help="What it started from, if that is not kept in the file."),
+        typer.Option("--image", help="The source image, if it is not stored in the file."),
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option("--mask", help="The mask, if that is not kept in the file.")
+        Path | None, typer.Option("--mask", help="The mask, if it is not stored in the file.")
     ] = None,
     lora: LoraOption = None,
     output: Annotated[
@@ -38,12 +38,12 @@ def reproduce(
         typer.Option(
             "--out",
             "-o",
-            help="Where to save the new picture: a folder, or a file ending in .png.",
+            help="Where to save the new image: a folder, or a file ending in .png.",
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw a saved picture again and say whether every pixel is the same; exit code 4 if not.
+    """Generate a saved image again and compare every pixel; exit code 4 if any differ.
 
     Example: lens reproduce lens-out/apples-1.png
     """

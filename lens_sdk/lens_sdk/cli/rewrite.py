@@ -32,7 +32,7 @@ from lens_sdk.settings import Settings
 
 @reports_errors
 def rewrite(
-    request: Annotated[str, typer.Argument(help="What the picture should show.")],
+    request: Annotated[str, typer.Argument(help="What the image should show.")],
     reasoner: ReasonerOption = None,
     system_prompt: SystemPromptOption = None,
     model: GeneratorOption = None,
@@ -41,7 +41,7 @@ def rewrite(
     base_url: ServerOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn a request into a detailed prompt and print it; nothing is drawn.
+    """Rewrite a request into a detailed prompt and print it, without generating.
 
     Example: lens rewrite "four purple fish"
     """

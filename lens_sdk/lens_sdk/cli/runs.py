@@ -61,7 +61,7 @@ def _known_ids(incomplete: str) -> list[str]:
 RunArgument = Annotated[
     str,
     typer.Argument(
-        help="The run's name, or as much of its end or beginning as tells it from others.",
+        help="The run's name, or a unique beginning or end of it.",
         autocompletion=_known_ids,
     ),
 ]
@@ -70,7 +70,9 @@ RunArgument = Annotated[
 @runs.command("list")
 @reports_errors
 def list_runs(
-    limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="Most runs to show.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=200, help="Maximum number of runs to show.")
+    ] = 20,
     base_url: ServerOption = None,
     folder: RunsOption = None,
     as_json: JsonOption = False,
@@ -107,7 +109,7 @@ def show_run(
     folder: RunsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a run asked for, drew and found; the latest one if none is named.
+    """Show a run's request, prompts, images and verdicts; by default the latest run.
 
     Example: lens runs show latest
     """
@@ -134,7 +136,7 @@ def resume_run(
     keep_all: AllOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a run that was interrupted; nothing that is recorded is done again.
+    """Resume an interrupted run; nothing that is recorded is repeated.
 
     Example: lens runs resume latest
     """

@@ -32,26 +32,30 @@ _PACKAGES = ("fastapi", "uvicorn", "starlette", "prometheus_client", "python_mul
 def serve(
     model: GeneratorOption = None,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on; others than this need keys.")
+        str,
+        typer.Option("--host", help="Address to listen on; any other than the default needs keys."),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", "-p", min=0, max=65535, help="0 takes a free one.")
+        int,
+        typer.Option(
+            "--port", "-p", min=0, max=65535, help="Port to listen on; 0 picks a free one."
+        ),
     ] = 8000,
     api_key_file: Annotated[
-        Path | None, typer.Option("--api-key-file", help="File with the API keys, one a line.")
+        Path | None, typer.Option("--api-key-file", help="File with the API keys, one per line.")
     ] = None,
     folder: Annotated[
-        Path, typer.Option("--folder", help="Where runs, pictures and answers are kept.")
+        Path, typer.Option("--folder", help="Folder for runs, images and answers.")
     ] = DEFAULT_FOLDER,
     studies: Annotated[
         Path | None,
-        typer.Option("--studies", help="Prompt studies to show; FOLDER/studies if left out."),
+        typer.Option("--studies", help="Prompt studies to show. Default: FOLDER/studies."),
     ] = None,
     reasoner: ReasonerOption = None,
     system_prompt: SystemPromptOption = None,
     judge: JudgeOption = None,
     max_waiting: Annotated[
-        int, typer.Option("--max-waiting", min=1, help="Most pictures in work or waiting.")
+        int, typer.Option("--max-waiting", min=1, help="Maximum images in progress or queued.")
     ] = 64,
     memory: MemoryOption = None,
     feature_cache: FeatureCacheOption = None,
@@ -60,12 +64,15 @@ def serve(
         bool, typer.Option("--ray", help="Serve with several replicas, on Ray Serve.")
     ] = False,
     replicas: Annotated[
-        int, typer.Option("--replicas", min=1, help="Processes, each with the model; needs --ray.")
+        int,
+        typer.Option("--replicas", min=1, help="Processes, each with its own model; needs --ray."),
     ] = 1,
     gpus_per_replica: Annotated[
         float | None,
         typer.Option(
-            "--gpus-per-replica", min=0, help="GPUs of each, such as 0.5; shared out if left out."
+            "--gpus-per-replica",
+            min=0,
+            help="GPUs per replica, such as 0.5. Default: divided evenly.",
         ),
     ] = None,
     ray_address: Annotated[
@@ -73,7 +80,7 @@ def serve(
         typer.Option("--ray-address", help="A Ray cluster to use; by default one on this machine."),
     ] = None,
 ) -> None:
-    """Serve pictures and runs to OpenAI's clients, to lens_sdk.Lens and to a browser.
+    """Serve images and runs to OpenAI's clients, to lens_sdk.Lens and to a browser.
 
     Example: lens serve --port 8000
     """

@@ -54,28 +54,27 @@ def train(
         typer.Option(
             "--out",
             "-o",
-            help="Folder of the training, runs/CONFIG by default; a run found there goes on.",
+            help="Training folder. Default: runs/CONFIG. An existing run resumes.",
         ),
     ] = None,
     settings: SetOption = None,
     images: Annotated[
         Path | None,
-        typer.Option("--images", help="For lora: folder or table of pictures and captions."),
+        typer.Option("--images", help="For lora: folder or table of images and captions."),
     ] = None,
     plan_name: Annotated[
         Memory | None,
         typer.Option(
             "--memory",
             metavar="PLAN",
-            help=f"For lora: how it shares the GPU's memory, {', '.join(Memory)}; see lens train "
-            "memory.",
+            help=f"For lora: memory plan, {', '.join(Memory)}; see lens train memory.",
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train one stage of a model, or go on with a run that was stopped.
+    """Train one stage of a model, or resume a stopped run.
 
-    The word stage may be left out.
+    The word stage is optional.
 
     Example: lens train stage lora --config nano --images pictures
     """

@@ -22,15 +22,13 @@ def memory(
     settings: SetOption = None,
     as_json: JsonOption = False,
     write: Annotated[
-        Path | None, typer.Option("--write", help="Markdown file whose table to replace.")
+        Path | None, typer.Option("--write", help="Markdown file in which to replace the table.")
     ] = None,
 ) -> None:
-    """Tell how much memory lens train lora needs under each plan it can have.
+    """Show how much memory lens train lora needs under each plan.
 
-    The largest batch is reckoned with.
-
-    The model is the one it starts from; of the published names, the published sizes. JSON gives
-    bytes, the table GiB.
+    The numbers are for the largest batch and the model that training starts from; published
+    names stand for the published sizes. JSON is in bytes, the table in GiB.
 
     Example: lens train memory --config lens-lora --set rank=64
     """
