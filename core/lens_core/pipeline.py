@@ -11,7 +11,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lens_core import pipeline_inputs as inputs
-from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, Fit, cut_end, cut_words
+from lens_core.chat import (
+    DEFAULT_DATE,
+    MAX_SEQUENCE_LENGTH,
+    Truncation,
+    truncate_prompt,
+    truncate_row,
+)
 from lens_core.checkpoint_files import refuse_float16_autocast
 from lens_core.checkpoints.diffusers_api import CALL_ARGUMENTS, refuse_unsupported
 from lens_core.conditioning import TextConditioner, TextRequest
@@ -234,7 +240,7 @@ class LensPipeline(LoadablePipeline):
             sigmas: Noise levels before the time shift, one per step, falling from 1; those of
                 `default_sigmas` by default. Instead of `num_inference_steps`.
             guidance_interval: Noise levels (low, high) between which guidance works; 0 to 1.
-            solver: `euler`, or `dpmpp_2m`, which needs about half as many steps.
+            solver: `euler`, or of second order `dpmpp_2m` or `ab2`, which need fewer steps.
             shift: Time shift of the noise levels, in place of the one that size and steps give;
                 more spends more steps on noise, 1 spaces levels evenly.
             size: Instead of height and width, a name such as `16:9`, `16:9@1440` or `1376x768`
@@ -372,18 +378,18 @@ class LensPipeline(LoadablePipeline):
     def _conditioner(
         self,
         device: torch.device | None = None,
-        fit: Fit = cut_words,
+        truncate: Truncation = truncate_prompt,
         at_once: int | None = None,
     ) -> TextConditioner:
         where = self._execution_device if device is None else device
         return TextConditioner(
-            self.transformer, self.feature_source, self.tokenizer, where, fit, at_once
+            self.transformer, self.feature_source, self.tokenizer, where, truncate, at_once
         )
 
     def _run(self, request: TextRequest, call: PictureCall) -> PictureRun:
         """Read the text; what remains is drawing."""
         conditioner = self._conditioner(
-            fit=cut_end if call.reference else cut_words, at_once=call.batch_size
+            truncate=truncate_row if call.reference else truncate_prompt, at_once=call.batch_size
         )
         cond, uncond = conditioner.positive(request), None
         negative = request.has_negative_prompt or request.negative_prompt_embeds is not None

@@ -12,8 +12,8 @@ from lens_core.solvers import SolverName, multistep_orders
 from lens_core.text_features import TextFeatures
 from lens_core.training.fields import GuidedField
 from lens_core.training.nft.policy import Policy
+from lens_core.training.renderer import Renderer
 from lens_core.training.solvers import integrate
-from lens_core.training.studio import Studio
 from tiny_components import tiny_pipeline, tiny_transformer
 from tiny_stages import tiny_rl
 
@@ -34,7 +34,7 @@ class GaussianField:
 # The solver.
 
 
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("dpmpp_2m", 2)])
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("dpmpp_2m", 2), ("ab2", 2)])
 def test_solver_has_its_order(solver: SolverName, order: int) -> None:
     """The error on a problem with a known flow shrinks by 2 ** order when steps double.
 
@@ -53,10 +53,11 @@ def test_solver_has_its_order(solver: SolverName, order: int) -> None:
     assert error(32) / error(64) == pytest.approx(2**order, rel=0.2)
 
 
-def test_solver_ends_at_the_data() -> None:
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "ab2"])
+def test_solver_ends_at_the_data(solver: SolverName) -> None:
     noise = torch.linspace(-2, 2, 9)[None, :, None]
     sigmas = np.linspace(1, 0, 51).tolist()
-    found = integrate(GaussianField(0.7, 0.3), noise, None, sigmas, "dpmpp_2m")
+    found = integrate(GaussianField(0.7, 0.3), noise, None, sigmas, solver)
     torch.testing.assert_close(found, 0.7 + 0.3 * noise, atol=0.01, rtol=0)
 
 
@@ -68,13 +69,13 @@ def test_solver_is_first_order_at_its_ends() -> None:
 
 def test_euler_draws_what_the_pipeline_draws() -> None:
     pipeline = tiny_pipeline()
-    studio = Studio(pipeline, torch.device("cpu"))
-    noise = studio.noise((64, 48), [torch.Generator().manual_seed(5)])
+    renderer = Renderer(pipeline, torch.device("cpu"))
+    noise = renderer.noise((64, 48), [torch.Generator().manual_seed(5)])
     config = tiny_rl()
-    field = Policy.create(config, tiny_transformer()).field(studio.grid((64, 48)))
-    text = studio.features(["a red cup"])
+    field = Policy.create(config, tiny_transformer()).field(renderer.grid((64, 48)))
+    text = renderer.features(["a red cup"])
     found = integrate(
-        field, noise, text, studio.sigmas((64, 48), pipeline.default_sigmas(3)), "euler"
+        field, noise, text, renderer.sigmas((64, 48), pipeline.default_sigmas(3)), "euler"
     )
     expected = pipeline(
         "a red cup",
