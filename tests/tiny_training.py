@@ -17,7 +17,7 @@ from torch import Generator
 from lens_core.training.batches import Batch
 from lens_core.training.config import DenoiserConfig
 from lens_core.training.denoiser import DenoiserTraining
-from lens_core.training.engine import DenoiserRun, Looks
+from lens_core.training.engine import DenoiserRun, Monitoring
 from lens_core.training.workers import Workers
 
 SIZES = ((64, 64), (48, 80), (80, 48))
@@ -110,9 +110,9 @@ def run(
 ) -> DenoiserRun:
     """Train on noise, from what the folder holds."""
     training = DenoiserTraining.create(config, workers)
-    looks = Looks([noise_batch(1000), noise_batch(1001)], _draw)
+    monitoring = Monitoring([noise_batch(1000), noise_batch(1001)], _draw)
     source = NoiseBatches(workers, poisoned, textless)
-    made = DenoiserRun(config, training, source, workers, folder, looks)
+    made = DenoiserRun(config, training, source, workers, folder, monitoring)
     made.train()
     return made
 

@@ -32,8 +32,8 @@ FINAL_HEADER = "<|channel|>final<|message|>"
 
 ReasoningEffort = Literal["low", "medium", "high"]
 
-_ONE_AT_A_TIME = Lock()
-"""Whether control tokens count is a state of the tokenizer, which threads may share."""
+_TOKENIZER_LOCK = Lock()
+"""Threads may share a tokenizer, and whether it splits control tokens is part of its state."""
 
 _STOPS = ("<|return|>", "<|call|>", "<|endoftext|>")
 _CONTROL = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>")
@@ -68,8 +68,8 @@ class EncodedChat:
     suffix: list[int]
 
 
-Fit = Callable[[EncodedChat, int], tuple[list[int], int]]
-"""Makes a row of at most so many tokens; tells how many of the user's are in it."""
+Truncation = Callable[[EncodedChat, int], tuple[list[int], int]]
+"""Makes one row of at most so many tokens; returns it and how many of the user's it keeps."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def encode_prompts(
     date: str = DEFAULT_DATE,
     max_length: int = MAX_SEQUENCE_LENGTH,
     pad_token_id: int | None = None,
-    fit: Fit | None = None,
+    truncate: Truncation | None = None,
 ) -> EncodedPrompts:
     """Token ids of prompts for the text encoder.
 
@@ -155,7 +155,7 @@ def encode_prompts(
         date: The day the model believes it is, `YYYY-MM-DD`.
         max_length: Most tokens of one row, prefix and suffix included.
         pad_token_id: Fills shorter rows; the tokenizer's own by default. It is never attended to.
-        fit: What becomes of prompts that are too long; `cut_words` by default.
+        truncate: How prompts that are too long are shortened; `truncate_prompt` by default.
 
     Raises:
         ParameterError: `max_length` leaves no room for a prompt, or the date is malformed.
@@ -164,7 +164,7 @@ def encode_prompts(
     rows, prefix_length = [], 0
     for prompt in prompts:
         parts = _encode_parts(tokenizer, render_image_prompt(prompt, date))
-        row, words = (fit or cut_words)(parts, max_length)
+        row, words = (truncate or truncate_prompt)(parts, max_length)
         if words < len(parts.user):
             _warn_cut(tokenizer, parts.user, words)
         rows.append(row)
@@ -178,7 +178,7 @@ def encode_prompts(
     )
 
 
-def cut_words(parts: EncodedChat, max_length: int) -> tuple[list[int], int]:
+def truncate_prompt(parts: EncodedChat, max_length: int) -> tuple[list[int], int]:
     """A row in which a prompt that does not fit loses its own last words, never the suffix.
 
     Returns:
@@ -192,7 +192,7 @@ def cut_words(parts: EncodedChat, max_length: int) -> tuple[list[int], int]:
     return parts.prefix + parts.user[:room] + parts.suffix, min(room, len(parts.user))
 
 
-def cut_end(parts: EncodedChat, max_length: int) -> tuple[list[int], int]:
+def truncate_row(parts: EncodedChat, max_length: int) -> tuple[list[int], int]:
     """A row that loses what stands beyond its length, the suffix first: the published code's way.
 
     Returns:
@@ -255,7 +255,7 @@ def encode_literally(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, literally: bool) -> list[int]:
-    with _ONE_AT_A_TIME:
+    with _TOKENIZER_LOCK:
         return list(
             tokenizer.encode(text, add_special_tokens=False, split_special_tokens=literally)
         )

@@ -7,10 +7,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lens_core.chat import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, Fit, cut_words, encode_prompts
+from lens_core.chat import (
+    DEFAULT_DATE,
+    MAX_SEQUENCE_LENGTH,
+    Truncation,
+    encode_prompts,
+    truncate_prompt,
+)
 from lens_core.checkpoint_files import refuse_float16
 from lens_core.errors import ComponentError, NonFiniteError, ParameterError, PromptError
-from lens_core.feature_source import FeatureSource, features_of, joined
+from lens_core.feature_source import FeatureSource, features_of, stack_padded
 from lens_core.pipeline_inputs import (
     check_negative_prompts,
     check_prompts,
@@ -66,7 +72,7 @@ class TextConditioner:
         text_encoder: GPT-OSS, if the pipeline has one, or what has its features.
         tokenizer: Its tokenizer.
         device: Where to compute.
-        fit: What becomes of prompts that are too long.
+        truncate: How prompts that are too long are shortened.
         at_once: Most prompts read in one padded batch; None for all.
     """
 
@@ -74,7 +80,7 @@ class TextConditioner:
     text_encoder: LensTextEncoder | FeatureSource | None
     tokenizer: PreTrainedTokenizerBase | None
     device: torch.device
-    fit: Fit = cut_words
+    truncate: Truncation = truncate_prompt
     at_once: int | None = None
 
     def encode(self, prompts: Sequence[str], date: str, max_length: int) -> TextFeatures:
@@ -95,13 +101,13 @@ class TextConditioner:
         for start in range(0, len(prompts), size):
             chunk = prompts[start : start + size]
             encoded = encode_prompts(
-                self.tokenizer, chunk, date, max_length, source.pad_token_id, self.fit
+                self.tokenizer, chunk, date, max_length, source.pad_token_id, self.truncate
             )
             features = source.read(encoded, layers, self.device)
             if size >= len(prompts):
                 return features
             rows += [features.embeds[:, i, features.mask[i]] for i in range(features.batch)]
-        return joined(rows, self.device)
+        return stack_padded(rows, self.device)
 
     def positive(self, request: TextRequest) -> TextFeatures:
         """Features of the prompts, one row per prompt, ready for the transformer.

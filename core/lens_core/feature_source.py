@@ -128,7 +128,7 @@ class CachedFeatures:
         missing = [key for key, features in found.items() if features is None]
         if missing:
             found |= self._read(missing, device)
-        return joined([_present(found[key]) for key in keys], device)
+        return stack_padded([_present(found[key]) for key in keys], device)
 
     def _read(
         self, keys: Sequence[FeatureKey], device: torch.device
@@ -149,7 +149,7 @@ def _present(features: Tensor | None) -> Tensor:
     return features
 
 
-def joined(rows: Sequence[Tensor], device: torch.device) -> TextFeatures:
+def stack_padded(rows: Sequence[Tensor], device: torch.device) -> TextFeatures:
     """Features `[layers, tokens, width]` of each prompt as one padded batch."""
     longest = max(row.shape[1] for row in rows)
     layers, _, width = rows[0].shape

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lens_core.chat import DEFAULT_DATE, ReasoningEffort, stop_token_ids
 from lens_core.conversation import ResponseFormat, Turn, encode_conversation, parse_harmony
-from lens_core.doubles import device_for_doubles
 from lens_core.errors import ComponentError, ParameterError
+from lens_core.float64 import float64_device
 from lens_core.text_encoder import NO_HEAD, LensTextEncoder
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -71,7 +71,7 @@ class Sampler:
         """A token by its scores `[vocabulary]`; at temperature 0 the likeliest."""
         if self._temperature == 0 or self._generator is None:
             return int(scores.argmax())
-        scaled = scores.to(device_for_doubles(scores.device)).double() / self._temperature
+        scaled = scores.to(float64_device(scores.device)).double() / self._temperature
         if self._top_p < 1:
             scaled = scaled.masked_fill(~_nucleus(scaled, self._top_p), -torch.inf)
         uniform = torch.rand(

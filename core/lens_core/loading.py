@@ -27,7 +27,7 @@ from lens_core.checkpoint_files import (
     read_tensors,
     refuse_float16,
 )
-from lens_core.checkpoints.configs import made_of
+from lens_core.checkpoints.configs import config_errors
 from lens_core.checkpoints.vae import STEM
 from lens_core.defaults import DEFAULTS_KEY, INDEX_NAME, PUBLISHED_DEFAULTS, load_defaults
 from lens_core.defaults import LensDefaults as LensDefaults
@@ -170,7 +170,7 @@ def load_vae(
     """
     check_dtype(dtype)
     config = read_config(folder)
-    with made_of(folder, "FLUX.2 autoencoder"), torch.device("meta"):
+    with config_errors(folder, "FLUX.2 autoencoder"), torch.device("meta"):
         expected = AutoencoderKLFlux2.from_config(config).state_dict()
     check_stored(folder, read_headers(folder, STEM, variant), expected)
     vae = AutoencoderKLFlux2.from_pretrained(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lens_core.doubles import device_for_doubles
+from lens_core.float64 import float64_device
 
 Rotary = tuple[Tensor, Tensor]
 """Cosines and sines for every channel, each `[tokens, head_dim]`, float32. Both channels of a pair
@@ -25,7 +25,7 @@ def rotary_table(positions: Tensor, axes_dims: Sequence[int], theta: float = 100
         Two float32 tensors `[tokens, sum(axes_dims)]`. Angles are formed in float64.
     """
     device = positions.device
-    exact = positions.to(device_for_doubles(device))
+    exact = positions.to(float64_device(device))
     angles = []
     for axis, dim in enumerate(axes_dims):
         exponent = torch.arange(0, dim, 2, dtype=torch.float64, device=exact.device) / dim

@@ -18,7 +18,7 @@ from lens_core.checkpoint_files import (
     read_config,
     read_headers,
 )
-from lens_core.checkpoints.configs import made_of
+from lens_core.checkpoints.configs import config_errors
 from lens_core.checkpoints.hub import fetched_folder
 from lens_core.errors import CheckpointError, ComponentError, ParameterError
 from lens_core.exact_buffers import ExactBuffers
@@ -178,7 +178,7 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
         check_dtype(precision)
         folder = fetched_folder(Path(pretrained_model_name_or_path), kwargs)
         stated = _stock_config(folder)
-        with made_of(folder, "GPT-OSS"):
+        with config_errors(folder, "GPT-OSS"):
             config = GptOssConfig(**stated)
         stored = read_headers(folder, "model", kwargs.get("variant"))
         if any(name.endswith("_blocks") for name in stored):
@@ -186,7 +186,7 @@ class LensTextEncoder(GptOssForCausalLM):  # type: ignore[misc]
         _refuse_quantised(folder, config)
         tied = bool(config.tie_word_embeddings)
         has_lm_head = tied or HEAD_NAME in stored
-        with made_of(folder, "GPT-OSS"), torch.device("meta"):
+        with config_errors(folder, "GPT-OSS"), torch.device("meta"):
             expected = cls(config, has_lm_head=has_lm_head).state_dict()
         optional = {HEAD_NAME} if tied else set()
         check_stored(folder, stored, expected, optional)

@@ -26,7 +26,7 @@ from lens_core.checkpoint_files import (
     refuse_float16,
     refuse_float16_autocast,
 )
-from lens_core.checkpoints.configs import made_of
+from lens_core.checkpoints.configs import config_errors
 from lens_core.checkpoints.hub import fetched_folder
 from lens_core.checkpoints.lora_state import LoraState
 from lens_core.diffusers_mixin import DiffusersMixin
@@ -187,7 +187,7 @@ class LensTransformer2DModel(
         wants_report = kwargs.pop("output_loading_info", False)
         folder = fetched_folder(Path(pretrained_model_name_or_path), kwargs)
         config = read_config(folder)
-        with made_of(folder, "Lens"), torch.device("meta"):
+        with config_errors(folder, "Lens"), torch.device("meta"):
             expected = cls.from_config(config).state_dict()
         stored = read_headers(folder, "diffusion_pytorch_model", kwargs.get("variant"))
         check_stored(folder, stored, expected)

@@ -25,7 +25,7 @@ from lens_core import (
 )
 from lens_core.checkpoints import load, pull, sources
 from lens_core.checkpoints.hub import Hub, HubSource, fetch_first
-from lens_core.checkpoints.network import no_way_to
+from lens_core.checkpoints.network import unreachable_reason
 from lens_core.checkpoints.pull import pull_model
 from lens_core.checkpoints.sources import PRESETS, Preset, find_preset
 from lens_core.loading import LensDefaults
@@ -257,11 +257,11 @@ class TestNoWay:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
         monkeypatch.setattr(socket, "getaddrinfo", unknown)
-        assert no_way_to("http://hub.invalid") == (
+        assert unreachable_reason("http://hub.invalid") == (
             "http://hub.invalid cannot be reached: Name or service not known"
         )
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-        assert no_way_to("http://hub.invalid") == "", "a proxy may know the name"
+        assert unreachable_reason("http://hub.invalid") == "", "a proxy may know the name"
 
     def test_one_that_takes_long(self, nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
         def slow(*_: object, **__: object) -> None:
@@ -270,11 +270,11 @@ class TestNoWay:
             raise ExceptionGroup("create_connection failed", [late, refused])
 
         monkeypatch.setattr(socket, "create_connection", slow)
-        assert no_way_to(nobody) == ""
+        assert unreachable_reason(nobody) == ""
 
     def test_one_that_answers(self, hub: FakeHub) -> None:
-        assert no_way_to(hub.endpoint) == ""
-        assert no_way_to("nonsense") == ""
+        assert unreachable_reason(hub.endpoint) == ""
+        assert unreachable_reason("nonsense") == ""
 
 
 def test_a_repository_is_loaded_by_its_name_and_revision(client: Hub, hub: FakeHub) -> None:

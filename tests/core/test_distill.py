@@ -18,7 +18,7 @@ from lens_core.training.distill.discriminator import Discriminator, Teacher, fea
 from lens_core.training.distill.schedule import StudentSchedule
 from lens_core.training.distill.simulation import Simulation
 from lens_core.training.fields import LensField, VelocityField, add_noise
-from lens_core.training.studio import Studio
+from lens_core.training.renderer import Renderer
 from tiny_components import tiny_pipeline, tiny_transformer
 
 FLOOR = 1e3
@@ -243,7 +243,7 @@ def test_discriminator_reads_the_teacher_and_changes_it_not() -> None:
 @pytest.mark.parametrize("step", [0, 1, 2, 3])
 def test_simulation_goes_through_the_states_of_inference(step: int) -> None:
     pipeline = tiny_pipeline()
-    studio = Studio(pipeline, torch.device("cpu"))
+    renderer = Renderer(pipeline, torch.device("cpu"))
     noise = torch.randn(1, 12, 16, generator=Generator().manual_seed(3))
     states = [noise]
     pipeline(
@@ -257,7 +257,7 @@ def test_simulation_goes_through_the_states_of_inference(step: int) -> None:
     schedule = StudentSchedule.create(12, pipeline.default_sigmas(4))
     simulation = Simulation(schedule, "euler")
     field = LensField(pipeline.transformer, (4, 3), torch.float32)
-    text = studio.features(["a red cup"])
+    text = renderer.features(["a red cup"])
     found = simulation.reach(field, noise, text, step, Generator())
     torch.testing.assert_close(found, states[step], atol=1e-5, rtol=1e-4)
     if step == 3:

@@ -13,7 +13,7 @@ from lens_core.blocks import SwiGLU
 from lens_core.memory.plan import MemoryPlan
 from lens_core.speed import PLAIN, SpeedPlan, accelerate
 from lens_core.speed.accelerate import accelerate_transformer
-from lens_core.speed.gate_up import part, tie
+from lens_core.speed.gate_up import tie, untie
 from tiny_components import tiny_pipeline, tiny_transformer
 
 FUSED = SpeedPlan(fused_mlp=True)
@@ -50,7 +50,7 @@ def test_one_product_gives_what_two_give(dtype: torch.dtype) -> None:
     assert (two.count, one.count) == (3, 2)
     # Of the same numbers, each sum in an order that the library may choose anew.
     assert float((fused - plain).abs().max()) <= 2 * torch.finfo(dtype).eps * plain.abs().max()
-    part(mlp)
+    untie(mlp)
     assert torch.equal(mlp(x), plain)
 
 

@@ -10,18 +10,18 @@ from safetensors.torch import load_file
 from torch import Generator, Tensor
 
 from lens_core.errors import CheckpointError, ComponentError, ParameterError
+from lens_core.memory.dry_run import Work
 from lens_core.memory.footprint import footprint_of, planned_footprint
 from lens_core.memory.plan import CARD_GIB, PLANS, MemoryPlan
 from lens_core.memory.predict import Model, table_bytes
 from lens_core.memory.published import published_model
-from lens_core.memory.rehearsal import Work
 from lens_core.nano import render, sample_scene
 from lens_core.training import run_stage
 from lens_core.training.config import load_config
 from lens_core.training.flow_matching import velocity_error
 from lens_core.training.lora.config import LoraTrainingConfig
+from lens_core.training.lora.dry_run import dry_run_pictures, dry_run_step
 from lens_core.training.lora.memory import TUNING, predict_training
-from lens_core.training.lora.rehearsal import rehearse_pictures, rehearse_step
 from memory_probes import Cloning, Late, Unpaced, measured
 from mid_lora import SIDE, TOKENS, batch, learn, mid_lora
 from mid_size import mid_transformer, mid_vae
@@ -108,7 +108,7 @@ def test_a_step_takes_what_was_predicted(plan: MemoryPlan, checkpointing: str) -
         block.attn.backend = None
     learn(made, 1)
     found = measured(lambda: learn(made, 1))
-    step, adapters = rehearse_step(made.config, Work(SIDE, SIDE, 2, TOKENS))  # type: ignore[arg-type]
+    step, adapters = dry_run_step(made.config, Work(SIDE, SIDE, 2, TOKENS))  # type: ignore[arg-type]
     assert adapters == sum(master.numel() for master in made.weights.masters.values())
     expected = step
     if plan.transformer == "stream":
@@ -124,7 +124,7 @@ def test_encoding_a_picture_takes_what_was_predicted() -> None:
     pixels = torch.randn(1, 3, 256, 256)
     with torch.no_grad():
         found = measured(lambda: vae.encode(pixels).latent_dist.mode())
-    expected = rehearse_pictures(vae, Work(256, 256)) - pixels.numel() * 4
+    expected = dry_run_pictures(vae, Work(256, 256)) - pixels.numel() * 4
     assert found == pytest.approx(expected, rel=0.15)
 
 

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 pytest.importorskip("torchao")
 
+from lens_core.memory.dry_run import Work
 from lens_core.memory.footprint import planned_footprint
 from lens_core.memory.plan import PLANS, MemoryPlan
 from lens_core.memory.quantise import is_quantised, quantise, quantised_layers
-from lens_core.memory.rehearsal import Work
 from lens_core.memory.tensors import cast_parameters, module_bytes
-from lens_core.training.lora.rehearsal import rehearse_step
+from lens_core.training.lora.dry_run import dry_run_step
 from lens_core.transformer import LensTransformer2DModel
 from memory_probes import Cloning, measured
 from mid_lora import SIDE, TOKENS, learn, mid_lora, vivid_transformer
@@ -71,7 +71,7 @@ def test_a_step_takes_what_was_predicted() -> None:
     learn(made, 1)
     found = measured(lambda: learn(made, 1))
     settings = made.config.model_copy(update={"activation_checkpointing": "full"})
-    step, _ = rehearse_step(settings, Work(SIDE, SIDE, 2, TOKENS))  # type: ignore[arg-type]
+    step, _ = dry_run_step(settings, Work(SIDE, SIDE, 2, TOKENS))  # type: ignore[arg-type]
     block = mid_transformer().to(torch.bfloat16).transformer_blocks[0]
     assert found == pytest.approx(step + module_bytes(quantised_layers(block)), rel=0.2)
     whole = planned_footprint(model, "full", False).total

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lens_core.memory.dry_run import Work
 from lens_core.memory.footprint import footprint_of
 from lens_core.memory.layout import layout_of
 from lens_core.memory.placed import PlacedComponent
@@ -10,7 +11,6 @@ from lens_core.memory.placements import Placements
 from lens_core.memory.plan import PLANS, MemoryPlan
 from lens_core.memory.predict import predict
 from lens_core.memory.published import published_model
-from lens_core.memory.rehearsal import Work
 from memory_probes import Late, Unpaced
 from mid_size import mid_pipeline, mid_transformer
 

@@ -21,13 +21,13 @@ from lens_core import (
 from lens_core.chat import encode_prompts
 from lens_core.generation import write_tokens
 from lens_core.memory.choose import fitting_plan
+from lens_core.memory.dry_run import Work
 from lens_core.memory.footprint import footprint_of
 from lens_core.memory.layout import layout_of
 from lens_core.memory.placements import working_device
 from lens_core.memory.plan import CARD_GIB, PLANS, MemoryPlan
 from lens_core.memory.predict import Model, predict
 from lens_core.memory.published import published_model
-from lens_core.memory.rehearsal import Work
 from lens_core.memory.table import DRAWING, predictions
 from memory_probes import Cloning, measured
 from mid_size import mid_pipeline

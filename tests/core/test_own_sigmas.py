@@ -10,7 +10,7 @@ import torch
 from lens_core import CheckpointError, LensPipeline, ParameterError
 from lens_core.training.distill.config import DistillConfig
 from lens_core.training.distill.schedule import StudentSchedule, student_levels
-from lens_core.training.studio import Studio
+from lens_core.training.renderer import Renderer
 from tiny_components import tiny_pipeline
 
 OWN = (1.0, 0.4, 0.1)
@@ -69,14 +69,14 @@ def test_the_student_trains_where_its_checkpoint_draws() -> None:
         steps=1, batch_size=1, learning_rate=1.0, student_steps=3, student_sigmas=OWN
     )
     schedule = StudentSchedule.create(12, student_levels(config))
-    studio = Studio(pipeline, torch.device("cpu"))
+    renderer = Renderer(pipeline, torch.device("cpu"))
     drawn: list[float] = []
     _latents(
         pipeline,
         on_step=lambda report: drawn.append(float(pipeline.scheduler.sigmas[report.step])),
     )
     assert schedule.sigmas[1:] == pytest.approx(drawn)
-    assert studio.sigmas((64, 48), pipeline.default_sigmas()) == list(schedule.sigmas)
+    assert renderer.sigmas((64, 48), pipeline.default_sigmas()) == list(schedule.sigmas)
     assert schedule.shift(torch.tensor(schedule.levels)).tolist() == pytest.approx(
         schedule.sigmas[:3]
     )

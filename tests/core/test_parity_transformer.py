@@ -7,7 +7,7 @@ from torch import Tensor
 
 from golden_components import GOLDEN, case, max_error, read_json
 from lens_core import ComponentError, ParameterError, PrecisionError
-from lens_core.doubles import device_for_doubles
+from lens_core.float64 import float64_device
 from lens_core.rotary import image_positions, rotary_table
 from lens_core.transformer import LensTransformer2DModel
 
@@ -165,16 +165,16 @@ def test_contradicting_configurations_are_refused(changes: dict[str, object], me
 
 def test_angles_are_formed_where_float64_can_be_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Apple's GPUs have none, nor have most of Intel's: there every picture failed."""
-    assert device_for_doubles(torch.device("mps")) == torch.device("cpu")
-    assert device_for_doubles(torch.device("xpu", 0)) == torch.device("cpu")
-    assert device_for_doubles(torch.device("cuda", 1)) == torch.device("cuda", 1)
+    assert float64_device(torch.device("mps")) == torch.device("cpu")
+    assert float64_device(torch.device("xpu", 0)) == torch.device("cpu")
+    assert float64_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
     asked: list[torch.device] = []
 
     def elsewhere(device: torch.device) -> torch.device:
         asked.append(device)
         return torch.device("meta")
 
-    monkeypatch.setattr("lens_core.rotary.device_for_doubles", elsewhere)
+    monkeypatch.setattr("lens_core.rotary.float64_device", elsewhere)
     positions = image_positions(2, 3, torch.device("meta"))
     cosines, sines = rotary_table(positions, (8, 12, 12))
     assert asked == [torch.device("meta")]

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from lens_core import ParameterError
 from lens_core.bench.cases import DENOISER_PLANS, Case, list_cases
 from lens_core.bench.configs import bench_config, random_pipeline
-from lens_core.bench.rehearse import rehearse
+from lens_core.bench.dry_run import dry_run
 from lens_core.bench.results import ResultLog
 from lens_core.bench.run import BenchSettings, run_bench
 from lens_core.bench.stages import Stages
@@ -169,7 +169,7 @@ def test_every_path_is_gone_through_at_full_size_without_a_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = replace(bench_config("lens"), sizes=(1440,), batches=(4,))
-    found = rehearse(config, ("plain", "fused-mlp", "fp8-products", "fused-qk", "graphs"))
+    found = dry_run(config, ("plain", "fused-mlp", "fp8-products", "fused-qk", "graphs"))
     paths = {one.key: one for one in found}
     assert [one.error for one in paths.values()] == [None] * 10
     plain, fp8 = paths["plain/cond/1440/b4"], paths["fp8-products/cond/1440/b4"]
@@ -187,7 +187,7 @@ def test_every_path_is_gone_through_at_full_size_without_a_gpu(
         return mlp.w1(x) + torch.zeros(mlp.w1.out_features), mlp.w3(x)
 
     monkeypatch.setattr("lens_core.blocks.project_apart", on_the_host)
-    wrong = list(rehearse(bench_config("nano"), ("plain",)))
+    wrong = list(dry_run(bench_config("nano"), ("plain",)))
     assert all("meta" in str(one.error) for one in wrong)
 
 

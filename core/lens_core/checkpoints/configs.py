@@ -51,12 +51,12 @@ def encoder_config(weights: Weights, given: Config | None = None) -> GptOssConfi
 
 
 def _gpt_oss(weights: Weights, values: Mapping[str, Any]) -> GptOssConfig:
-    with made_of(weights.path, "GPT-OSS"):
+    with config_errors(weights.path, "GPT-OSS"):
         return GptOssConfig(**values)
 
 
 @contextmanager
-def made_of(path: Path, kind: str) -> Iterator[None]:
+def config_errors(path: Path, kind: str) -> Iterator[None]:
     """Turn what other libraries raise over a configuration that is none of theirs into our error.
 
     Args:

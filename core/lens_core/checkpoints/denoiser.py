@@ -13,7 +13,7 @@ from torch import Tensor
 from lens_core.checkpoint_files import check_dtype
 from lens_core.checkpoints import names
 from lens_core.checkpoints.comfy import check_note
-from lens_core.checkpoints.configs import Config, made_of, stated_config
+from lens_core.checkpoints.configs import Config, config_errors, stated_config
 from lens_core.checkpoints.formats import mxfp8
 from lens_core.checkpoints.formats.blocked_scales import padded_shape
 from lens_core.checkpoints.header import CONFIG_KEY
@@ -93,7 +93,7 @@ def blank_denoiser(source: DenoiserSource) -> LensTransformer2DModel:
     Raises:
         CheckpointError: A configuration of no such model.
     """
-    with made_of(source.path, "Lens denoiser"), torch.device("meta"):
+    with config_errors(source.path, "Lens denoiser"), torch.device("meta"):
         model: LensTransformer2DModel = LensTransformer2DModel.from_config(source.config)
     return model
 

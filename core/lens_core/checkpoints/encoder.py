@@ -8,7 +8,7 @@ from transformers import GenerationConfig, GptOssConfig, PreTrainedTokenizerFast
 
 from lens_core.checkpoint_files import check_dtype, read_json
 from lens_core.checkpoints import names
-from lens_core.checkpoints.configs import Config, encoder_config, made_of
+from lens_core.checkpoints.configs import Config, config_errors, encoder_config
 from lens_core.checkpoints.experts import LayerPackings, arrange_experts, arrange_gguf_experts
 from lens_core.checkpoints.weights import LazyTensors, materialise, open_weights, renamed
 from lens_core.errors import CheckpointError
@@ -121,7 +121,7 @@ def blank_text_encoder(
     Raises:
         CheckpointError: A configuration of no such model.
     """
-    with made_of(source.path, "GPT-OSS"), torch.device("meta"):
+    with config_errors(source.path, "GPT-OSS"), torch.device("meta"):
         return model_class(source.config, source.has_lm_head, source.packings)
 
 

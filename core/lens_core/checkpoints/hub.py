@@ -17,7 +17,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from lens_core.checkpoints.network import no_way_to
+from lens_core.checkpoints.network import unreachable_reason
 from lens_core.errors import CheckpointError, HubUnreachableError
 
 _log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Hub:
             CheckpointError: It cannot be had, has no weights, or has another sha256.
         """
         asks = not (self.local_only or constants.HF_HUB_OFFLINE or self._has(source))
-        no_way = no_way_to(self.endpoint or constants.ENDPOINT) if asks else ""
+        no_way = unreachable_reason(self.endpoint or constants.ENDPOINT) if asks else ""
         hub = replace(self, local_only=self.local_only or bool(no_way))
         try:
             found = hub._file(source) if source.is_file else hub._folder(source, variant)

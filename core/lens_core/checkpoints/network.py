@@ -9,7 +9,7 @@ _PORTS = {"http": 80, "https": 443}
 _NOBODY = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.ENETDOWN)
 
 
-def no_way_to(address: str, timeout: float = 3.0) -> str:
+def unreachable_reason(address: str, timeout: float = 3.0) -> str:
     """Why no connection to a server can come about; empty if one may.
 
     An unknown name, a refused connection and no network are told at once, where a client would try

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lens_core.checkpoint_files import check_dtype
 from lens_core.checkpoints import names
-from lens_core.checkpoints.configs import Config, made_of, stated_config
+from lens_core.checkpoints.configs import Config, config_errors, stated_config
 from lens_core.checkpoints.weights import (
     LazyTensor,
     LazyTensors,
@@ -89,7 +89,7 @@ def blank_vae(source: VaeSource) -> AutoencoderKLFlux2:
     Raises:
         CheckpointError: A configuration of no such model.
     """
-    with made_of(source.path, "FLUX.2 autoencoder"), torch.device("meta"):
+    with config_errors(source.path, "FLUX.2 autoencoder"), torch.device("meta"):
         vae: AutoencoderKLFlux2 = AutoencoderKLFlux2.from_config(source.config)
     return vae
 

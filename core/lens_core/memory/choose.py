@@ -6,9 +6,9 @@ from functools import cache
 import torch
 
 from lens_core.errors import ParameterError
+from lens_core.memory.dry_run import Work
 from lens_core.memory.plan import AUTO, PLANS, RESIDENT, MemoryPlan, find_plan
 from lens_core.memory.predict import LARGEST, Model, Prediction, predict
-from lens_core.memory.rehearsal import Work
 
 MemoryChoice = str | MemoryPlan
 """`auto`, the name of a plan, or a plan of one's own."""

@@ -20,13 +20,13 @@ from lens_core.feature_source import (
 )
 from lens_core.loading import check_components
 from lens_core.memory.choose import MemoryChoice, default_device, resolve_plan
+from lens_core.memory.dry_run import tile_pictures
 from lens_core.memory.encoder_file import EncoderFile, module_identity
 from lens_core.memory.keeper import EncoderKeeper
 from lens_core.memory.placements import Placements
 from lens_core.memory.plan import RESIDENT, MemoryPlan, WeightForm
 from lens_core.memory.predict import Model
 from lens_core.memory.quantise import is_quantised, quantise
-from lens_core.memory.rehearsal import tile_pictures
 from lens_core.memory.transfer import Transfer
 from lens_core.text_encoder import LensTextEncoder
 

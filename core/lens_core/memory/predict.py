@@ -10,14 +10,14 @@ from diffusers import AutoencoderKLFlux2
 from torch import nn
 from transformers import GptOssConfig
 
+from lens_core.memory.dry_run import (
+    Work,
+    dry_run_decoding,
+    dry_run_denoising,
+    dry_run_encoding,
+)
 from lens_core.memory.footprint import Footprint, footprint_of, planned_footprint
 from lens_core.memory.plan import LARGEST_SIDE, MemoryPlan
-from lens_core.memory.rehearsal import (
-    Work,
-    rehearse_decoding,
-    rehearse_denoising,
-    rehearse_encoding,
-)
 from lens_core.modulation import STREAMS
 from lens_core.packed_experts import PackedExperts, Packing
 from lens_core.text_encoder import LensTextEncoder
@@ -164,16 +164,16 @@ def _frozen(value: Any) -> Any:
 def _encoding_bytes(
     config: str, packing: tuple[Packing, Packing] | None, dtype: torch.dtype, work: Work
 ) -> int:
-    return rehearse_encoding(GptOssConfig(**json.loads(config)), packing, dtype, work)
+    return dry_run_encoding(GptOssConfig(**json.loads(config)), packing, dtype, work)
 
 
 @lru_cache(maxsize=64)
 def _denoising_bytes(config: tuple[Any, ...], dtype: torch.dtype, work: Work) -> int:
-    return rehearse_denoising(dict(config), dtype, work)
+    return dry_run_denoising(dict(config), dtype, work)
 
 
 @lru_cache(maxsize=64)
 def _decoding_bytes(
     config: tuple[Any, ...], dtype: torch.dtype, work: Work, tile: int | None
 ) -> int:
-    return rehearse_decoding(dict(config), dtype, work, tile)
+    return dry_run_decoding(dict(config), dtype, work, tile)

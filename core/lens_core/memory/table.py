@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lens_core.errors import ParameterError
+from lens_core.memory.dry_run import Work
 from lens_core.memory.plan import PLANS, MemoryPlan
 from lens_core.memory.predict import Model, Prediction, predict
-from lens_core.memory.rehearsal import Work
 
 
 def predictions(

@@ -62,7 +62,7 @@ def quantise_gate_up(mlp: SwiGLU) -> None:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def part(mlp: SwiGLU) -> None:
+def untie(mlp: SwiGLU) -> None:
     """Undo everything above; weights stay as they are, each in memory of its own."""
     mlp.project = project_apart
     if _TOGETHER in mlp._buffers:

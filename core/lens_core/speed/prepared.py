@@ -9,7 +9,7 @@ from torch import nn
 from lens_core.blocks import SwiGLU
 from lens_core.modulation import layer_state
 from lens_core.speed.fp8 import Fp8Linear, fits
-from lens_core.speed.gate_up import part, quantise_gate_up, tie
+from lens_core.speed.gate_up import quantise_gate_up, tie, untie
 from lens_core.speed.plan import Fp8Layers
 from lens_core.transformer import LensTransformer2DModel
 
@@ -78,7 +78,7 @@ class PreparedWeights:
         for slot in self._slots:
             _restore(slot)
         for mlp in (*self._fp8_mlps, *self._joint_mlps):
-            part(mlp)
+            untie(mlp)
 
     def _current(self) -> tuple[Any, ...]:
         layers = [slot.layer for slot in self._slots]

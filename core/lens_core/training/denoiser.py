@@ -12,11 +12,11 @@ from torch.distributed.tensor import DTensor
 
 from lens_core.training.config import DenoiserConfig
 from lens_core.training.devices import place
+from lens_core.training.dtensors import exchange, full_tensor, local, whole
 from lens_core.training.muon import ShardedMuon
 from lens_core.training.network import Denoiser
 from lens_core.training.optim import rate_factor, set_rates, state_entry, update_average
 from lens_core.training.parallel import Weights, place_weights
-from lens_core.training.parts import exchange, full_tensor, local, whole
 from lens_core.training.state import select, under
 from lens_core.training.workers import Workers
 from lens_core.transformer import LensTransformer2DModel

@@ -29,8 +29,8 @@ from lens_core.training.workers import Workers
 
 
 @dataclass(frozen=True)
-class Looks:
-    """What a run looks at on its way.
+class Monitoring:
+    """What shows how well a run is doing.
 
     Attributes:
         held_out: Batches of the validation loss.
@@ -52,7 +52,7 @@ class DenoiserRun:
         source: This process's data.
         workers: The processes that train together.
         folder: For `checkpoints/`, `log.jsonl`, `tensorboard/` and `samples/`.
-        looks: Validation and samples.
+        monitoring: Validation and samples.
         step: Optimiser steps done.
         skipped: Of them, those left out because a gradient was not finite.
         batches: Batches drawn by all processes together.
@@ -63,7 +63,7 @@ class DenoiserRun:
     source: BatchSource
     workers: Workers
     folder: Path
-    looks: Looks = field(default_factory=Looks)
+    monitoring: Monitoring = field(default_factory=Monitoring)
     step: int = 0
     skipped: int = 0
     batches: int = 0
@@ -132,17 +132,19 @@ class DenoiserRun:
 
     def _validate(self) -> dict[str, Any]:
         every = self.config.validate_every
-        if not self.looks.held_out or not every or self.step % every:
+        if not self.monitoring.held_out or not every or self.step % every:
             return {}
-        return {"validation": validation_loss(self.training, self.looks.held_out, self.workers)}
+        return {
+            "validation": validation_loss(self.training, self.monitoring.held_out, self.workers)
+        }
 
     def _draw(self, journal: Journal | None) -> None:
         """Sample pictures from the average."""
         every = self.config.sample_every
-        if self.looks.draw is None or not every or self.step % every:
+        if self.monitoring.draw is None or not every or self.step % every:
             return
         path = self.folder / "samples" / f"{self.step:06d}.png"
-        self.looks.draw(self.training, path, self.workers.leads)
+        self.monitoring.draw(self.training, path, self.workers.leads)
         if journal is not None:
             journal.picture(self.step, "samples", path)
 

@@ -14,7 +14,7 @@ from lens_core.text_encoder import LensTextEncoder
 from lens_core.training.batches import Batch, SceneBatches, shard_path
 from lens_core.training.config import PretrainConfig
 from lens_core.training.denoiser import DenoiserTraining
-from lens_core.training.engine import DenoiserRun, Looks
+from lens_core.training.engine import DenoiserRun, Monitoring
 from lens_core.training.grids import save_grid
 from lens_core.training.journal import Journal
 from lens_core.training.network import denoiser_arguments
@@ -69,8 +69,8 @@ def pretrain(config: PretrainConfig, out: Path) -> None:
         if model is not None:
             save_grid(assemble(config, model, out / "components"), path)
 
-    looks = Looks(_held_out(config, out, workers), draw)
-    DenoiserRun(config, training, source, workers, out / "pretrain", looks).train()
+    monitoring = Monitoring(_held_out(config, out, workers), draw)
+    DenoiserRun(config, training, source, workers, out / "pretrain", monitoring).train()
     model = training.export(workers.leads)
     if model is not None:
         finished = assemble(config, model, out / "components").to(dtype=torch.bfloat16)

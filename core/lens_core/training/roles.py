@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lens_core.errors import NonFiniteError
+from lens_core.training.dtensors import full_tensor
 from lens_core.training.optim import TOLERATED_SKIPS, state_entry
 from lens_core.training.parallel import Weights
-from lens_core.training.parts import full_tensor
 from lens_core.training.state import under
 
 

@@ -10,10 +10,10 @@ from lens_core.nano.evaluation import wilson_interval
 from lens_core.training.config import Size
 from lens_core.training.fields import GuidedField, VelocityField, take
 from lens_core.training.prompts import Prompt
+from lens_core.training.renderer import Renderer
 from lens_core.training.rewards import RewardQueue, Score
 from lens_core.training.seeds import seeded
 from lens_core.training.solvers import integrate
-from lens_core.training.studio import Studio
 from lens_core.training.workers import Workers
 
 _NOISE = 17
@@ -24,7 +24,7 @@ class Validation:
     """Fixed prompts, sizes and noise.
 
     Attributes:
-        studio: Encodes and decodes.
+        renderer: Encodes and decodes.
         queue: Scores.
         prompts: The held-out prompts.
         sizes: Picture sizes, taken in turn.
@@ -33,7 +33,7 @@ class Validation:
         workers: Share the pictures.
     """
 
-    studio: Studio
+    renderer: Renderer
     queue: RewardQueue
     prompts: list[Prompt]
     sizes: tuple[Size, ...]
@@ -57,20 +57,20 @@ class Validation:
         """
         for rows, mine in self.workers.deal(self._batches()):
             size = self.sizes[rows[0] % len(self.sizes)]
-            noise = self.studio.noise(size, [seeded(self.seed, _NOISE, row) for row in rows])
+            noise = self.renderer.noise(size, [seeded(self.seed, _NOISE, row) for row in rows])
             text = take(
-                self.studio.features([self.prompts[row].text for row in rows]), range(len(rows))
+                self.renderer.features([self.prompts[row].text for row in rows]), range(len(rows))
             )
             latents = integrate(
                 GuidedField(field_of(size), guidance_scale),
                 noise,
                 text,
-                self.studio.sigmas(size, levels),
+                self.renderer.sigmas(size, levels),
                 "euler",
             )
             if not mine:
                 continue
-            for row, picture in zip(rows, self.studio.pictures(latents, size), strict=True):
+            for row, picture in zip(rows, self.renderer.pictures(latents, size), strict=True):
                 self.queue.submit(row, picture, self.prompts[row])
         scores: dict[int, Score | None] = {}
         for part in self.workers.gather(self.queue.collect().by_index):

@@ -111,9 +111,9 @@ def _rehearse(config: str, as_json: bool) -> None:
 
     from lens_core.bench.cases import DENOISER_PLANS
     from lens_core.bench.configs import bench_config
-    from lens_core.bench.rehearse import rehearse
+    from lens_core.bench.dry_run import dry_run
 
-    found = list(rehearse(bench_config(config), DENOISER_PLANS))
+    found = list(dry_run(bench_config(config), DENOISER_PLANS))
     if as_json:
         print_json([asdict(one) for one in found])
     else:

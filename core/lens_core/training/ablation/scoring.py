@@ -11,8 +11,8 @@ from lens_core.training.ablation.config import AblationConfig
 from lens_core.training.devices import place
 from lens_core.training.fields import LensField
 from lens_core.training.prompts import load_prompts, read_prompts
+from lens_core.training.renderer import Renderer
 from lens_core.training.rewards import RewardQueue, load_reward
-from lens_core.training.studio import Studio
 from lens_core.training.validation import Validation
 from lens_core.training.workers import Workers
 
@@ -45,18 +45,18 @@ def score_pipeline(folder: Path, config: AblationConfig) -> CellScore:
     device = place(config.device)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     pipeline = LensPipeline.from_pretrained(folder, dtype=dtype, device=device)
-    studio = Studio(pipeline, device)
+    renderer = Renderer(pipeline, device)
     queue = RewardQueue(load_reward(config.reward, config.reward_options), 16, 120.0)
     if config.prompts == "nano":
         prompts = load_prompts("nano", None, _SEED, 0.5).held_out(config.pictures)
     else:
         prompts = read_prompts(Path(config.prompts))[: config.pictures]
     validation = Validation(
-        studio, queue, prompts, config.sizes, _SEED, config.batch_size, Workers()
+        renderer, queue, prompts, config.sizes, _SEED, config.batch_size, Workers()
     )
     try:
         found = validation.run(
-            lambda size: LensField(pipeline.transformer, studio.grid(size), dtype),
+            lambda size: LensField(pipeline.transformer, renderer.grid(size), dtype),
             pipeline.default_sigmas(config.sampling_steps),
             config.guidance_scale,
         )

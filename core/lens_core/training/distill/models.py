@@ -15,10 +15,10 @@ from lens_core.pipeline import LensPipeline
 from lens_core.training.blocks import wrap_blocks
 from lens_core.training.distill.config import DistillConfig
 from lens_core.training.distill.discriminator import Discriminator, Teacher
+from lens_core.training.dtensors import exchange, local, whole
 from lens_core.training.fields import LensField
 from lens_core.training.optim import update_average
 from lens_core.training.parallel import Weights, place_network, shard, weight_mesh
-from lens_core.training.parts import exchange, local, whole
 from lens_core.training.roles import Role
 from lens_core.training.workers import Workers
 from lens_core.transformer import LensTransformer2DModel

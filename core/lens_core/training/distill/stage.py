@@ -28,10 +28,10 @@ from lens_core.training.fields import LensField
 from lens_core.training.measures import Measures
 from lens_core.training.optim import rate_factor, set_rates
 from lens_core.training.prompts import NanoPrompts
+from lens_core.training.renderer import Renderer
 from lens_core.training.rewards import NanoReward, RewardQueue
 from lens_core.training.role_states import RoleStates
 from lens_core.training.steps import run_steps
-from lens_core.training.studio import Studio
 from lens_core.training.validation import Validation
 from lens_core.training.workers import Workers
 
@@ -94,13 +94,13 @@ class Stage:
         pipeline = LensPipeline.from_pretrained(
             start, dtype=getattr(torch, config.precision), device=device
         )
-        studio = Studio(pipeline, device)
+        renderer = Renderer(pipeline, device)
         source = _source(config, start, pipeline, shards)
         models = Models.create(config, start, pipeline, workers)
         validation = None
         if config.evaluate_every:
             validation = Validation(
-                studio,
+                renderer,
                 RewardQueue(NanoReward(), concurrency=64, timeout=120.0),
                 NanoPrompts(config.seed, config.brief_share).held_out(config.evaluate_prompts),
                 config.evaluate_sizes,
@@ -108,7 +108,7 @@ class Stage:
                 config.batch_size,
                 workers,
             )
-        return cls(config, models, Updater(config, models, studio, source, workers), validation)
+        return cls(config, models, Updater(config, models, renderer, source, workers), validation)
 
     def run(self, step: int) -> dict[str, Any]:
         """One step; returns its diagnostics."""
@@ -142,7 +142,7 @@ class Stage:
         model = self.models.export(self.updater.workers.leads)
         if model is None:
             return
-        pipeline = self.updater.studio.pipeline
+        pipeline = self.updater.renderer.pipeline
         defaults: LensDefaults = replace(
             pipeline.defaults,
             num_inference_steps=self.config.student_steps,
@@ -156,7 +156,7 @@ class Stage:
         """The teacher as it is meant to be used, and naively in as many steps as the student."""
         if self.validation is None:
             return {}
-        pipeline, teacher = self.updater.studio.pipeline, self.models.teacher
+        pipeline, teacher = self.updater.renderer.pipeline, self.models.teacher
         usual, few = pipeline.default_sigmas(), student_levels(self.config)
         return {
             "teacher": self._scores(teacher, usual, pipeline.defaults.guidance_scale),
@@ -179,7 +179,7 @@ class Stage:
             return {}
 
         def field_of(size: Size) -> LensField:
-            return self.models.field(model, self.updater.studio.grid(size))
+            return self.models.field(model, self.updater.renderer.grid(size))
 
         return self.validation.run(field_of, levels, guidance_scale)
 

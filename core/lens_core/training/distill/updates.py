@@ -16,8 +16,8 @@ from lens_core.training.distill.schedule import StudentSchedule, student_levels
 from lens_core.training.distill.simulation import Simulation
 from lens_core.training.fields import add_noise, normal_like
 from lens_core.training.measures import Measures
+from lens_core.training.renderer import Renderer
 from lens_core.training.seeds import seeded
-from lens_core.training.studio import Studio
 from lens_core.training.workers import Workers
 
 CHOICE, BATCH = 31, 32
@@ -56,14 +56,14 @@ class Updater:
     Attributes:
         config: The run's settings.
         models: Networks.
-        studio: Frozen parts.
+        renderer: Frozen parts.
         source: Pictures and captions.
         workers: The processes that train together.
     """
 
     config: DistillConfig
     models: Models
-    studio: Studio
+    renderer: Renderer
     source: PairSource
     workers: Workers
 
@@ -125,11 +125,11 @@ class Updater:
         parts = range(self.workers.rank, config.batches_per_update, self.workers.count)
         for part in parts:
             pairs = self.source.batch(update * config.batches_per_update + part)
-            pairs = pairs.to(self.studio.device)
+            pairs = pairs.to(self.renderer.device)
             generator = seeded(config.seed, BATCH, step, turn, part)
             yield Draw(
                 pairs,
-                self.studio.grid(pairs.size),
+                self.renderer.grid(pairs.size),
                 StudentSchedule.create(
                     pairs.latents.shape[1], student_levels(config), config.score_shift
                 ),

@@ -17,7 +17,7 @@ from lens_core.memory.placements import Placements
 from lens_core.memory.plan import MemoryPlan
 from lens_core.training.batches import Batch
 from lens_core.training.devices import place
-from lens_core.training.engine import Looks
+from lens_core.training.engine import Monitoring
 from lens_core.training.lora.config import LoraTrainingConfig
 from lens_core.training.lora.pictures import Pictures
 from lens_core.training.lora.samples import sample_sheet
@@ -35,7 +35,7 @@ def encoded(
     cache: Path,
     plan: MemoryPlan,
     workers: Workers,
-) -> tuple[BatchEncoder, Looks]:
+) -> tuple[BatchEncoder, Monitoring]:
     """Caches that hold every picture and caption, and what the run looks at on its way.
 
     The encoders are loaded where something is not cached yet, or sample pictures are to be drawn.
@@ -44,11 +44,11 @@ def encoded(
     known = None if config.sample_every else _known(config, start, cache)
     found = None if known is None else _cached(config, data, known, workers)
     if known is None or found is None:
-        known, looks = _with_encoders(config, start, data, cache, plan, workers)
+        known, monitoring = _with_encoders(config, start, data, cache, plan, workers)
     else:
-        looks = Looks(found)
+        monitoring = Monitoring(found)
     workers.gather(cache.name)
-    return known, looks
+    return known, monitoring
 
 
 def _cached(
@@ -69,7 +69,7 @@ def _with_encoders(
     cache: Path,
     plan: MemoryPlan,
     workers: Workers,
-) -> tuple[BatchEncoder, Looks]:
+) -> tuple[BatchEncoder, Monitoring]:
     device = place(config.device)
     parts = FrozenParts.load(start, "cpu", config.encoder_precision)
     places = Placements(device)
@@ -90,7 +90,7 @@ def _with_encoders(
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return kept, Looks(held_out, draw)
+    return kept, Monitoring(held_out, draw)
 
 
 def _held_out(config: LoraTrainingConfig, data: Pictures, encoder: BatchEncoder) -> list[Batch]:

@@ -13,6 +13,7 @@ from lens_core.chat import MAX_SEQUENCE_LENGTH
 from lens_core.checkpoint_files import read_config
 from lens_core.errors import CheckpointError, ParameterError
 from lens_core.memory.choose import chosen_plan
+from lens_core.memory.dry_run import Work
 from lens_core.memory.encoder_file import EncoderFile
 from lens_core.memory.footprint import Footprint, footprint_of, planned_footprint
 from lens_core.memory.plan import AUTO, MemoryPlan
@@ -25,13 +26,12 @@ from lens_core.memory.predict import (
     table_bytes,
 )
 from lens_core.memory.quantise import quantised_layers, require_torchao
-from lens_core.memory.rehearsal import Work
 from lens_core.memory.table import MemoryTable
 from lens_core.memory.tensors import cast_parameters, module_bytes
 from lens_core.training.devices import place
 from lens_core.training.lora.config import LoraTrainingConfig
+from lens_core.training.lora.dry_run import dry_run_pictures, dry_run_step
 from lens_core.training.lora.frozen import check_plan, recomputing, sample_tile
-from lens_core.training.lora.rehearsal import rehearse_pictures, rehearse_step
 from lens_core.training.plan import TEMPLATE_TOKENS
 from lens_core.training.workers import Workers
 from lens_core.transformer import LensTransformer2DModel
@@ -183,7 +183,7 @@ def _encoding_stages(model: Model, plan: MemoryPlan, work: Work) -> dict[str, in
         "captions": encoding_bytes(model, work)
         + text.working(plan.text_encoder)
         + vae.waiting(plan.vae),
-        "pictures": rehearse_pictures(model.vae, work)
+        "pictures": dry_run_pictures(model.vae, work)
         + vae.working(plan.vae)
         + text.waiting(plan.text_encoder),
     }
@@ -203,12 +203,12 @@ def _held_bytes(config: LoraTrainingConfig, model: Model, plan: MemoryPlan, work
     """Frozen weights, and adapters with all that belongs to them."""
     frozen = planned_footprint(model.transformer, plan.transformer_weights, plan.modulation_table)
     held = frozen.working("stream") if plan.transformer == "stream" else frozen.total
-    _, adapters = rehearse_step(_settings(config, model, plan), work)
+    _, adapters = dry_run_step(_settings(config, model, plan), work)
     return held + adapters * (_MASTERS + model.transformer.dtype.itemsize)
 
 
 def _step_bytes(config: LoraTrainingConfig, model: Model, plan: MemoryPlan, work: Work) -> int:
-    needed, _ = rehearse_step(_settings(config, model, plan), work)
+    needed, _ = dry_run_step(_settings(config, model, plan), work)
     if plan.modulation_table:
         needed += table_bytes(model.transformer, work.batch)
     return needed + _unpacked_bytes(model, plan)

@@ -14,9 +14,9 @@ from lens_core.data.encoding import stored_samples
 from lens_core.data.frozen import FrozenParts
 from lens_core.data.reading import ShardFolder
 from lens_core.loading import LensDefaults
+from lens_core.memory.dry_run import tile_pictures
 from lens_core.memory.placements import Placements
 from lens_core.memory.plan import MemoryPlan
-from lens_core.memory.rehearsal import tile_pictures
 from lens_core.pipeline import LensPipeline
 from lens_core.text_features import TextFeatures
 from lens_core.training.config import Size
@@ -33,11 +33,11 @@ _COLUMNS = 4
 
 @dataclass(frozen=True)
 class SampleSheet:
-    """Draws prompts that were read before the text encoder went; see `engine.Looks`.
+    """Draws prompts that were read before the text encoder went; see `engine.Monitoring`.
 
     Attributes:
         features: Of the prompts, a row each.
-        vae: With the host between looks.
+        vae: With the host between drawings.
         scheduler: Of the model.
         defaults: Its steps and guidance.
         size: Height and width in pixels.

@@ -44,13 +44,13 @@ def train_lora(config: LoraTrainingConfig, folder: Path) -> None:
     config = config.model_copy(update={"model": model_arguments(start)})
     plan = run_plan(config, start, folder, workers)
     data = Pictures.read(config, folder, has_begun(folder), workers)
-    encoder, looks = encoded(config, start, data, folder / "cache", plan, workers)
+    encoder, monitoring = encoded(config, start, data, folder / "cache", plan, workers)
     training = _training(config, start, plan, workers)
     if workers.leads:
         record_plan(plan, folder)
     source = BucketBatches(config, data.shards, encoder, workers)
     try:
-        DenoiserRun(config, training, source, workers, folder, looks).train()
+        DenoiserRun(config, training, source, workers, folder, monitoring).train()
     finally:
         source.close()
     _save(training, start, folder / "weights", workers)

@@ -15,7 +15,7 @@ from lens_core.pipeline import LensPipeline
 from lens_core.previews import find_preview_map
 from lens_core.training.denoiser import DenoiserTraining
 from lens_core.training.devices import place
-from lens_core.training.engine import DenoiserRun, Looks
+from lens_core.training.engine import DenoiserRun, Monitoring
 from lens_core.training.grids import save_grid
 from lens_core.training.mixed.config import MixedConfig
 from lens_core.training.mixed.source import BucketBatches, held_out_batches
@@ -95,7 +95,7 @@ class MixedStage:
             pipeline.preview_map = previews
         return pipeline
 
-    def looks(self) -> Looks:
+    def monitoring(self) -> Monitoring:
         """Validation on held-out shards, and sample grids."""
         config = self.config
 
@@ -110,7 +110,7 @@ class MixedStage:
         if config.validate_every and config.validation_data is not None:
             shards = ShardFolder.open(Path(config.validation_data))
             held_out = held_out_batches(shards, self.encoder, config, config.validation_pictures)
-        return Looks(held_out, draw)
+        return Monitoring(held_out, draw)
 
 
 def train_mixed(config: MixedConfig, out: Path, folder: Path) -> None:
@@ -136,7 +136,7 @@ def train_mixed(config: MixedConfig, out: Path, folder: Path) -> None:
         start_from(training, stage.weights)
     source = BucketBatches(stage.config, stage.data, stage.encoder, workers)
     try:
-        DenoiserRun(stage.config, training, source, workers, folder, stage.looks()).train()
+        DenoiserRun(stage.config, training, source, workers, folder, stage.monitoring()).train()
     finally:
         source.close()
     model = training.export(workers.leads)

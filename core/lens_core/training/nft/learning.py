@@ -11,15 +11,15 @@ from lens_core.training.nft.config import RLConfig
 from lens_core.training.nft.loss import NFTLoss, nft_loss
 from lens_core.training.nft.policy import Policy
 from lens_core.training.nft.rollout import TIMES, Rollout
+from lens_core.training.renderer import Renderer
 from lens_core.training.seeds import seeded
-from lens_core.training.studio import Studio
 from lens_core.training.workers import Workers
 
 
 def accumulate(
     config: RLConfig,
     policy: Policy,
-    studio: Studio,
+    renderer: Renderer,
     rollouts: list[Rollout],
     targets: Targets,
     step: int,
@@ -37,14 +37,14 @@ def accumulate(
         images = list(rollout.batch.images)
         rows = targets.known[images].nonzero().flatten().tolist() if rollout.counts else []
         if rows or workers.count > 1:
-            _learn(config, policy, studio, rollout, rows, targets, step, share, measures)
+            _learn(config, policy, renderer, rollout, rows, targets, step, share, measures)
     return measures.means(workers)
 
 
 def _learn(
     config: RLConfig,
     policy: Policy,
-    studio: Studio,
+    renderer: Renderer,
     rollout: Rollout,
     scored: list[int],
     targets: Targets,
@@ -59,7 +59,7 @@ def _learn(
     clean, text = rollout.latents[rows], take(rollout.text, rows)
     if not scored:
         clean, share = torch.zeros_like(clean), 0.0
-    field = policy.field(studio.grid(rollout.batch.size))
+    field = policy.field(renderer.grid(rollout.batch.size))
     # Chances are drawn for all pictures, so that a missing reward changes those of no other.
     generator = seeded(config.seed, TIMES, step, rollout.batch.number)
     order = torch.rand(len(images), len(rollout.sigmas), generator=generator).argsort(1)

@@ -16,11 +16,11 @@ from lens_core.checkpoints.lora_adapters import save_lora_file
 from lens_core.data.hashing import weights_mark
 from lens_core.errors import ParameterError
 from lens_core.training.blocks import wrap_blocks
+from lens_core.training.dtensors import exchange, whole
 from lens_core.training.fields import LensField
 from lens_core.training.nft.config import Decay, RLConfig
 from lens_core.training.optim import update_average
 from lens_core.training.parallel import shard, weight_mesh
-from lens_core.training.parts import exchange, whole
 from lens_core.training.roles import Role
 from lens_core.training.state import under
 from lens_core.training.workers import Workers

@@ -11,10 +11,10 @@ from lens_core.training.fields import GuidedField, take
 from lens_core.training.nft.config import RLConfig
 from lens_core.training.nft.policy import Policy
 from lens_core.training.prompts import Prompt
+from lens_core.training.renderer import Renderer
 from lens_core.training.rewards import RewardQueue
 from lens_core.training.seeds import seeded
 from lens_core.training.solvers import integrate
-from lens_core.training.studio import Studio
 from lens_core.training.workers import Workers
 
 PLAN, NOISE, TIMES = 11, 12, 13
@@ -73,7 +73,7 @@ def plan(config: RLConfig, step: int) -> list[Batch]:
 def roll_out(
     config: RLConfig,
     policy: Policy,
-    studio: Studio,
+    renderer: Renderer,
     prompts: list[Prompt],
     step: int,
     workers: Workers,
@@ -83,18 +83,18 @@ def roll_out(
 
     All workers draw equally many batches, as sharded weights need; see `Workers.deal`.
     """
-    text = studio.features([prompt.text for prompt in prompts])
-    levels = studio.pipeline.default_sigmas(config.rollout_steps)
+    text = renderer.features([prompt.text for prompt in prompts])
+    levels = renderer.pipeline.default_sigmas(config.rollout_steps)
     rollouts = []
     with policy.speaking("old"):
         for batch, counts in workers.deal(plan(config, step)):
             owners = [image // config.images_per_prompt for image in batch.images]
             generators = [seeded(config.seed, NOISE, step, image) for image in batch.images]
-            sigmas = studio.sigmas(batch.size, levels)
+            sigmas = renderer.sigmas(batch.size, levels)
             chosen = take(text, owners)
             latents = integrate(
-                GuidedField(policy.field(studio.grid(batch.size)), config.rollout_guidance),
-                studio.noise(batch.size, generators),
+                GuidedField(policy.field(renderer.grid(batch.size)), config.rollout_guidance),
+                renderer.noise(batch.size, generators),
                 chosen,
                 sigmas,
                 config.rollout_solver,
@@ -102,7 +102,7 @@ def roll_out(
             rollouts.append(Rollout(batch, latents, chosen, tuple(sigmas[:-1]), counts))
             if not counts:
                 continue
-            pictures = studio.pictures(latents, batch.size)
+            pictures = renderer.pictures(latents, batch.size)
             for image, owner, picture in zip(batch.images, owners, pictures, strict=True):
                 queue.submit(image, picture, prompts[owner])
     return rollouts

@@ -25,10 +25,10 @@ from lens_core.training.nft.policy import Policy
 from lens_core.training.nft.rollout import Rollout, roll_out
 from lens_core.training.optim import rate_factor, set_rates
 from lens_core.training.prompts import Prompt, PromptSource, load_prompts
+from lens_core.training.renderer import Renderer
 from lens_core.training.rewards import RewardError, RewardQueue, Score, load_reward
 from lens_core.training.role_states import RoleStates
 from lens_core.training.steps import run_steps
-from lens_core.training.studio import Studio
 from lens_core.training.validation import Validation
 from lens_core.training.workers import Workers
 
@@ -71,7 +71,7 @@ class Stage:
         config: The run's settings.
         workers: The processes that train together.
         policy: Weights.
-        studio: Frozen parts.
+        renderer: Frozen parts.
         source: Prompts.
         queue: Rewards.
         validation: Held-out prompts; None without validation.
@@ -80,7 +80,7 @@ class Stage:
     config: RLConfig
     workers: Workers
     policy: Policy
-    studio: Studio
+    renderer: Renderer
     source: PromptSource
     queue: RewardQueue
     validation: Validation | None
@@ -102,9 +102,9 @@ class Stage:
         pipeline = LensPipeline.from_pretrained(
             start, dtype=getattr(torch, config.precision), device=device
         )
-        studio = Studio(pipeline, device)
+        renderer = Renderer(pipeline, device)
         for size in config.sizes:  # Refused now, and not when chance takes it.
-            studio.grid(size)
+            renderer.grid(size)
         source = load_prompts(
             config.prompts, config.held_out_prompts, config.seed, config.brief_share
         )
@@ -113,7 +113,7 @@ class Stage:
         validation = None
         if config.evaluate_every:
             validation = Validation(
-                studio,
+                renderer,
                 queue,
                 source.held_out(config.evaluate_prompts),
                 config.sizes,
@@ -122,7 +122,7 @@ class Stage:
                 workers,
             )
         policy = Policy.create(config, pipeline.transformer, workers)
-        return cls(config, workers, policy, studio, source, queue, validation)
+        return cls(config, workers, policy, renderer, source, queue, validation)
 
     def run(self, step: int, samples: Path) -> dict[str, Any]:
         """One step; returns its diagnostics."""
@@ -130,14 +130,14 @@ class Stage:
         record = self._validate(step) if step == 0 else {}
         prompts = self.source.draw(step, config.groups)
         rollouts = roll_out(
-            config, self.policy, self.studio, prompts, step, self.workers, self.queue
+            config, self.policy, self.renderer, prompts, step, self.workers, self.queue
         )
         drawn = time.monotonic()
         scores, errors = self._scores()
         scored = time.monotonic()
         targets = self._targets(scores, errors)
         measures = accumulate(
-            config, self.policy, self.studio, rollouts, targets, step, self.workers
+            config, self.policy, self.renderer, rollouts, targets, step, self.workers
         )
         set_rates([self.policy.role.optimizer], rate_factor(step, config))
         norm, finite = self.policy.role.update()
@@ -162,7 +162,7 @@ class Stage:
         model = self.policy.merged(self.workers.leads)
         if model is None:
             return
-        pipeline = self.studio.pipeline.with_transformer(model)
+        pipeline = self.renderer.pipeline.with_transformer(model)
         pipeline.to(dtype=torch.bfloat16).save_pretrained(folder)
 
     def _scores(self) -> tuple[dict[int, Score | None], list[str]]:
@@ -193,7 +193,7 @@ class Stage:
         """Scores of held-out prompts before the first step and every so often, by guidance."""
         if self.validation is None or done % self.config.evaluate_every:
             return {}
-        levels = self.studio.pipeline.default_sigmas()
+        levels = self.renderer.pipeline.default_sigmas()
         with self.policy.averaged():
             results = {
                 f"guidance_{scale:g}": self.validation.run(self._field, levels, scale)
@@ -202,7 +202,7 @@ class Stage:
         return {"start" if done == 0 else "validation": results}
 
     def _field(self, size: Size) -> LensField:
-        return self.policy.field(self.studio.grid(size))
+        return self.policy.field(self.renderer.grid(size))
 
     def _save_samples(
         self,
@@ -212,7 +212,7 @@ class Stage:
         path: Path,
     ) -> None:
         """A sheet of rollouts, and beside it a JSON file with their prompts and rewards."""
-        save_sheet(self.studio.pictures(rollout.latents, rollout.batch.size), path, 8)
+        save_sheet(self.renderer.pictures(rollout.latents, rollout.batch.size), path, 8)
         rows = []
         for image in rollout.batch.images:
             score = scores[image]

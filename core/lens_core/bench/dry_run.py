@@ -34,7 +34,7 @@ TEXT_TOKENS = 232
 
 
 @dataclass(frozen=True)
-class Rehearsed:
+class DryRun:
     """One forward pass that was gone through.
 
     Attributes:
@@ -52,7 +52,7 @@ class Rehearsed:
     error: str | None = None
 
 
-def rehearse(config: BenchConfig, plans: tuple[str, ...]) -> Iterator[Rehearsed]:
+def dry_run(config: BenchConfig, plans: tuple[str, ...]) -> Iterator[DryRun]:
     """Go through the denoiser's forward passes of plans, in bfloat16, at a configuration's sizes.
 
     Args:
@@ -123,7 +123,7 @@ def _tabulate(model: LensTransformer2DModel) -> None:
 @torch.no_grad()
 def _forward(
     model: LensTransformer2DModel, layers: int, key: str, size: int, batch: int, text: int
-) -> Rehearsed:
+) -> DryRun:
     config: Any = model.config
     side = size // (8 * config.patch_size)
     latents = torch.empty(batch, side * side, config.in_channels, device=META, dtype=model.dtype)
@@ -143,11 +143,11 @@ def _forward(
                     return_dict=False, branch_cache=cache,
                 )[0]  # fmt: skip
     except (RuntimeError, TypeError, ValueError) as error:
-        return Rehearsed(key, weights, 0, operations, str(error).splitlines()[0])
+        return DryRun(key, weights, 0, operations, str(error).splitlines()[0])
     wrong = None
     if out.shape != latents.shape or out.dtype != model.dtype or out.device != META:
         wrong = f"the result is {out.dtype} {tuple(out.shape)} on {out.device}"
-    return Rehearsed(key, weights, int(meter.peak), operations, wrong)
+    return DryRun(key, weights, int(meter.peak), operations, wrong)
 
 
 def _bytes(module: nn.Module) -> int:

@@ -44,7 +44,7 @@ class Work:
     steps: int = 50
 
 
-def rehearse_denoising(config: dict[str, Any], dtype: torch.dtype, work: Work) -> int:
+def dry_run_denoising(config: dict[str, Any], dtype: torch.dtype, work: Work) -> int:
     """Bytes at the peak of one forward of the denoiser.
 
     Args:
@@ -69,7 +69,7 @@ def rehearse_denoising(config: dict[str, Any], dtype: torch.dtype, work: Work) -
     return int(meter.peak) + _bytes(image, *text)
 
 
-def rehearse_decoding(
+def dry_run_decoding(
     config: dict[str, Any], dtype: torch.dtype, work: Work, tile: int | None
 ) -> int:
     """Bytes at the peak of decoding.
@@ -102,7 +102,7 @@ def _decode_once(config: dict[str, Any], dtype: torch.dtype, work: Work) -> int:
     return int(meter.peak) + _bytes(latents)
 
 
-def rehearse_encoding(
+def dry_run_encoding(
     config: GptOssConfig, packing: tuple[Packing, Packing] | None, dtype: torch.dtype, work: Work
 ) -> int:
     """Bytes at the peak of reading one prompt, an expert being unpacked.

@@ -1,6 +1,6 @@
 """What a step of fine-tuning keeps in memory, found out by going through it without numbers.
 
-As `memory.rehearsal` does for drawing: the code itself runs on the meta device, forwards and
+As `memory.dry_run` does for drawing: the code itself runs on the meta device, forwards and
 backwards, and a meter follows what is alive.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLFlux2
 
+from lens_core.memory.dry_run import Work
 from lens_core.memory.meter import AllocationMeter, FusedAttention
-from lens_core.memory.rehearsal import Work
 from lens_core.memory.tensors import cast_parameters
 from lens_core.training.blocks import wrap_blocks
 from lens_core.training.lora.config import LoraTrainingConfig
@@ -21,7 +21,7 @@ from lens_core.training.lora.weights import attach_adapters
 from lens_core.transformer import LensTransformer2DModel
 
 
-def rehearse_step(config: LoraTrainingConfig, work: Work) -> tuple[int, int]:
+def dry_run_step(config: LoraTrainingConfig, work: Work) -> tuple[int, int]:
     """What a batch takes besides weights.
 
     Args:
@@ -34,13 +34,13 @@ def rehearse_step(config: LoraTrainingConfig, work: Work) -> tuple[int, int]:
     """
     asked = config.model_dump_json(include=_DECIDING)
 
-    def rehearsed(layers: int) -> tuple[int, int]:
-        return _rehearse_step(asked, json.dumps({**config.model, "num_layers": layers}), work)
+    def measured(layers: int) -> tuple[int, int]:
+        return _dry_run_step(asked, json.dumps({**config.model, "num_layers": layers}), work)
 
     layers = int(config.model["num_layers"])
     if layers <= _FEW + 1:
-        return rehearsed(layers)
-    few, more = rehearsed(_FEW), rehearsed(_FEW + 1)
+        return measured(layers)
+    few, more = measured(_FEW), measured(_FEW + 1)
     peak, adapters = (a + (layers - _FEW) * (b - a) for a, b in zip(few, more, strict=True))
     return peak, adapters
 
@@ -55,7 +55,7 @@ _DECIDING = {
 
 
 @lru_cache(maxsize=64)
-def _rehearse_step(asked: str, model: str, work: Work) -> tuple[int, int]:
+def _dry_run_step(asked: str, model: str, work: Work) -> tuple[int, int]:
     values = {**json.loads(asked), "model": json.loads(model), "steps": 1, "learning_rate": 1.0}
     config = LoraTrainingConfig(**values, compile=False)
     dtype = getattr(torch, config.precision)
@@ -92,7 +92,7 @@ def _inputs(config: Any, dtype: torch.dtype, work: Work) -> tuple[Any, ...]:
     return image, text, None, torch.empty(work.batch), [(1, *grid)]
 
 
-def rehearse_pictures(vae: AutoencoderKLFlux2, work: Work) -> int:
+def dry_run_pictures(vae: AutoencoderKLFlux2, work: Work) -> int:
     """Bytes at the peak of encoding one picture, which is never done in tiles.
 
     Args:
@@ -100,13 +100,11 @@ def rehearse_pictures(vae: AutoencoderKLFlux2, work: Work) -> int:
         work: Its height and width count.
     """
     config = {name: value for name, value in vae.config.items() if not name.startswith("_")}
-    return _rehearse_pictures(
-        json.dumps(config, sort_keys=True), vae.dtype, work.height, work.width
-    )
+    return _dry_run_pictures(json.dumps(config, sort_keys=True), vae.dtype, work.height, work.width)
 
 
 @lru_cache(maxsize=64)
-def _rehearse_pictures(config: str, dtype: torch.dtype, height: int, width: int) -> int:
+def _dry_run_pictures(config: str, dtype: torch.dtype, height: int, width: int) -> int:
     with torch.device("meta"), torch.no_grad():
         vae = AutoencoderKLFlux2(**json.loads(config)).eval()
         cast_parameters(vae, dtype)

@@ -18,7 +18,7 @@ from lens_core.training.config import Size
 
 
 @dataclass(frozen=True)
-class Studio:
+class Renderer:
     """Everything but the denoiser of a pipeline.
 
     Attributes:
