@@ -1,4 +1,4 @@
-"""Generators made from code that blocks: a base class, and plain functions."""
+"""Generators made from blocking code: a base class, and a wrapper for functions."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Finish = Callable[[], list[GeneratedImage]]
-"""Makes image files of what was drawn."""
+"""Encodes what was generated as image files."""
 
 
 class GenerationCancelled(Exception):  # noqa: N818 - ends a thread; no error is reported
-    """Raised inside a drawing thread, through its step callback, when nobody waits any more."""
+    """Raised inside a generating thread, by its step callback, when the caller has gone."""
 
 
 class BlockingGenerator(ABC):
-    """A generator whose drawing code blocks, such as a model in this process.
+    """A generator whose code blocks, such as a model in this process.
 
-    Subclasses give `name`, `capabilities` and `draw`. Drawing happens in a worker thread, one call
-    at a time; cancelling the waiting task ends the drawing at its next step. What `draw` returns as
-    a function is called when the next call may draw already.
+    Subclasses implement `name`, `capabilities` and `draw`. `draw` runs in a worker thread, one call
+    at a time. If the waiting task is cancelled, sampling stops at its next step. If `draw` returns
+    a function, that function runs while the next call may already be sampling.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class BlockingGenerator(ABC):
     @property
     @abstractmethod
     def capabilities(self) -> Capabilities:
-        """What it can honour."""
+        """What it supports."""
 
     @abstractmethod
     def draw(
@@ -61,10 +61,10 @@ class BlockingGenerator(ABC):
         settings: GenerationSettings,
         on_step: StepCallback,
     ) -> list[GeneratedImage] | Finish:
-        """Draw one image per seed; settings are already checked. Runs in a worker thread.
+        """Generate one image per seed, in a worker thread; the settings are already checked.
 
         Returns:
-            The images; or what is left to do without the model, such as encoding them.
+            The images, or a function that makes them without the model, for example by encoding.
         """
 
     async def generate(
@@ -102,13 +102,13 @@ class BlockingGenerator(ABC):
             abandoned.set()
 
     def _carried(self, work: Callable[[], T]) -> T:
-        """What `work` returns, its errors in a form that gets out of a thread."""
+        """Call `work`, with errors that can leave a thread."""
         try:
             return work()
         except StopIteration as error:
-            # No future carries it from a thread: who waits would wait for ever.
+            # A future cannot carry StopIteration out of a thread: the waiting task would hang.
             raise GeneratorError(
-                f"The generator {self.name!r} ran out of what it iterates over.",
+                f"The generator {self.name!r} raised StopIteration.",
                 hint="The original error is the cause of this one.",
             ) from error
 
@@ -136,7 +136,8 @@ class FunctionGenerator(BlockingGenerator):
             function: Takes the prompt and a seed and returns a PIL image; may block.
             name: Name for records.
             seed: Whether the same seed gives the same image.
-            on_unsupported: Refuse settings beyond the prompt and the seed, or warn.
+            on_unsupported: Whether to refuse settings other than prompt and seed, or to drop them
+                with a warning.
         """
         super().__init__()
         self._function = function
@@ -150,7 +151,7 @@ class FunctionGenerator(BlockingGenerator):
 
     @property
     def capabilities(self) -> Capabilities:
-        """A prompt, and a seed if so declared; one image per call."""
+        """A prompt, and a seed if declared; one image per call."""
         return self._capabilities
 
     def draw(
@@ -169,16 +170,16 @@ class FunctionGenerator(BlockingGenerator):
             started = time.perf_counter()
             picture: object = self._function(prompt, seed)
             if not isinstance(picture, Image):
-                hint = "Return a PIL.Image.Image; Image.open(io.BytesIO(data)) makes one of bytes."
+                hint = "Return a PIL.Image.Image, such as Image.open(io.BytesIO(data))."
                 if inspect.iscoroutine(picture):
                     picture.close()
                     hint = (
-                        "Async functions are not for FunctionGenerator; write a Generator: an "
+                        "FunctionGenerator does not accept async functions; write a Generator: an "
                         "object with name, capabilities and 'async def generate'."
                     )
                 raise GeneratorError(
                     f"The function of generator {self.name!r} returned "
-                    f"{type(picture).__name__}, not a PIL picture.",
+                    f"{type(picture).__name__}, not a PIL image.",
                     hint=hint,
                 )
             on_step(StepProgress(step=1, total=1, index=index))

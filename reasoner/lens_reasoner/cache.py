@@ -1,4 +1,4 @@
-"""Results on disk by what they are made from, so that nothing is paid for twice."""
+"""Results on disk, keyed by everything they depend on, so that nothing is paid for twice."""
 
 from __future__ import annotations
 
@@ -12,55 +12,56 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from lens_reasoner.atomic import write_atomically
 
 CACHE_VERSION = 1
-"""Part of every key: entries of another version are not found."""
+"""Part of every key, so that entries of other versions are ignored."""
 
 Kind = Literal["image", "verdict", "rewrite", "rubric", "fidelity", "revision"]
 T = TypeVar("T")
 
 
 class Cache:
-    """A folder of results, safe to share between processes.
+    """A folder of results that processes can share.
 
-    What is kept, and by what it is found again:
+    What is stored, and its key:
 
-    - an image by the generator's identity, the prompt, the seed and the settings;
-    - an answer to a criterion by the image's hash, the criterion and the judge's identity;
-    - a rewrite, a rubric, a fidelity report and a revision by all that went in and the identity of
-      the part that wrote it.
+    - an image: the generator's identity, the prompt, the seed and the settings;
+    - an answer to a criterion: the image's hash, the criterion and the judge's identity;
+    - a rewrite, rubric, fidelity report or revision: all of its inputs and the identity of the part
+      that wrote it.
 
-    A part's identity is its `fingerprint`, and for generators and judges also their name. Two
-    rules follow from that:
+    A part's identity is its `fingerprint`, and for generators and judges also the name. Two rules
+    follow:
 
-    - Only generators that say that the same seed gives the same image (`capabilities.seed`) are
-      cached. From others the same call gives another sample each time, which is what several
+    - Generators are cached only if they declare that the same seed gives the same image
+      (`capabilities.seed`). Other generators give a new sample on each call, which is what several
       candidates are for.
     - A reasoner, rubric writer, fidelity checker or reviser without a `fingerprint` is not cached,
-      as nobody could tell its answers from another one's. A generator or a judge without one is
-      known by its name alone: give it another name, or a fingerprint, when what it does changes.
+      because its answers could not be told from another one's. A generator or judge without one is
+      identified by its name alone: change the name, or add a fingerprint, when its behaviour
+      changes.
 
-    What a language model once answered is given again, samples included. Failures are never kept.
-    What comes from the cache has a usage of zero.
+    A cached answer of a language model is returned unchanged, even if it was sampled. Failures are
+    never stored. Cached results have a usage of zero.
 
-    Entries are written whole or not at all and never changed. Two processes that need the same
-    result at the same time both make it. An entry that cannot be read counts as missing.
+    Entries are written atomically and never changed. Two processes that need the same result at the
+    same time both compute it. An unreadable entry counts as missing.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Use a folder; it is made when the first result is kept."""
+        """Use `folder`; it is created when the first result is stored."""
         self.folder = Path(folder)
 
     def get(self, kind: Kind, key: JsonValue, shape: TypeAdapter[T]) -> T | None:
-        """The result that was kept under a key; None if there is none."""
+        """The result stored under a key; None if there is none."""
         try:
             return shape.validate_json(self._path(kind, key).read_bytes())
         except (OSError, ValidationError):
             return None
 
     def put(self, kind: Kind, key: JsonValue, value: T, shape: TypeAdapter[T]) -> None:
-        """Keep a result.
+        """Store a result.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: The entry cannot be written.
         """
         write_atomically(self._path(kind, key), shape.dump_json(value))
 

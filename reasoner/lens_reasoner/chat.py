@@ -1,4 +1,4 @@
-"""The seam to language models: messages in, one checked reply out."""
+"""The protocol for language models: messages in, one validated reply out."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class ImagePart:
 
     Attributes:
         data: The file's bytes.
-        media_type: Such as "image/png".
-        detail: How closely the model looks, which also sets the price.
+        media_type: Media type, such as "image/png".
+        detail: Level of detail at which the model looks at the image; it also sets the price.
     """
 
     data: bytes = field(repr=False)
@@ -57,33 +57,33 @@ class Message:
 
     @classmethod
     def user(cls, *parts: str | TextPart | ImagePart) -> Message:
-        """What the user says and shows."""
+        """Text and images from the user."""
         return cls("user", tuple(TextPart(p) if isinstance(p, str) else p for p in parts))
 
     @classmethod
     def assistant(cls, text: str) -> Message:
-        """What the model said before."""
+        """An earlier reply of the model."""
         return cls("assistant", (TextPart(text),))
 
     @property
     def text(self) -> str:
-        """Its words, without its images."""
+        """The text parts, joined by newlines."""
         return "\n".join(part.text for part in self.parts if isinstance(part, TextPart))
 
 
 @dataclass(frozen=True)
 class ChatReply:
-    """A complete, unrefused reply.
+    """A complete reply that is not a refusal.
 
     Attributes:
         text: What the model wrote.
-        parsed: The reply as the schema asked for; None without a schema.
-        usage: What was consumed, asking again included.
-        model: The model that answered, by the server's own name for it.
-        seconds: Wall-clock time, retries included.
+        parsed: The reply as an instance of the requested schema; None without a schema.
+        usage: What was consumed, including a second request after a malformed reply.
+        model: The model that answered, as the server names it.
+        seconds: Wall-clock time, including retries.
         finish_reason: Why the model stopped.
-        reask: What of `usage` went into asking again after a first reply off the schema; zero if
-            the first one was right.
+        reask: The part of `usage` spent on a second request, because the first reply did not match
+            the schema; zero if the first reply did.
     """
 
     text: str
@@ -95,10 +95,10 @@ class ChatReply:
     reask: Usage = field(default_factory=Usage.zero)
 
     def parsed_as(self, schema: type[Schema]) -> Schema:
-        """The parsed reply, as the type that was asked for.
+        """The parsed reply, as the type that was requested.
 
         Raises:
-            TypeError: If the call was made with another schema or none.
+            TypeError: The call was made with another schema or none.
         """
         if not isinstance(self.parsed, schema):
             raise TypeError(f"the reply holds {type(self.parsed).__name__}, not {schema.__name__}")
@@ -107,10 +107,10 @@ class ChatReply:
 
 @runtime_checkable
 class ChatModel(Protocol):
-    """Anything that answers a conversation.
+    """Answers a conversation.
 
-    A model with settings that shape its answers says so by a property `fingerprint` beside its
-    name; it is part of the keys under which its answers are kept.
+    A model with settings that affect its answers should also have a property `fingerprint`, which
+    becomes part of cache keys.
     """
 
     @property
@@ -131,20 +131,21 @@ class ChatModel(Protocol):
 
         Args:
             messages: The conversation so far.
-            schema: Shape the reply must have; it is checked, and found in `ChatReply.parsed`.
-            temperature: None leaves it to the server; some models refuse any other value.
-            max_tokens: Most tokens to write, hidden reasoning included.
-            seed: Seed of the sampling, where the server has one.
+            schema: Shape that the reply must have; the validated reply is in `ChatReply.parsed`.
+            temperature: Sampling temperature; None leaves it to the server, and some models accept
+                nothing else.
+            max_tokens: Maximum tokens to write, including hidden reasoning.
+            seed: Sampling seed, if the server supports one.
 
         Raises:
-            ChatError: If there is no complete reply of the asked shape.
-            UnsupportedSettingError: If this model cannot honour a setting.
+            ChatError: There is no complete reply that matches `schema`.
+            UnsupportedSettingError: The model does not support a setting.
         """
         ...
 
 
 class Named(Protocol):
-    """Whatever answers under a name: a chat model, a moderator, a decider."""
+    """Anything with a model name: a chat model, a moderator, a decision model."""
 
     @property
     def model(self) -> str:
@@ -153,5 +154,5 @@ class Named(Protocol):
 
 
 def identity_of(model: Named) -> str:
-    """What decides a model's answers as far as it says: its fingerprint, or else its name."""
+    """The identity of a model for cache keys: its fingerprint, or else its name."""
     return str(getattr(model, "fingerprint", None) or model.model)

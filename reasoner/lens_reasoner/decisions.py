@@ -1,4 +1,4 @@
-"""The seam to models that answer questions with probabilities and write nothing."""
+"""The protocol for models that answer questions with probabilities instead of text."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lens_reasoner.chat import Message
 from lens_reasoner.types import Probability, Seconds, Usage, Value
 
 MAX_QUESTIONS = 400
-"""Most questions of one call, by OpenAI's reference."""
+"""Maximum questions per call, by OpenAI's reference."""
 
 
 class Question(Value):
-    """Something that is true of the conversation or not.
+    """A statement about the conversation that is true or false, phrased as a question.
 
     Attributes:
         name: Short name, unique within its call.
@@ -41,13 +41,13 @@ class Decision(Value):
 
 
 class DecisionReply(Value):
-    """The answers to every question of one call.
+    """The answers to all questions of one call.
 
     Attributes:
         decisions: One per question, in the questions' order.
         usage: What the call consumed.
-        model: The model that answered, by the server's own name for it.
-        seconds: Wall-clock time, retries included.
+        model: The model that answered, as the server names it.
+        seconds: Wall-clock time, including retries.
     """
 
     decisions: tuple[Decision, ...]
@@ -58,7 +58,7 @@ class DecisionReply(Value):
 
 @runtime_checkable
 class DecisionModel(Protocol):
-    """Anything that answers yes-or-no questions about a conversation."""
+    """Answers yes-or-no questions about a conversation."""
 
     @property
     def model(self) -> str:
@@ -72,9 +72,9 @@ class DecisionModel(Protocol):
 
         Args:
             messages: What the questions are about.
-            questions: With different names, at least one and at most `MAX_QUESTIONS`.
+            questions: Between 1 and `MAX_QUESTIONS` questions with unique names.
 
         Raises:
-            ChatError: If there is no complete reply.
+            ChatError: There is no complete reply.
         """
         ...

@@ -1,4 +1,4 @@
-"""Why an image lacks something, and whether another prompt could help."""
+"""Which part is at fault for what an image lacks, and whether another prompt could help."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lens_reasoner.verdict import CriterionVerdict, Verdict
 def diagnose(
     verdict: Verdict, rubric: Rubric, fidelity: FidelityReport | None = None
 ) -> tuple[Problem, ...]:
-    """Who is to blame for each criterion that was answered "no".
+    """Find the part at fault for each criterion that was answered "no".
 
-    A prompt that leaves a criterion out or contradicts it is the reasoner's fault, whatever was
-    drawn from it. If the prompt states it, a judge whose votes disagree is not believed, and a
-    judge of one mind shows the generator's fault. Where nobody looked a criterion up in the
-    prompt, as with checks of the image as a whole, the prompt is taken to state it.
+    If the prompt omits or contradicts a criterion, the reasoner is at fault, whatever the image
+    shows. If the prompt states it, the judge is at fault if its votes disagree, and otherwise the
+    generator. A criterion that was not checked against the prompt, such as one about the image as a
+    whole, counts as stated.
 
     Args:
-        verdict: The answers about one image.
+        verdict: The verdict on one image.
         rubric: The criteria.
-        fidelity: What its prompt says about them; None if that is not known.
+        fidelity: What the image's prompt says about them; None if unknown.
     """
     criteria = {criterion.name: criterion for criterion in rubric.criteria}
     return tuple(
@@ -54,14 +54,15 @@ def _fault(answer: CriterionVerdict, fidelity: FidelityReport | None) -> Fault:
 
 
 def prompt_problems(pictures: Sequence[Sequence[Problem]]) -> tuple[Problem, ...]:
-    """What of a round calls for another prompt; nothing means that new seeds may do.
+    """The problems of a round that call for another prompt; if empty, try new seeds instead.
 
-    That is every fault of the reasoner's, and the generator's where all images of the round
-    share it: another seed would not have helped. Evidence is the first image's that has it.
+    These are all problems with the reasoner at fault, and those with the generator at fault that
+    every image of the round shares, because another seed would not have helped. The evidence is
+    that of the first image with the problem.
 
     Args:
-        pictures: The problems of each judged image of the round; none for an image that met
-            every criterion.
+        pictures: The problems of each judged image of the round; empty for an image that met every
+            criterion.
     """
     found: dict[str, Problem] = {}
     for problem in (problem for picture in pictures for problem in picture):

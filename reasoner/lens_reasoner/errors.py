@@ -1,4 +1,4 @@
-"""Errors of the reasoner, each saying what was wrong and what to do about it.
+"""Errors of lens_reasoner. Each says what was wrong and what to do about it.
 
 ReasonerError
  +- MissingKeyError
@@ -48,14 +48,14 @@ ChatFault = Literal[
 """Why a chat call gave no usable reply."""
 
 UNPAID: frozenset[ChatFault] = frozenset({"rejected", "quota", "rate_limited"})
-"""Those of calls turned away before anything was done, so that nothing is billed."""
+"""Faults of calls that the server rejected up front, so that nothing is billed."""
 
 
 class ReasonerError(Exception):
-    """Base class of every error raised on purpose by `lens_reasoner`.
+    """Base class of all errors that `lens_reasoner` raises deliberately.
 
     Attributes:
-        message: What was wrong, naming the value and the rule.
+        message: What was wrong, with the value and the rule it breaks.
         hint: What to do about it; may be empty.
     """
 
@@ -65,7 +65,7 @@ class ReasonerError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        """The message and the hint in one line."""
+        """The message followed by the hint."""
         return f"{self.message} {self.hint}".strip()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -85,8 +85,8 @@ class MissingPackagesError(ReasonerError, ImportError):
     """Packages of an optional extra are not installed.
 
     Attributes:
-        packages: What is missing.
-        extra: Name of the extra that brings them.
+        packages: The missing packages.
+        extra: Name of the extra that installs them.
     """
 
     def __init__(self, what: str, packages: tuple[str, ...], *, extra: str) -> None:
@@ -99,24 +99,24 @@ class MissingPackagesError(ReasonerError, ImportError):
 
 
 class MissingKeyError(ReasonerError):
-    """No API key where the chosen server needs one, or one that no server takes."""
+    """A missing API key, or a key with characters that no server accepts."""
 
 
 class PriceTableError(ReasonerError, ValueError):
-    """Prices that are not a table, or a file of them that cannot be read."""
+    """Not a valid price table, or a price file that cannot be read."""
 
 
 class ChatError(ReasonerError):
-    """A chat call that gave no usable reply.
+    """A chat call gave no usable reply.
 
     Attributes:
         fault: The kind of failure.
-        model: The model that was asked.
-        status: HTTP status of the last answer, if there was one.
-        request_id: The server's name for the call, if it sent one.
-        usage: What the failed call consumed, where the reply said so.
-        detail: The server's or the model's own words, with secrets removed.
-        retry_after: Seconds the server asked to wait, if it did.
+        model: The model that was called.
+        status: HTTP status of the last response, if there was one.
+        request_id: The server's ID of the call, if it sent one.
+        usage: What the failed call consumed, if the reply said so.
+        detail: What the server or the model said, with secrets removed.
+        retry_after: Seconds that the server asked to wait, if it did.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class ModelNotFoundError(ChatError):
 
 
 class TextOnlyError(ChatError):
-    """A model that reads text was shown an image; it cannot judge one."""
+    """A text-only model was sent an image."""
 
 
 class QuotaError(ChatError):
@@ -155,14 +155,14 @@ class QuotaError(ChatError):
 
 
 class RateLimitedError(ChatError):
-    """Too many calls for now, and the allowed time for retrying is over."""
+    """Too many calls, and the time allowed for retries is over."""
 
 
 class JudgeError(ReasonerError):
-    """A judge or rubric writer that gave no verdict: a missing score, never a zero.
+    """A judge or rubric writer failed: the score is missing, never 0.
 
     Attributes:
-        usage: What the failed call consumed, where that is known.
+        usage: What the failed call consumed, if known.
     """
 
     def __init__(self, message: str, *, usage: Usage | None = None, hint: str = "") -> None:
@@ -171,23 +171,23 @@ class JudgeError(ReasonerError):
 
 
 class PromptFileError(ReasonerError, ValueError):
-    """A file that is no system prompt."""
+    """A file that is not a system prompt."""
 
 
 class ProtectedSectionError(ReasonerError, ValueError):
-    """An edit of a section that must stay as it is."""
+    """An edit to a protected section of a system prompt."""
 
 
 class RubricFileError(ReasonerError, ValueError):
-    """A file that is no rubric."""
+    """A file that is not a rubric."""
 
 
 class CalibrationError(ReasonerError, ValueError):
-    """Labels that cannot be read, or do not fit the verdicts."""
+    """Labels that cannot be read or do not match the verdicts."""
 
 
 class GeneratorError(ReasonerError):
-    """A generator that failed or returned something that is not an image.
+    """A generator failed or returned something that is not an image.
 
     Attributes:
         usage: What the failed call consumed; None if unknown.
@@ -199,11 +199,11 @@ class GeneratorError(ReasonerError):
 
 
 class UnsupportedSettingError(GeneratorError, ValueError):
-    """A setting the chosen backend cannot honour.
+    """The generator or client does not support a setting.
 
     Attributes:
         setting: Name of the setting.
-        value: The value asked for.
+        value: The requested value.
         backend: Name of the generator or client.
     """
 
@@ -217,17 +217,17 @@ class UnsupportedSettingError(GeneratorError, ValueError):
 
 
 class UnsupportedSettingWarning(UserWarning):
-    """A setting the chosen backend cannot honour was left out, as the user allowed."""
+    """An unsupported setting was left out, as the user allowed."""
 
 
 class GenerationRefusedError(GeneratorError):
-    """The provider or a safety checker refused to draw this prompt; asking again does not help.
+    """The provider or a safety checker refused the prompt; retrying does not help.
 
     Attributes:
-        categories: What it ran into, in the provider's own words; may be empty.
+        categories: Categories of the refusal as the provider names them; may be empty.
         usage: What the call consumed; None if unknown.
-        request_id: The server's name for the call, if it sent one.
-        detail: The provider's own words.
+        request_id: The server's ID of the call, if it sent one.
+        detail: What the provider said.
     """
 
     def __init__(
@@ -247,14 +247,14 @@ class GenerationRefusedError(GeneratorError):
 
 
 class ImageServiceError(GeneratorError):
-    """A call to an image server that gave no usable image.
+    """A call to an image server gave no usable image.
 
     Attributes:
         fault: The kind of failure.
-        usage: What the call consumed; None if unknown, as after a reply that was never read.
-        status: HTTP status of the last answer, if there was one.
-        request_id: The server's name for the call, if it sent one.
-        detail: The server's own words, with secrets removed.
+        usage: What the call consumed; None if unknown, for example if the reply was never read.
+        status: HTTP status of the last response, if there was one.
+        request_id: The server's ID of the call, if it sent one.
+        detail: What the server said, with secrets removed.
     """
 
     def __init__(
@@ -276,12 +276,12 @@ class ImageServiceError(GeneratorError):
 
 
 class ImageFileError(ReasonerError, ValueError):
-    """A file or byte string that is not a PNG, or a PNG without our metadata."""
+    """Not a supported image file, or an image file without lens-sdk's metadata."""
 
 
 class LoopConfigError(ReasonerError, ValueError):
-    """Parts of the loop that do not fit together, such as a judge without a rubric."""
+    """Loop parts that are invalid or do not fit together, such as a judge without a rubric."""
 
 
 class RunRecordError(ReasonerError, ValueError):
-    """A run's folder that cannot be read, holds another run, or is being written by another."""
+    """A run folder that cannot be read, belongs to another run, or is in use by another process."""

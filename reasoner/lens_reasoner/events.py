@@ -1,4 +1,4 @@
-"""What happens during a run, as values; a run's result is a fold over them."""
+"""The events of a run; a run's result is a fold over them."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ StopReason = Literal[
 ]
 """Why a run ended.
 
-"max_rounds", "max_images", "max_cost" and "deadline" are limits; "cost_unknown": there is a cost
-limit and a call whose cost nobody knows; "unjudged": no score could be had; "interrupted": it did
-not come to its end.
+"max_rounds", "max_images", "max_cost" and "deadline" are limits. "cost_unknown": the run has a cost
+limit, and the cost of a call is unknown. "unjudged": no image could be scored. "interrupted": the
+run did not finish.
 """
 
 
 class StageFailure(Value):
-    """A failure that did not end the run with an error.
+    """A failure that did not abort the run.
 
     Attributes:
-        stage: Where it happened.
+        stage: The stage that failed.
         error: Name of the error's class.
-        message: What was wrong.
+        message: What went wrong.
         hint: What to do about it.
-        usage: What the failed call consumed; unknown unless the error says.
-        fault: The kind of a service's failure that was behind it, as in `ChatError`; None without.
+        usage: What the failed call consumed; unknown unless the error says so.
+        fault: Kind of the underlying service failure, as in `ChatError`; None if there was none.
     """
 
     stage: Stage
@@ -70,7 +70,7 @@ class StageFailure(Value):
         return cls(
             stage=stage,
             error=type(error).__name__,
-            # Whatever a part of the user's own says goes to disk and into reports.
+            # User code may put a key into its message, which goes to disk and into reports.
             message=without_keys(known.message if known else str(error)),
             hint=without_keys(known.hint) if known else "",
             usage=getattr(error, "usage", None) or Usage(),
@@ -79,7 +79,7 @@ class StageFailure(Value):
 
 
 class Started(Value):
-    """The run begins; `seed` is the first candidate's, drawn at random if none was asked for."""
+    """The run begins. `seed` is the first candidate's, chosen at random if the request has none."""
 
     type: Literal["started"] = "started"
     request: ImageRequest
@@ -87,14 +87,14 @@ class Started(Value):
 
 
 class RewriteDone(Value):
-    """The prompt is written, or the request refused."""
+    """The prompt is written, or the request is refused."""
 
     type: Literal["rewrite_done"] = "rewrite_done"
     outcome: Rewrite | Refused
 
 
 class RubricDone(Value):
-    """The criteria are there; `written` tells whether this run paid for them."""
+    """The criteria are ready; `written` says whether this run wrote (and paid for) them."""
 
     type: Literal["rubric_done"] = "rubric_done"
     rubric: Rubric
@@ -102,7 +102,7 @@ class RubricDone(Value):
 
 
 class FidelityChecked(Value):
-    """It is known what the prompt, first drawn from in `round`, says about the criteria."""
+    """What the prompt, first used in `round`, says about the criteria."""
 
     type: Literal["fidelity_checked"] = "fidelity_checked"
     round: int
@@ -110,7 +110,7 @@ class FidelityChecked(Value):
 
 
 class Step(Value):
-    """A sampler step of candidate `index` (or of the batch starting with it) is done."""
+    """A sampler step of candidate `index` (or of the batch that starts with it) is done."""
 
     type: Literal["step"] = "step"
     round: int
@@ -120,9 +120,9 @@ class Step(Value):
 
 
 class ImageReady(Value):
-    """Candidate `index`, counted through all rounds, is drawn from prompt `prompt_version`.
+    """Candidate `index`, counted across all rounds, was generated from prompt `prompt_version`.
 
-    Where images are drawn in parallel, they are ready in any order.
+    Images that are generated in parallel may arrive in any order.
     """
 
     type: Literal["image_ready"] = "image_ready"
@@ -133,7 +133,7 @@ class ImageReady(Value):
 
 
 class Judged(Value):
-    """Candidate `index` has its verdict."""
+    """The verdict on candidate `index`."""
 
     type: Literal["judged"] = "judged"
     index: int
@@ -141,7 +141,7 @@ class Judged(Value):
 
 
 class Diagnosed(Value):
-    """It is known who is to blame for what candidate `index` lacks."""
+    """Which part is at fault for what candidate `index` lacks."""
 
     type: Literal["diagnosed"] = "diagnosed"
     index: int
@@ -149,7 +149,7 @@ class Diagnosed(Value):
 
 
 class Revised(Value):
-    """Round `round` and those after it are drawn from a new prompt, because of `problems`."""
+    """From round `round` on, images are generated from a new prompt, because of `problems`."""
 
     type: Literal["revised"] = "revised"
     round: int
@@ -159,9 +159,9 @@ class Revised(Value):
 
 
 class StageFailed(Value):
-    """Something failed and the run goes on without it.
+    """Something failed and the run continues without it.
 
-    `index` names the candidate where it is about one, `round` the round where it is about one.
+    `index` is set if the failure concerns one candidate, `round` if it concerns one round.
     """
 
     type: Literal["stage_failed"] = "stage_failed"
@@ -171,7 +171,7 @@ class StageFailed(Value):
 
 
 class Finished(Value):
-    """The run is over; `best` is the `index` of the best candidate, if there is any.
+    """The run is over; `best` is the `index` of the best candidate, None if there is none.
 
     `timings` are wall-clock seconds by stage, with "total"; stages overlap.
     """
@@ -199,10 +199,10 @@ Event = Annotated[
 
 
 def read_event(data: object) -> Event:
-    """The event of a JSON object.
+    """Parse an event from a JSON object.
 
     Raises:
-        ValidationError: If it is none.
+        ValidationError: The object is not an event.
     """
     event: Event = _adapter().validate_python(data)
     return event

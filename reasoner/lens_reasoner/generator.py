@@ -1,4 +1,4 @@
-"""The seam to image generators."""
+"""Protocols for image generators, and what they support."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Size = tuple[int, int]
 
 
 OnUnsupported = Literal["raise", "warn"]
-"""Refuse a setting that cannot be honoured, or leave it out with a warning and a note of it."""
+"""Refuse an unsupported setting, or leave it out with a warning and record that it was dropped."""
 
 
 class SizeLimits(Value):
-    """Bounds of a freely chosen size.
+    """Limits for generators that accept any size.
 
     Attributes:
-        longest_edge: Most pixels of width and of height.
-        fewest_pixels: Least width times height.
-        most_pixels: Most width times height.
-        widest_ratio: Most that the longer edge is, in shorter edges.
-        besides: Sizes beyond them that can be drawn nevertheless.
+        longest_edge: Maximum width and height in pixels.
+        fewest_pixels: Minimum of width times height.
+        most_pixels: Maximum of width times height.
+        widest_ratio: Maximum ratio of the longer to the shorter edge.
+        besides: Sizes that are accepted although they break these limits.
     """
 
     longest_edge: int = Field(ge=1)
@@ -37,27 +37,27 @@ class SizeLimits(Value):
 
 
 class Capabilities(Value):
-    """What a generator can honour; the default is a generator that only takes a prompt.
+    """What a generator supports; by default nothing but a prompt.
 
     Attributes:
         seed: Whether the same seed gives the same image.
         negative_prompt: Whether a negative prompt has an effect.
         steps: Whether `num_inference_steps` can be set.
         guidance: Whether `guidance_scale` can be set.
-        native_size: The size drawn when none is asked for; None if unknown.
-        sizes: The only sizes it can draw; None means any multiple of `multiple_of`, an empty tuple
-            that the size cannot be chosen.
-        preferred_sizes: Sizes it draws best, among which an aspect ratio looks first.
-        multiple_of: What width and height must be multiples of, in pixels.
-        size_limits: Bounds where any size can be drawn; None if there are none to speak of.
-        max_images: Most images in one call.
-        max_concurrency: Most calls that may be under way at once; 1 for one GPU.
+        native_size: Size generated if none is requested; None if unknown.
+        sizes: The only sizes it supports; None means any multiple of `multiple_of`, and an empty
+            tuple means that the size cannot be chosen.
+        preferred_sizes: Sizes it generates best; an aspect ratio is looked up here first.
+        multiple_of: Width and height must be multiples of this, in pixels.
+        size_limits: Limits if any size is accepted; None if there are none.
+        max_images: Maximum images per call.
+        max_concurrency: Maximum calls in flight; 1 for a single GPU.
         image_input: Whether it can start from an image; see `ImageEditor`.
-        mask: Whether it can then be told which part may change.
-        max_prompt_tokens: Tokens of a prompt it reads, by its own count, before it cuts the rest
-            off; None if unknown.
-        extra: Names it understands in `GenerationSettings.extra`.
-        on_unsupported: What it does with a setting it cannot honour.
+        mask: Whether a mask can say which part of that image may change.
+        max_prompt_tokens: Number of prompt tokens, by its own tokenizer, after which it truncates;
+            None if unknown.
+        extra: Names it accepts in `GenerationSettings.extra`.
+        on_unsupported: What it does with an unsupported setting.
     """
 
     seed: bool = False
@@ -84,7 +84,7 @@ class StepProgress(Value):
     Attributes:
         step: Steps done so far, from 1 to `total`.
         total: Steps of this image or batch.
-        index: Position within the call's `seeds` of the picture, or of the batch's first one.
+        index: Position in the call's `seeds` of the image, or of the first image of the batch.
     """
 
     step: int = Field(ge=1)
@@ -93,12 +93,12 @@ class StepProgress(Value):
 
 
 StepCallback = Callable[[StepProgress], None]
-"""Called after each sampler step, from any thread; an exception from it must end the drawing."""
+"""Called after each sampler step, from any thread; an exception in it must end the generation."""
 
 
 @runtime_checkable
 class Generator(Protocol):
-    """Anything that draws images from a prompt."""
+    """Generates images from a prompt."""
 
     @property
     def name(self) -> str:
@@ -107,7 +107,7 @@ class Generator(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can honour; `check_settings` holds settings against it."""
+        """What it supports; `check_settings` compares settings with it."""
         ...
 
     async def generate(
@@ -118,52 +118,52 @@ class Generator(Protocol):
         settings: GenerationSettings,
         on_step: StepCallback | None = None,
     ) -> list[GeneratedImage]:
-        """Draw one image per seed, in the order of the seeds.
+        """Generate one image per seed, in the order of the seeds.
 
         Args:
             prompt: The prompt.
-            seeds: At least one and at most `capabilities.max_images`; where the generator takes no
-                seed, only their number counts and the images record None.
-            settings: None means the generator's default; the images record what was used.
-            on_step: Told about progress, where the generator can tell.
+            seeds: Between 1 and `capabilities.max_images` seeds. If the generator takes no seed,
+                only their number matters, and the images record None.
+            settings: None means the generator's default; the images record what was actually used.
+            on_step: Called with progress, if the generator can report it.
 
         Raises:
-            UnsupportedSettingError: If a setting cannot be honoured.
-            GeneratorError: If drawing failed.
+            UnsupportedSettingError: A setting is not supported.
+            GeneratorError: Generation failed.
         """
         ...
 
 
 @runtime_checkable
 class SettingsChecker(Protocol):
-    """A generator with rules for values that its capabilities cannot say."""
+    """A generator whose values have rules that `Capabilities` cannot express."""
 
     def broken_rules(self, settings: GenerationSettings) -> Mapping[str, str]:
-        """What drawing with these settings would be refused for, known before anything is drawn.
+        """The rules that these settings break, known before anything is generated.
 
         Args:
             settings: None means the generator's default.
 
         Returns:
-            For each such field of `GenerationSettings`, or name in `extra`, the rule that its value
-            breaks, as what follows "it cannot be honoured:".
+            For each offending field of `GenerationSettings`, or name in `extra`, the rule its value
+            breaks, worded to follow "it cannot be honoured:".
         """
         ...
 
 
 @runtime_checkable
 class ImageEditor(Protocol):
-    """A generator that can start from an image, where its capabilities say so."""
+    """A generator that can start from an image, if its capabilities say so."""
 
     def editing(self, image: bytes, *, mask: bytes | None = None) -> Generator:
-        """A generator that changes an image as each prompt says.
+        """Return a generator that edits `image` according to each prompt.
 
         Args:
             image: The image file.
             mask: A PNG file of the same size, transparent where the image may change.
 
         Raises:
-            UnsupportedSettingError: It starts from no image, or takes no mask.
-            ImageFileError: A file is no image, or the mask does not fit.
+            UnsupportedSettingError: The generator takes no source image, or no mask.
+            ImageFileError: A file is not an image, or the mask does not match the image.
         """
         ...

@@ -1,4 +1,4 @@
-"""Offline rewriting by any GGUF file: a chat model, and a reasoner for very small models."""
+"""Offline rewriting with any GGUF file: a chat model, and a reasoner for very small models."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lens_reasoner.types import ImageRequest, Rewrite, Usage
 DEFAULT_MAX_TOKENS = 512
 
 DENSE_WORDS = 25
-"""Requests of this many words describe their image already and are left alone."""
+"""Requests with at least this many words are detailed enough and are left alone."""
 
 CONTINUATION_TOKENS = 48
-"""Most tokens added to the user's words; very small models drift after one sentence."""
+"""Maximum tokens added to the request; very small models drift after one sentence."""
 
 _REPEAT_PENALTY = 1.15
 
@@ -52,24 +52,24 @@ _SENTENCE = re.compile(r"[.!?](?=\s|$)")
 
 
 class GgufChat:
-    """A `ChatModel` made of a GGUF file; it reads text only and therefore cannot judge images."""
+    """A `ChatModel` that runs a GGUF file; text only, so it cannot judge images."""
 
     def __init__(self, model: GgufModel | str | Path | None = None, *, seed: int = 0) -> None:
         """Choose the model.
 
         Args:
-            model: A model or the path of its file; None means the small one of `default_gguf`.
-            seed: Seed of the sampling, unless a call says otherwise.
+            model: A model or the path of its file; None means `default_gguf`, a small model.
+            seed: Sampling seed for calls that give none.
 
         Raises:
-            ChatError: Of fault "unavailable" if file or runtime is missing.
+            ChatError: The file or the runtime is missing; the fault is "unavailable".
         """
         self._gguf = model if isinstance(model, GgufModel) else GgufModel(model)
         self._seed = seed
 
     @property
     def model(self) -> str:
-        """Name of the file, without its ending."""
+        """Name of the file, without its suffix."""
         return self._gguf.name
 
     @property
@@ -89,8 +89,8 @@ class GgufChat:
         """See `ChatModel.complete`.
 
         Raises:
-            TextOnlyError: If there is an image in a message.
-            ChatError: If there is no complete reply of the asked form.
+            TextOnlyError: A message contains an image.
+            ChatError: There is no complete reply that matches `schema`.
         """
 
         async def ask(asked: Sequence[Message]) -> ChatReply:
@@ -125,7 +125,7 @@ class GgufChat:
         max_tokens: int | None = None,
         seed: int | None = None,
     ) -> ChatReply:
-        """`complete` for plain code, notebooks included."""
+        """Synchronous version of `complete`, which also works in notebooks."""
         return run_sync(
             self.complete(
                 messages, schema=schema, temperature=temperature, max_tokens=max_tokens, seed=seed
@@ -154,42 +154,42 @@ class GgufChat:
 
 
 class GgufReasoner:
-    """Continues short requests into a sentence, with a model too small to follow instructions.
+    """Continues short requests into one sentence, with a model too small to follow instructions.
 
-    The prompt always begins with the user's own words, so whatever the model adds, nothing asked
-    for is lost. It refuses nothing: put a moderator before it where requests come from strangers.
-    Its answers to questions are at chance, so it is no judge.
+    The prompt always begins with the user's own words, so nothing they asked for is lost. It
+    refuses nothing: with untrusted requests, put a moderator before it. These models answer
+    questions no better than chance, so they cannot judge.
     """
 
     def __init__(self, model: GgufModel | str | Path | None = None) -> None:
         """Choose the model.
 
         Args:
-            model: A model or the path of its file; None means the small one of `default_gguf`.
+            model: A model or the path of its file; None means `default_gguf`, a small model.
 
         Raises:
-            ChatError: Of fault "unavailable" if file or runtime is missing.
+            ChatError: The file or the runtime is missing; the fault is "unavailable".
         """
         self._gguf = model if isinstance(model, GgufModel) else GgufModel(model)
 
     @property
     def fingerprint(self) -> str:
-        """The file, and a hash of what it is shown."""
-        told = f"{_INSTRUCTION}|{_EXAMPLES}|{DENSE_WORDS}|{CONTINUATION_TOKENS}|{_REPEAT_PENALTY}"
-        return f"{self._gguf.identity} {hashlib.sha256(told.encode()).hexdigest()[:8]}"
+        """The file, and a hash of the instruction, the examples and the sampling settings."""
+        shown = f"{_INSTRUCTION}|{_EXAMPLES}|{DENSE_WORDS}|{CONTINUATION_TOKENS}|{_REPEAT_PENALTY}"
+        return f"{self._gguf.identity} {hashlib.sha256(shown.encode()).hexdigest()[:8]}"
 
     async def rewrite(self, request: ImageRequest) -> Rewrite:
-        """See `Reasoner.rewrite`; detailed requests and other scripts than Latin stay as they are.
+        """See `Reasoner.rewrite`. Detailed requests and non-Latin scripts are left unchanged.
 
         Raises:
-            ChatError: If the file cannot be loaded.
+            ChatError: The file cannot be loaded.
         """
         started = time.perf_counter()
         prompt, author, usage = request.text, "", Usage.zero()
         if len(request.text.split()) >= DENSE_WORDS:
             author = "none: the request is already detailed"
         elif any(letter.isalpha() and ord(letter) > 0x24F for letter in request.text):
-            author = f"none: {self._gguf.name} was not taught this script"
+            author = f"none: {self._gguf.name} was not trained on this script"
         else:
             beginning = request.text.strip().rstrip(".!,;: ") or request.text.strip()
             reply = await self._gguf.turns.run(
@@ -227,9 +227,9 @@ def _few_shot(beginning: str) -> list[Message]:
 
 
 def _joined(beginning: str, written: str) -> str:
-    """The user's words and the rest of their sentence, without what was cut off."""
+    """The user's words and the rest of their sentence, without a truncated end."""
     added = written.removeprefix(beginning).split("\n", maxsplit=1)[0]
     end = _SENTENCE.search(added)
-    # Where it was cut off within a clause, the clauses before that are kept.
+    # If the sentence was truncated, keep its complete clauses.
     kept = added[: end.end()] if end else added.rpartition(",")[0] + "."
     return beginning + kept

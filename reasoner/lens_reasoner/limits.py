@@ -1,4 +1,4 @@
-"""How much is asked of one model at a time: calls in flight, calls and tokens per minute."""
+"""Rate limits for one model: calls in flight, calls and tokens per minute."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from lens_reasoner.chat import ImagePart, Message
 from lens_reasoner.types import Value
 
 MINUTE = 60.0
-"""The span over which rates are counted, in seconds."""
+"""Window for rates, in seconds."""
 
-_LETTERS_PER_TOKEN = 3
-_TOKENS_OF_A_PICTURE = {"low": 100, "auto": 2500, "high": 2500}
-_TOKENS_OF_AN_ANSWER = 500
+_CHARACTERS_PER_TOKEN = 3
+_TOKENS_PER_IMAGE = {"low": 100, "auto": 2500, "high": 2500}
+_TOKENS_PER_ANSWER = 500
 
 
 class Limits(Value):
-    """What may be asked of one model; None is no limit.
+    """Rate limits of one model; None means no limit.
 
     Attributes:
-        concurrency: Most calls in flight.
-        requests_per_minute: Most calls begun within any 60 seconds, retries included.
-        tokens_per_minute: Most tokens within any 60 seconds: estimated when a call begins, and put
-            right when its reply says what it used.
+        concurrency: Maximum calls in flight.
+        requests_per_minute: Maximum calls started within any 60 seconds, including retries.
+        tokens_per_minute: Maximum tokens within any 60 seconds: estimated when a call starts, and
+            corrected when its reply says what it used.
     """
 
     concurrency: int | None = Field(default=16, ge=1)
@@ -39,18 +39,18 @@ class Limits(Value):
 
 
 def estimate_tokens(messages: Sequence[Message], max_tokens: int | None = None) -> int:
-    """Roughly what a call will use, on the high side."""
-    total = _TOKENS_OF_AN_ANSWER if max_tokens is None else max_tokens
+    """A rough estimate of the tokens a call will use, on the high side."""
+    total = _TOKENS_PER_ANSWER if max_tokens is None else max_tokens
     for part in (part for message in messages for part in message.parts):
         if isinstance(part, ImagePart):
-            total += _TOKENS_OF_A_PICTURE[part.detail]
+            total += _TOKENS_PER_IMAGE[part.detail]
         else:
-            total += len(part.text) // _LETTERS_PER_TOKEN + 1
+            total += len(part.text) // _CHARACTERS_PER_TOKEN + 1
     return total
 
 
 class Slot:
-    """One call: when it began, in seconds, and how many tokens it counts for."""
+    """One call: when it started (monotonic seconds) and how many tokens it counts for."""
 
     def __init__(self, begun: float, tokens: int) -> None:
         self.begun = begun
@@ -64,9 +64,9 @@ class MinuteWindow:
         self._slots: deque[Slot] = deque()
 
     def wait(self, now: float, tokens: int, limits: Limits) -> float:
-        """Seconds until a call of so many tokens may begin; 0 means now.
+        """Seconds until a call of `tokens` tokens may start; 0 means now.
 
-        A call larger than the whole allowance goes alone; it would wait for ever otherwise.
+        A call larger than the whole limit runs alone, because otherwise it would wait forever.
         """
         while self._slots and self._slots[0].begun + MINUTE <= now:
             self._slots.popleft()
@@ -81,14 +81,14 @@ class MinuteWindow:
         return wait
 
     def begin(self, now: float, tokens: int) -> Slot:
-        """Count a call from `now` on; its tokens may be put right later."""
+        """Count a call from `now` on; its tokens may be corrected later."""
         slot = Slot(now, tokens)
         self._slots.append(slot)
         return slot
 
 
 class Limiter:
-    """Keeps calls to one model within its limits, whatever threads and event loops they are in."""
+    """Keeps calls to one model within its limits, across threads and event loops."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -99,7 +99,7 @@ class Limiter:
 
     @asynccontextmanager
     async def slot(self, tokens: int) -> AsyncIterator[Slot]:
-        """Wait for a place, first come, first served, and hold it until the call is over."""
+        """Wait for a slot, first come, first served, and hold it for the duration of the call."""
         await self._take_place()
         try:
             while isinstance(begun := self._begin(tokens), float):
@@ -109,7 +109,7 @@ class Limiter:
             self._leave()
 
     def _begin(self, tokens: int) -> Slot | float:
-        """The call, counted, or the seconds it has to wait."""
+        """Start the call, or return the seconds it has to wait."""
         with self._lock:
             now = time.monotonic()
             wait = self._window.wait(now, tokens, self.limits)
@@ -123,7 +123,7 @@ class Limiter:
         try:
             await asyncio.wrap_future(place)
         except BaseException:
-            # The place may have been granted in the moment the waiting task was cancelled.
+            # The slot may have been granted at the moment the waiting task was cancelled.
             if not place.cancel() and not place.cancelled():
                 self._leave()
             raise
@@ -147,12 +147,12 @@ _making = threading.Lock()
 
 
 def limiter_for(server: str, model: str, limits: Limits | None = None) -> Limiter:
-    """The one limiter of a model on a server, shared by the whole process.
+    """The limiter of a model on a server, shared by the whole process.
 
     Args:
         server: Base URL.
         model: Name of the model.
-        limits: What holds from now on, for every client of this model; None changes nothing.
+        limits: New limits, which apply to every client of this model; None keeps the current ones.
     """
     key = (server.rstrip("/"), model)
     with _making:

@@ -1,4 +1,4 @@
-"""Rewrite, draw, judge, revise: one request from the first word to the best image."""
+"""Rewrite, generate, judge and revise: from one request to the best image."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from lens_reasoner.types import ImageRequest, Rubric
 
 
 class AgentLoop:
-    """Draws candidates for a request until one is good enough.
+    """Generates candidates for a request until one is good enough.
 
-    Each round draws `request.num_images` images with seeds of their own and judges each as soon
-    as it is there. What the images lack is then diagnosed: where the prompt does not say it, or
-    every image of the round lacks it although the prompt says it, the reviser writes another
-    prompt; otherwise the next round only has new seeds. An image is handed out as soon as it is
-    there; what fails later never loses it.
+    Each round generates `request.num_images` images with different seeds and judges each as soon as
+    it exists. The loop then diagnoses what the images lack. If the prompt does not state it, or
+    states it but every image of the round lacks it, the reviser writes another prompt; otherwise
+    the next round only uses new seeds. An image is handed out as soon as it exists, and no later
+    failure takes it away.
     """
 
     def __init__(
@@ -50,22 +50,22 @@ class AgentLoop:
         cache: Cache | str | Path | None = None,
         on_unsupported: OnUnsupported | None = None,
     ) -> None:
-        """Put the parts together.
+        """Assemble the parts.
 
         Args:
-            generator: Draws the images.
-            reasoner: Rewrites requests; None draws them as they are.
-            judge: Scores images; None draws one round and takes the first image.
-            rubric_writer: Writes the judge's criteria; not needed where each run is given a rubric.
-            fidelity_checker: Looks the criteria up in each prompt; without one, every prompt is
-                taken to state them all.
-            reviser: Writes another prompt where new seeds would not help; None only takes new
-                seeds.
+            generator: Generates the images.
+            reasoner: Rewrites requests; None uses each request as the prompt.
+            judge: Scores images; None generates one round and takes the first image.
+            rubric_writer: Writes the judge's criteria; not needed if every run is given a rubric.
+            fidelity_checker: Checks which criteria each prompt states; None assumes that every
+                prompt states them all.
+            reviser: Writes another prompt where new seeds would not help; None only uses new seeds.
             limits: When a run ends; by default after one round.
-            cache: Where results are kept for other runs, or its folder; None keeps none. `Cache`
-                says what is kept.
-            on_unsupported: Refuse requests the generator cannot honour in full, or leave the rest
-                out with a warning; None leaves it to the generator's `capabilities`.
+            cache: Cache shared with other runs, or its folder; None caches nothing. See `Cache` for
+                what is stored.
+            on_unsupported: Whether to refuse a request that the generator does not fully support,
+                or to drop unsupported settings with a warning; None follows the generator's
+                `capabilities`.
         """
         self._parts = LoopParts(
             generator=generator,
@@ -100,15 +100,15 @@ class AgentLoop:
         record: str | Path | None = None,
         **options: Any,
     ) -> LoopResult:
-        """`run` for code that is not async."""
+        """Synchronous version of `run`, which also works in notebooks."""
         return run_sync(self.run(request, rubric=rubric, record=record, **options))
 
     async def resume(self, record: str | Path) -> LoopResult:
-        """Run to the end what was interrupted; see `stream_resumed`."""
+        """Resume an interrupted run and finish it; see `stream_resumed`."""
         return await _fold(self.stream_resumed(record))
 
     def resume_sync(self, record: str | Path) -> LoopResult:
-        """`resume` for code that is not async."""
+        """Synchronous version of `resume`, which also works in notebooks."""
         return run_sync(self.resume(record))
 
     def stream(
@@ -120,50 +120,52 @@ class AgentLoop:
         stop: Callable[[], bool] | None = None,
         **options: Any,
     ) -> AsyncGenerator[Event]:
-        """Run and report each event as it happens; `fold_events` makes the result of them.
+        """Run and yield each event as it happens; `fold_events` turns them into a result.
 
-        Closing the iteration early ends the run; drawing in a thread ends at its next step. Use
-        `contextlib.aclosing` to have it closed at once when leaving a loop.
+        Closing the iterator early ends the run; sampling in a thread stops at its next step. Use
+        `contextlib.aclosing` to close it at once when you leave the loop.
 
         Args:
-            request: What to draw.
-            rubric: The criteria; None lets the rubric writer write them.
-            record: The run's own folder, where everything is written as it happens. If it holds
-                the same run already, that is gone on with, or read if it is finished: its events
-                come first, and no call that it shows is made again. None writes nothing.
-            stop: Asked before every call; once it says True no further one is begun, what is under
-                way is finished and recorded, and the run ends without `Finished`, for later.
+            request: What to generate.
+            rubric: The criteria; None has the rubric writer write them.
+            record: Folder for this run, where every event is written as it happens. If it already
+                holds the same run, that run is resumed: its events come first, and no recorded call
+                is repeated. A finished run is only read. None writes nothing.
+            stop: Checked before every call. Once it returns True, no further call starts, calls in
+                flight are finished and recorded, and the run ends without `Finished`, so that it
+                can be resumed.
             **options: Fields of `ImageRequest`, such as `seed=1` and `num_images=4`.
 
         Raises:
-            ValidationError: An option that is no field of `ImageRequest`, or out of range.
-            UnsupportedSettingError: If the generator cannot honour the request; before anything
-                is paid for.
-            LoopConfigError: If there is a judge but neither a rubric nor a writer.
-            RunRecordError: If `record` holds another run, or is being written by somebody else.
-            ReasonerError: If rewriting fails, or drawing fails before any image is there.
+            ValidationError: An option is not a field of `ImageRequest`, or is out of range.
+            UnsupportedSettingError: The generator does not support the request; raised before
+                anything is paid for.
+            LoopConfigError: There is a judge or a fidelity checker, but neither a rubric nor a
+                rubric writer.
+            RunRecordError: `record` holds another run or is in use by another process.
+            ReasonerError: Rewriting failed, or generation failed before there was any image.
         """
         request = ImageRequest.of(request, **options)
         return self._stream(self.header(request, rubric), record, stop)
 
     def header(self, request: ImageRequest, rubric: Rubric | None = None) -> RunHeader:
-        """What the record of such a run says it is about."""
+        """The header that the record of such a run begins with."""
         return RunHeader.now(
             request, rubric=rubric, limits=self._limits, parts=self._parts.identities()
         )
 
     def stream_resumed(self, record: str | Path) -> AsyncGenerator[Event]:
-        """Go on with a run that was killed or closed; what it recorded comes first.
+        """Resume a run that was killed or closed; the recorded events come first.
 
-        Request, rubric and limits are those it began with. A run that is finished is only read,
-        unless it ended unjudged because the judge could not be asked: then it is asked again.
+        Request, rubric and limits are those the run started with. A finished run is only read,
+        unless it ended unjudged because the judge was unreachable: then the judge is asked again.
 
         Args:
             record: The run's folder.
 
         Raises:
-            RunRecordError: If there is no run, or it was made with other parts than this loop's.
-            ReasonerError: As `stream` does.
+            RunRecordError: There is no run, or it was made with parts other than this loop's.
+            ReasonerError: As for `stream`.
         """
         begun = RunRecord(record).header
         header = begun.model_copy(update={"parts": self._parts.identities()})
@@ -216,7 +218,7 @@ class AgentLoop:
             run.finish(reason)
 
     def _slots(self) -> asyncio.Semaphore:
-        """Shared by all runs of this loop; one for each event loop, to which it is bound."""
+        """Limits calls across this loop's runs; a semaphore belongs to one event loop."""
         here, most = asyncio.get_running_loop(), self._parts.generator.capabilities.max_concurrency
         return self._calls.setdefault(here, asyncio.Semaphore(most))
 
@@ -237,7 +239,7 @@ class AgentLoop:
             )
         if self._parts.fidelity_checker is not None:
             raise LoopConfigError(
-                "The fidelity checker has no criteria to look up.",
+                "The fidelity checker has no criteria to check.",
                 hint="Give the loop a rubric_writer, or the run a rubric.",
             )
 

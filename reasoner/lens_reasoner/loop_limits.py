@@ -11,22 +11,20 @@ from lens_reasoner.types import Options, Probability
 
 
 class LoopLimits(Options):
-    """When a run ends; whatever comes first ends it, with the best image so far.
+    """When a run ends; the first limit reached ends it, with the best image so far.
 
-    The cost limit is checked before every call: nothing new begins once it is reached, and what is
-    under way then is finished and counted, so a run may end above it by those calls. A cost that
-    turns out to be unknown ends a run that has a cost limit, as "cost_unknown": the limit could
-    not be kept, and is never ignored. Images cost what their `usage` says: a generator of your
-    own that is paid for has to set it, as its default is nothing.
+    The cost limit is checked before every call. Once it is reached, no call starts; calls in flight
+    are finished and counted, so a run can exceed the limit by those. In a run with a cost limit, a
+    call of unknown cost ends the run as "cost_unknown". The cost of an image is what its `usage`
+    says: a paid generator of your own must set it, because the default is 0.
 
     Attributes:
-        max_rounds: Most rounds.
-        target_score: The score, from 0 to 1, that is good enough; answers that got lost count as
-            no.
-        max_images: Most images in all rounds together; the last round is cut short to fit.
-        max_usd: Most to spend, in US dollars.
-        deadline: Most seconds on the clock; what is under way then is given up. Where a run was
-            killed and resumed, the time between does not count.
+        max_rounds: Maximum number of rounds.
+        target_score: The score, from 0 to 1, that is good enough; failed judge calls count as "no".
+        max_images: Maximum number of images in all rounds; the last round is shortened to fit.
+        max_usd: Maximum cost in US dollars.
+        deadline: Maximum seconds of wall-clock time; calls in flight are then abandoned. Time
+            between an interruption and `resume` does not count.
     """
 
     MEANT: ClassVar[Mapping[str, str]] = {

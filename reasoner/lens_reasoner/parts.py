@@ -1,4 +1,4 @@
-"""The parts of a loop, and what each says it is."""
+"""The parts of a loop and their identities."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _METHODS = {
     "fidelity_checker": "check",
     "reviser": "revise",
 }
-"""What a loop calls of each part."""
+"""The method that a loop calls on each part."""
 
 
 @runtime_checkable
 class Fingerprinted(Protocol):
-    """A part that says what decides its answers."""
+    """A part that can say what its answers depend on."""
 
     @property
     def fingerprint(self) -> str:
-        """Short text that changes with whatever changes the answers: model, instructions, ..."""
+        """Short text that changes with anything that affects the answers, such as the model."""
         ...
 
 
 @dataclass(frozen=True)
 class LoopParts:
-    """What a loop is put together from; see `AgentLoop`."""
+    """The parts of a loop; see `AgentLoop`."""
 
     generator: Generator
     reasoner: Reasoner | None = None
@@ -45,17 +45,14 @@ class LoopParts:
     reviser: Reviser | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what only looks like a part; see `check_part`."""
+        """Check that each part has the method its role needs."""
         for field in fields(self):
             part = getattr(self, field.name)
             if part is not None or field.name == "generator":
                 check_part(field.name, part)
 
     def identities(self) -> dict[str, str]:
-        """What each part that is there says it is, for records.
-
-        A part that says nothing of itself is told by the name of its class.
-        """
+        """The identity of each part, for records: its fingerprint, or the name of its class."""
         others = {
             "reasoner": self.reasoner,
             "rubric_writer": self.rubric_writer,
@@ -73,26 +70,23 @@ class LoopParts:
 
 
 def check_part(role: str, part: object) -> None:
-    """See that an object can do what its role asks for.
+    """Check that an object can fill its role.
 
     Args:
         role: A field of `LoopParts`.
-        part: What was given for it.
-
-    Raises:
-        LoopConfigError: It cannot; says what it lacks.
+        part: The object given for it.
     """
     method = _METHODS[role]
     if isinstance(part, type):
         raise LoopConfigError(
-            f"The {role} is the class {part.__name__}, not an object of it.",
-            hint=f"Make one: {part.__name__}(...).",
+            f"The {role} is the class {part.__name__}, not an instance of it.",
+            hint=f"Create one: {part.__name__}(...).",
         )
     if not callable(getattr(part, method, None)):
-        wrap = ", or wrap a function of prompt and seed in FunctionGenerator"
+        wrap = ", or wrap a function that takes a prompt and a seed in FunctionGenerator"
         raise LoopConfigError(
-            f"{part!r} is no {role}: it has no method {method!r}.",
-            hint=f"Give an object with it{wrap if role == 'generator' else ''}.",
+            f"{part!r} is not a {role}: it has no method {method!r}.",
+            hint=f"Give an object that has it{wrap if role == 'generator' else ''}.",
         )
 
 
@@ -102,5 +96,5 @@ def fingerprint(part: object) -> str | None:
 
 
 def named_identity(part: Generator | Judge) -> str:
-    """Name and, where there is one, fingerprint of a generator or a judge."""
+    """The name of a generator or judge, with its fingerprint if it has one."""
     return " ".join(filter(None, (part.name, fingerprint(part))))

@@ -1,4 +1,4 @@
-"""What tokens cost, with the date at which it was looked up."""
+"""Token prices, with the date when they were looked up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lens_reasoner.text_files import read_text
 from lens_reasoner.types import Usage, Value
 
 PRICES_VARIABLE = "LENS_PRICES"
-"""Environment variable that names a JSON file with prices of the user's own."""
+"""Environment variable that names a JSON file with the user's own prices."""
 
 _SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
@@ -25,10 +25,11 @@ class Price(Value):
     """US dollars per million tokens.
 
     Attributes:
-        input: Tokens read afresh.
-        cached_input: Tokens read from the provider's cache.
-        output: Tokens written.
-        up_to: Longest input, in tokens, these prices hold for; a longer one has an unknown cost.
+        input: Uncached input tokens.
+        cached_input: Input tokens served from the provider's cache.
+        output: Output tokens.
+        up_to: Longest input, in tokens, that these prices apply to; a longer one has an unknown
+            cost.
     """
 
     input: float = Field(ge=0)
@@ -38,11 +39,11 @@ class Price(Value):
 
 
 class PriceTable(Value):
-    """Prices by model name; a model that is not listed has an unknown cost, never zero.
+    """Prices by model name; the cost of an unlisted model is unknown, never 0.
 
     Attributes:
         date: When the prices were looked up.
-        prices: By model name without snapshot date.
+        prices: Prices by model name, without a snapshot date.
         source: Where they were looked up.
     """
 
@@ -51,7 +52,7 @@ class PriceTable(Value):
     source: str = ""
 
     def with_prices(self, prices: Mapping[str, Price], *, date: datetime.date) -> PriceTable:
-        """A table with `prices` added or replaced."""
+        """Return a table with `prices` added or replaced."""
         return self.model_copy(update={"date": date, "prices": {**self.prices, **prices}})
 
     @classmethod
@@ -59,7 +60,7 @@ class PriceTable(Value):
         """Read a table from a JSON file.
 
         Raises:
-            PriceTableError: If there is no such file or it holds no table.
+            PriceTableError: There is no such file, or it is not a price table.
         """
         try:
             return cls.model_validate_json(read_text(path))
@@ -67,14 +68,14 @@ class PriceTable(Value):
             raise _unreadable(str(path), error) from error
 
     def of(self, model: str) -> Price | None:
-        """The price of a model, or of the one that it is a snapshot of; None if it has none."""
+        """The price of a model or of the model it is a snapshot of; None if unlisted."""
         return self.prices.get(model) or self.prices.get(without_snapshot(model))
 
     def cost(self, model: str, usage: Usage) -> float | None:
         """Cost in US dollars of `usage`; None if the model or the tokens are unknown.
 
-        A snapshot such as "gpt-4.1-mini-2025-04-14" costs what its model costs, unless it is
-        listed itself. Where the server does not report cached tokens, all count as read afresh.
+        A snapshot such as "gpt-4.1-mini-2025-04-14" has the price of its model, unless it is listed
+        itself. If the server does not report cached tokens, all count as uncached.
         """
         price = self.of(model)
         if price is None or usage.input_tokens is None or usage.output_tokens is None:
@@ -88,14 +89,14 @@ class PriceTable(Value):
 
 
 PriceSource = PriceTable | Mapping[str, Price | Mapping[str, float]] | str | Path
-"""A table, models with their prices, or the path of a JSON file with a table."""
+"""A table, a mapping from models to prices, or the path of a JSON file with a table."""
 
 
 def price_table(source: PriceSource) -> PriceTable:
-    """The table that a source means; prices given without a date count as looked up today.
+    """Convert to a price table; prices without a date count as looked up today.
 
     Raises:
-        PriceTableError: If it cannot be read.
+        PriceTableError: It cannot be read.
     """
     if isinstance(source, PriceTable):
         return source
@@ -110,10 +111,10 @@ def price_table(source: PriceSource) -> PriceTable:
 
 
 def openai_prices() -> PriceTable:
-    """`OPENAI_PRICES`, with the user's own from the file named by `LENS_PRICES` on top.
+    """`OPENAI_PRICES`, overridden by the prices in the file that `LENS_PRICES` names.
 
     Raises:
-        PriceTableError: If that file cannot be read.
+        PriceTableError: That file cannot be read.
     """
     path = os.environ.get(PRICES_VARIABLE)
     if not path:
@@ -123,14 +124,14 @@ def openai_prices() -> PriceTable:
 
 
 def without_snapshot(model: str) -> str:
-    """The model's name without the date of a snapshot."""
+    """The model's name without a snapshot date."""
     return _SNAPSHOT.sub("", model)
 
 
 def _unreadable(what: str, error: Exception) -> PriceTableError:
     return PriceTableError(
         f"{what} cannot be read as prices: {error}",
-        hint='The form is {"date": "2026-11-22", "prices": {"MODEL": {"input": 1, '
+        hint='The format is {"date": "2026-11-22", "prices": {"MODEL": {"input": 1, '
         '"cached_input": 0.1, "output": 4}}}, in US dollars per million tokens.',
     )
 
@@ -155,14 +156,14 @@ OPENAI_PRICES = PriceTable(
         "gpt-6-astra": _price(10, 1, 50),
     },
 )
-"""Standard tier on api.openai.com; input longer than a price holds for has an unknown cost."""
+"""Standard tier of api.openai.com."""
 
 DECISION_PRICES = PriceTable(
     date=datetime.date(2026, 11, 22),
     source="public beta of POST /v1/decisions, October 2026: output is free",
     prices={"gpt-6-luna": _price(0.1, 0.1, 0)},
 )
-"""Of the decisions endpoint; no lower price for cached input is announced."""
+"""Prices of the decisions endpoint; no discount for cached input has been announced."""
 
 NO_PRICES = PriceTable(date=datetime.date(2026, 11, 22), prices={})
-"""For other servers, whose prices nobody told us."""
+"""For other servers, whose prices are unknown."""

@@ -1,4 +1,4 @@
-"""The one retry layer for calls to language models."""
+"""Retries of calls to language models; no other module retries them."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ T = TypeVar("T")
 
 
 class Deadline:
-    """The time left for one question, its retries included."""
+    """The time left for one call, including its retries."""
 
     def __init__(self, timeout: asyncio.Timeout) -> None:
         self._timeout = timeout
 
     @property
     def left(self) -> float:
-        """Seconds; infinite while paused."""
+        """Seconds left; infinite while paused."""
         when = self._timeout.when()
         return math.inf if when is None else when - asyncio.get_running_loop().time()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Let time pass that does not count."""
+        """Stop the clock meanwhile."""
         left = self.left
         self._timeout.reschedule(None)
         try:
@@ -48,20 +48,21 @@ class Deadline:
 
 
 class RetryPolicy(Value):
-    """How long to insist.
+    """How often and how long to retry.
 
-    A call that timed out or lost its connection may have been served and billed all the same. What
-    it consumed nobody tells, so the usage of a reply is that of the call it came with.
+    A call that timed out or lost its connection may have been served and billed all the same. Its
+    consumption is unknown, so the usage of a reply covers only the call that returned it.
 
     Attributes:
-        attempts: Most calls, the first included.
-        first_wait: Seconds before the second call; doubles from then on, with up to 25 % taken off
-            at random. A server's Retry-After takes its place, unless it is 0.
-        longest_wait: Most seconds between two calls, unless the server asks for more.
-        timeout: Seconds one call may take.
-        deadline: Seconds all calls and waits may take together, asking again included. Waiting for
-            a place within our own `Limits` does not count, so a long queue lets nothing fail; what
-            bounds that as well is `LoopLimits.deadline`, or `asyncio.timeout` round the call.
+        attempts: Maximum number of calls, including the first.
+        first_wait: Seconds before the second call. The wait doubles after each call, minus up to 25
+            % at random. A server's Retry-After takes precedence, unless it is 0.
+        longest_wait: Maximum seconds between two calls, unless the server asks for more.
+        timeout: Maximum seconds for one call.
+        deadline: Maximum seconds for all calls and waits, including a second request after a
+            malformed reply. Waiting for a slot within `Limits` does not count, so a long queue does
+            not cause failures; to bound that too, use `LoopLimits.deadline`, or `asyncio.timeout`
+            around the call.
     """
 
     attempts: int = Field(default=4, ge=1)
@@ -77,15 +78,15 @@ class RetryPolicy(Value):
         model: str,
         deadline: Deadline | None = None,
     ) -> T:
-        """Make `call` until it succeeds, fails for good, or time or attempts are used up.
+        """Call until it succeeds, fails permanently, or runs out of attempts or time.
 
         Args:
-            call: Is told the deadline, to pause it.
-            model: For messages.
-            deadline: That of a larger question; None begins one.
+            call: The call; it gets the deadline, so that it can pause it.
+            model: Name of the model, for error messages.
+            deadline: The deadline of an enclosing operation; None starts a new one.
 
         Raises:
-            ChatError: The last failure; or of fault "timeout" when the deadline passes in a call.
+            ChatError: The last failure, or a timeout if the deadline passes during a call.
         """
         if deadline is None:
             async with self.within_deadline(model) as begun:
@@ -102,7 +103,7 @@ class RetryPolicy(Value):
             reraise=True,
         )
 
-        # tenacity awaits coroutine functions only, and a lambda is none.
+        # tenacity only awaits coroutine functions, and a lambda is not one.
         async def attempt() -> T:
             return await call(deadline)
 
@@ -110,10 +111,10 @@ class RetryPolicy(Value):
 
     @asynccontextmanager
     async def within_deadline(self, model: str) -> AsyncIterator[Deadline]:
-        """Give what happens inside no longer than `deadline`.
+        """Limit the enclosed code to `deadline` seconds.
 
         Raises:
-            ChatError: Of fault "timeout" when it is over.
+            ChatError: The time is over; the fault is "timeout".
         """
         try:
             async with asyncio.timeout(self.deadline) as timeout:
@@ -135,7 +136,7 @@ class RetryPolicy(Value):
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may well succeed a little later."""
+    """Whether the same call may succeed a little later."""
     return isinstance(error, ChatError) and error.fault in _TRANSIENT
 
 

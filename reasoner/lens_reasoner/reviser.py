@@ -1,4 +1,4 @@
-"""Mending a prompt by a language model, after its images were judged."""
+"""Revising a prompt with a language model after its images were judged."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ class _Answer(BaseModel):
 
 
 class LLMReviser:
-    """Lets a language model mend a prompt.
+    """Revises a prompt with a language model.
 
-    It sees the request, the current prompt, and each problem with the judge's evidence. The mended
-    prompt is checked like a rewrite: quoted text, language, and no instructions in it.
+    The model sees the request, the current prompt, and each problem with the judge's evidence. The
+    revised prompt is checked like a rewrite: quoted text is kept, the language is the request's,
+    and the instructions are not repeated.
     """
 
     def __init__(
@@ -54,16 +55,16 @@ class LLMReviser:
         hints: RewriteHints | None = None,
         max_tokens: int | None = None,
     ) -> None:
-        """Choose model and instructions.
+        """Choose the model and its instructions.
 
         Args:
             chat: The model; None means OpenAI's `DEFAULT_REASONER_MODEL`.
-            system_prompt: What it is told; the form of the answer is added to it.
-            hints: Circumstances that all prompts should suit.
-            max_tokens: Most tokens to write, hidden reasoning included.
+            system_prompt: Instructions for the model; the answer format is appended.
+            hints: Circumstances that every prompt should suit.
+            max_tokens: Maximum tokens to write, including hidden reasoning.
 
         Raises:
-            MissingKeyError: If no model is given and there is no key for the default one.
+            MissingKeyError: No model is given and there is no API key for the default one.
         """
         self._chat = chat or default_chat(DEFAULT_REASONER_MODEL)
         self.system_prompt = system_prompt
@@ -73,7 +74,7 @@ class LLMReviser:
 
     @property
     def fingerprint(self) -> str:
-        """Model, system prompt and a hash of everything else that shapes the prompts."""
+        """Model, system prompt and a hash of everything else that affects the prompts."""
         others = f"{_CONTRACT}|{self.hints.model_dump_json()}|{self._max_tokens}"
         digest = hashlib.sha256(others.encode()).hexdigest()[:8]
         return f"{identity_of(self._chat)} {self.system_prompt.label} {digest}"
@@ -84,7 +85,7 @@ class LLMReviser:
         """See `Reviser.revise`.
 
         Raises:
-            ChatError: If the model gave no usable reply.
+            ChatError: The model gave no usable reply.
         """
         started = time.perf_counter()
         author = PromptAuthor(

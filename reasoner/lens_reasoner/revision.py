@@ -1,4 +1,4 @@
-"""The seams between judging an image and trying again: fidelity, diagnosis, revision."""
+"""Protocols and values between judging and the next round: fidelity, problems, revision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Statement = Literal["stated", "missing", "contradicted"]
 """What a prompt says about a criterion."""
 
 Fault = Literal["reasoner", "generator", "judge"]
-"""Who is to blame for a criterion that was not met."""
+"""Which part is at fault for a criterion that was not met."""
 
 
 class FidelityFinding(Value):
@@ -19,8 +19,8 @@ class FidelityFinding(Value):
 
     Attributes:
         criterion: Name of the criterion.
-        status: Whether the prompt states it, leaves it out or says otherwise.
-        evidence: The words of the prompt that decide it; empty if it is missing.
+        status: Whether the prompt states it, omits it or contradicts it.
+        evidence: The passage of the prompt that decides; empty if the criterion is missing.
     """
 
     criterion: str
@@ -29,14 +29,14 @@ class FidelityFinding(Value):
 
 
 class FidelityReport(Value):
-    """Whether a rewritten prompt still says what was asked for.
+    """Whether a rewritten prompt still states what was asked for.
 
     Attributes:
         prompt: The prompt that was checked.
-        findings: One for each criterion that can be looked up in a text.
+        findings: One per criterion that can be checked against a text.
         checker: Name of the model or method.
         usage: What checking consumed.
-        seconds: How long it took.
+        seconds: Duration of checking.
     """
 
     prompt: str
@@ -47,38 +47,38 @@ class FidelityReport(Value):
 
     @property
     def lost(self) -> tuple[FidelityFinding, ...]:
-        """What the prompt leaves out or contradicts."""
+        """Findings that the prompt omits or contradicts."""
         return tuple(finding for finding in self.findings if finding.status != "stated")
 
     def status(self, criterion: str) -> Statement | None:
-        """What is known of a criterion; None if it was not looked up."""
+        """The finding's status; None if the criterion was not checked."""
         known = {finding.criterion: finding.status for finding in self.findings}
         return known.get(criterion)
 
 
 @runtime_checkable
 class FidelityChecker(Protocol):
-    """Anything that looks a rubric's criteria up in a prompt."""
+    """Checks which criteria of a rubric a prompt states."""
 
     async def check(self, request: ImageRequest, prompt: str, rubric: Rubric) -> FidelityReport:
-        """Look up every criterion of `rubric` that comes from the request.
+        """Check every criterion of `rubric` that comes from the request.
 
         Raises:
-            ReasonerError: If there is no finding at all.
+            ReasonerError: Nothing could be checked.
         """
         ...
 
 
 class Problem(Value):
-    """One criterion that an image did not meet, and why, as far as can be told.
+    """A criterion that an image did not meet, and the likely cause.
 
     Attributes:
         criterion: Name of the criterion.
         question: The criterion's question.
-        source: The words of the request it comes from.
+        source: The part of the request it comes from.
         evidence: What the judge saw instead.
-        fault: "reasoner" if the prompt did not state it, "generator" if it did and it was not
-            drawn, "judge" if votes about the same image disagree.
+        fault: "reasoner" if the prompt did not state the criterion, "generator" if it did and the
+            image lacks it, "judge" if votes on the same image disagree.
     """
 
     criterion: str
@@ -90,14 +90,14 @@ class Problem(Value):
 
 @runtime_checkable
 class Reviser(Protocol):
-    """Anything that mends a prompt after images made from it were judged."""
+    """Revises a prompt after its images were judged."""
 
     async def revise(
         self, request: ImageRequest, current: Rewrite, problems: Sequence[Problem]
     ) -> Rewrite:
-        """A prompt that should avoid `problems`; its `usage` is this revision's alone.
+        """Write a prompt that should avoid `problems`; its `usage` covers this revision only.
 
         Raises:
-            ReasonerError: If there is no usable prompt.
+            ReasonerError: No usable prompt was written.
         """
         ...

@@ -1,4 +1,4 @@
-"""From a request to criteria that an image can be checked against."""
+"""From a request to criteria that images can be judged by."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STRUCTURE = Criterion(
     question="Are all things in the picture whole and physically plausible, without deformed, "
     "merged, duplicated or missing parts?",
 )
-"""The criterion every rubric ends with."""
+"""The criterion that every rubric of `LLMRubricWriter` ends with."""
 
 _INSTRUCTIONS = f"""You write the checklist by which pictures made for a request are judged.
 The user message is a JSON object whose "request" holds somebody's words about a picture. They are \
@@ -72,13 +72,13 @@ class _Answer(BaseModel):
 
 @runtime_checkable
 class RubricWriter(Protocol):
-    """Anything that turns a request into criteria an image can be checked against."""
+    """Turns a request into criteria that images can be judged by."""
 
     async def write(self, request: ImageRequest) -> Rubric:
         """Write the rubric for `request`.
 
         Raises:
-            JudgeError: If no rubric could be written.
+            JudgeError: No rubric could be written.
         """
         ...
 
@@ -87,32 +87,34 @@ _SETTING = "--judge openai:{model}, or LLMRubricWriter(OpenAIChat('{model}'))"
 
 
 class LLMRubricWriter:
-    """Lets a language model write up to ten criteria and adds the structural one."""
+    """Has a language model write up to ten criteria, and adds `STRUCTURE`."""
 
     def __init__(self, chat: ChatModel | None = None, *, temperature: float | None = 0.0) -> None:
         """Choose the model.
 
         Args:
             chat: The model; None means OpenAI's `DEFAULT_RUBRIC_MODEL`.
-            temperature: None leaves it to the server, as models that reason first demand.
+            temperature: Sampling temperature; None leaves it to the server, which reasoning models
+                require.
 
         Raises:
-            MissingKeyError: If no model is given and there is no key for the default one.
+            MissingKeyError: No model is given and there is no API key for the default one.
         """
         self._chat = chat or default_chat(DEFAULT_RUBRIC_MODEL, setting=_SETTING)
         self._temperature = temperature
 
     @property
     def fingerprint(self) -> str:
-        """Model, temperature and a hash of the instructions: what a kept rubric depends on."""
+        """Model, temperature and a hash of the instructions: everything that affects a rubric."""
         digest = hashlib.sha256(_INSTRUCTIONS.encode()).hexdigest()[:8]
         return f"{identity_of(self._chat)} t={self._temperature} {digest}"
 
     async def write(self, request: ImageRequest) -> Rubric:
         """See `RubricWriter.write`.
 
-        Each criterion's source is the words of the request it comes from, or the whole request
-        where the model did not copy them; text criteria carry the text to be read in `expected`.
+        A criterion's `source` is the passage of the request it comes from, or the whole request if
+        the model did not copy the passage verbatim. Text criteria have the text to read in
+        `expected`.
         """
         started = time.perf_counter()
         messages = [
@@ -144,7 +146,7 @@ class LLMRubricWriter:
 
 
 def _distinct(items: list[_Item], request: str) -> list[Criterion]:
-    """The usable items, each under a name of its own."""
+    """The usable items, with unique names."""
     criteria: list[Criterion] = []
     taken = {STRUCTURE.name}
     for item in items:
@@ -168,14 +170,14 @@ def _distinct(items: list[_Item], request: str) -> list[Criterion]:
 
 
 def _source(words: str, request: str) -> str:
-    """The words where the request has them, in its own spelling; else the whole request."""
+    """The passage as the request spells it; the whole request if it does not contain it."""
     wanted = " ".join(words.split())
     found = re.search(re.escape(wanted), " ".join(request.split()), re.IGNORECASE)
     return found[0] if found and wanted else request
 
 
 def _expected(kind: CriterionKind, item: _Item) -> JsonObject:
-    """What judges that read data are told: the text of a text criterion."""
+    """The check as data: for a text criterion the text to read."""
     if kind != "text":
         return {}
     text = " ".join(item.text.split())

@@ -30,16 +30,16 @@ from lens_reasoner.verdict import Verdict
 
 
 class Candidate(Value):
-    """One image of a run and what became of it.
+    """One image of a run, with its verdict and problems.
 
     Attributes:
         image: The image.
-        index: Its number among all that were to be drawn; the events' name for it.
-        round: The round it was drawn in, from 0.
-        prompt_version: Which of the run's prompts it was drawn from.
-        verdict: What the judge said; None if it was not asked or failed.
-        problems: What it lacks, and whose fault that is.
-        failure: Why there is no verdict, if the judge failed.
+        index: Its number across the run; events refer to it by this number.
+        round: The round it belongs to, from 0.
+        prompt_version: Which of the run's prompts it was generated from.
+        verdict: The judge's verdict; None if there was no judge or judging failed.
+        problems: What it lacks, and which part is at fault.
+        failure: Why there is no verdict, if judging failed.
     """
 
     image: GeneratedImage
@@ -52,7 +52,7 @@ class Candidate(Value):
 
     @property
     def score(self) -> float | None:
-        """The verdict's score; None, and not zero, if there is none."""
+        """The verdict's score; None if there is none."""
         return None if self.verdict is None else self.verdict.score
 
     def _repr_html_(self) -> str:
@@ -68,17 +68,16 @@ class LoopResult(Value):
     """Everything one run produced.
 
     Attributes:
-        request: What was asked for.
-        rewrite: The rewritten prompt or the refusal; None if rewriting was left out.
-        prompts: Every prompt there was, by `Candidate.prompt_version`: the first one, and one for
-            each revision.
-        fidelity: What the prompts say about the criteria, as far as that was checked; each report
-            names its prompt.
-        rubric: The criteria; None if there was no judging or no rubric could be written.
-        candidates: All images in the order of their numbers.
-        best_index: Position of the best one in `candidates`; None if nothing was drawn.
+        request: The request.
+        rewrite: The rewritten prompt or the refusal; None without a reasoner.
+        prompts: Every prompt of the run, by `Candidate.prompt_version`: the first, then one per
+            revision.
+        fidelity: Which criteria the prompts state, as far as checked; each report names its prompt.
+        rubric: The criteria; None without a judge, or if no rubric could be written.
+        candidates: All images in order of their index.
+        best_index: Position of the best candidate in `candidates`; None if there is none.
         stop_reason: Why the run ended.
-        failures: What failed besides single verdicts.
+        failures: Failures other than those of single verdicts.
         timings: Wall-clock seconds by stage, with "total"; stages overlap.
         usage: What all calls together consumed.
         usage_by_stage: The same by stage.
@@ -99,12 +98,12 @@ class LoopResult(Value):
 
     @property
     def best(self) -> Candidate | None:
-        """The best candidate, if anything was drawn."""
+        """The best candidate; None if no image was generated."""
         return None if self.best_index is None else self.candidates[self.best_index]
 
     @property
     def refused(self) -> Refused | None:
-        """The refusal, if the request was refused."""
+        """The refusal; None if the request was not refused."""
         return self.rewrite if isinstance(self.rewrite, Refused) else None
 
     def _repr_html_(self) -> str:
@@ -117,7 +116,7 @@ class LoopResult(Value):
 
 
 class RunState:
-    """What is known of a run so far; `apply` its events in order."""
+    """The state of a run so far; `apply` its events in order."""
 
     def __init__(self) -> None:
         self.request: ImageRequest | None = None
@@ -132,7 +131,7 @@ class RunState:
         self.finished: Finished | None = None
 
     def apply(self, event: Event) -> None:
-        """Take in one event."""
+        """Update the state with one event."""
         self.reopen()
         match event:
             case Started():
@@ -166,16 +165,16 @@ class RunState:
 
     @property
     def unasked(self) -> bool:
-        """Whether the run ended unjudged because somebody could not be asked, and may be later."""
+        """Whether the run ended unjudged because a judge was unreachable."""
         if self.finished is None or self.finished.stop_reason != "unjudged":
             return False
         asked = [c.failure for c in self.candidates.values() if c.failure is not None]
         asked += [failed.failure for failed in self.failed if failed.failure.stage == "rubric"]
-        # Who answered said what that took; asked again, they would say the same.
+        # A call with known usage was answered; asked again, the answer would be the same.
         return any(failure.usage == Usage() for failure in asked)
 
     def reopen(self) -> None:
-        """Forget the end of a run whose judge could not be asked, so that it is asked again."""
+        """Discard the end of a run whose judge was unreachable, to ask it again."""
         if not self.unasked:
             return
         self.finished = None
@@ -212,7 +211,7 @@ class RunState:
 
     @property
     def prompts(self) -> list[Rewrite]:
-        """All prompts so far; the first is the request's own words where nobody rewrote them."""
+        """All prompts so far; without a reasoner, the first is the request itself."""
         first = self.rewrite
         if first is None and self.request is not None:
             text = self.request.text
@@ -222,15 +221,15 @@ class RunState:
         return [first, *(revised.rewrite for revised in self.revisions)]
 
     def prompt_version(self, round_number: int) -> int:
-        """Which of `prompts` a round is drawn from."""
+        """Index in `prompts` of the prompt that a round uses."""
         return sum(revised.round <= round_number for revised in self.revisions)
 
     def prompt(self, round_number: int) -> Rewrite:
-        """The prompt a round is drawn from."""
+        """The prompt that a round uses."""
         return self.prompts[self.prompt_version(round_number)]
 
     def has_failed(self, stage: Stage, round_number: int | None = None) -> bool:
-        """Whether a stage failed as a whole, in one round or in any."""
+        """Whether a stage failed as a whole, in the given round or in any."""
         return any(
             failed.failure.stage == stage
             and failed.index is None
@@ -240,15 +239,14 @@ class RunState:
 
     @property
     def without(self) -> set[int]:
-        """The numbers of candidates that were refused, or missing from a generator's answer."""
+        """Indexes without an image: refused, or missing from the generator's answer."""
         return {failed.index for failed in self.failed if failed.index is not None}
 
     @property
     def best(self) -> Candidate | None:
-        """The highest score, then the most criteria answered, then the earliest.
+        """The candidate with the highest score, then the most answered criteria, then the earliest.
 
-        A candidate without a score stands behind all that have one, whatever theirs is; answers
-        that got lost count as no.
+        Candidates without a score rank below all that have one. Failed judge calls count as "no".
         """
 
         def rank(candidate: Candidate) -> tuple[float, float, int]:
@@ -260,20 +258,20 @@ class RunState:
         return max(self.candidates.values(), key=rank, default=None)
 
     def result(self) -> LoopResult:
-        """The run's result, or what there is of it if it was cut short.
+        """The run's result; if the run was cut short, the result so far.
 
         Raises:
-            ValueError: If not even the start was seen.
+            ValueError: The state has seen no `Started` event.
         """
         if self.request is None:
-            raise ValueError("a run's events begin with Started")
+            raise ValueError("a run's events must begin with Started")
         finished, best = self.finished, self.best
         order = sorted(self.candidates)
-        drawn = bool(order) or self.rewrite is not None
+        started = bool(order) or self.rewrite is not None
         return LoopResult(
             request=self.request,
             rewrite=self.rewrite,
-            prompts=tuple(self.prompts) if drawn else (),
+            prompts=tuple(self.prompts) if started else (),
             fidelity=tuple(self.reports.values()),
             rubric=self.rubric,
             candidates=tuple(self.candidates[index] for index in order),
@@ -287,7 +285,7 @@ class RunState:
 
 
 def fold_events(events: Iterable[Event]) -> LoopResult:
-    """The result of a run from its events."""
+    """Compute a run's result from its events."""
     state = RunState()
     for event in events:
         state.apply(event)

@@ -1,6 +1,6 @@
 """Values that pass between reasoner, generator, judge and loop.
 
-All are frozen pydantic models that survive a trip through JSON unchanged.
+All are frozen pydantic models that round-trip through JSON unchanged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 MAX_SEED = 2**53 - 1
-"""Largest seed: every JSON reader keeps integers up to here exact."""
+"""Largest seed: the largest integer up to which every JSON reader is exact."""
 
 Seconds = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -55,25 +55,25 @@ Answer = Literal["yes", "no", "cannot_tell"]
 RefusalCategory = Literal[
     "sexual", "minors", "violence", "hate", "self_harm", "illegal", "privacy", "provider", "other"
 ]
-"""Why a request is refused; "provider" means that the model's own safety layer answered."""
+"""Why a request was refused; "provider" means that the model's own safety filter refused it."""
 
 
 class Value(BaseModel):
-    """Base of the frozen values: unknown fields and non-finite numbers are refused."""
+    """Base of all value types: frozen, and refuses unknown fields and non-finite numbers."""
 
-    # Built on first use, to keep the import of the package fast.
+    # Built on first use, which keeps importing the package fast.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class Usage(Value):
     """What calls to a paid or metered model consumed.
 
-    Unknown is None, never zero, and a sum with an unknown part is unknown.
+    An unknown amount is None, never 0, and a sum with an unknown term is unknown.
 
     Attributes:
-        input_tokens: Tokens read, cached ones included.
-        output_tokens: Tokens written, hidden reasoning included.
-        cached_tokens: Those input tokens that came from the provider's cache.
+        input_tokens: Tokens read, including cached ones.
+        output_tokens: Tokens written, including hidden reasoning.
+        cached_tokens: Input tokens served from the provider's cache.
         usd: Cost in US dollars.
     """
 
@@ -84,7 +84,7 @@ class Usage(Value):
 
     @classmethod
     def zero(cls) -> Usage:
-        """Nothing consumed: what offline parts report, and where a sum starts."""
+        """Nothing consumed: the usage of offline parts, and the start of a sum."""
         return cls(input_tokens=0, output_tokens=0, cached_tokens=0, usd=0.0)
 
     @classmethod
@@ -104,10 +104,10 @@ class Usage(Value):
 
 
 class Options(Value):
-    """Base of values that users write by name: a name there is not is told with what may be meant.
+    """Base of values that users write by hand: an unknown field gets a "did you mean" error.
 
     Attributes:
-        MEANT: What other places and libraries call some fields.
+        MEANT: For names that other tools use, the field that is probably meant.
     """
 
     MEANT: ClassVar[Mapping[str, str]] = {}
@@ -123,20 +123,21 @@ class Options(Value):
 
 
 class ImageRequest(Options):
-    """What the user asks for, in the user's own words.
+    """What the user asks for, in their own words.
 
     Attributes:
-        text: The request; must hold more than white space.
+        text: The request; must not be blank.
         negative_prompt: What should not be in the image; empty means nothing.
         width: Width in pixels; None leaves the size to `aspect_ratio` and the generator.
-        height: Height in pixels; given exactly when `width` is.
-        aspect_ratio: Such as "3:4" (width to height); excludes `width` and `height`.
-        seed: Seed of the first candidate; None lets the loop draw and record one.
+        height: Height in pixels; give both `width` and `height`, or neither.
+        aspect_ratio: Width to height, such as "3:4"; cannot be combined with `width` and `height`.
+        seed: Seed of the first candidate; None lets the loop choose one at random and record it.
         num_inference_steps: Sampler steps; None means the generator's default.
         guidance_scale: Classifier-free guidance; None means the generator's default.
         num_images: Candidates per round.
-        extra: Settings that only some generators know, by the names of `Capabilities.extra`, such
-            as {"quality": "low"} for OpenAI's images; any JSON values.
+        extra: Settings that only some generators have, such as {"quality": "low"} for OpenAI's
+            images. The names are those in the generator's `Capabilities.extra`; the values are any
+            JSON.
     """
 
     MEANT: ClassVar[Mapping[str, str]] = {
@@ -159,10 +160,10 @@ class ImageRequest(Options):
 
     @classmethod
     def of(cls, request: ImageRequest | str, **options: Any) -> ImageRequest:
-        """A request from text, or one with options in place of its own values.
+        """Make a request from text, or copy a request with some fields replaced.
 
         Raises:
-            ValidationError: Something else, an option that is no field, or out of range.
+            ValidationError: `request` is neither, or an option is unknown or out of range.
         """
         if isinstance(request, ImageRequest):
             return cls(**{**request.model_dump(), **options}) if options else request
@@ -175,8 +176,8 @@ class ImageRequest(Options):
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"character {error.start + 1} is half of a surrogate pair, which no file or server "
-                "takes; decode the text anew"
+                f"character {error.start + 1} is half of a surrogate pair, which is not "
+                "valid text; decode the request again"
             ) from error
         return text
 
@@ -184,14 +185,14 @@ class ImageRequest(Options):
     @classmethod
     def _text_says_something(cls, text: str) -> str:
         if not text.strip():
-            raise ValueError("the request text is empty; say what the picture should show")
+            raise ValueError("the request text is empty; say what the image should show")
         return text
 
     @field_validator("aspect_ratio")
     @classmethod
     def _ratio_is_two_numbers(cls, ratio: str | None) -> str | None:
         if ratio is not None and not re.fullmatch(r"[1-9][0-9]{0,3}:[1-9][0-9]{0,3}", ratio):
-            raise ValueError(f"aspect_ratio {ratio!r} is not of the form '3:4' (width:height)")
+            raise ValueError(f"aspect_ratio {ratio!r} does not have the form '3:4' (width:height)")
         return ratio
 
     @model_validator(mode="after")
@@ -207,10 +208,10 @@ class ImageRequest(Options):
 
 
 def _no_such_options(cls: type[Options], options: Mapping[str, Any]) -> ValidationError:
-    """The error of options that are no fields, with those that may be meant."""
+    """The error for unknown options, with the field that was probably meant."""
     fields = [name for name in cls.model_fields if name != "text"]
 
-    def told(name: str) -> str:
+    def message(name: str) -> str:
         near = cls.MEANT.get(name) or next(iter(difflib.get_close_matches(name, fields, n=1)), None)
         question = f" Did you mean {near}?" if near else ""
         return f"There is no such option.{question} Options: {', '.join(fields)}"
@@ -219,7 +220,7 @@ def _no_such_options(cls: type[Options], options: Mapping[str, Any]) -> Validati
         cls.__name__,
         [
             InitErrorDetails(
-                type=PydanticCustomError("extra_forbidden", "{told}", {"told": told(name)}),
+                type=PydanticCustomError("extra_forbidden", "{told}", {"told": message(name)}),
                 loc=(name,),
                 input=value,
             )
@@ -229,10 +230,10 @@ def _no_such_options(cls: type[Options], options: Mapping[str, Any]) -> Validati
 
 
 class GenerationSettings(Value):
-    """How to draw, as handed to a generator and recorded with each image.
+    """How to generate an image, as passed to a generator and recorded with each image.
 
-    Handed in, None means the generator's default; recorded, None means that the generator has no
-    such setting.
+    As an argument, None means the generator's default; in a record, None means that the generator
+    has no such setting.
 
     Attributes:
         width: Width in pixels.
@@ -240,9 +241,9 @@ class GenerationSettings(Value):
         num_inference_steps: Sampler steps.
         guidance_scale: Classifier-free guidance scale.
         negative_prompt: What should not be in the image.
-        extra: Settings only this generator knows; any JSON values.
-        dropped: What was asked for and not honoured, by name; only generators that warn instead of
-            refusing leave anything here.
+        extra: Settings that only this generator has; any JSON values.
+        dropped: Requested settings that were not applied, by name. Only generators that warn
+            instead of refusing put anything here.
     """
 
     width: int | None = Field(default=None, ge=1)
@@ -255,13 +256,13 @@ class GenerationSettings(Value):
 
 
 class RewriteIssue(Value):
-    """Something a prompt was found to get wrong after it was written.
+    """A defect found in a prompt after it was written.
 
     Attributes:
-        kind: "lost_quote": quoted text that is not in the prompt letter by letter;
-            "other_language": the prompt is not in the request's language;
-            "much_changed": a request that was detailed already does not shine through.
-        detail: What exactly, such as the lost text.
+        kind: "lost_quote": quoted text of the request is not in the prompt verbatim;
+            "other_language": the prompt is not in the request's language; "much_changed": the
+            request was detailed already, and the prompt departs from it.
+        detail: The details, such as the lost text.
     """
 
     kind: Literal["lost_quote", "other_language", "much_changed"]
@@ -275,10 +276,10 @@ class Rewrite(Value):
         request: The request text that was rewritten.
         prompt: The prompt for the generator.
         model: Name of the model or method that wrote it.
-        system_prompt_version: Version of the system prompt; empty where there is none.
-        issues: What is still wrong with the prompt, by checks in code, after one more try.
-        usage: What the rewriting consumed.
-        seconds: How long it took.
+        system_prompt_version: Version of the system prompt; empty if there is none.
+        issues: Defects that checks in code still found after one retry.
+        usage: What rewriting consumed.
+        seconds: Duration of rewriting.
     """
 
     request: str
@@ -291,14 +292,14 @@ class Rewrite(Value):
 
 
 class Refused(Value):
-    """A request that is not drawn; a value and not an error, decided before anything is drawn.
+    """A request that will not be generated: a value rather than an error, decided up front.
 
     Attributes:
         reason: One sentence for the user.
-        category: What the request runs into.
+        category: The kind of content it was refused for.
         model: Name of the model or method that refused.
         usage: What the decision consumed.
-        seconds: How long it took.
+        seconds: Duration of the decision.
     """
 
     reason: str
@@ -313,12 +314,12 @@ class Criterion(Value):
 
     Attributes:
         name: Short name, unique within its rubric.
-        kind: What sort of check it is.
+        kind: Kind of check.
         question: The check in one sentence, answerable with yes or no from the image alone.
-        source: The words of the request it comes from; empty for global checks.
-        weight: Its weight in the score.
-        expected: The same check for judges that read data and not language, such as
-            {"class": "cup", "count": 2} or {"text": "OPEN"}; empty if there is none.
+        source: The part of the request it comes from; empty for checks of the image as a whole.
+        weight: Weight in the score.
+        expected: The same check as data, for judges that do not read language, such as {"class":
+            "cup", "count": 2} or {"text": "OPEN"}; may be empty.
     """
 
     name: str = Field(min_length=1)
@@ -334,10 +335,10 @@ class Rubric(Value):
 
     Attributes:
         request: The request text.
-        criteria: At least one, with different names.
-        author: Who wrote it: a model's name, or a person.
+        criteria: At least one; names must be unique.
+        author: Who wrote it: the name of a model, or "human".
         usage: What writing it consumed.
-        seconds: How long writing it took.
+        seconds: Duration of writing.
     """
 
     request: str
@@ -350,7 +351,7 @@ class Rubric(Value):
     @classmethod
     def _names_differ(cls, criteria: tuple[Criterion, ...]) -> tuple[Criterion, ...]:
         names = [criterion.name for criterion in criteria]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"criterion names must differ; used more than once: {twice}")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"criterion names must differ; used more than once: {repeated}")
         return criteria

@@ -16,8 +16,8 @@ class Opinion(Value):
 
     Attributes:
         answer: "cannot_tell" counts neither for nor against.
-        evidence: One line of what the judge saw.
-        probability: Probability of "yes", where the judge gives one.
+        evidence: One line on what the judge saw.
+        probability: Probability of "yes", if the judge gives one.
     """
 
     answer: Answer
@@ -31,13 +31,13 @@ class CriterionVerdict(Value):
     Attributes:
         criterion: Name of the criterion.
         answer: "cannot_tell" counts neither for nor against.
-        evidence: One line of what the judge saw.
+        evidence: One line on what the judge saw.
         weight: The criterion's weight.
-        probability: Probability of "yes", where the judge gives one.
+        probability: Probability of "yes", if the judge gives one.
         agreement: Share of the votes that gave `answer`; None if there was only one vote.
-        votes: All votes in the order they were cast, if there was more than one.
-        judge: Who answered, where several judges share a rubric; else empty.
-        failed: Whether "cannot_tell" only means that asking failed: another try may succeed.
+        votes: All votes in the order they were cast, if there were several.
+        judge: Who answered, if several judges share the rubric; otherwise empty.
+        failed: True if "cannot_tell" only means that the call failed, so that a retry may succeed.
     """
 
     criterion: str
@@ -52,12 +52,12 @@ class CriterionVerdict(Value):
 
 
 class View(Value):
-    """The image as the judge was shown it.
+    """The form in which the judge was shown the image.
 
     Attributes:
         width: Width in pixels after downscaling.
         height: Height in pixels after downscaling.
-        detail: How closely the model was to look.
+        detail: Level of detail at which the model was asked to look.
     """
 
     width: int = Field(ge=1)
@@ -69,11 +69,11 @@ class Verdict(Value):
     """A judge's answers about one image.
 
     Attributes:
-        image_sha256: The image, by `GeneratedImage.sha256`.
+        image_sha256: `GeneratedImage.sha256` of the image.
         verdicts: One answer per criterion of the rubric.
         judge: Name of the judge.
-        view: What a language model was shown; None for judges that see the file itself.
-        seconds: How long judging took.
+        view: What a language model was shown; None for judges that read the file itself.
+        seconds: Duration of judging.
         usage: What judging consumed.
     """
 
@@ -94,9 +94,9 @@ class Verdict(Value):
 
     @property
     def least_score(self) -> float | None:
-        """The score if no criterion were met about which asking failed; None if there is none.
+        """The score with failed calls counted as "no"; None if no criterion was answered.
 
-        An image must not come out ahead because most answers about it got lost.
+        It keeps an image from winning because most of the answers about it were lost.
         """
         if self.score is None:
             return None
@@ -105,9 +105,9 @@ class Verdict(Value):
 
     @property
     def expected_score(self) -> float | None:
-        """Weighted mean probability of "yes"; None if nothing is known of any criterion.
+        """Weighted mean probability of "yes"; None if nothing is known about any criterion.
 
-        An answer without a probability counts as certain; one that is "cannot_tell" without a
+        A "yes" or "no" without a probability counts as certain; a "cannot_tell" without a
         probability is left out.
         """
         known = [v for v in self.verdicts if v.probability is not None or v.answer != "cannot_tell"]
@@ -117,7 +117,7 @@ class Verdict(Value):
 
     @property
     def coverage(self) -> float:
-        """Weighted share of the criteria that were answered at all."""
+        """Weighted share of the criteria that were answered with "yes" or "no"."""
         if not self.verdicts:
             return 0.0
         answered = (v for v in self.verdicts if v.answer != "cannot_tell")
@@ -125,7 +125,7 @@ class Verdict(Value):
 
     @property
     def all_satisfied(self) -> bool:
-        """Whether there are criteria and every one was answered "yes"."""
+        """Whether there are criteria and all were answered "yes"."""
         return bool(self.verdicts) and all(v.answer == "yes" for v in self.verdicts)
 
 

@@ -214,7 +214,7 @@ def test_labels_come_from_the_report_page(tmp_path) -> None:
     [
         ("l.csv", "image,criterion\na,b\n", "no column 'answer'"),
         ("l.csv", "image,criterion,label\na,b,maybe\n", "label 1: 'maybe'"),
-        ("l.csv", "image,criterion,label\na,b,yes\n,b,yes\n", "label 2 names no image"),
+        ("l.csv", "image,criterion,label\na,b,yes\n,b,yes\n", "label 2 has no image"),
         ("l.json", "{", "not JSON"),
         ("l.json", '{"rows": []}', "no list"),
         ("l.json", "[1]", "label 1 is not an object"),

@@ -115,7 +115,7 @@ def test_a_mistake_is_told(running: Running, page: Page) -> None:
     page.value("document.getElementById('draw').click()")
     page.wait("document.getElementById('status').textContent.includes('empty')")
     assert page.value("document.getElementById('status').textContent") == (
-        "request.text: the request text is empty; say what the picture should show."
+        "request.text: the request text is empty; say what the image should show."
     )
 
 

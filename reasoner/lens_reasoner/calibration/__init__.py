@@ -1,4 +1,4 @@
-"""How far a judge can be trusted, measured against people's labels."""
+"""How far a judge agrees with human labels."""
 
 from lens_reasoner.calibration.labels import HumanLabel, load_labels
 from lens_reasoner.calibration.measure import calibrate

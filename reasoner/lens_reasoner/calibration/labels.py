@@ -1,4 +1,4 @@
-"""People's answers to criteria, from a table."""
+"""Human labels, read from a file."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _IMAGE, _CRITERION, _LABEL = (
     ("label", "answer"),
 )
 _FORM = (
-    "Each label has an image (its SHA-256, or its first letters), a criterion (its name) and a "
-    "label (yes, no or cannot_tell); an annotator may be given."
+    "Each label needs an image (its SHA-256, or the first characters of it), a criterion (its "
+    "name) and a label (yes, no or cannot_tell); an annotator is optional."
 )
 
 
@@ -34,10 +34,10 @@ class HumanLabel(Value):
     """One person's answer to one criterion about one image.
 
     Attributes:
-        image: SHA-256 of the image in hexadecimal, or enough of its beginning.
+        image: SHA-256 of the image in hexadecimal, or a unique prefix of it.
         criterion: Name of the criterion.
         label: The answer.
-        annotator: Who gave it; may be empty.
+        annotator: Who answered; may be empty.
     """
 
     image: str
@@ -49,14 +49,14 @@ class HumanLabel(Value):
 def load_labels(path: str | Path) -> tuple[HumanLabel, ...]:
     """Read labels from a CSV file with a header, or a JSON file.
 
-    The columns, or members, are `image` (or `sha256`, `image_sha256`), `criterion`, `label` (or
+    The columns or JSON members are `image` (or `sha256`, `image_sha256`), `criterion`, `label` (or
     `answer`: yes/no/cannot_tell, true/false, 1/0) and optionally `annotator`; others are ignored.
-    JSON holds a list of such objects, or an object whose `labels` is that list. Rows with an empty
-    label have not been labelled and are left out.
+    JSON is a list of such objects, or an object whose `labels` is that list. Rows with an empty
+    label are skipped.
 
     Raises:
-        CalibrationError: Naming the row and what is wrong with it.
-        OSError: If the file cannot be read.
+        CalibrationError: A row is invalid; the message names it and says what is wrong.
+        OSError: The file cannot be read.
     """
     path = Path(path)
     try:
@@ -69,7 +69,7 @@ def load_labels(path: str | Path) -> tuple[HumanLabel, ...]:
 
 
 def _csv_rows(path: Path, text: str) -> list[Mapping[str, Any]]:
-    # Few programs read labels, and all would pay for the import.
+    # Imported here because few programs read labels and the import is slow.
     import csv
 
     reader = csv.DictReader(io.StringIO(text))
@@ -87,7 +87,7 @@ def _json_rows(path: Path, text: str) -> list[Any]:
         raise CalibrationError(f"{path} is not JSON: {error}.", hint=_FORM) from error
     rows = data.get("labels") if isinstance(data, dict) else data
     if not isinstance(rows, list):
-        raise CalibrationError(f"{path} holds no list of labels.", hint=_FORM)
+        raise CalibrationError(f"{path} does not hold a list of labels.", hint=_FORM)
     return rows
 
 
@@ -107,7 +107,7 @@ def _label(path: Path, number: int, row: Any) -> HumanLabel | None:
     if answer is None:
         raise CalibrationError(f"{where}: {given!r} is not a label.", hint=_FORM)
     if not image or not criterion:
-        raise CalibrationError(f"{where} names no image or no criterion.", hint=_FORM)
+        raise CalibrationError(f"{where} has no image or no criterion.", hint=_FORM)
     try:
         return HumanLabel(
             image=image.casefold(),

@@ -1,4 +1,4 @@
-"""Holding a judge's verdicts against people's labels."""
+"""Comparing a judge's verdicts with human labels."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lens_reasoner.types import Answer, Rubric
 from lens_reasoner.verdict import Verdict
 
 _Key = tuple[str, str]
-"""Image and criterion."""
+"""SHA-256 of the image, and name of the criterion."""
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """A judge's answer with what is known of its criterion."""
+    """A judge's answer, with what is known about its criterion."""
 
     answer: Answer
     kind: str
@@ -36,16 +36,16 @@ def calibrate(
 ) -> CalibrationReport:
     """Compare a judge with people, by kind of criterion and by criterion.
 
-    Several labels for one image and criterion are decided by the majority of yes and no. Labels
-    of images may be the beginning of a hash, if only one image begins so.
+    Several labels for one image and criterion are decided by majority. A label may give a prefix of
+    an image's hash if the prefix is unique.
 
     Args:
-        labels: People's answers.
+        labels: Human answers.
         judged: Verdicts, each with the rubric it answers.
-        rule: When a group is distrusted.
+        rule: When a group of criteria is distrusted.
 
     Raises:
-        CalibrationError: An image was judged twice on one criterion, or a beginning fits several.
+        CalibrationError: An image was judged twice on one criterion, or a prefix is ambiguous.
     """
     answers = _answers(judged)
     people, unmatched, unclear = _people(labels, answers)
@@ -77,8 +77,8 @@ def _answers(judged: Iterable[tuple[Verdict, Rubric]]) -> dict[_Key, _Judged]:
             key = (verdict.image_sha256, answer.criterion)
             if key in answers:
                 raise CalibrationError(
-                    f"Picture {key[0][:12]} was judged twice on {key[1]!r}.",
-                    hint="Calibrate one judge at a time, with one verdict for each picture.",
+                    f"Image {key[0][:12]} was judged twice on {key[1]!r}.",
+                    hint="Calibrate one judge at a time, with one verdict per image.",
                 )
             answers[key] = _Judged(
                 answer=answer.answer,
@@ -92,16 +92,16 @@ def _answers(judged: Iterable[tuple[Verdict, Rubric]]) -> dict[_Key, _Judged]:
 def _people(
     labels: Iterable[HumanLabel], answers: Mapping[_Key, _Judged]
 ) -> tuple[dict[_Key, Answer], int, int]:
-    """People's yes or no by image and criterion; labels unmatched; cases unclear."""
-    pictures = sorted({picture for picture, _ in answers})
+    """Majority answers by image and criterion, the unmatched labels, and the undecided cases."""
+    images = sorted({image for image, _ in answers})
     votes: dict[_Key, Counter[Answer]] = defaultdict(Counter)
     unmatched = 0
     for label in labels:
-        first = bisect_left(pictures, label.image)
-        fitting = pictures[first : bisect_left(pictures, f"{label.image}{chr(maxunicode)}", first)]
+        first = bisect_left(images, label.image)
+        fitting = images[first : bisect_left(images, f"{label.image}{chr(maxunicode)}", first)]
         if len(fitting) > 1:
             raise CalibrationError(
-                f"{label.image!r} is the beginning of {len(fitting)} pictures' hashes.",
+                f"{label.image!r} is a prefix of the hashes of {len(fitting)} images.",
                 hint="Give more of the hash.",
             )
         key = (fitting[0], label.criterion) if fitting else ("", "")

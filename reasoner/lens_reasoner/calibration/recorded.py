@@ -1,4 +1,4 @@
-"""A judge's answers from the records of runs."""
+"""Verdicts from the records of runs, for calibration."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from lens_reasoner.verdict import CriterionVerdict, Verdict
 def recorded_verdicts(
     records: Iterable[RunRecord], *, judge: str | None = None
 ) -> list[tuple[Verdict, Rubric]]:
-    """What judges said in recorded runs, as `calibrate` takes it.
+    """Read the verdicts of recorded runs, in the form that `calibrate` takes.
 
-    Where an image was judged several times on a criterion, the last answer counts. Answers that
-    failed do not count.
+    If an image was judged several times on a criterion, the last answer counts. Failed answers are
+    skipped.
 
     Args:
-        records: The runs; read one after the other, and none is kept.
-        judge: Only what the judge of this name said; None takes everybody's.
+        records: The runs; they are read one at a time.
+        judge: Only use this judge's answers; None uses all.
 
     Raises:
-        CalibrationError: Two judges answered the same, and none was chosen.
+        CalibrationError: Two judges answered the same criterion and `judge` is None.
         RunRecordError: A record cannot be read.
     """
     said = [entry for record in records for entry in _verdicts(record)]
@@ -45,7 +45,7 @@ def recorded_verdicts(
 
 
 def _verdicts(record: RunRecord) -> Iterator[tuple[str, Verdict, Rubric]]:
-    """When the run began, its verdicts in their order, and their criteria."""
+    """The run's start time, its verdicts in order, and their criteria."""
     rubric = record.header.rubric
     for event in record.events:
         if isinstance(event, RubricDone):
@@ -59,14 +59,14 @@ def _judge(verdict: Verdict, line: CriterionVerdict) -> str:
 
 
 def _first(verdict: Verdict, line: CriterionVerdict, answered: dict[tuple[str, str], str]) -> bool:
-    """Whether nobody has answered this yet; remembers who does."""
+    """Whether this is the first answer to its criterion; remembers who gave it."""
     key, name = (verdict.image_sha256, line.criterion), _judge(verdict, line)
     before = answered.get(key)
     if before is None:
         answered[key] = name
     elif before != name:
         raise CalibrationError(
-            f"Picture {key[0][:12]} was judged on {key[1]!r} by {name!r} and by {before!r}.",
+            f"Image {key[0][:12]} was judged on {key[1]!r} by {name!r} and by {before!r}.",
             hint=f"Choose whose answers to compare: judge={before!r}, or --judged-by {before!r}.",
         )
     return before is None

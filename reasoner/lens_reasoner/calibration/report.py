@@ -1,4 +1,4 @@
-"""What a comparison of a judge with people says, as values, JSON and markdown."""
+"""The result of comparing a judge with people, as values, JSON and markdown."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lens_reasoner.errors import CalibrationError
 from lens_reasoner.types import Probability, Value
 
 Z95 = 1.959963984540054
-"""Standard normal quantile of two-sided 95 % intervals."""
+"""Standard normal quantile for two-sided 95 % intervals."""
 
 
 class Rate(Value):
-    """A share with its 95 % Wilson interval; all None where nothing was counted.
+    """A share with its 95 % Wilson interval; both are None if nothing was counted.
 
     Attributes:
-        hits: How many.
-        total: Out of how many.
+        hits: Number of hits.
+        total: Number of trials.
     """
 
     hits: int = Field(ge=0)
@@ -32,7 +32,7 @@ class Rate(Value):
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Lower and upper end (Wilson's score interval)."""
+        """Lower and upper end of Wilson's score interval."""
         if not self.total:
             return None
         n, share = self.total, self.hits / self.total
@@ -50,15 +50,15 @@ class Rate(Value):
 
 
 class Agreement(Value):
-    """How a judge's answers compare with people's for one group of criteria.
+    """How a judge's answers compare with human labels for one group of criteria.
 
     Attributes:
-        group: Such as "all", a kind, or a criterion's name.
-        true_yes: Both said yes.
-        false_no: People said yes, the judge no.
-        true_no: Both said no.
-        false_yes: People said no, the judge yes.
-        undecided: People said yes or no and the judge could not tell.
+        group: "all", a kind, or a criterion.
+        true_yes: Label yes, judge yes.
+        false_no: Label yes, judge no.
+        true_no: Label no, judge no.
+        false_yes: Label no, judge yes.
+        undecided: Label yes or no, judge could not tell.
     """
 
     group: str
@@ -70,29 +70,29 @@ class Agreement(Value):
 
     @property
     def labels(self) -> int:
-        """All labels of the group, undecided ones included."""
+        """Number of labels in the group, including undecided ones."""
         return self.answered.total + self.undecided
 
     @property
     def answered(self) -> Rate:
-        """Agreement, of the answers that were given."""
+        """Agreement among the criteria that the judge decided."""
         right = self.true_yes + self.true_no
         return Rate(hits=right, total=right + self.false_no + self.false_yes)
 
     @property
     def true_positive_rate(self) -> Rate:
-        """Share of people's yes that the judge called yes."""
+        """Share of yes labels that the judge answered with yes."""
         return Rate(hits=self.true_yes, total=self.true_yes + self.false_no)
 
     @property
     def true_negative_rate(self) -> Rate:
-        """Share of people's no that the judge called no."""
+        """Share of no labels that the judge answered with no."""
         return Rate(hits=self.true_no, total=self.true_no + self.false_yes)
 
     def corrected_rate(self, share: float) -> float | None:
-        """What share of yes people would give where the judge gives `share` (Rogan and Gladen).
+        """Estimate people's share of yes where the judge's is `share` (Rogan and Gladen, 1978).
 
-        None where the judge's answers say nothing about people's.
+        None if the judge's answers carry no information about people's.
         """
         yes, no = self.true_positive_rate.value, self.true_negative_rate.value
         if yes is None or no is None or yes + no <= 1:
@@ -104,10 +104,11 @@ class TrustRule(Value):
     """When a group of criteria is distrusted.
 
     Attributes:
-        min_labels: Labels under which nothing is said of a group; of rates, each of yes and no.
+        min_labels: A group with fewer labels is not rated; for rates, this many of each of yes and
+            no.
         min_agreement: Distrusted if even the upper end of the agreement's interval is lower.
-        min_rates: Distrusted if the rates of true yes and true no add up to less; 1 is guessing.
-        max_undecided: Distrusted if a larger share is left undecided.
+        min_rates: Distrusted if the true-yes rate plus the true-no rate is lower; 1 is guessing.
+        max_undecided: Distrusted if a larger share is undecided.
     """
 
     min_labels: int = Field(default=10, ge=1)
@@ -116,7 +117,7 @@ class TrustRule(Value):
     max_undecided: Probability = 0.5
 
     def reasons(self, group: Agreement) -> tuple[str, ...]:
-        """Why a group is distrusted; empty if it is not, or too little is known."""
+        """Why a group is distrusted; empty if it is not, or if there are too few labels."""
         found = []
         yes, no = group.true_positive_rate, group.true_negative_rate
         enough = min(yes.total, no.total) >= self.min_labels
@@ -137,34 +138,34 @@ class TrustRule(Value):
         return tuple(found)
 
     def __str__(self) -> str:
-        """The rule in words."""
+        """The rule as a sentence."""
         return (
-            f"Distrusted, from {self.min_labels} labels on: agreement whose 95 % interval ends "
-            f"below {self.min_agreement}; true yes and true no rates that add up to less than "
-            f"{self.min_rates} (each from {self.min_labels} labels on); more than "
+            f"Distrusted (with at least {self.min_labels} labels): agreement whose 95 % interval "
+            f"ends below {self.min_agreement}; true-yes and true-no rates that add up to less than "
+            f"{self.min_rates} (at least {self.min_labels} labels of each); more than "
             f"{self.max_undecided:.0%} undecided."
         )
 
 
 class Distrusted(Value):
-    """A kind of criteria, or one criterion, not to be believed, and why."""
+    """A kind of criteria, or one criterion, whose verdicts should not be trusted, and why."""
 
     group: str
     reasons: tuple[str, ...]
 
 
 class CalibrationReport(Value):
-    """A judge against people.
+    """How far a judge agrees with people.
 
     Attributes:
         judges: Names of the judges whose verdicts were compared.
         overall: All criteria together.
         kinds: By kind of criterion.
-        criteria: By criterion, over all images; "REQUEST: NAME".
+        criteria: By criterion, across all images; each group is named "REQUEST: NAME".
         rule: When a group is distrusted.
         distrusted: The groups that the rule distrusts.
-        unmatched: Labels of images or criteria that no verdict is about.
-        unclear: Image and criterion where people could not tell or disagreed evenly.
+        unmatched: Labels without a verdict on their image and criterion.
+        unclear: Pairs of image and criterion for which people could not tell, or were evenly split.
     """
 
     judges: tuple[str, ...]
@@ -182,9 +183,9 @@ class CalibrationReport(Value):
         lines = [
             f"# Calibration of {judges}",
             "",
-            f"{self.overall.labels} labels compared; {self.unclear} unclear and "
-            f"{self.unmatched} without a verdict left out. Intervals: 95 %, Wilson, "
-            "as if labels of one picture had nothing in common.",
+            f"{self.overall.labels} labels compared. Left out: {self.unclear} unclear and "
+            f"{self.unmatched} without a verdict. Intervals: 95 %, Wilson, "
+            "treating labels of one image as independent.",
             "",
             "| criteria | agreement | true yes | true no | undecided |",
             "|---|---|---|---|---|",
@@ -200,15 +201,15 @@ class CalibrationReport(Value):
         return "\n".join(lines) + "\n"
 
     def save(self, path: str | Path) -> Path:
-        """Write it as markdown (.md) or JSON (.json); missing folders are made.
+        """Write the report as markdown (.md) or JSON (.json); missing folders are created.
 
         Raises:
-            CalibrationError: If the name ends in anything else.
+            CalibrationError: The path has another suffix.
         """
         target = Path(path)
         if target.suffix not in {".md", ".json"}:
             raise CalibrationError(
-                f"{target} ends neither in .md nor in .json.", hint="Choose one of them."
+                f"{target} ends in neither .md nor .json.", hint="Choose one of them."
             )
         text = self.markdown() if target.suffix == ".md" else self.model_dump_json(indent=2) + "\n"
         target.parent.mkdir(parents=True, exist_ok=True)
