@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lens_reasoner.atomic import append_line, write_atomically
 from lens_reasoner.errors import RunRecordError
@@ -58,6 +58,12 @@ class RunHeader(Value):
     limits: LoopLimits = LoopLimits()
     parts: dict[str, str] = Field(default_factory=dict)
 
+    @field_validator("created")
+    @classmethod
+    def _is_a_time(cls, created: str) -> str:
+        datetime.fromisoformat(created)
+        return created
+
     @classmethod
     def now(
         cls,
@@ -91,7 +97,7 @@ class RunHeader(Value):
         if changes:
             raise RunRecordError(
                 f"The run in {folder} is another one: {changes}.",
-                hint="Resume it with the parts it began with, or record into another folder.",
+                hint="Resume it with its original parts, or record into another folder.",
             )
 
 
@@ -130,9 +136,11 @@ class RunRecord:
                     hint="Open it with the version that wrote it.",
                 )
             self.header = RunHeader.model_validate(first)
+        except RunRecordError:
+            raise
         except (ValueError, AttributeError) as error:
             raise RunRecordError(
-                f"The first line of {self.folder / EVENTS} is no run's header: {error}",
+                f"The first line of {self.folder / EVENTS} is not a run header: {error}",
                 hint="Only folders written by a loop can be opened.",
             ) from error
 
@@ -147,7 +155,7 @@ class RunRecord:
             except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
                 raise RunRecordError(
                     f"Line {number} of {self.folder / EVENTS} cannot be read: {error}",
-                    hint="The run was changed since it was written; begin it anew.",
+                    hint="The run was changed after it was written; start it again.",
                 ) from error
         return entries
 
@@ -183,7 +191,7 @@ class RunRecord:
         except LookupError as error:
             raise RunRecordError(
                 f"An event in {self.folder / EVENTS} is about something that no earlier one tells.",
-                hint="The run was changed since it was written; begin it anew.",
+                hint="The run was changed after it was written; start it again.",
             ) from error
         return state
 
@@ -196,7 +204,7 @@ class RunRecord:
         state = self.state()
         if state.request is None:
             raise RunRecordError(
-                f"The run in {self.folder} ended before it began.", hint="Resume it."
+                f"The run in {self.folder} ended before it started.", hint="Resume it."
             )
         return state.result()
 
@@ -294,7 +302,7 @@ class RunStore:
         """
         if name in {"", ".", ".."} or any(mark in name for mark in "/\\\0"):
             raise RunRecordError(
-                f"{name!r} is no name of a run.", hint="Give the name of a folder, not a path."
+                f"{name!r} is not the name of a run.", hint="Give the name of a folder, not a path."
             )
         return RunRecord(self.folder / name)
 
@@ -333,5 +341,5 @@ def _event_of(data: dict[str, Any], folder: Path) -> Event:
         data["image"]["data"] = (folder / IMAGES / Path(name).name).read_bytes()
     event = read_event(data)
     if event.type == "image_ready" and event.image.sha256 != Path(str(name)).stem:
-        raise ValueError(f"the picture {name} is not the one that was written")
+        raise ValueError(f"the picture {name} is not the one that was recorded")
     return event

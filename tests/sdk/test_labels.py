@@ -23,6 +23,7 @@ from lens_reasoner import (
 )
 from lens_sdk.cli import app
 from lens_sdk.nano_judge import NanoJudge, NanoRubricWriter
+from loopback_lens import until
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 
@@ -94,10 +95,7 @@ def test_labels_go_from_the_page_into_the_numbers(runs: Path, page: Page, tmp_pa
     page.value("document.querySelector('.tools > button').click()")
     labels = tmp_path / "labels.json"
     page.wait("!document.querySelector('.then').hidden")
-    for _ in range(100):
-        if labels.is_file():
-            break
-        page.value("new Promise((go) => setTimeout(go, 20))")
+    until(labels.is_file, 20)
     given = load_labels(labels)
     assert [(one.image, one.criterion, one.label) for one in given] == [
         (image, criterion, label)

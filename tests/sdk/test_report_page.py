@@ -1,6 +1,7 @@
 """`lens report` on the command line, and its page in a real browser."""
 
 import asyncio
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,39 @@ async def test_the_page_of_a_run_tells_why_pictures_are_missing(tmp_path: Path) 
     page = render_runs([RunRecord(tmp_path)], runs="my runs")
     assert page.count("&lt;indecent&gt;") == 1
     assert "--runs &#x27;my runs&#x27;" in page
+
+
+@pytest.mark.parametrize("damage", ["started", "time", "line"])
+async def test_one_damaged_run_of_several_is_left_out_and_named(
+    tmp_path: Path, damage: str
+) -> None:
+    runs = tmp_path / "runs"
+    for name in ("whole", "damaged"):
+        loop = AgentLoop(generator=FunctionGenerator(paint))
+        await loop.run(f"a {name} square", seed=1, record=runs / name)
+    events = runs / "damaged" / "events.jsonl"
+    first, *others = events.read_text(encoding="utf-8").splitlines(keepends=True)
+    if damage == "time":
+        first = first.replace('"created": "', '"created": "about ')
+    elif damage == "line":
+        others[1] = others[1][:-9] + "\n"
+    else:
+        others = [line for line in others if f'"type": "{damage}"' not in line]
+    events.write_text(first + "".join(others), encoding="utf-8")
+    done = CliRunner().invoke(app, ["report", str(runs), "--json"])
+    assert done.exit_code == 1
+    assert "damaged is left out" in done.stderr
+    told = json.loads(done.stdout)
+    assert told["left_out"] == ["damaged"]
+    page = Path(told["page"]).read_text(encoding="utf-8")
+    assert "a whole square" in page
+    assert "a damaged square" not in page
+    (runs / "whole").rename(tmp_path / "whole")
+    Path(told["page"]).unlink()
+    done = CliRunner().invoke(app, ["report", str(runs)])
+    assert done.exit_code == 1
+    assert "None of the runs" in done.stderr
+    assert not Path(told["page"]).exists()
 
 
 @needs_browser

@@ -30,13 +30,17 @@ def recorded_runs(folder: Path, limit: int) -> list[RunInfo]:
     return sorted(found, key=lambda info: (info.created_at, info.id), reverse=True)[:limit]
 
 
-def readable_records(folder: Path) -> Iterator[RunRecord]:
+def readable_records(folder: Path, left_out: list[str] | None = None) -> Iterator[RunRecord]:
     """A run, or the runs in a folder, each read in full and then let go.
 
     Of several, one that cannot be read is told and left out.
 
+    Args:
+        folder: Of the run or the runs.
+        left_out: Where the names of those are noted.
+
     Raises:
-        RunRecordError: There is no run.
+        RunRecordError: There is no run, or none that can be read.
     """
     if (folder / EVENTS).is_file():
         yield RunRecord(folder)
@@ -47,14 +51,20 @@ def readable_records(folder: Path) -> Iterator[RunRecord]:
             f"There is no run in {folder}.",
             hint="Name a folder of recorded runs, or that of one run.",
         )
+    damaged = [] if left_out is None else left_out
     for path in paths:
         try:
             record = RunRecord(path)
-            _ = record.events  # A damaged one is found here.
+            record.state()  # A damaged one is found here.
         except ReasonerError as error:
             _leave_out(path, error)
+            damaged.append(path.name)
         else:
             yield record
+    if len(damaged) == len(paths):
+        raise RunRecordError(
+            f"None of the runs in {folder} can be read.", hint="Above is what is wrong with each."
+        )
 
 
 def _leave_out(path: Path, error: ReasonerError) -> None:
