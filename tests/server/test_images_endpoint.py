@@ -40,23 +40,28 @@ def decoded(text: str | None) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))), dtype=int)
 
 
-async def test_pictures_are_those_of_the_model(client: OpenAI, runtime: LensRuntime) -> None:
+@pytest.mark.parametrize("extra", [{}, {"solver": "ab2", "shift": 3.0}])
+async def test_pictures_are_those_of_the_model(
+    client: OpenAI, runtime: LensRuntime, extra: dict[str, Any]
+) -> None:
     answer = client.images.generate(
         prompt=PROMPT,
         model="lens-nano",
         n=2,
         size="64x64",
-        extra_body={"seed": 7, "num_inference_steps": 3, "guidance_scale": 2},
+        extra_body={"seed": 7, "num_inference_steps": 3, "guidance_scale": 2, **extra},
     )
-    settings = GenerationSettings(width=64, height=64, num_inference_steps=3, guidance_scale=2)
+    settings = GenerationSettings(
+        width=64, height=64, num_inference_steps=3, guidance_scale=2, extra=extra
+    )
     direct = await LocalLensGenerator(runtime).generate(PROMPT, seeds=[7, 8], settings=settings)
     assert answer.data is not None
     for datum, image in zip(answer.data, direct, strict=True):
         assert np.abs(decoded(datum.b64_json) - np.asarray(image.image, dtype=int)).max() <= 1
-        extra = datum.model_extra
-        assert extra is not None
-        assert (extra["seed"], extra["prompt"]) == (image.seed, PROMPT)
-        assert extra["settings"] == image.settings.model_dump()
+        told = datum.model_extra
+        assert told is not None
+        assert (told["seed"], told["prompt"]) == (image.seed, PROMPT)
+        assert told["settings"] == image.settings.model_dump()
 
 
 async def test_the_async_client_streams_unfinished_pictures_first(running: Running) -> None:
@@ -139,6 +144,8 @@ def test_other_kinds_of_files(client: OpenAI, kind: Any, found: str) -> None:
         ({"style": "vivid"}, "style", "unknown_parameter"),
         ({"num_inference_steps": 201}, "num_inference_steps", "invalid_value"),
         ({"guidance_scale": 0.5}, "guidance_scale", "invalid_value"),
+        ({"solver": "heun"}, "solver", "unsupported_value"),
+        ({"shift": 0}, "shift", "invalid_value"),
         ({"seed": -1}, "seed", "invalid_value"),
         ({"seed": 2**53}, "seed", "invalid_value"),
     ],

@@ -73,6 +73,10 @@ class ImagesBody(Body):
     """Guidance; 1 is none. The model's own by default."""
     negative_prompt: str = ""
     """What should not be in the picture."""
+    solver: str | None = None
+    """Lens only: `euler`, `dpmpp_2m` or `ab2`; euler by default."""
+    shift: float | None = Field(default=None, gt=0)
+    """Lens only: time shift of the noise levels; by default from size and steps."""
 
     @field_validator("prompt")
     @classmethod
@@ -92,7 +96,8 @@ class ImagesBody(Body):
     @property
     def extra(self) -> dict[str, JsonValue]:
         """Settings that only some generators know."""
-        return {}
+        told: dict[str, JsonValue] = {"solver": self.solver, "shift": self.shift}
+        return {name: value for name, value in told.items() if value is not None}
 
 
 class EditsBody(ImagesBody):
@@ -107,7 +112,7 @@ class EditsBody(ImagesBody):
     def extra(self) -> dict[str, JsonValue]:
         """See `ImagesBody.extra`."""
         told = {"strength": self.strength, "mask_feather": self.mask_feather}
-        return {name: value for name, value in told.items() if value is not None}
+        return super().extra | {name: value for name, value in told.items() if value is not None}
 
 
 class RunBody(Body):
