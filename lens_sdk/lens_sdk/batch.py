@@ -83,7 +83,7 @@ class Batch:
         self._max_usd = max_usd
         self._ends = None if deadline is None else time.monotonic() + deadline
         self._usd: dict[str, float | None] = {}
-        self._unrecorded: dict[str, float] = {}
+        self._unrecorded: dict[str, float] = {}  # what records do not tell of
         self._pressed = False
 
     def __enter__(self) -> Self:
@@ -124,6 +124,9 @@ class Batch:
         known = read_results(self.results_file)
         first = self._loop.header(self.requests[0].request)
         for one in self.requests:
+            if (row := known.get(one.id)) is not None:
+                self._usd[one.id] = row.usd
+                self._unrecorded[one.id] = row.usd or 0.0
             if not (self._run(one) / EVENTS).exists():
                 continue
             try:
@@ -133,12 +136,11 @@ class Batch:
             header = first.model_copy(update={"request": one.request, "rubric": one.rubric})
             record.header.check_same(header, record.folder)
             with suppress(RunRecordError):
-                self._take_up(one, record, known.get(one.id))
+                self._take_up(one, record, row)
 
     def _take_up(self, one: BatchRequest, record: RunRecord, row: BatchResult | None) -> None:
         if row is not None and self._is_done(record, row):
             self.results[one.id] = row
-            self._usd[one.id] = row.usd
             return
         recorded = record.state().usage.usd
         if row is not None and row.usd is not None and recorded is not None:

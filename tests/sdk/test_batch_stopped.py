@@ -134,6 +134,47 @@ def test_a_cost_that_nobody_knows_ends_a_batch_with_a_limit(
     assert set(world.asked.values()) == {1}
 
 
+def test_a_failed_call_of_unknown_cost_is_unknown_for_the_next_command_too(
+    world: World, served: list[str], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    price = {"input": 1e6, "cached_input": 1e6, "output": 0}
+    prices = {"date": "2026-11-22", "prices": {"writer": price}}
+    (tmp_path / "prices.json").write_text(json.dumps(prices))
+    monkeypatch.setenv("LENS_PRICES", str(tmp_path / "prices.json"))
+    file.write_text("a blue cup", "utf-8")
+    answer = world.server.answer
+    # Answered without a word of what it took.
+    world.server.answer = lambda call: world.server.raw(b'{"choices": 5}')
+    lens(*served, "--max-cost", "1000", code=1)
+    (row,) = table(Path("out"))
+    assert row["usd"] is None
+    world.server.answer = answer
+    known = len(world.server.calls)
+    _, stderr = lens(*served, "--max-cost", "1000", code=1)
+    assert "1 left · cost unknown" in stderr
+    assert len(world.server.calls) == known
+    lens(*served)
+    (row,) = table(Path("out"))
+    assert (row["error"], row["usd"]) == (None, None)
+
+
+def test_what_a_lost_record_cost_is_not_forgotten(
+    world: World, served: list[str], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    price = {"input": 1e6, "cached_input": 1e6, "output": 0}
+    prices = {"date": "2026-11-22", "prices": {"writer": price}}
+    (tmp_path / "prices.json").write_text(json.dumps(prices))
+    monkeypatch.setenv("LENS_PRICES", str(tmp_path / "prices.json"))
+    file.write_text("a blue cup", "utf-8")
+    world.server.answer = lambda call: world.server.text("chat", "nonsense", model="writer")
+    lens(*served, code=1)
+    (first,) = table(Path("out"))
+    shutil.rmtree("out/runs")
+    lens(*served, code=1)
+    (second,) = table(Path("out"))
+    assert second["usd"] == pytest.approx(2 * first["usd"])
+
+
 def test_two_batches_do_not_draw_in_one_folder(world: World, served: list[str]) -> None:
     said: list[str] = []
 
@@ -164,7 +205,7 @@ def test_an_interrupted_batch_finishes_its_calls_and_asks_for_nothing_again(
     _, stderr = lens(*served, "--concurrency", "2", code=130)
     assert interrupted.is_set()
     assert signal.getsignal(signal.SIGINT) == before
-    assert "Go on with the same command." in stderr
+    assert "Run the same command to resume." in stderr
     assert len(table(Path("out"))) < 3
     known = len(world.server.calls)
     assert known < CALLS * len(REQUESTS)
