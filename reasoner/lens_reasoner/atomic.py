@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, whatever happens while they are written."""
+"""Writing files atomically: readers see the whole file or none, whatever interrupts the write."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from io import FileIO
 from pathlib import Path
 
 _WAITS = (0.01, 0.03, 0.1, 0.3, 0.6)
-"""Seconds between tries to replace a file that another program has open on Windows."""
+"""Seconds between attempts to replace a file that another program has open on Windows."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that readers, other writers and a crash never meet half of it.
+    """Write a file so that readers, other writers and a crash never see it half-written.
 
     Args:
-        path: The file; missing folders are made, and a file that is there is replaced.
-        data: All it holds.
+        path: The file; missing folders are created, and an existing file is replaced.
+        data: The whole content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
@@ -39,7 +39,7 @@ def _put_in_place(partial: Path, path: Path) -> None:
             partial.replace(path)
             return
         except PermissionError as error:
-            # There readers, virus scanners and indexers keep others off for a moment.
+            # Windows: readers, virus scanners and indexers block a file for a moment.
             if getattr(error, "winerror", None) is None:
                 raise
             time.sleep(wait)
@@ -47,10 +47,10 @@ def _put_in_place(partial: Path, path: Path) -> None:
 
 
 def append_line(file: FileIO, line: bytes) -> None:
-    """Add a line to a file opened for appending without a buffer; on return it is on the disk.
+    """Append a line to a file opened unbuffered for appending; it is on disk on return.
 
     Raises:
-        OSError: If it cannot be written, such as on a full disk; then nothing of it stays.
+        OSError: It cannot be written, for example on a full disk; the file is then unchanged.
     """
     end = os.fstat(file.fileno()).st_size
     left = memoryview(line)
@@ -65,7 +65,7 @@ def append_line(file: FileIO, line: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power failure, where the system can."""
+    """Make the names in a folder survive a power failure, if the system supports it."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -1,6 +1,6 @@
-"""Parts of a loop that look into a cache before they do anything; `cache` says by what rules.
+"""Loop parts that consult a cache first; see `Cache` for the rules.
 
-What comes from the cache costs nothing and takes no time: its usage is zero.
+Cached results have a usage and a duration of zero.
 """
 
 from __future__ import annotations
@@ -37,12 +37,18 @@ T = TypeVar("T", bound=Value)
 
 _log = logging.getLogger("lens_reasoner")
 
-_NOT_IN_THE_WORDS = {"seed", "num_images", "num_inference_steps", "guidance_scale", "extra"}
+_DOES_NOT_AFFECT_TEXT = {
+    "seed",
+    "num_images",
+    "num_inference_steps",
+    "guidance_scale",
+    "extra",
+}
 _FREE: dict[str, Any] = {"usage": Usage.zero(), "seconds": 0.0}
 
 
 def cached(parts: LoopParts, cache: Cache) -> LoopParts:
-    """The same parts, those that can be told from others looking into `cache` first."""
+    """Wrap the parts whose results can be cached."""
     changes: dict[str, Any] = {}
     if parts.generator.capabilities.seed:
         changes["generator"] = CachedGenerator(parts.generator, cache)
@@ -60,7 +66,7 @@ def cached(parts: LoopParts, cache: Cache) -> LoopParts:
 
 
 class CachedGenerator:
-    """A generator that draws only what it has not drawn before."""
+    """A generator that generates only images that are not in the cache."""
 
     _SHAPE = TypeAdapter(GeneratedImage)
 
@@ -75,7 +81,7 @@ class CachedGenerator:
 
     @property
     def capabilities(self) -> Capabilities:
-        """The generator's own."""
+        """The generator's own capabilities."""
         return self._inner.capabilities
 
     async def generate(
@@ -87,7 +93,7 @@ class CachedGenerator:
         on_step: StepCallback | None = None,
     ) -> list[GeneratedImage]:
         """See `Generator.generate`."""
-        # Told once: some generators look at all their weights to say it.
+        # Computed once: some generators read all of their weights for it.
         identity, asked = named_identity(self._inner), settings.model_dump(mode="json")
 
         def key(seed: int) -> JsonValue:
@@ -97,14 +103,14 @@ class CachedGenerator:
         places = [place for place, seed in enumerate(seeds) if known[seed] is None]
         missing = [seeds[place] for place in places]
 
-        def told(done: StepProgress) -> None:
+        def report(done: StepProgress) -> None:
             if on_step is not None:
                 on_step(done.model_copy(update={"index": places[done.index]}))
 
         drawn: list[GeneratedImage] = []
         if missing:
             drawn = await self._inner.generate(
-                prompt, seeds=missing, settings=settings, on_step=told
+                prompt, seeds=missing, settings=settings, on_step=report
             )
         images = {
             seed: image.model_copy(update={"usage": Usage.zero(), "timings": {}})
@@ -112,21 +118,21 @@ class CachedGenerator:
             if image is not None
         }
         for seed, image in zip(missing, drawn, strict=False):
-            _keep(self._cache, "image", key(seed), image, self._SHAPE)
+            _store(self._cache, "image", key(seed), image, self._SHAPE)
             images[seed] = image
-        # Up to the first that is missing: an image's place says which seed it is of.
+        # Stop at the first missing one: an image's position says which seed it belongs to.
         return [images[seed] for seed in takewhile(images.__contains__, seeds)]
 
 
 class _Answer(Value):
-    """One criterion's answer and who gave it."""
+    """The answer to one criterion, and who gave it."""
 
     verdict: CriterionVerdict
     judge: str
 
 
 class CachedJudge:
-    """A judge that is asked only about criteria it has not answered for an image before."""
+    """A judge that is only asked about criteria without a cached answer for the image."""
 
     _SHAPE = TypeAdapter(_Answer)
 
@@ -141,7 +147,7 @@ class CachedJudge:
 
     async def judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
         """See `Judge.judge`."""
-        # Taken once: an image of megabytes is read whole for its hash.
+        # Computed once, because hashing an image of several megabytes takes time.
         identity, sha256 = named_identity(self._inner), image.sha256
 
         def key(criterion: Criterion) -> JsonValue:
@@ -158,7 +164,7 @@ class CachedJudge:
             for criterion in missing:
                 answer = answers.get(criterion.name)
                 if answer is not None and not answer.verdict.failed:
-                    _keep(self._cache, "verdict", key(criterion), answer, self._SHAPE)
+                    _store(self._cache, "verdict", key(criterion), answer, self._SHAPE)
             known |= answers
         else:
             judge = next((a.judge for a in known.values() if a is not None), self.name)
@@ -173,63 +179,65 @@ class CachedJudge:
 
 
 class CachedReasoner:
-    """A reasoner that rewrites a request once; refusals are kept too."""
+    """A reasoner whose rewrites and refusals are cached."""
 
     def __init__(self, inner: Reasoner, cache: Cache) -> None:
         self._inner = inner
-        self._kept = _Kept(cache, "rewrite", TypeAdapter[Rewrite | Refused](Rewrite | Refused))
+        self._cached = _CachedValues(
+            cache, "rewrite", TypeAdapter[Rewrite | Refused](Rewrite | Refused)
+        )
 
     async def rewrite(self, request: ImageRequest) -> Rewrite | Refused:
         """See `Reasoner.rewrite`."""
-        key: JsonValue = [fingerprint(self._inner), _words(request)]
-        return await self._kept.get(key, lambda: self._inner.rewrite(request))
+        key: JsonValue = [fingerprint(self._inner), _relevant(request)]
+        return await self._cached.get(key, lambda: self._inner.rewrite(request))
 
 
 class CachedRubricWriter:
-    """A rubric writer that writes a request's rubric once."""
+    """A rubric writer whose rubrics are cached."""
 
     def __init__(self, inner: RubricWriter, cache: Cache) -> None:
         self._inner = inner
-        self._kept = _Kept(cache, "rubric", TypeAdapter(Rubric))
+        self._cached = _CachedValues(cache, "rubric", TypeAdapter(Rubric))
 
     async def write(self, request: ImageRequest) -> Rubric:
         """See `RubricWriter.write`."""
-        key: JsonValue = [fingerprint(self._inner), _words(request)]
-        return await self._kept.get(key, lambda: self._inner.write(request))
+        key: JsonValue = [fingerprint(self._inner), _relevant(request)]
+        return await self._cached.get(key, lambda: self._inner.write(request))
 
 
 class CachedFidelityChecker:
-    """A fidelity checker that holds a prompt against a rubric once."""
+    """A fidelity checker whose reports are cached."""
 
     def __init__(self, inner: FidelityChecker, cache: Cache) -> None:
         self._inner = inner
-        self._kept = _Kept(cache, "fidelity", TypeAdapter(FidelityReport))
+        self._cached = _CachedValues(cache, "fidelity", TypeAdapter(FidelityReport))
 
     async def check(self, request: ImageRequest, prompt: str, rubric: Rubric) -> FidelityReport:
         """See `FidelityChecker.check`."""
         criteria: JsonValue = [c.model_dump(mode="json") for c in rubric.criteria]
-        key: JsonValue = [fingerprint(self._inner), _words(request), prompt, criteria]
-        return await self._kept.get(key, lambda: self._inner.check(request, prompt, rubric))
+        key: JsonValue = [fingerprint(self._inner), _relevant(request), prompt, criteria]
+        return await self._cached.get(key, lambda: self._inner.check(request, prompt, rubric))
 
 
 class CachedReviser:
-    """A reviser that mends a prompt for the same problems once."""
+    """A reviser whose revisions are cached."""
 
     def __init__(self, inner: Reviser, cache: Cache) -> None:
         self._inner = inner
-        self._kept = _Kept(cache, "revision", TypeAdapter(Rewrite))
+        self._cached = _CachedValues(cache, "revision", TypeAdapter(Rewrite))
 
     async def revise(
         self, request: ImageRequest, current: Rewrite, problems: Sequence[Problem]
     ) -> Rewrite:
         """See `Reviser.revise`."""
         found: JsonValue = [problem.model_dump(mode="json") for problem in problems]
-        key: JsonValue = [fingerprint(self._inner), _words(request), current.prompt, found]
-        return await self._kept.get(key, lambda: self._inner.revise(request, current, problems))
+        key: JsonValue = [fingerprint(self._inner), _relevant(request), current.prompt, found]
+        return await self._cached.get(key, lambda: self._inner.revise(request, current, problems))
 
 
-class _Kept(Generic[T]):
-    """One kind of results that have a usage and a duration."""
+class _CachedValues(Generic[T]):
+    """Cached values of one kind, which have a usage and a duration."""
 
     def __init__(self, cache: Cache, kind: Kind, shape: TypeAdapter[T]) -> None:
         self._cache = cache
@@ -237,24 +245,24 @@ class _Kept(Generic[T]):
         self._shape = shape
 
     async def get(self, key: JsonValue, make: Callable[[], Awaitable[T]]) -> T:
-        """The result from the cache, for nothing, or made and kept."""
+        """Return the cached value at no cost, or make and store it."""
         known = self._cache.get(self._kind, key, self._shape)
         if known is not None:
             return known.model_copy(update=_FREE)
         made = await make()
-        _keep(self._cache, self._kind, key, made, self._shape)
+        _store(self._cache, self._kind, key, made, self._shape)
         return made
 
 
-def _keep(cache: Cache, kind: Kind, key: JsonValue, value: T, shape: TypeAdapter[T]) -> None:
-    """Keep a result for others; one that cannot be written is paid for and used all the same."""
+def _store(cache: Cache, kind: Kind, key: JsonValue, value: T, shape: TypeAdapter[T]) -> None:
+    """Store a result; if it cannot be written, the run goes on with it."""
     try:
         cache.put(kind, key, value, shape)
     except OSError as error:
-        _log.warning("a %s cannot be kept in the cache %s: %s", kind, cache.folder, error)
+        _log.warning("the cache %s could not store a result (%s): %s", cache.folder, kind, error)
 
 
-def _words(request: ImageRequest) -> JsonValue:
-    """What of a request its prompt and its criteria may depend on."""
-    words: JsonValue = request.model_dump(mode="json", exclude=_NOT_IN_THE_WORDS)
-    return words
+def _relevant(request: ImageRequest) -> JsonValue:
+    """The fields of a request that its prompt and its criteria may depend on."""
+    fields: JsonValue = request.model_dump(mode="json", exclude=_DOES_NOT_AFFECT_TEXT)
+    return fields

@@ -1,4 +1,4 @@
-"""What kind of image a file is, by its first bytes and not by what anybody says."""
+"""The format of an image file, determined by its first bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SUFFIXES: dict[MediaType, str] = {
     "image/webp": ".webp",
     "image/gif": ".gif",
 }
-"""File name endings by media type."""
+"""File suffixes by media type."""
 
 
 def sniff(data: bytes) -> MediaType | None:

@@ -1,4 +1,4 @@
-"""The seam to services that say which requests must not be drawn."""
+"""The protocol for services that decide which requests may be generated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lens_reasoner.types import Refused
 
 @runtime_checkable
 class Moderator(Protocol):
-    """Anything that reads a request before it is rewritten."""
+    """Checks a request before it is rewritten."""
 
     @property
     def model(self) -> str:
@@ -17,9 +17,9 @@ class Moderator(Protocol):
         ...
 
     async def check(self, text: str) -> Refused | None:
-        """The refusal that `text` runs into; None if it may be drawn.
+        """Return the refusal of `text`; None if it may be generated.
 
         Raises:
-            ChatError: If there is no decision; nothing is said about the request then.
+            ChatError: There is no decision, so nothing is known about the request.
         """
         ...

@@ -1,4 +1,4 @@
-"""Images and runs as HTML for notebooks; nothing is loaded from elsewhere."""
+"""Images and runs as self-contained HTML for notebooks."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
     from lens_reasoner.verdict import Verdict
 
 WIDEST = 384
-"""Pixels; an image is shown no wider."""
+"""Maximum width of an image in pixels."""
 
 _MARKS = {"yes": ("✓", "#1a7f37"), "no": ("✗", "#cf222e"), "cannot_tell": ("?", "#9a6700")}
 _DIM = "opacity:.65;font-size:.85em"
 
 
 def picture(image: GeneratedImage, *, label: str = "", width: int = WIDEST) -> str:
-    """One image with what made it below.
+    """One image with a caption that says how it was made.
 
     Args:
         image: The image.
-        label: Stands above it.
-        width: Most pixels it is shown wide.
+        label: Heading above the image.
+        width: Maximum width in pixels.
     """
     settings = image.settings
-    told = (
+    details = (
         f"{settings.width}x{settings.height}" if settings.width else "",
         "" if image.seed is None else f"seed {image.seed}",
         f"{settings.num_inference_steps} steps" if settings.num_inference_steps else "",
         "" if settings.guidance_scale is None else f"guidance {settings.guidance_scale:g}",
         image.generator,
     )
-    small = escape(" · ".join(filter(None, told)))
+    small = escape(" · ".join(filter(None, details)))
     heading = f"<strong>{escape(label)}</strong>" if label else ""
     return (
         f'<figure style="margin:0 1em 1em 0;display:inline-block;vertical-align:top;'
@@ -49,14 +49,14 @@ def picture(image: GeneratedImage, *, label: str = "", width: int = WIDEST) -> s
 
 
 def verdict_list(verdict: Verdict, rubric: Rubric | None = None) -> str:
-    """A judge's answers, one line for each criterion."""
+    """A judge's answers, one line per criterion."""
     questions = {c.name: c.question for c in rubric.criteria} if rubric is not None else {}
     lines = []
-    for told in verdict.verdicts:
-        mark, colour = _MARKS[told.answer]
-        question = escape(questions.get(told.criterion, told.criterion))
-        evidence = f' <span style="{_DIM}">{escape(told.evidence)}</span>' if told.evidence else ""
-        lines.append(f'<div><b style="color:{colour}">{mark}</b> {question}{evidence}</div>')
+    for answer in verdict.verdicts:
+        mark, colour = _MARKS[answer.answer]
+        question = escape(questions.get(answer.criterion, answer.criterion))
+        seen = f' <span style="{_DIM}">{escape(answer.evidence)}</span>' if answer.evidence else ""
+        lines.append(f'<div><b style="color:{colour}">{mark}</b> {question}{seen}</div>')
     score = "no score" if verdict.score is None else f"score {verdict.score:.2f}"
     return f"{''.join(lines)}<div style='{_DIM}'>{score}, by {escape(verdict.judge)}</div>"
 
@@ -64,12 +64,12 @@ def verdict_list(verdict: Verdict, rubric: Rubric | None = None) -> str:
 def side_by_side(
     candidates: Sequence[tuple[str, Candidate]], rubric: Rubric | None, *, width: int = WIDEST
 ) -> str:
-    """Images beside each other, each with its verdict below.
+    """Images side by side, each with its verdict below.
 
     Args:
-        candidates: Labels and images.
+        candidates: Labels and candidates.
         rubric: The criteria, for their questions.
-        width: Most pixels each is shown wide.
+        width: Maximum width of each image in pixels.
     """
     shown = []
     for label, candidate in candidates:
@@ -82,7 +82,7 @@ def side_by_side(
 
 
 def run(result: LoopResult) -> str:
-    """A run: the request, the best image and its verdict, and the others small."""
+    """A run: the request, the best image with its verdict, and smaller versions of the others."""
     parts = [f"<h4 style='margin:0'>{escape(result.request.text)}</h4>"]
     if result.refused is not None:
         parts.append(f"<div>Refused: {escape(result.refused.reason)}</div>")
@@ -96,13 +96,13 @@ def run(result: LoopResult) -> str:
     for failure in result.failures:
         parts.append(f'<div style="color:#9a6700">{escape(failure.message)}</div>')
     usd = result.usage.usd
-    told = (
+    summary = (
         f"stopped: {result.stop_reason.replace('_', ' ')}",
-        f"{len(result.candidates)} pictures",
+        f"{len(result.candidates)} images",
         "cost unknown" if usd is None else f"${usd:.4f}",
         f"{result.timings['total']:.1f} s" if "total" in result.timings else "",
     )
-    parts.append(f'<div style="{_DIM}">{escape(" · ".join(filter(None, told)))}</div>')
+    parts.append(f'<div style="{_DIM}">{escape(" · ".join(filter(None, summary)))}</div>')
     return "".join(parts)
 
 

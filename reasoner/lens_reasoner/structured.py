@@ -1,4 +1,4 @@
-"""Replies of an asked form: read, checked, and asked for once more when they are not."""
+"""Structured replies: parsed, validated, and requested once more if they are invalid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lens_reasoner.errors import ChatError
 from lens_reasoner.types import Usage
 
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
-# Of templates that open the thought themselves, only its end is in the reply.
+# Templates that open the thought themselves leave only its end in the reply.
 _END_OF_THOUGHT = re.compile(
     r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|channel\|>final[^<]*<\|message\|>"
 )
@@ -26,25 +26,25 @@ _AGAIN = (
 )
 
 
-class OffSchema(ValueError):  # noqa: N818 - becomes a ChatError before anybody sees it
-    """A reply that is not of the asked form; the message lists what is wrong."""
+class OffSchema(ValueError):  # noqa: N818 - callers only see the ChatError it becomes
+    """A reply that does not match the schema; the message lists what is wrong."""
 
 
 def read_json(text: str, schema: type[Schema]) -> Schema:
-    """The value in a reply.
+    """Parse a reply.
 
-    Besides plain JSON, JSON in a fenced block or between words of explanation is accepted, as
-    servers without JSON schemas give it. Thoughts that a server left before it are no part of it.
+    Besides plain JSON, this accepts JSON in a fenced block or surrounded by text, as servers
+    without JSON schemas return it. Thoughts before the reply are skipped.
 
     Raises:
-        OffSchema: If the text holds no value of that form.
+        OffSchema: The text has no value that matches the schema.
     """
     problem: ValidationError | None = None
     for candidate in _candidates(text):
         try:
             return schema.model_validate_json(candidate)
         except ValidationError as error:
-            # What is wrong with a value says more than that the words round it are no JSON.
+            # A validation error says more than that the surrounding text is not JSON.
             if problem is None or error.errors()[0]["type"] != "json_invalid":
                 problem = error
     assert problem is not None
@@ -52,7 +52,7 @@ def read_json(text: str, schema: type[Schema]) -> Schema:
 
 
 def _candidates(text: str) -> list[str]:
-    """The reply itself, its fenced blocks, and what stands between its outermost braces."""
+    """The reply itself, its fenced blocks, and the text between its outermost braces."""
     if not text.lstrip().startswith(("{", "```")) and (end := _END_OF_THOUGHT.search(text)):
         text = text[end.end() :]
     inner = text[text.find("{") : text.rfind("}") + 1] if "{" in text else ""
@@ -71,13 +71,13 @@ def _problems(error: ValidationError) -> str:
 
 
 def json_instruction(schema: type[BaseModel]) -> str:
-    """Tells a model which form its reply must have."""
+    """An instruction to reply in a certain form."""
     form = json.dumps(schema.model_json_schema(), ensure_ascii=False)
     return f"Answer with nothing but one JSON object that satisfies this JSON schema:\n{form}"
 
 
 def told_the_form(messages: Sequence[Message], schema: type[BaseModel]) -> list[Message]:
-    """A conversation for a server that takes no schema: its system message asks for the form."""
+    """A conversation whose system message asks for the form; for servers that take no schema."""
     form = json_instruction(schema)
     if not messages or messages[0].role != "system":
         return [Message.system(form), *messages]
@@ -85,12 +85,12 @@ def told_the_form(messages: Sequence[Message], schema: type[BaseModel]) -> list[
 
 
 def again(reply: str, problems: str, schema: type[BaseModel]) -> list[Message]:
-    """What is added to a conversation whose last reply was off the schema.
+    """The messages to append after a reply that does not match the schema.
 
-    The form is told in words too, as some servers leave a schema out without a word.
+    They repeat the schema, because some servers silently ignore a schema parameter.
     """
-    told = _AGAIN.format(problems=problems, form=json_instruction(schema))
-    return [Message.assistant(reply), Message.user(told)]
+    correction = _AGAIN.format(problems=problems, form=json_instruction(schema))
+    return [Message.assistant(reply), Message.user(correction)]
 
 
 async def ask_checked(
@@ -100,16 +100,16 @@ async def ask_checked(
     *,
     model: str,
 ) -> ChatReply:
-    """A reply of the asked form; a model that misses it is shown what is wrong and asked again.
+    """Get a reply that matches `schema`; after an invalid one, list its problems and ask again.
 
     Args:
-        ask: One complete call; its reply is not parsed yet.
+        ask: Makes one complete call; its reply is not parsed yet.
         messages: The conversation.
-        schema: The form; None accepts any reply.
-        model: The model asked, for errors.
+        schema: The schema; None accepts any reply.
+        model: Name of the model, for error messages.
 
     Raises:
-        ChatError: Of fault "off_schema" if the second reply misses the form too.
+        ChatError: The second reply does not match either; the fault is "off_schema".
     """
     reply = await ask(messages)
     if schema is None:
@@ -128,8 +128,8 @@ async def ask_checked(
         parsed = read_json(second.text, schema)
     except OffSchema as error:
         raise ChatError(
-            f"The reply of {model!r} is not of the form {schema.__name__}, nor was a second "
-            "one after being told what is wrong.",
+            f"The reply of {model!r} does not match {schema.__name__}, and neither does a second "
+            "reply after a list of what is wrong.",
             fault="off_schema",
             model=model,
             usage=usage,

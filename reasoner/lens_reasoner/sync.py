@@ -1,4 +1,4 @@
-"""Async code called from plain code, notebooks included."""
+"""Calling async code from synchronous code, including notebooks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _loop: asyncio.AbstractEventLoop | None = None
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run `coroutine` to its end on a background event loop and return its result.
+    """Run `coroutine` to completion on a background event loop and return its result.
 
-    Works where `asyncio.run` does not: inside a running loop, such as a notebook's. An interrupt
+    Unlike `asyncio.run`, this works inside a running loop, such as a notebook's. An interrupt
     (Ctrl-C) cancels the coroutine.
 
     Raises:
-        RuntimeError: If called from code that itself runs on the background loop.
+        RuntimeError: The caller itself runs on the background loop.
     """
     loop = _background_loop()
     try:
@@ -30,7 +30,7 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
         inside = False
     if inside:
         coroutine.close()
-        raise RuntimeError("run_sync was called from async code it runs itself; use await there")
+        raise RuntimeError("run_sync was called from async code that it runs; use await there")
     future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     try:
         return future.result()
@@ -51,7 +51,7 @@ def _background_loop() -> asyncio.AbstractEventLoop:
 
 
 def _forget_loop() -> None:
-    """In a forked process the loop has no thread, and somebody may seem to hold the lock."""
+    """Reset after a fork: the child has no loop thread, and the lock may look held."""
     global _loop, _starting
     _loop, _starting = None, threading.Lock()
 

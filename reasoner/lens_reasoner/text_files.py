@@ -1,4 +1,4 @@
-"""Text files that people write."""
+"""Reading text files written by people."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 as `>` writes it in Windows' own PowerShell.
+    """Read a file in UTF-8, or in UTF-16 as Windows PowerShell's `>` writes it.
 
-    A mark at its beginning, which Windows' programs like to write, is no part of the text.
+    A byte order mark is removed.
 
     Raises:
-        OSError: If it cannot be read.
+        OSError: The file cannot be read.
+        UnicodeDecodeError: It has another encoding.
         UnicodeDecodeError: If it is in another encoding.
     """
     path = Path(path)

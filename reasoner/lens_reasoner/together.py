@@ -1,4 +1,4 @@
-"""Work done side by side, of which nothing goes on when a part has failed."""
+"""Concurrent work that stops as a whole when one part fails."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ T = TypeVar("T")
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results, in order.
+    """Run coroutines concurrently and return their results in order.
 
-    The first error ends what is still under way, which may cost money, and is raised by itself.
+    On the first error the others are cancelled, because they may cost money, and that error is
+    raised on its own.
     """
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -23,7 +24,7 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def first_error(failed: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first error of a group, however deep it lies."""
+    """The first error in a group, at any depth."""
     error: BaseException = failed
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

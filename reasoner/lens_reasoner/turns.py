@@ -1,4 +1,4 @@
-"""Blocking code run one call at a time, without a thread for each call that waits."""
+"""Blocking code that runs one call at a time, without a waiting thread per call."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 class Turns:
-    """Runs work in a worker thread, one piece at a time, first come, first served.
+    """Runs work in a worker thread, one call at a time, first come, first served.
 
-    Who waits for a turn holds no thread. Python keeps few of them and looks up the addresses of
-    servers in the same ones, so calls that waited in threads would hold up all others.
+    Waiting for a turn takes no thread. Python's default executor has few threads and also uses them
+    to look up server addresses, so calls that waited in threads would delay everything else.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Turns:
         self._working = threading.Lock()
 
     async def run(self, work: Callable[[], T]) -> T:
-        """What `work` returns. If the waiting task is cancelled, work that has begun goes on."""
+        """Run `work` and return its result; cancelling the caller does not stop work once begun."""
         async with self._queue.slot(0):
             return await asyncio.to_thread(self._alone, work)
 

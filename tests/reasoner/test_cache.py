@@ -274,4 +274,4 @@ async def test_a_cache_that_cannot_be_written_loses_nothing(tmp_path: Path, capl
     result = await parts.loop.run(REQUEST)
     assert result.stop_reason == "target_reached"
     assert parts.calls == (1, 1, 6, 6, 3, 2)
-    assert "cannot be kept" in caplog.text
+    assert "could not store" in caplog.text

@@ -1,4 +1,4 @@
-"""Looking criteria up in a prompt by their words, without asking anybody."""
+"""Checking by words alone which criteria a prompt states."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ _RANK: dict[Statement, int] = {"stated": 0, "missing": 1, "contradicted": 2}
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What a prompt says about one demand, and in which sentence."""
+class _Finding:
+    """What a prompt says about one demand of a criterion, and in which sentence."""
 
     status: Statement
     sentence: int | None = None
 
 
 class LexicalFidelity:
-    """Looks up the words of the request that criteria come from.
+    """Looks for the words of the request that a criterion comes from.
 
-    Numbers (in words or figures), colours with their shades, quoted text, plurals and negation are
-    understood for English, the first three for a few more languages. In other languages words
-    count by their beginnings, and in scripts without spaces by their characters.
+    For English it understands numbers (in words or digits), colours with their shades, quoted text,
+    plurals and negation; the first three also for a few other languages. In other languages it
+    compares the beginnings of words, and in scripts without spaces single characters.
 
-    "missing" means that a word with a meaning of its own is not there: a prompt that says the same
-    in quite other words is misjudged. "contradicted" is said of other numbers and colours right
-    beside the thing, and of things that are said not to be there; of places it is never said.
+    "missing" means that a content word is not in the prompt, so a prompt that says the same in
+    entirely different words is misjudged. "contradicted" is only found for another number or colour
+    right beside the object, and for objects that the prompt negates; never for positions.
     """
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the method and its words."""
+        """A hash of the code and the word lists."""
         folder = Path(__file__).parent
         files = ("lexical.py", "lexicon.py", "reading.py")
         code = b"".join((folder / name).read_bytes() for name in files)
         return f"lexical {hashlib.sha256(code).hexdigest()[:8]}"
 
     async def check(self, request: ImageRequest, prompt: str, rubric: Rubric) -> FidelityReport:
-        """See `FidelityChecker.check`; criteria without words of the request are left out."""
+        """See `FidelityChecker.check`. Criteria without words of the request are skipped."""
         started = time.perf_counter()
-        look = _Look(prompt, inflected=latin_language(request.text) not in {None, "English"})
-        findings = [look.finding(criterion) for criterion in rubric.criteria]
+        lookup = _Lookup(prompt, inflected=latin_language(request.text) not in {None, "English"})
+        findings = [lookup.finding(criterion) for criterion in rubric.criteria]
         return FidelityReport(
             prompt=prompt,
             findings=tuple(finding for finding in findings if finding is not None),
@@ -62,8 +62,8 @@ class LexicalFidelity:
         )
 
 
-class _Look:
-    """Looks demands up in one prompt."""
+class _Lookup:
+    """Looks up the demands of criteria in one prompt."""
 
     def __init__(self, prompt: str, *, inflected: bool) -> None:
         self._prompt = prompt
@@ -71,7 +71,7 @@ class _Look:
         self._inflected = inflected
 
     def finding(self, criterion: Criterion) -> FidelityFinding | None:
-        """What the prompt says about a criterion; None if there is nothing to look up."""
+        """What the prompt says about a criterion; None if it has nothing to look up."""
         found = list(self._demands(criterion))
         if criterion.kind == "structure" or not found:
             return None
@@ -84,7 +84,7 @@ class _Look:
             evidence="" if worst == "missing" else evidence,
         )
 
-    def _demands(self, criterion: Criterion) -> Iterator[_Found]:
+    def _demands(self, criterion: Criterion) -> Iterator[_Finding]:
         quotes = list(quoted_texts(criterion.source))
         text = criterion.expected.get("text")
         if isinstance(text, str) and text:
@@ -101,7 +101,7 @@ class _Look:
             words = read(without_quotes(criterion.source)).words
         yield from self._words(words, criterion)
 
-    def _words(self, words: tuple[Word, ...], criterion: Criterion) -> Iterator[_Found]:
+    def _words(self, words: tuple[Word, ...], criterion: Criterion) -> Iterator[_Finding]:
         kind = criterion.kind
         if any(word.single_character for word in words):
             yield from (self._presence(w) for w in words if not w.empty)
@@ -124,16 +124,16 @@ class _Look:
             if word.content and wanted:
                 yield self._presence(word)
 
-    def _quote(self, quote: str) -> _Found:
+    def _quote(self, quote: str) -> _Finding:
         words = " ".join(quote.split())
         for number, sentence in enumerate(self._text.sentences):
             if words in " ".join(sentence.split()):
-                return _Found("stated", number)
+                return _Finding("stated", number)
         whole = " ".join(self._prompt.split())
-        return _Found("stated", None) if words in whole else _Found("missing")
+        return _Finding("stated", None) if words in whole else _Finding("missing")
 
     def _mentions(self, word: Word) -> list[int]:
-        """Where a word stands in the prompt, negated or not."""
+        """Positions of a word in the prompt, negated or not."""
         return [i for i, other in enumerate(self._text.words) if self._same(word, other)]
 
     def _same(self, one: Word, other: Word) -> bool:
@@ -148,15 +148,15 @@ class _Look:
         needed = max(4, round(0.7 * longer))
         return self._inflected and one.text[:needed] == other.text[:needed] and longer >= needed
 
-    def _presence(self, word: Word) -> _Found:
+    def _presence(self, word: Word) -> _Finding:
         found = [self._text.words[i] for i in self._mentions(word)]
         for other in found:
             if other.negated == word.negated:
-                return _Found("stated", other.sentence)
-        return _Found("contradicted", found[0].sentence) if found else _Found("missing")
+                return _Finding("stated", other.sentence)
+        return _Finding("contradicted", found[0].sentence) if found else _Finding("missing")
 
     def _before(self, position: int) -> Iterator[Word]:
-        """The words that belong to a mention, from the nearest to the farthest."""
+        """The words that belong to a mention, nearest first."""
         for word in reversed(self._text.words[max(0, position - _LOOK_BACK) : position]):
             if word.sentence != self._text.words[position].sentence:
                 return
@@ -164,7 +164,7 @@ class _Look:
                 return
             yield word
 
-    def _count(self, number: int, head: Word | None) -> _Found:
+    def _count(self, number: int, head: Word | None) -> _Finding:
         if head is None:
             return self._presence(_bare(number))
         said: list[tuple[int, int]] = []
@@ -180,16 +180,20 @@ class _Look:
                     break
         for said_number, sentence in said:
             if said_number == number:
-                return _Found("stated", sentence)
+                return _Finding("stated", sentence)
         if single and len(single) == number:
-            return _Found("stated", single[0])
-        return _Found("contradicted", said[0][1]) if said else _Found("missing")
+            return _Finding("stated", single[0])
+        return _Finding("contradicted", said[0][1]) if said else _Finding("missing")
 
-    def _color(self, color: str, head: Word | None) -> _Found:
+    def _color(self, color: str, head: Word | None) -> _Finding:
         mentions = self._mentions(head) if head is not None else []
         if not mentions:
             anywhere = [w.sentence for w in self._text.words if w.color == color and not w.negated]
-            return _Found("stated", anywhere[0]) if anywhere and head is None else _Found("missing")
+            return (
+                _Finding("stated", anywhere[0])
+                if anywhere and head is None
+                else _Finding("missing")
+            )
         sentences = {self._text.words[position].sentence for position in mentions}
         beside = [
             (word.color, word.sentence)
@@ -199,31 +203,31 @@ class _Look:
         ]
         for said, sentence in beside:
             if said == color:
-                return _Found("stated", sentence)
+                return _Finding("stated", sentence)
         if beside:
-            return _Found("contradicted", beside[0][1])
+            return _Finding("contradicted", beside[0][1])
         for number in sorted(sentences | self._carried_on(sentences)):
             if any(w.color == color and w.sentence == number for w in self._text.words):
-                return _Found("stated", number)
-        return _Found("missing")
+                return _Finding("stated", number)
+        return _Finding("missing")
 
     def _carried_on(self, sentences: set[int]) -> set[int]:
-        """Sentences after these that begin with a pronoun."""
+        """The sentences that follow these and begin with a pronoun."""
         first = {word.sentence: word.text for word in reversed(self._text.words)}
         return {n + 1 for n in sentences if first.get(n + 1) in _PRONOUNS}
 
-    def _direction(self, direction: str, words: Iterable[Word]) -> _Found:
+    def _direction(self, direction: str, words: Iterable[Word]) -> _Finding:
         names = [word for word in words if word.content]
         there = {self._text.words[i].sentence for name in names for i in self._mentions(name)}
         for word in self._text.words:
             same = word.direction in {direction, OPPOSITE.get(direction, direction)}
             if same and (word.sentence in there or not names):
-                return _Found("stated", word.sentence)
-        return _Found("missing")
+                return _Finding("stated", word.sentence)
+        return _Finding("missing")
 
 
 def _listed(criterion: Criterion) -> str:
-    """Number and colour that a criterion's data ask for, as words."""
+    """The number and colour in a criterion's `expected`, as text."""
     given = (criterion.expected.get(key) for key in ("count", "color"))
     return " ".join(str(value) for value in given if isinstance(value, int | str))
 
@@ -233,7 +237,7 @@ def _bare(number: int) -> Word:
 
 
 def _head(words: tuple[Word, ...], position: int) -> Word | None:
-    """The noun that a number or colour belongs to: the last content word of what follows."""
+    """The noun that a number or colour belongs to: the last content word after it."""
     head: Word | None = None
     for word in words[position + 1 :]:
         if (word.pause and head) or word.empty or word.direction:

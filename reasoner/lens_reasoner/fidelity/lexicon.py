@@ -1,4 +1,4 @@
-"""Words whose meaning a program can be sure of: numbers, colours, directions, negations."""
+"""Words with an unambiguous meaning: numbers, colours, directions, negations."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ def _words(*texts: str) -> frozenset[str]:
 
 
 def _meanings(words: dict[str, str]) -> dict[str, str]:
-    """By each of the words, what it means."""
+    """Invert a mapping from meanings to their words."""
     return {word: meaning for meaning, text in words.items() for word in text.split()}
 
 
 def _counted(*texts: str) -> dict[str, int]:
-    """The number of each word, by its place; a dash holds the place of a word of two languages."""
+    """Number each word by its position; a dash skips a number whose word is in another list."""
     return {
         word: number for text in texts for number, word in enumerate(text.split()) if word != "-"
     }
@@ -33,7 +33,7 @@ _NUMBERS = _counted(
 _GROUPS = {"single": 1, "lone": 1, "pair": 2, "couple": 2, "both": 2, "trio": 3, "dozen": 12}
 
 NUMBERS: dict[str, int] = _NUMBERS | _GROUPS | {"两": 2}
-"""Number words; figures are read as they are."""
+"""Number words; digits are parsed."""
 
 COLORS = _meanings(
     {
@@ -67,7 +67,7 @@ DIRECTIONS = _meanings(
         "inside": "inside within",
     }
 )
-"""Words that say where something is."""
+"""Words for positions."""
 
 OPPOSITE = {
     "left": "right",
@@ -77,16 +77,16 @@ OPPOSITE = {
     "front": "behind",
     "behind": "front",
 }
-"""Directions that say the same when the things change places."""
+"""Directions that mean the same once the two objects are swapped."""
 
 NEGATIONS = _words(
     "no not never none neither nor without lacking lacks absent isn't aren't nicht kein keine",
     "keinen keiner ohne sans aucun aucune sin ningún ninguna senza nessun nessuna sem não 没 無 无",
 )
-"""Words after which things are said not to be there."""
+"""Words that negate what follows."""
 
 SCOPE_ENDS = _words("but only except instead however with while where")
-"""Words that end what a negation reaches."""
+"""Words that end the scope of a negation."""
 
 IRREGULAR = {
     "children": "child",

@@ -1,4 +1,4 @@
-"""Looking criteria up in a prompt by asking a language model."""
+"""Asking a language model which criteria a prompt states."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ other words is stated. Answer every criterion once, with its number as "id"."""
 
 
 class _Item(BaseModel):
-    # The order of the fields is the order of writing: evidence before the answer.
+    # Fields are written in this order: the evidence before the answer.
     id: int
     evidence: str
     status: Statement
@@ -46,10 +46,11 @@ class LLMFidelity:
 
         Args:
             chat: The model; None means OpenAI's `DEFAULT_JUDGE_MODEL`.
-            temperature: None leaves it to the server, as models that reason first demand.
+            temperature: Sampling temperature; None leaves it to the server, which reasoning models
+                require.
 
         Raises:
-            MissingKeyError: If no model is given and there is no key for the default one.
+            MissingKeyError: No model is given and there is no API key for the default one.
         """
         self._chat = chat or default_chat(DEFAULT_JUDGE_MODEL, setting=JUDGE_SETTING)
         self._temperature = temperature
@@ -61,12 +62,12 @@ class LLMFidelity:
         return f"{identity_of(self._chat)} t={self._temperature} {digest}"
 
     async def check(self, request: ImageRequest, prompt: str, rubric: Rubric) -> FidelityReport:
-        """See `FidelityChecker.check`; what the model leaves out or contradicts is left out.
+        """See `FidelityChecker.check`. Criteria without one clear answer are skipped.
 
         Evidence that is not in the prompt is dropped.
 
         Raises:
-            ChatError: If there is no usable reply, or one without any finding.
+            ChatError: There is no usable reply, or it answers no criterion.
         """
         started = time.perf_counter()
         criteria = [c for c in rubric.criteria if c.kind != "structure"]
@@ -82,7 +83,7 @@ class LLMFidelity:
         findings = _findings(criteria, reply.parsed_as(_Answer).findings, prompt)
         if not findings:
             raise ChatError(
-                f"{reply.model!r} looked up none of {len(criteria)} criteria.",
+                f"{reply.model!r} answered none of {len(criteria)} criteria.",
                 fault="off_schema",
                 model=reply.model,
                 usage=reply.usage,
@@ -112,7 +113,7 @@ def _question(request: ImageRequest, prompt: str, criteria: Sequence[Criterion])
 def _findings(
     criteria: Sequence[Criterion], items: Sequence[_Item], prompt: str
 ) -> tuple[FidelityFinding, ...]:
-    """One finding for each criterion that has one clear answer."""
+    """One finding per criterion that has one clear answer."""
     findings = []
     for number, criterion in enumerate(criteria, start=1):
         given = [item for item in items if item.id == number]

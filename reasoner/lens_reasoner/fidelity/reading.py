@@ -1,4 +1,4 @@
-"""A text as words with what each is known to mean, in clauses and sentences."""
+"""Text split into words, clauses and sentences, with what each word is known to mean."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Word:
 
     Attributes:
         text: As written, in lower case.
-        stem: What its forms have in common.
-        sentence: Number of its sentence, from 0.
-        pause: Whether a comma or the like stands before it.
-        negated: Whether it is said not to be there.
-        number: The number it means.
-        color: The colour it means.
-        direction: The direction it means.
+        stem: What its inflected forms have in common.
+        sentence: Index of its sentence, from 0.
+        pause: Whether a comma or similar punctuation precedes it.
+        negated: Whether it is negated.
+        number: The number it means, if any.
+        color: The colour it means, if any.
+        direction: The direction it means, if any.
     """
 
     text: str
@@ -49,23 +49,23 @@ class Word:
 
     @property
     def empty(self) -> bool:
-        """Whether it says nothing by itself."""
+        """Whether it has no meaning of its own."""
         return self.text in EMPTY_WORDS or self.text in NEGATIONS
 
     @property
     def content(self) -> bool:
-        """Whether it names a thing, a property or an action."""
+        """Whether it names an object, a property or an action."""
         return not self.empty and self.number is None and not self.direction and not self.color
 
     @property
     def single_character(self) -> bool:
-        """Whether it is one character of a script without spaces."""
+        """Whether it is a single character of a script without spaces."""
         return re.fullmatch(_EAST_ASIAN, self.text) is not None
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A text that was read.
+    """A text that was split into words.
 
     Attributes:
         words: Its words in order.
@@ -77,7 +77,7 @@ class Reading:
 
 
 def read(text: str) -> Reading:
-    """Read a text."""
+    """Split a text into words and sentences."""
     words: list[Word] = []
     sentences: list[str] = []
     start, pause, reach = 0, False, 0
@@ -102,7 +102,7 @@ def read(text: str) -> Reading:
 
 
 def _begins_anew(words: list[Word], word: str) -> bool:
-    """Whether "and a", "and two" or the like starts something the negation does not reach."""
+    """Whether "and a", "and two" or the like begins something that the negation does not cover."""
     return (
         bool(words) and words[-1].text == "and" and (word in {"a", "an", "the"} or word in NUMBERS)
     )
@@ -123,7 +123,7 @@ def _word(text: str, sentence: int, pause: bool, negated: bool) -> Word:
 
 
 def stem(word: str) -> str:
-    """What an English word's forms have in common, roughly; other words stay as they are."""
+    """What an English word's forms have in common, roughly; other words are unchanged."""
     word = IRREGULAR.get(word, word)
     for suffix, instead in (
         ("ies", "y"),

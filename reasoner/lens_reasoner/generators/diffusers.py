@@ -1,4 +1,4 @@
-"""Drawing with any text-to-image pipeline of the diffusers library."""
+"""Generating images with any text-to-image pipeline of the diffusers library."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from lens_reasoner.types import GenerationSettings
 
 
 class DiffusersGenerator(BlockingGenerator):
-    """A `Generator` round a diffusers pipeline.
+    """A `Generator` around a diffusers pipeline.
 
-    The pipeline's signature is read once, so a setting it lacks is refused and not passed over.
-    Each image starts from noise of its own seed, drawn on the CPU: it is the same on any device
-    and, up to rounding, in any batch.
+    The pipeline's signature is inspected once, so a setting it lacks is refused instead of being
+    ignored. Each image starts from noise of its own seed, sampled on the CPU, so it is the same on
+    any device and, up to rounding, in any batch.
 
     Example:
         ```python
@@ -55,21 +55,23 @@ class DiffusersGenerator(BlockingGenerator):
         offload: bool = False,
         on_unsupported: OnUnsupported = "raise",
     ) -> None:
-        """Choose a pipeline; a model id or folder is loaded when it is first needed.
+        """Choose a pipeline; a model id or folder is loaded on first use.
 
         Args:
-            model: A pipeline, used as it is, or a model id or folder.
-            name: Name for records; None is the model id, or the last part of a folder.
-            preset: How to call it; None goes by the pipeline's class.
-            batch_size: Most images at a time; more need more memory.
-            device: Where a loaded model runs; None is an accelerator if there is one.
-            dtype: Precision of a loaded model, such as "bfloat16"; None is that on an accelerator
-                and "float32" on the CPU.
-            offload: Keep only the component at work of a loaded model on the accelerator.
-            on_unsupported: Refuse settings it cannot honour, or warn.
+            model: A pipeline object, or a model id or folder.
+            name: Name for records; None means the model id, or the last part of a folder.
+            preset: How to call the pipeline; None chooses by its class.
+            batch_size: Maximum images at a time; more need more memory.
+            device: Where to load a model; None means an accelerator if there is one.
+            dtype: Precision to load a model in, such as "bfloat16"; None means "bfloat16" on an
+                accelerator and "float32" on the CPU.
+            offload: Whether to keep only the running component of a loaded model on the
+                accelerator.
+            on_unsupported: Whether to refuse unsupported settings, or to drop them with a warning.
 
         Raises:
-            MissingPackagesError: A model is to be loaded and the packages for it are not installed.
+            MissingPackagesError: A model has to be loaded and the packages for it are not
+                installed.
         """
         super().__init__()
         self._source = str(model) if isinstance(model, (str, Path)) else None
@@ -92,10 +94,10 @@ class DiffusersGenerator(BlockingGenerator):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the pipeline can be asked for; loads it first.
+        """What the pipeline supports; loads it first.
 
         Raises:
-            GeneratorError: It cannot be loaded.
+            GeneratorError: The pipeline cannot be loaded.
         """
         _, interface = self.load()
         return interface.capabilities(
@@ -114,9 +116,9 @@ class DiffusersGenerator(BlockingGenerator):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what decides the pictures: classes, configurations and a sample of the weights.
+        """Hash of what affects the images: classes, configurations and a sample of the weights.
 
-        Loads the pipeline first. Adapters such as LoRA count as far as they are loaded.
+        Loads the pipeline first. Adapters such as LoRA count only if they are loaded.
         """
         pipeline, interface = self.load()
         source = "" if self._picture is None else f" from {self._picture.fingerprint}"
@@ -130,10 +132,10 @@ class DiffusersGenerator(BlockingGenerator):
         return changed
 
     def load(self) -> tuple[Any, PipelineInterface]:
-        """The pipeline and how to call it, loaded once; blocks meanwhile.
+        """Load the pipeline once, and return it and how to call it; blocks while loading.
 
         Raises:
-            GeneratorError: It cannot be loaded.
+            GeneratorError: The pipeline cannot be loaded.
         """
         with self._loading:
             if self._pipeline is None:
@@ -153,11 +155,11 @@ class DiffusersGenerator(BlockingGenerator):
         settings: GenerationSettings,
         on_step: StepCallback,
     ) -> Finish:
-        """Draw one image per seed in one batch; encoding them is left to do.
+        """Generate one image per seed in one batch; the returned function encodes them.
 
         Raises:
-            GenerationRefusedError: A safety checker kept an image back.
-            GeneratorError: The pipeline failed, or drew nothing to see.
+            GenerationRefusedError: A safety checker withheld an image.
+            GeneratorError: The pipeline failed, or an image is black or has invalid values.
         """
         pipeline, interface = self.load()
         used = interface.fill(self._sized_as_source(settings, interface.size_multiple))
@@ -168,8 +170,8 @@ class DiffusersGenerator(BlockingGenerator):
                 output = self._call(prompt, seeds, used, on_step)
         except (ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise GeneratorError(
-                f"{self._name!r} cannot draw this: {short(error)}",
-                hint="The error of the pipeline is the cause of this one.",
+                f"{self._name!r} cannot generate this: {short(error)}",
+                hint="The pipeline's error is the cause of this one.",
             ) from error
         pictures = to_pictures(output, expected=len(seeds), name=self._name)
         seconds = time.perf_counter() - started
@@ -220,7 +222,8 @@ class DiffusersGenerator(BlockingGenerator):
         try:
             return pipeline(prompt=prompt, **arguments)
         finally:
-            # Also where a step ended the drawing: weights then are where the next call expects.
+            # Also after a step ended the generation, so that the next call finds the weights in
+            # place.
             pipeline.maybe_free_model_hooks()
 
     def _sized_as_source(self, settings: GenerationSettings, unit: int) -> GenerationSettings:
@@ -230,7 +233,7 @@ class DiffusersGenerator(BlockingGenerator):
         return settings.model_copy(update={"width": width, "height": height})
 
     def _check_prompt(self, prompt: str, settings: GenerationSettings) -> GenerationSettings:
-        """Warn, and note in the record, where the pipeline will cut the prompt off."""
+        """If the pipeline will truncate the prompt, warn and record it."""
         pipeline, interface = self.load()
         limit = interface.max_prompt_tokens
         asked = settings.extra.get("max_sequence_length")
@@ -243,7 +246,7 @@ class DiffusersGenerator(BlockingGenerator):
         if tokens <= limit:
             return settings
         warnings.warn(
-            f"{self._name!r} reads {limit} tokens of a prompt and cuts off the last "
+            f"{self._name!r} reads {limit} tokens of a prompt and truncates the last "
             f"{tokens - limit} of this one.",
             UnsupportedSettingWarning,
             stacklevel=2,
@@ -256,7 +259,7 @@ class DiffusersGenerator(BlockingGenerator):
 def _guided(
     pipeline: Any, interface: PipelineInterface, settings: GenerationSettings
 ) -> Iterator[None]:
-    """Set the guidance scale where the pipeline's guiders hold it, for one drawing."""
+    """Set the guidance scale on the pipeline's guiders for the duration of one call."""
     if not interface.preset.guider or settings.guidance_scale is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Which pipeline with which weights, in a few letters."""
+"""A short hash that identifies a pipeline and its weights."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from lens_reasoner.generators.diffusers_presets import DiffusersPreset
 
 SAMPLED = 16
-"""Values looked at in each weight; all of them would take minutes in large models."""
+"""Values hashed per weight; hashing all would take minutes for large models."""
 
 
 def pipeline_hash(pipeline: Any, preset: DiffusersPreset) -> str:
-    """Hash of classes, configurations, precision, some of every weight, and how it is called."""
+    """Hash the classes, configurations, precision, preset and some values of every weight."""
     digest = hashlib.sha256(f"{type(pipeline).__name__} {preset} {version('diffusers')}".encode())
     digest.update(_json(dict(pipeline.config)))
     for name, part in sorted(pipeline.components.items()):
@@ -25,7 +25,7 @@ def pipeline_hash(pipeline: Any, preset: DiffusersPreset) -> str:
         if hasattr(part, "named_parameters"):
             for key, weight in part.named_parameters():
                 digest.update(f"{key} {tuple(weight.shape)} {weight.dtype}".encode())
-                # Weights that are swapped in for each step have no values in between.
+                # Weights that are only swapped in for a step have no values in between.
                 if not weight.is_meta:
                     digest.update(str(weight.detach().flatten()[:SAMPLED].tolist()).encode())
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What one diffusers pipeline can be asked for, read once off its signature and components."""
+"""What a diffusers pipeline supports, read from its signature and components."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class PipelineInterface:
     """How to call one pipeline.
 
     Attributes:
-        preset: What is known of its family.
+        preset: What is known about its family.
         defaults: Default of each argument of its `__call__`.
         guidance_argument: The argument for the guidance scale; empty if there is none.
-        guidance_scale: The scale used when none is asked for; None if there is none.
-        negative_prompt: Whether a negative prompt acts.
-        num_inference_steps: The steps used when no number is asked for.
-        native_size: The size drawn when none is asked for.
-        size_multiple: What width and height must be multiples of.
-        max_prompt_tokens: Tokens of the prompt that are read; None if unknown.
+        guidance_scale: The default guidance scale; None if there is none.
+        negative_prompt: Whether a negative prompt has an effect.
+        num_inference_steps: The default number of steps.
+        native_size: The default (width, height) in pixels.
+        size_multiple: Width and height must be multiples of this, in pixels.
+        max_prompt_tokens: Number of prompt tokens that are read; None if unknown.
         extra: Arguments that can be passed through by name.
     """
 
@@ -61,7 +61,7 @@ class PipelineInterface:
         """Inspect a pipeline.
 
         Raises:
-            GeneratorError: It draws no images from a prompt.
+            GeneratorError: It does not generate images from a prompt.
         """
         defaults = _defaults(pipeline)
         if "prompt" not in defaults:
@@ -89,7 +89,7 @@ class PipelineInterface:
         )
 
     def capabilities(self, *, batch_size: int, on_unsupported: OnUnsupported) -> Capabilities:
-        """The same in the words of the loop."""
+        """The capabilities, as the loop's `Capabilities`."""
         sized = {"height", "width"} <= self.defaults.keys()
         return Capabilities(
             seed="generator" in self.defaults,
@@ -109,7 +109,7 @@ class PipelineInterface:
         )
 
     def fill(self, settings: GenerationSettings) -> GenerationSettings:
-        """The settings with the values used where none were given."""
+        """The settings with defaults filled in."""
         width, height = self.native_size or (None, None)
         return settings.model_copy(
             update={
@@ -123,12 +123,12 @@ class PipelineInterface:
         )
 
     def negative_acts(self, settings: GenerationSettings) -> bool:
-        """Whether a negative prompt acts at the guidance scale of filled settings."""
+        """Whether a negative prompt has an effect at the guidance scale of filled settings."""
         scale = settings.guidance_scale
         return scale is not None and scale > self.preset.guidance_off
 
     def arguments(self, settings: GenerationSettings) -> dict[str, Any]:
-        """Arguments of the call that filled settings mean, without prompt and generator."""
+        """The arguments of a call with filled settings, except prompt and random generator."""
         chosen: dict[str, Any] = {
             "height": settings.height,
             "width": settings.width,
@@ -159,7 +159,7 @@ def _guidance_argument(pipeline: Any, preset: DiffusersPreset, defaults: Mapping
     if preset.guidance_argument is not None:
         return preset.guidance_argument
     found = next((name for name in _GUIDANCE if defaults.get(name) is not None), "")
-    # Transformers without an input for the scale ignore it, unless the pipeline guides by itself.
+    # Transformers without a guidance input ignore the scale, unless the pipeline does the guidance.
     embedded = _config(pipeline, "transformer").get("guidance_embeds", True)
     guides = found == "true_cfg_scale" or hasattr(type(pipeline), "do_classifier_free_guidance")
     return found if embedded or guides else ""
@@ -172,7 +172,7 @@ def _enabled(guider: Any) -> bool:
 def _takes_negative(argument: str, defaults: Mapping[str, Any]) -> bool:
     if "negative_prompt" not in defaults or argument == "distilled_guidance_scale":
         return False
-    # Where both scales exist, negative prompts go with the true one.
+    # Where both scales exist, the negative prompt belongs to the true one.
     return argument == "true_cfg_scale" or "true_cfg_scale" not in defaults
 
 
@@ -216,13 +216,13 @@ def _prompt_tokens(
 
 
 def pipeline_limit(pipeline: Any) -> int | None:
-    """The length to which a pipeline without an argument for it cuts prompts."""
+    """The length at which a pipeline without an argument for it truncates prompts."""
     limit = getattr(pipeline, "tokenizer_max_length", None)
     return limit if isinstance(limit, int) else None
 
 
 def prompt_tokenizer(pipeline: Any, preset: DiffusersPreset) -> Any:
-    """The tokenizer by which prompts are measured; None if there is none."""
+    """The tokenizer that measures prompts; None if there is none."""
     chosen = getattr(pipeline, preset.prompt_tokenizer, None)
     return chosen if chosen is not None else getattr(pipeline, "tokenizer", None)
 

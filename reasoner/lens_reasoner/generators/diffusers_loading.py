@@ -1,4 +1,4 @@
-"""Pipelines of the diffusers library, loaded by id or from a folder."""
+"""Loading pipelines of the diffusers library by id or from a folder."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def load_pipeline(source: str, *, device: str | None, dtype: str | None, offload
 
     Args:
         source: A model id or folder.
-        device: Where it runs; None is an accelerator if there is one.
-        dtype: Precision; None is "bfloat16" on an accelerator and "float32" on the CPU.
-        offload: Keep only the component at work on the accelerator.
+        device: Where it runs; None means an accelerator if there is one.
+        dtype: Precision; None means "bfloat16" on an accelerator and "float32" on the CPU.
+        offload: Whether to keep only the running component on the accelerator.
 
     Raises:
-        GeneratorError: It cannot be loaded.
+        GeneratorError: The pipeline cannot be loaded.
     """
     import torch
     from diffusers import DiffusionPipeline, __version__
 
-    # Each name of the argument warns or is unknown on the other side of this version.
+    # Before this version `dtype` is unknown; from it on `torch_dtype` warns.
     release = tuple(int(part) for part in __version__.split(".")[:2])
     precision = "dtype" if release >= (0, 42) else "torch_dtype"
     device = device or _best_device(torch)
@@ -36,7 +36,7 @@ def load_pipeline(source: str, *, device: str | None, dtype: str | None, offload
     except Exception as error:
         raise GeneratorError(
             f"The diffusers model {source!r} cannot be loaded: {short(error)}",
-            hint="Give the id of a model on the Hugging Face Hub that you may use, or a folder "
+            hint="Give the id of a model on the Hugging Face Hub that you can access, or a folder "
             "with model_index.json.",
         ) from error
     pipeline.set_progress_bar_config(disable=True)
@@ -47,18 +47,18 @@ def load_pipeline(source: str, *, device: str | None, dtype: str | None, offload
 
 
 def require_packages() -> None:
-    """Check that what it takes to load a pipeline is installed, without importing it.
+    """Check, without importing them, that the packages for loading a pipeline are installed.
 
     Raises:
-        MissingPackagesError: Names the missing packages and the extra that brings them.
+        MissingPackagesError: Some are not; the error names them and the extra to install.
     """
     missing = tuple(name for name in _PACKAGES if find_spec(name) is None)
     if missing:
-        raise MissingPackagesError("Drawing with diffusers", missing, extra="local")
+        raise MissingPackagesError("Generating with diffusers", missing, extra="local")
 
 
 def name_of(model: Any) -> str:
-    """What a pipeline, model id or folder is called in records."""
+    """The name of a pipeline, model id or folder in records."""
     if isinstance(model, str | Path):
         path = Path(model).expanduser()
         return path.resolve().name if path.exists() else str(model)
@@ -67,7 +67,7 @@ def name_of(model: Any) -> str:
 
 
 def short(error: Exception) -> str:
-    """The message of an error in one line of bounded length."""
+    """An error's message on one line, at most 300 characters long."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
 

@@ -1,4 +1,4 @@
-"""What is known of well-known diffusers pipelines and cannot be read off their signatures."""
+"""What is known about popular diffusers pipelines beyond their signatures."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ class DiffusersPreset:
 
     Attributes:
         name: Name of the family.
-        pipelines: Names of the pipeline classes it is for.
-        guidance_argument: The argument that means `guidance_scale`; None means to look for one, an
-            empty text that there is none.
-        guider: Whether the scale is held by the pipeline's guider component instead.
-        guidance_scale: The scale recommended for the published weights; None is the pipeline's own.
-        guidance_off: The scale at which guidance, and with it a negative prompt, stops acting.
-        blank_negative: Sent where guidance is on and no negative prompt was asked for, as pipelines
-            with `true_cfg_scale` leave guidance out without one; None sends nothing.
-        num_inference_steps: Recommended steps; None is the pipeline's own number.
-        sizes: Width and height of recommended sizes, the usual one first; empty is the pipeline's
-            own size.
-        size_multiple: What sizes must be multiples of, in pixels of a latent; 2 where transformers
-            pack latents two by two, None to ask the pipeline.
-        template_tokens: Tokens of the prompt's frame within `max_sequence_length`.
-        prompt_tokenizer: The component whose limit counts, where there are several.
+        pipelines: Names of the pipeline classes.
+        guidance_argument: The argument for `guidance_scale`; None means to look for one, and an
+            empty string that there is none.
+        guider: Whether the pipeline's guider component holds the scale instead.
+        guidance_scale: The scale recommended for the published weights; None means the pipeline's
+            default.
+        guidance_off: The largest scale at which guidance, and with it a negative prompt, has no
+            effect.
+        blank_negative: Negative prompt to send if guidance is on and the request has none, because
+            pipelines with `true_cfg_scale` otherwise skip guidance; None sends nothing.
+        num_inference_steps: Recommended steps; None means the pipeline's default.
+        sizes: Recommended sizes as (width, height), the default first; empty means the pipeline's
+            default.
+        size_multiple: Sizes must be multiples of this many latent pixels: 2 where transformers pack
+            latents two by two, None to ask the pipeline.
+        template_tokens: Tokens that the prompt template takes of `max_sequence_length`.
+        prompt_tokenizer: The component whose token limit counts, if there are several.
     """
 
     name: str
@@ -132,15 +134,15 @@ PRESETS = {
 def choose_preset(
     pipeline: Any, name: str, choice: str | DiffusersPreset | None
 ) -> DiffusersPreset:
-    """The preset for a pipeline, adjusted to its variant.
+    """Choose the preset for a pipeline and adjust it to the pipeline's variant.
 
     Args:
         pipeline: The loaded pipeline.
-        name: Its model id or folder, which is all that tells the turbo variant of Z-Image.
-        choice: A preset, the name of one, or None to go by the pipeline's class.
+        name: Its model id or folder, the only sign of Z-Image's turbo variant.
+        choice: A preset, the name of one, or None to choose by the pipeline's class.
 
     Raises:
-        UnsupportedSettingError: There is no preset of that name.
+        UnsupportedSettingError: There is no preset with that name.
     """
     if isinstance(choice, DiffusersPreset):
         return choice
@@ -160,9 +162,9 @@ def choose_preset(
 
 
 def _variant(preset: DiffusersPreset, pipeline: Any) -> DiffusersPreset:
-    """The preset as it is for weights distilled to few steps, which pipelines mark themselves."""
+    """Adjust the preset for few-step distilled weights, which pipelines mark in their config."""
     if preset.name == "flux2-klein" and pipeline.config.get("is_distilled"):
-        # Guidance is then left out whatever the scale is.
+        # The pipeline then ignores guidance at any scale.
         return replace(preset, guidance_argument="", num_inference_steps=4)
     if preset.name == "hunyuan-image" and pipeline.transformer.config.guidance_embeds:
         return replace(
