@@ -8,12 +8,15 @@ from typing import Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 
-from lens_core.checkpoints.header import SAFETENSORS_FORMATS, TensorHeader, is_float
+from lens_core.checkpoints.header import (
+    PICKLE_SUFFIXES,
+    SAFETENSORS_FORMATS,
+    TensorHeader,
+    is_float,
+)
 from lens_core.errors import CheckpointError, ParameterError, PrecisionError
 from lens_core.json_files import read_config as read_config
 from lens_core.json_files import read_json as read_json
-
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 _PACKED = {torch.uint8: "U8", torch.float8_e4m3fn: "F8_E4M3"}
 """Formats whose bits mean something of their own, and that are never converted to."""
@@ -24,11 +27,11 @@ class Stored(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the values."""
+        """Shape of the values, not of packed bytes."""
 
     @property
     def dtype(self) -> str:
-        """As the file names it, `BF16` for instance."""
+        """Number format by the name the file gives it, such as `BF16`."""
 
 
 def refuse_float16(dtype: torch.dtype | None, what: str) -> None:

@@ -69,11 +69,11 @@ class TextConditioner:
 
     Attributes:
         transformer: The model that will read them; it says which encoder layers it wants.
-        text_encoder: GPT-OSS, if the pipeline has one, or what has its features.
+        text_encoder: GPT-OSS or another source of its features; None if the pipeline has neither.
         tokenizer: Its tokenizer.
         device: Where to compute.
         truncate: How prompts that are too long are shortened.
-        at_once: Most prompts read in one padded batch; None for all.
+        at_once: Most prompts encoded in one padded batch; None for all.
     """
 
     transformer: LensTransformer2DModel

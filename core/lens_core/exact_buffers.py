@@ -1,4 +1,4 @@
-"""Numbers that a cast of their model leaves as precise as they are."""
+"""Buffers that keep their precision when the model around them is cast."""
 
 from typing import Any, Self
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class ExactBuffers(nn.Module):
-    """A module without parts, whose buffers move with the model but keep their precision."""
+    """A module without submodules whose buffers move with the model but are never cast."""
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         exact = dict(self.named_buffers())
@@ -19,11 +19,11 @@ class ExactBuffers(nn.Module):
 
 
 class ExactBatchNorm(ExactBuffers, nn.BatchNorm2d):
-    """One whose statistics keep their precision."""
+    """A BatchNorm whose running statistics are never cast."""
 
 
 def keep_statistics(vae: AutoencoderKLFlux2) -> None:
-    """Leave an autoencoder's statistics as they are whatever it is cast to from now on.
+    """Keep the precision of an autoencoder's BatchNorm statistics through later casts.
 
     They are few, and rounding them would shift the colours of every picture.
     """

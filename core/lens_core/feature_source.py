@@ -1,4 +1,4 @@
-"""Where a pipeline has its text features from: a text encoder, or what one said earlier."""
+"""Where a pipeline gets its text features: from a text encoder, or from a cache of earlier ones."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +15,7 @@ from lens_core.text_features import TextFeatures
 
 
 class FeatureSource(Protocol):
-    """Reads prompts."""
+    """Computes the text features of prompts."""
 
     @property
     def pad_token_id(self) -> int | None:
@@ -36,11 +36,11 @@ class FeatureSource(Protocol):
 
 
 class EncoderLender(Protocol):
-    """Has a text encoder, or can get it."""
+    """Holds a text encoder, or can load it."""
 
     @property
     def config(self) -> GptOssConfig:
-        """Its configuration, which is known before its weights are."""
+        """The encoder's configuration, which is known before its weights are loaded."""
         ...
 
     def lend(self) -> AbstractContextManager[LensTextEncoder]:
@@ -56,11 +56,11 @@ class HeldEncoder:
 
     @property
     def config(self) -> GptOssConfig:
-        """Of the encoder."""
+        """The encoder's configuration."""
         return self._encoder.config
 
     def lend(self) -> AbstractContextManager[LensTextEncoder]:
-        """The encoder."""
+        """A context with the encoder, which is in memory before and after it."""
         return nullcontext(self._encoder)
 
 
@@ -124,29 +124,22 @@ class CachedFeatures:
         rows = split_rows(encoded.input_ids, encoded.attention_mask)
         first = encoded.prefix_length
         keys = [FeatureKey(self._encoder, tuple(layers), row, first) for row in rows]
-        found = {key: self._cache.load(key) for key in keys}
-        missing = [key for key, features in found.items() if features is None]
-        if missing:
+        cached = {key: self._cache.load(key) for key in keys}
+        found = {key: features for key, features in cached.items() if features is not None}
+        if missing := [key for key in cached if key not in found]:
             found |= self._read(missing, device)
-        return stack_padded([_present(found[key]) for key in keys], device)
+        return stack_padded([found[key] for key in keys], device)
 
-    def _read(
-        self, keys: Sequence[FeatureKey], device: torch.device
-    ) -> dict[FeatureKey, Tensor | None]:
-        read: dict[FeatureKey, Tensor | None] = {}
+    def _read(self, keys: Sequence[FeatureKey], device: torch.device) -> dict[FeatureKey, Tensor]:
+        read: dict[FeatureKey, Tensor] = {}
         with self._lender.lend() as encoder:
             for key in keys:
                 ids = torch.tensor([key.token_ids], device=device)
                 outputs = encoder.features(ids, None, key.layers)
                 read[key] = torch.stack([x[0, key.first :] for x in outputs])
         for key, features in read.items():
-            self._cache.store(key, _present(features))
+            self._cache.store(key, features)
         return read
-
-
-def _present(features: Tensor | None) -> Tensor:
-    assert features is not None
-    return features
 
 
 def stack_padded(rows: Sequence[Tensor], device: torch.device) -> TextFeatures:

@@ -1,4 +1,4 @@
-"""Where float64 can be computed."""
+"""Finding a device that computes in float64."""
 
 import torch
 

@@ -1,6 +1,6 @@
-"""Writing with the text encoder: a whole GPT-OSS that Lens keeps in memory anyway.
+"""Text generation with the text encoder, which is a complete GPT-OSS language model.
 
-Generation runs on the weights that read prompts; nothing is copied or loaded for it.
+It runs on the same weights that encode prompts; nothing is copied or loaded for it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Written:
         token_ids: Without the conversation before them; the stop token is the last, if any.
         tokens_read: Tokens of the conversation.
         finish_reason: "stop" at a stop token, "length" when the tokens allowed were used up,
-            "cancelled" when nobody waits for the rest.
+            "cancelled" when the caller ended it.
     """
 
     token_ids: tuple[int, ...]
@@ -55,9 +55,9 @@ class Reply:
 
 
 class Sampler:
-    """Chooses tokens, by the Gumbel-max trick, with chances from a generator of its own.
+    """Samples tokens by the Gumbel-max trick, with a random generator of its own.
 
-    torch's global generator, from which the library samples, is shared by all threads.
+    torch's global generator, which transformers samples with, is shared by all threads.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Sampler:
         self._top_p = top_p
 
     def choose(self, scores: Tensor) -> int:
-        """A token by its scores `[vocabulary]`; at temperature 0 the likeliest."""
+        """Sample a token from logits `[vocabulary]`; at temperature 0 the most likely one."""
         if self._temperature == 0 or self._generator is None:
             return int(scores.argmax())
         scaled = scores.to(float64_device(scores.device)).double() / self._temperature
@@ -85,7 +85,7 @@ class Sampler:
 
 
 def _nucleus(scores: Tensor, top_p: float) -> Tensor:
-    """Which of the scores `[vocabulary]` are the likeliest tokens that together reach `top_p`."""
+    """Mask `[vocabulary]` of the most likely tokens that together reach probability `top_p`."""
     ordered, order = scores.softmax(dim=-1).sort(descending=True)
     # A token is in while those before it fall short, so the likeliest always is.
     inside = ordered.cumsum(dim=-1) - ordered < top_p
@@ -104,9 +104,9 @@ def write_tokens(
     cancelled: Callable[[], bool] | None = None,
     use_cache: bool = True,
 ) -> Written:
-    """Write on from a row of tokens.
+    """Continue a sequence of tokens.
 
-    Settings stored beside the checkpoint (temperature, penalties) do not count.
+    Generation settings stored with the checkpoint (temperature, penalties) are ignored.
 
     Args:
         text_encoder: The model; it must have its language model head.
@@ -114,11 +114,11 @@ def write_tokens(
         stop_ids: Tokens that end the writing; they are kept.
         max_new_tokens: Most tokens to write, at least 1.
         temperature: 0 takes the likeliest token every time.
-        top_p: Share of the probability, from the likeliest token down, that is drawn from.
-        generator: Where the chances come from; required when `temperature` is above 0.
-        cancelled: Asked after every token; true ends the writing.
-        use_cache: Keep keys and values of tokens already read; without, each token costs a pass
-            over all before it, for the same result.
+        top_p: Sample only from the most likely tokens that together have this probability.
+        generator: Source of randomness; required when `temperature` is above 0.
+        cancelled: Called after every token; returning True ends the generation.
+        use_cache: Keep keys and values of tokens already read. Without it the result is the same,
+            but each token costs a pass over all tokens before it.
 
     Raises:
         ComponentError: The checkpoint has no language model head.

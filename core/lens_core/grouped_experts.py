@@ -1,4 +1,4 @@
-"""Where the products of all experts of a layer can be computed at once, from packed weights."""
+"""Whether a device can multiply by all packed experts of a layer at once, tried out on it."""
 
 import logging
 from functools import cache
@@ -18,10 +18,10 @@ _OLDEST = (8, 0)
 
 @cache
 def grouped_problem(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why the Triton kernel is not used on a device, for rows of a type; None if it is.
+    """Why the Triton kernel is not used on a device for inputs of a dtype; None if it is.
 
-    Compilers and drivers differ, so it is tried once, on a small product whose result is known.
-    Without it experts are unpacked one at a time, which needs about eight times as many launches.
+    Compilers and drivers differ, so the kernel is tried once on a small product whose result is
+    known. Without it, experts are unpacked one at a time, with about eight times as many launches.
     """
     if device.type != "cuda":
         return f"it runs on CUDA, not on {device.type!r}"
@@ -38,7 +38,7 @@ def grouped_problem(device: torch.device, dtype: torch.dtype) -> str | None:
 
 @torch.no_grad()
 def try_grouped_product(device: torch.device, dtype: torch.dtype) -> str | None:
-    """What is wrong with a small product; None if it is right."""
+    """Compute a small product on a device; what is wrong with it, None if nothing."""
     from lens_core.checkpoints.formats.mxfp4_triton import grouped_product
 
     generator = torch.Generator().manual_seed(0)

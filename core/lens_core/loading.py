@@ -17,7 +17,6 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lens_core.checkpoint_files import (
-    PICKLE_SUFFIXES,
     check_dtype,
     check_stored,
     has_weights,
@@ -28,6 +27,7 @@ from lens_core.checkpoint_files import (
     refuse_float16,
 )
 from lens_core.checkpoints.configs import config_errors
+from lens_core.checkpoints.header import PICKLE_SUFFIXES
 from lens_core.checkpoints.vae import STEM
 from lens_core.defaults import DEFAULTS_KEY, INDEX_NAME, PUBLISHED_DEFAULTS, load_defaults
 from lens_core.defaults import LensDefaults as LensDefaults

@@ -1,4 +1,4 @@
-"""A table of everything the blocks' `*_mod` layers say at the timesteps of a schedule.
+"""A table of the outputs of all blocks' `*_mod` layers at the timesteps of a schedule.
 
 A third of the parameters of Lens (1.36 of 4.10 billion) turn the time into shifts, scales and
 gates, and read nothing else. For a fixed schedule that is a table of 1.8 MB a step in bfloat16;
@@ -20,10 +20,10 @@ STREAMS = ("img_mod", "txt_mod")
 
 
 class Preparation(Protocol):
-    """Something that was made from a denoiser's weights, to compute faster."""
+    """Another form of a denoiser's weights, derived from them to compute faster."""
 
     def refresh(self) -> None:
-        """Make it again if weights, LoRAs or their places changed."""
+        """Derive it again if weights, LoRAs or the device changed."""
         ...
 
 

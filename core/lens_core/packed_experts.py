@@ -39,7 +39,7 @@ class Packing(Protocol):
 
 @dataclass(frozen=True)
 class Mxfp4Packing:
-    """As published; buffers are named as in Hugging Face's files."""
+    """MXFP4 as in the published weights; buffers are named as in Hugging Face's files."""
 
     def parts(self, experts: int, rows: int, columns: int) -> dict[str, BufferForm]:
         """Codes and scales."""
@@ -56,7 +56,7 @@ class Mxfp4Packing:
 
 @dataclass(frozen=True)
 class Nvfp4Packing:
-    """As in Comfy's files."""
+    """NVFP4 as in Comfy's files."""
 
     def parts(self, experts: int, rows: int, columns: int) -> dict[str, BufferForm]:
         """Codes, bits of blocked scales and one scale for each expert.
@@ -175,14 +175,13 @@ class PackedExperts(nn.Module):
             routing_weights: `[tokens, k]`.
         """
         chosen = router_indices.flatten()
-        # In the experts' order the rows of each lie together: the host waits for the device once,
-        # or not at all.
+        # Sorted by expert, so that the host waits for the device at most once.
         order = torch.argsort(chosen, stable=True)
         rows = hidden_states[order // router_indices.shape[1]]
         experts = torch.arange(self.num_experts, device=chosen.device)
         counts = (chosen[:, None] == experts).sum(0)
         if self.multiplies_at_once(rows):
-            outputs = self._gated(rows, partial(self._all, counts=counts))
+            outputs = self._mlp(rows, partial(self._grouped_product, counts=counts))
         else:
             outputs = self.compute(rows, counts.tolist())
         back = torch.empty_like(outputs)
@@ -209,9 +208,9 @@ class PackedExperts(nn.Module):
             rows: `[rows, width]`.
             counts: Rows of each expert; those at the end without any may be left out.
         """
-        return self._gated(rows, partial(self._each, counts=counts))
+        return self._mlp(rows, partial(self._product_by_expert, counts=counts))
 
-    def _gated(self, rows: Tensor, product: Callable[[str, Tensor], Tensor]) -> Tensor:
+    def _mlp(self, rows: Tensor, product: Callable[[str, Tensor], Tensor]) -> Tensor:
         hidden = product("gate_up_proj", rows)
         gate, up = hidden[..., 0::2], hidden[..., 1::2]
         gate = gate.clamp(max=self.limit)
@@ -219,13 +218,13 @@ class PackedExperts(nn.Module):
         gated = gate * torch.sigmoid(gate * self.alpha) * (up + 1)
         return product("down_proj", gated)
 
-    def _all(self, name: str, rows: Tensor, counts: Tensor) -> Tensor:
+    def _grouped_product(self, name: str, rows: Tensor, counts: Tensor) -> Tensor:
         from lens_core.checkpoints.formats.mxfp4_triton import grouped_product
 
         parts = (getattr(self, f"{name}_{part}") for part in ("blocks", "scales", "bias"))
         return grouped_product(rows, counts, *parts)
 
-    def _each(self, name: str, rows: Tensor, counts: Sequence[int]) -> Tensor:
+    def _product_by_expert(self, name: str, rows: Tensor, counts: Sequence[int]) -> Tensor:
         parts = enumerate(torch.split(rows, list(counts)))
         return torch.cat([self._linear(name, expert, part) for expert, part in parts if len(part)])
 

@@ -17,7 +17,8 @@ Prediction = Callable[
     ["LensTransformer2DModel", Tensor, Tensor, "Tensor | None", Branch],
     Tensor,
 ]
-"""Everything a forward pass computes that a branch does not keep; `predict_plainly` or faster."""
+"""Computes a velocity from what changes at every step and a branch's constants; `predict_plainly`,
+or something faster with the same result."""
 
 
 def predict_plainly(

@@ -122,7 +122,7 @@ class LensTransformer2DModel(
         attention_kwargs: dict[str, Any] | None = None,
         branch_cache: BranchCache | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
-        """Velocity of the image tokens.
+        """Predict the velocity of the image tokens.
 
         Args:
             hidden_states: Image tokens `[B, h * w, in_channels]`, row-major.
@@ -132,10 +132,10 @@ class LensTransformer2DModel(
             timestep: `[B]` in [0, 1]; 1 is noise.
             img_shapes: `[(1, h, w)]` in tokens, shared by the batch; or the same for each row.
             return_dict: Return an object with `.sample` rather than a tuple.
-            attention_kwargs: There for the ecosystem's sake; must be empty. How strongly LoRAs work
-                is set where they are loaded.
-            branch_cache: Given at every step of a generation, keeps what the text and the size
-                alone decide: the projected text, the rotary tables and the mask.
+            attention_kwargs: Accepted for compatibility with diffusers; must be empty. LoRA weights
+                are set with the pipeline's `set_adapters`.
+            branch_cache: Give the same one at every step of a generation to compute only once what
+                the text and the size alone decide: projected text, rotary tables and mask.
 
         Returns:
             Velocity `[B, h * w, in_channels]`.
@@ -147,7 +147,7 @@ class LensTransformer2DModel(
         if attention_kwargs:
             raise ParameterError(
                 f"attention_kwargs {attention_kwargs!r} would have no effect; set_adapters() "
-                "of the pipeline sets how strongly LoRAs work"
+                "of the pipeline sets the weights of LoRAs"
             )
         height, width = _shared_grid(img_shapes)
         self._check_image(hidden_states, height * width)

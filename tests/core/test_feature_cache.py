@@ -184,8 +184,10 @@ def test_weights_are_hashed_once_until_they_change(
     from lens_core.memory import encoder_file
 
     hashed: list[Path] = []
-    real = encoder_file._hash
-    monkeypatch.setattr(encoder_file, "_hash", lambda file: (hashed.append(file), real(file))[1])
+    real = encoder_file.file_hash
+    monkeypatch.setattr(
+        encoder_file, "file_hash", lambda file: (hashed.append(file), real(file))[1]
+    )
     source = EncoderFile(checkpoint / "text_encoder", torch.float32)
     first = source.identity(tmp_path / "weights.json")
     assert source.identity(tmp_path / "weights.json") == first

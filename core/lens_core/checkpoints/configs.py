@@ -1,4 +1,4 @@
-"""Configurations of models in files that may carry none."""
+"""Configurations of models whose files may not contain one."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -57,11 +57,11 @@ def _gpt_oss(weights: Weights, values: Mapping[str, Any]) -> GptOssConfig:
 
 @contextmanager
 def config_errors(path: Path, kind: str) -> Iterator[None]:
-    """Turn what other libraries raise over a configuration that is none of theirs into our error.
+    """Report what other libraries raise about a bad configuration as a `CheckpointError`.
 
     Args:
-        path: Where the configuration belongs to.
-        kind: Of the model that is made of it.
+        path: Where the configuration comes from, for the message.
+        kind: The model that is built from it, for the message.
 
     Raises:
         CheckpointError: Anything was raised inside.
@@ -74,7 +74,7 @@ def config_errors(path: Path, kind: str) -> Iterator[None]:
 
 
 def released_encoder_config() -> GptOssConfig:
-    """Of `openai/gpt-oss-20b`."""
+    """The configuration of `openai/gpt-oss-20b`."""
     return GptOssConfig(
         num_hidden_layers=24, num_local_experts=32, pad_token_id=199999, eos_token_id=200002
     )

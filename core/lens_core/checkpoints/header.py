@@ -22,7 +22,7 @@ CONFIG_KEY = "lens_config"
 """Metadata of files that `lens convert` writes: the component's configuration as JSON."""
 
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _LONGEST_HEADER = 100_000_000
 _BITS = {
     "BOOL": 8,
@@ -69,7 +69,7 @@ class TensorHeader:
 
     @property
     def elements(self) -> int:
-        """Count of values."""
+        """Number of values."""
         return math.prod(self.shape)
 
 
@@ -115,7 +115,7 @@ def read_header(path: str | Path) -> FileHeader:
         return _gguf(file)
     # A header's length can begin like a pickle, but only a header has the brace behind it.
     pickled = start.startswith(_PICKLE_STARTS) and after != b"{"
-    if pickled or file.suffix in _PICKLE_SUFFIXES:
+    if pickled or file.suffix in PICKLE_SUFFIXES:
         raise CheckpointError(f"{file} {PICKLE}")
     return _safetensors(file, start)
 
@@ -161,7 +161,7 @@ def _safetensors(file: Path, start: bytes) -> FileHeader:
         found = {name: _entry(name, entry) for name, entry in entries.items()}
         places = sorted((*e["data_offsets"], name) for name, e in entries.items())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{file} is no safetensors file: {error!r}") from error
+        raise CheckpointError(f"{file} is not a safetensors file: {error!r}") from error
     end = 0
     for first, last, name in places:
         if first != end:
@@ -180,7 +180,7 @@ def _safetensors(file: Path, start: bytes) -> FileHeader:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) < len(pairs):
-        raise ValueError("a name is there twice")
+        raise ValueError("a name appears twice")
     return entries
 
 

@@ -1,6 +1,5 @@
 """Getting files from a model hub, pinned to a revision and checked against their sha256."""
 
-import hashlib
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from lens_core.checkpoints.network import unreachable_reason
+from lens_core.data.digests import file_hash
 from lens_core.errors import CheckpointError, HubUnreachableError
 
 _log = logging.getLogger(__name__)
@@ -25,13 +25,12 @@ _log = logging.getLogger(__name__)
 _TEXT_FILES = ("*.json", "*.jinja", "*.txt")
 _WEIGHTS = "*.safetensors"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-_BLOCK = 1 << 22
 _REASON = 300
 
 
 @dataclass(frozen=True)
 class HubSource:
-    """Where a component can be had.
+    """One place from which a component can be downloaded.
 
     Attributes:
         repository: `owner/name`.
@@ -225,7 +224,7 @@ def fetch_first(
                 tell(str(error))
     away = any(isinstance(error, HubUnreachableError) for error in refused)
     reasons = "\n  ".join(str(error) for error in refused)
-    raise (HubUnreachableError if away else CheckpointError)(f"no source works:\n  {reasons}")
+    raise (HubUnreachableError if away else CheckpointError)(f"no source worked:\n  {reasons}")
 
 
 def _digest(file: Path) -> str:
@@ -238,10 +237,7 @@ def _digest(file: Path) -> str:
         words = note.read_text(encoding="ascii", errors="replace").rsplit(" ", 2)
         if len(words) == 3 and " ".join(words[1:]) == version:
             return words[0]
-    digest = hashlib.sha256()
-    with real.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
+    digest = file_hash(real)
     with suppress(OSError):  # A cache that others may only read is hashed each time.
-        note.write_text(f"{digest.hexdigest()} {version}", encoding="ascii")
-    return digest.hexdigest()
+        note.write_text(f"{digest} {version}", encoding="ascii")
+    return digest

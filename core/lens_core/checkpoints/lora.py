@@ -31,13 +31,13 @@ from lens_core.transformer import LensTransformer2DModel
 
 
 class LoraMixin:
-    """What a pipeline can do with LoRAs. Method names are those of diffusers' pipelines."""
+    """LoRA methods of a pipeline, named as those of diffusers' pipelines."""
 
     transformer: LensTransformer2DModel
 
     @property
     def loras(self) -> Mapping[str, float]:
-        """Every loaded LoRA and the weight it works with, 0 for those that do not work now."""
+        """Every loaded LoRA and its effective weight, 0 for those that are inactive."""
         return self._state.effective
 
     @property
@@ -55,11 +55,11 @@ class LoraMixin:
 
     @property
     def num_fused_loras(self) -> int:
-        """How many those are."""
+        """Number of `fused_loras`."""
         return len(self.fused_loras)
 
     def get_active_adapters(self) -> list[str]:
-        """LoRAs that are to work, also while all are disabled."""
+        """LoRAs that are switched on, also while all are disabled."""
         return [*self._state.chosen]
 
     def get_list_adapters(self) -> dict[str, list[str]]:
@@ -298,7 +298,7 @@ class LoraMixin:
 
     @property
     def _denoiser(self) -> LensTransformer2DModel:
-        """Itself, where `torch.compile` gave it a wrapper, whose modules have other names."""
+        """The denoiser itself, without the wrapper of `torch.compile`."""
         return cast(
             LensTransformer2DModel, getattr(self.transformer, "_orig_mod", self.transformer)
         )
@@ -379,5 +379,5 @@ def _found(source: str | Path | HubSource, inside: str, revision: str | None, hu
     if not path.exists() and path.suffix != ".safetensors" and is_repository(path.as_posix()):
         return hub.fetch(HubSource(path.as_posix(), inside, revision))
     if revision is not None:
-        raise ParameterError(f"revision {revision!r} is for hub repositories, not for {path}")
+        raise ParameterError(f"revision {revision!r} only applies to hub repositories, not {path}")
     return path / inside

@@ -82,7 +82,7 @@ def swap_lora(transformer: LensTransformer2DModel, name: str, weights: LoraWeigh
 
 
 def remove_loras(transformer: LensTransformer2DModel, names: Sequence[str]) -> None:
-    """Take some LoRAs out, others being left."""
+    """Remove some LoRAs and leave the others."""
     with warnings.catch_warnings():
         # Which of the others work is said by `set_strengths`, not by PEFT.
         warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted")
@@ -90,7 +90,7 @@ def remove_loras(transformer: LensTransformer2DModel, names: Sequence[str]) -> N
 
 
 def set_strengths(transformer: LensTransformer2DModel, strengths: Mapping[str, float]) -> None:
-    """Make exactly these LoRAs work, each with its weight."""
+    """Activate exactly these LoRAs, each with its weight."""
     if not getattr(transformer, "peft_config", None):
         return
     if not strengths:

@@ -64,7 +64,7 @@ class LoraWeights:
 
     @property
     def ranks(self) -> dict[str, int]:
-        """By module."""
+        """Rank by module."""
         return {module: matrix.shape[0] for module, matrix in self.down.items()}
 
 
@@ -103,7 +103,7 @@ def read_lora(path: str | Path, modules: Shapes) -> LoraWeights:
     alpha = _stated_alpha(weights, ranks)
     alpha |= {module: float(value.load()) for module, value in pairs["alpha"].items()}
     if odd := sorted(module for module, value in alpha.items() if not isfinite(value)):
-        raise CheckpointError(f"{weights.path}: alpha of {summarise(odd)} is no finite number")
+        raise CheckpointError(f"{weights.path}: alpha of {summarise(odd)} is not a finite number")
     down, up = (
         {module: matrix.load() for module, matrix in pairs[side].items()} for side in ("down", "up")
     )
@@ -172,19 +172,19 @@ def _refuse(
     if unknown:
         problems.append(f"unexpected: {summarise(sorted(unknown))}")
     if twice:
-        problems.append(f"the same twice: {summarise(sorted(twice))}")
+        problems.append(f"the same tensor twice: {summarise(sorted(twice))}")
     if halves := sorted(down.keys() ^ up.keys()):
         problems.append(f"missing the other half of: {summarise(halves)}")
     if alone := sorted(alpha.keys() - down.keys() - up.keys()):
         problems.append(f"alpha without matrices: {summarise(alone)}")
     if lists := sorted(module for module, value in alpha.items() if prod(value.shape) != 1):
-        problems.append(f"alpha that is no single number: {summarise(lists)}")
+        problems.append(f"alpha that is not a single number: {summarise(lists)}")
     for module in down.keys() & up.keys():
         outputs, inputs = modules[module]
         found = (down[module].shape, up[module].shape)
         rank = (*found[0], 0)[0]
         if not (is_float(down[module].dtype) and is_float(up[module].dtype)):
-            problems.append(f"matrices of whole numbers: {module}")
+            problems.append(f"integer matrices: {module}")
         if rank == 0 or found != ((rank, inputs), (outputs, rank)):
             problems.append(
                 f"other shape: {module} {found} instead of (rank, {inputs}), ({outputs}, rank)"
@@ -192,7 +192,9 @@ def _refuse(
     if not down and not problems:
         problems.append("it has no low-rank matrices")
     if problems:
-        raise CheckpointError(f"{weights.path} is no LoRA for this model; " + "; ".join(problems))
+        raise CheckpointError(
+            f"{weights.path} is not a LoRA for this model; " + "; ".join(problems)
+        )
 
 
 def _stated_alpha(weights: Weights, ranks: Mapping[str, int]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a denoiser's LoRAs are asked to do."""
+"""State of a denoiser's LoRAs: weights, files, whether they are enabled or fused."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LoraState:
-    """Kept with the denoiser, as the LoRAs are: pipelines that share one know the same of them.
+    """Kept with the denoiser, so that pipelines that share it share its LoRAs.
 
     Attributes:
         weights: How strongly each is to work, 0 for those that are set aside.
@@ -26,11 +26,11 @@ class LoraState:
 
     @property
     def chosen(self) -> dict[str, float]:
-        """Those that are to work as soon as they are enabled."""
+        """LoRAs with a weight above or below 0, also while all are disabled."""
         return {name: weight for name, weight in self.weights.items() if weight}
 
     @property
     def effective(self) -> dict[str, float]:
-        """Every LoRA and how strongly it works now."""
+        """Every LoRA and its effective weight."""
         working = self.weights if self.fused is None else self.fused
         return {name: working.get(name, 0.0) * self.enabled for name in self.weights}

@@ -1,4 +1,4 @@
-"""Whether there is any use in asking a server."""
+"""Telling early that a server cannot be reached."""
 
 import errno
 import socket
@@ -10,11 +10,11 @@ _NOBODY = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.ENETDOWN)
 
 
 def unreachable_reason(address: str, timeout: float = 3.0) -> str:
-    """Why no connection to a server can come about; empty if one may.
+    """Why a server cannot be reached; empty if it may be.
 
-    An unknown name, a refused connection and no network are told at once, where a client would try
-    again for half a minute. What another attempt may mend, such as a server that takes long, is
-    left to the client, as is everything where a proxy finds the way.
+    An unknown name, a refused connection and a missing network are reported at once, where a client
+    would retry for half a minute. Problems that a retry may solve, such as a slow server, are left
+    to the client, as is everything behind a proxy.
 
     Args:
         address: URL of the server.

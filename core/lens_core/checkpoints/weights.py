@@ -52,7 +52,7 @@ class Weights:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Of all files together."""
+        """Metadata of all files, merged."""
         return {name: value for header in self.headers for name, value in header.metadata.items()}
 
 
@@ -136,7 +136,7 @@ def renamed(
         CheckpointError: Two of them would have the same name.
     """
     if twice := names.repeated(known_as):
-        raise CheckpointError(f"{source} holds the same twice: {summarise(twice)}")
+        raise CheckpointError(f"{source} has the same tensor twice: {summarise(twice)}")
     return {known_as[name]: tensor for name, tensor in tensors.items()}
 
 

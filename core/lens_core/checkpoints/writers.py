@@ -34,7 +34,7 @@ def write_file(path: Path, tensors: NamedTensors, config: Mapping[str, Any] | No
     """
     content = {name: _owned(tensor) for name, tensor in tensors}
     metadata = {"format": "pt"} | ({} if config is None else {CONFIG_KEY: json.dumps(config)})
-    with _placed(path) as unfinished:
+    with _moved_when_complete(path) as unfinished:
         save_file(content, unfinished, metadata=metadata)
 
 
@@ -45,7 +45,7 @@ def write_folder(
 
     Only one shard is in memory at a time.
     """
-    with _placed(folder) as unfinished:
+    with _moved_when_complete(folder) as unfinished:
         unfinished.mkdir()
         written: list[dict[str, int]] = []
         content: dict[str, Tensor] = {}
@@ -76,7 +76,7 @@ def write_gguf(
         config: Stated in the metadata as JSON.
         entries: More metadata.
     """
-    with _placed(path) as unfinished, spool_beside(path) as spool:
+    with _moved_when_complete(path) as unfinished, spool_beside(path) as spool:
         writer = GGUFWriter(unfinished, architecture)
         writer.add_string(CONFIG_KEY, json.dumps(config))
         for name, value in (entries or {}).items():
@@ -101,7 +101,7 @@ def _refuse_existing(path: Path) -> None:
 
 
 @contextmanager
-def _placed(path: Path) -> Iterator[Path]:
+def _moved_when_complete(path: Path) -> Iterator[Path]:
     _refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.part")

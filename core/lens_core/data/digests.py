@@ -8,17 +8,17 @@ _LEFT_BEHIND = {"thumbs.db", "desktop.ini"}
 
 
 def content_hash(content: bytes) -> str:
-    """Of a picture file's bytes."""
+    """SHA-256 of a picture file's bytes."""
     return hashlib.sha256(content).hexdigest()
 
 
 def text_hash(text: str) -> str:
-    """Of a caption."""
+    """SHA-256 of a caption."""
     return content_hash(text.encode())
 
 
 def file_hash(path: Path) -> str:
-    """Of a file."""
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,9 +1,8 @@
-"""A text encoder that need not be in memory: its file, and who it is."""
+"""A text encoder that need not be in memory: its file, and an identity for caches."""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,10 +21,9 @@ from lens_core.checkpoints.encoder import (
     open_text_encoder,
 )
 from lens_core.checkpoints.weights import open_weights
+from lens_core.data.digests import file_hash
 from lens_core.memory.tensors import cast_parameters, parts_of
 from lens_core.text_encoder import LensTextEncoder
-
-_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class EncoderFile:
 
     @cached_property
     def source(self) -> EncoderSource:
-        """The file, looked into."""
+        """The opened file, of which only headers were read."""
         return open_text_encoder(self.path, self.stated, self.variant)
 
     @property
@@ -75,7 +73,7 @@ class EncoderFile:
         return blank
 
     def identity(self, digests: Path | None = None) -> str:
-        """What tells this encoder from others: configuration, precision and contents of its files.
+        """A hash of configuration, precision and contents of files, equal for equal encoders.
 
         Args:
             digests: A JSON file that remembers the SHA-256 of files by path, size and time of
@@ -87,7 +85,7 @@ class EncoderFile:
 
 
 def module_identity(encoder: LensTextEncoder) -> str:
-    """What tells an encoder in memory from others; every weight is read for it."""
+    """The same for an encoder in memory; every weight is read for it."""
     digest = hashlib.sha256()
     for name, tensor in sorted(encoder.state_dict().items()):
         for part in parts_of(tensor):
@@ -118,7 +116,7 @@ def _digest(file: Path, remembered: Path | None) -> str:
     key = json.dumps([str(file.resolve()), status.st_size, status.st_mtime_ns])
     known = _read(remembered)
     if key not in known:
-        known[key] = _hash(file)
+        known[key] = file_hash(file)
         if remembered is not None:
             with suppress(OSError):  # Then they are hashed again next time.
                 remembered.parent.mkdir(parents=True, exist_ok=True)
@@ -135,16 +133,3 @@ def _read(remembered: Path | None) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
-
-
-def _hash(file: Path) -> str:
-    digest = hashlib.sha256()
-    for block in _blocks(file):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _blocks(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            yield block

@@ -36,16 +36,11 @@ class EncoderKeeper:
 
     @property
     def config(self) -> GptOssConfig:
-        """Of the encoder."""
+        """The encoder's configuration."""
         if self._encoder is not None:
             return self._encoder.config
         assert self._file is not None
         return self._file.config
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether the encoder is loaded."""
-        return self._encoder is not None
 
     @contextmanager
     def lend(self) -> Iterator[LensTextEncoder]:

@@ -108,7 +108,7 @@ def _require_attention(transformer: LensTransformer2DModel, name: str) -> None:
 
 
 def _prepare(transformer: LensTransformer2DModel, plan: SpeedPlan) -> None:
-    """Replace what the plan before kept of the weights."""
+    """Replace the previous plan's forms of the weights."""
     for preparation in transformer.preparations:
         if isinstance(preparation, PreparedWeights):
             preparation.remove()
@@ -126,7 +126,7 @@ def _prepare(transformer: LensTransformer2DModel, plan: SpeedPlan) -> None:
 
 
 def _for_moving(plan: SpeedPlan) -> SpeedPlan:
-    """What of a plan goes together with weights that are not always on the device."""
+    """The part of a plan that works with weights that are not always on the device."""
     if plan.fp8 is not None:
         raise ComponentError(
             "fp8 cannot be used: the memory plan moves the denoiser's weights, and the 8-bit form "

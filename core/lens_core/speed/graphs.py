@@ -47,7 +47,7 @@ class CudaRecorder:
         return {"_pool": None}
 
     def can_record(self, device: torch.device) -> bool:
-        """On CUDA."""
+        """Whether it is a CUDA device."""
         return device.type == "cuda"
 
     def record(self, work: Callable[[], Tensor], device: torch.device) -> Replay:

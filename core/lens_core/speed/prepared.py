@@ -1,4 +1,4 @@
-"""What faster paths keep of a denoiser's weights, made and made again."""
+"""Other forms of a denoiser's weights for faster paths, kept up to date with them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ _CAREFUL_MLPS, _ALL_MLPS = ("img_mlp",), ("img_mlp", "txt_mlp")
 
 @dataclass(frozen=True)
 class _Slot:
-    """A place in the model; what stands there may be wrapped or replaced by others."""
+    """A place in the model, whose module others may wrap or replace."""
 
     parent: nn.Module
     name: str
 
     @property
     def layer(self) -> nn.Module:
-        """What stands there now."""
+        """The module that is there now."""
         found = self.parent._modules[self.name]
         assert found is not None
         return found

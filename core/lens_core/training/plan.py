@@ -72,39 +72,19 @@ class BatchKind:
 
 
 @dataclass(frozen=True)
-class MemoryPlan:
+class GpuMemory:
     """Memory of one GPU in GB; the frozen encoders are not in it.
 
     Attributes:
-        masters: Float32 weights, its share.
-        gradients: Float32, its share.
-        optimizer: Moments, its share.
-        average: The moving average, its share.
-        gathered: Weights of two blocks and of what is outside blocks in the training precision,
-            and one block's gradients; all weights where they are not sharded.
-        activations: Of the largest batch, by kind of checkpointing.
+        held: Everything but activations, by what it is.
+        activations: Those of the largest batch, by kind of checkpointing.
     """
 
-    masters: float
-    gradients: float
-    optimizer: float
-    average: float
-    gathered: float
+    held: Mapping[str, float]
     activations: Mapping[Checkpointing, float]
 
-    @property
-    def held(self) -> Mapping[str, float]:
-        """What is there besides activations, by what it is."""
-        return {
-            "master weights": self.masters,
-            "gradients": self.gradients,
-            "optimiser": self.optimizer,
-            "moving average": self.average,
-            "gathered weights": self.gathered,
-        }
-
     def total(self, checkpointing: Checkpointing) -> float:
-        """Everything, with a kind of checkpointing."""
+        """GB of everything, with a kind of checkpointing."""
         return sum(self.held.values()) + self.activations[checkpointing]
 
 
@@ -132,7 +112,7 @@ class TrainingPlan:
     step_batches: int
     text_tokens: int
     kinds: tuple[BatchKind, ...]
-    memory: MemoryPlan
+    memory: GpuMemory
 
     @property
     def accumulate(self) -> int:
@@ -290,7 +270,7 @@ def _batches(config: DenoiserConfig) -> list[tuple[Size, int]]:
     return [((base, base), pictures) for base, pictures in sorted(by_base.items())]
 
 
-def _memory(config: DenoiserConfig, runs: list[DryRun], shared_by: int) -> MemoryPlan:
+def _memory(config: DenoiserConfig, runs: list[DryRun], shared_by: int) -> GpuMemory:
     run = runs[0]
     inside = run.blocks * run.block_parameters
     share = run.parameters / shared_by / GB
@@ -299,6 +279,7 @@ def _memory(config: DenoiserConfig, runs: list[DryRun], shared_by: int) -> Memor
         # One moment for the matrices, which are nearly all of a block.
         moments = (4 * inside + 8 * (run.parameters - inside)) / shared_by / GB
     width = 2 if config.precision == "bfloat16" else 4
+    # Two blocks' weights, what is outside blocks, and one block's gradients; all if not sharded.
     if shared_by == 1:
         gathered = run.parameters * (width + width) / GB
     else:
@@ -308,4 +289,11 @@ def _memory(config: DenoiserConfig, runs: list[DryRun], shared_by: int) -> Memor
         kind: max(each.activation_bytes[kind] for each in runs) / GB
         for kind in run.activation_bytes
     }
-    return MemoryPlan(4 * share, 4 * share, moments, 4 * share, gathered, activations)
+    held = {
+        "master weights": 4 * share,
+        "gradients": 4 * share,
+        "optimiser": moments,
+        "moving average": 4 * share,
+        "gathered weights": gathered,
+    }
+    return GpuMemory(held, activations)

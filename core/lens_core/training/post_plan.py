@@ -20,6 +20,7 @@ from lens_core.training.plan import (
     CAPTION_TOKENS,
     GB,
     GPU_MEMORY_GB,
+    GpuMemory,
     check_numbers,
     processes_of_a_copy,
     start_model,
@@ -28,23 +29,6 @@ from lens_core.transformer import LensTransformer2DModel
 
 DISTILL_SIZE: Size = (1024, 1024)
 """Height and width that distillation is planned at; its real sizes are those of its data."""
-
-
-@dataclass(frozen=True)
-class PostMemory:
-    """Memory of one GPU in GB.
-
-    Attributes:
-        held: What is there besides activations, by what it is.
-        activations: Of the largest batch, by kind of checkpointing.
-    """
-
-    held: Mapping[str, float]
-    activations: Mapping[Checkpointing, float]
-
-    def total(self, checkpointing: Checkpointing) -> float:
-        """Everything, with a kind of checkpointing."""
-        return sum(self.held.values()) + self.activations[checkpointing]
 
 
 @dataclass(frozen=True)
@@ -71,7 +55,7 @@ class PostPlan:
     parameters: int
     step_flops: float
     pictures: int
-    memory: PostMemory
+    memory: GpuMemory
 
     @property
     def step_seconds(self) -> float:
@@ -121,7 +105,7 @@ def plan_post_training(
     return PostPlan(stage, config, gpus, gpu.lower(), mfu, parameters, step_flops, pictures, memory)
 
 
-_Made = tuple[int, float, int, PostMemory]
+_Made = tuple[int, float, int, GpuMemory]
 
 
 def _plan_rl(config: RLConfig, model: Mapping[str, Any], gpus: int, text_tokens: int) -> _Made:
@@ -150,7 +134,7 @@ def _plan_rl(config: RLConfig, model: Mapping[str, Any], gpus: int, text_tokens:
         "optimiser": 8 * adapters / GB,
         "gathered weights": _gathered(config, run, shared_by) / GB,
     }
-    memory = PostMemory(held, _gigabytes(run))
+    memory = GpuMemory(held, _gigabytes(run))
     return run.parameters, config.images * forwards * flops, config.images, memory
 
 
@@ -184,7 +168,7 @@ def _plan_distill(
         through = _gigabytes(trunk)
         maps = 4 * config.batch_size * grid[0] * grid[1] * inner * len(config.taps) / GB
         activations = {kind: size + through[kind] + maps for kind, size in activations.items()}
-    made = PostMemory(held, activations)
+    made = GpuMemory(held, activations)
     return run.parameters, flops, pictures * (config.critic_updates + 1), made
 
 
