@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from lens_prompt_opt.errors import RunDirectoryError, StudyMismatchError
 from lens_prompt_opt.journal import DiskJournal
+from lens_prompt_opt.study_description import StudyDescription
 from lens_reasoner.atomic import write_atomically
 
 STUDY_FILE = "study.json"
@@ -100,6 +103,23 @@ class RunDirectory:
             RunDirectoryError: If there is no run here.
         """
         return self._json(STUDY_FILE)
+
+    def study(self) -> StudyDescription:
+        """The same as a value, as far as pages tell it.
+
+        Raises:
+            RunDirectoryError: If there is no run here, or a field that cannot be read.
+        """
+        try:
+            return StudyDescription.model_validate(self.description())
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise RunDirectoryError(
+                f"{str(self.path / STUDY_FILE)!r} is damaged: {field}: {first['msg']}.",
+                hint="It was changed since the study wrote it; put it back, or run the study "
+                "again in another folder.",
+            ) from error
 
     def result(self) -> dict[str, Any]:
         """The result of a finished run, as JSON.

@@ -105,4 +105,5 @@ def _earlier_ends(before: Mapping[str, Any] | None, result: StudyResult) -> int:
         )
     except (KeyError, TypeError):  # Of another version.
         same = False
-    return int(before.get("earlier_ends", 0)) + (not same)
+    earlier = before.get("earlier_ends")
+    return (earlier if isinstance(earlier, int) else 0) + (not same)

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,10 +192,48 @@ def test_a_result_of_another_version_is_written_anew(tmp_path: Path) -> None:
     """The study went to its end and then failed over the old file."""
     run(tmp_path, lambda call: None)
     whole = json.loads((tmp_path / "result.json").read_text())
-    for text in ("{}", '{"best": 1, "earlier_ends": 0}'):
+    for text in ("{}", '{"best": 1, "earlier_ends": 0}', '{"earlier_ends": [2]}'):
         (tmp_path / "result.json").write_text(text)
         assert run(tmp_path, lambda call: None).earlier_ends == 1
         assert json.loads((tmp_path / "result.json").read_text()) == whole | {"earlier_ends": 1}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seed_prompt", None),
+        ("seed_prompt", 5),
+        ("seed_prompt.sections", "x"),
+        ("seed_prompt.name", 5),
+        ("models", ["x"]),
+        ("models.generate", {}),
+        ("strategy", "x"),
+        ("gate", []),
+        ("gate.alpha", "x"),
+        ("gate.block_requests", None),
+        ("guards", 5),
+        ("guards.keep", {"a": 1}),
+        ("random_seed", {}),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_damaged_field_of_a_study_is_named(
+    whole: Path, tmp_path: Path, field: str, value: Any, finished: bool
+) -> None:
+    folder = shutil.copytree(whole / "run", tmp_path / "run")
+    if not finished:
+        (folder / "result.json").unlink()
+    study: Any = json.loads((folder / "study.json").read_text())
+    *outer, last = field.split(".")
+    inside = study
+    for name in outer:
+        inside = inside[name]
+    inside[last] = value
+    (folder / "study.json").write_text(json.dumps(study))
+    with pytest.raises(RunDirectoryError, match=rf"study\.json' is damaged: {re.escape(field)}"):
+        report_run(folder)
+    with pytest.raises(StudyMismatchError, match=field.partition(".")[0]):
+        run(folder, PaidCalls(tmp_path, None))
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "[" * 100_000])

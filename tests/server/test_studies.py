@@ -115,7 +115,7 @@ def test_an_address_works_for_an_hour_and_on_every_server_of_the_folder(
     assert other.get(url).status_code == 200
     monkeypatch.setattr("lens_sdk.server.studies.KEPT_SECONDS", -1.0)
     late = client.get("/v1/studies/half", headers=HEADERS).json()["report_url"]
-    assert "for an hour" in client.get(late).json()["error"]["message"]
+    assert "has expired" in client.get(late).json()["error"]["message"]
 
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
@@ -127,8 +127,8 @@ def test_a_browser_is_told_of_an_old_address_in_words(
     monkeypatch.setattr("lens_sdk.server.studies.KEPT_SECONDS", -1.0)
     late = client.get("/v1/studies/half", headers=HEADERS).json()["report_url"]
     for address, words in (
-        (late, "This address was for an hour"),
-        ("/files/gone.png", "There is no such picture"),
+        (late, "has expired"),
+        ("/files/gone.png", "There is no such"),
         ("/files/nothing/<b>", "There is nothing at /files/nothing/&lt;b&gt;"),
     ):
         shown = client.get(address, headers=BROWSER)

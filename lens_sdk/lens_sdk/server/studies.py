@@ -130,9 +130,7 @@ class StudyShelf:
         if not until.isdecimal() or not hmac.compare_digest(token.encode(), known.encode()):
             raise ApiError(404, "There is no such report.")
         if int(until) < time.time():
-            raise ApiError(
-                404, "This address was for an hour; open the report from the page again."
-            )
+            raise ApiError(404, "This URL has expired; open the report from the page again.")
         folder = self._find(name)
         try:
             return _page(folder, _stamp(folder))
@@ -196,10 +194,10 @@ def _stamp(folder: Path) -> Stamp:
 @lru_cache(maxsize=512)
 def _summary(folder: Path, stamp: Stamp) -> StudyAnswer:
     directory = RunDirectory(folder)
-    about = directory.description()
+    about = directory.study()
     finished = (folder / RESULT_FILE).is_file()
     result = directory.result() if finished else None
-    generators = (result or {}).get("generators") or str(about["models"]["generate"]).split(" + ")
+    generators = (result or {}).get("generators") or about.models["generate"].split(" + ")
     if result is None:
         cost = Progress.read(folder / _CALLS_FILE).rows()[-1]
     else:
@@ -209,7 +207,7 @@ def _summary(folder: Path, stamp: Stamp) -> StudyAnswer:
         created_at=stamp[0] // 10**9,
         updated_at=max(stamp) // 10**9,
         status="unfinished" if result is None else "finished",
-        prompt=about["seed_prompt"]["name"],
+        prompt=about.seed_prompt.name,
         generators=list(generators),
         improved=None if result is None else result["end"] == "improved",
         claim=None if result is None else result["best"]["claim"],

@@ -53,7 +53,7 @@ def render_run(folder: str | Path) -> str:
     """
     folder = Path(folder)
     directory = RunDirectory(folder)
-    study = directory.description()
+    study = directory.study()
     if not (folder / RESULT_FILE).is_file():
         progress = Progress.read(folder / "calls.jsonl")
         return unfinished_page(study, progress, folder / "pictures")
@@ -61,7 +61,7 @@ def render_run(folder: str | Path) -> str:
         result = StudyResult.model_validate({**directory.result(), "run_dir": folder})
     except ValidationError as error:
         raise RunDirectoryError(
-            f"{str(folder / RESULT_FILE)!r} is no result of a study: {error}.",
+            f"{str(folder / RESULT_FILE)!r} is not the result of a study: {error}.",
             hint="It may come from another version; run the study again to write it anew.",
         ) from error
     return _finished(result)
@@ -70,7 +70,7 @@ def render_run(folder: str | Path) -> str:
 def _finished(result: StudyResult) -> str:
     if result.run_dir is None:
         return finished_page(Material(result))
-    study = RunDirectory(result.run_dir).description()
+    study = RunDirectory(result.run_dir).study()
     return finished_page(Material(result, study, result.run_dir / "pictures"))
 
 

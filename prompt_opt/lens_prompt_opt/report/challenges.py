@@ -21,15 +21,15 @@ def challenges(material: Material) -> Markup:
 
 
 def _rule(material: Material) -> Markup | None:
-    gate = material.study.get("gate")
-    if not gate:
+    gate = material.gate
+    if gate is None:
         return None
     return el(
         "p",
         "Challenger and incumbent draw the same requests of the selection split from the same "
-        f"seeds, {gate['block_requests']} requests at a time; the test may be looked at after each "
-        f"block. A prompt that gains no more than {wording.points(gate['min_gain'], sign=False)} "
-        f"points is accepted with probability at most {gate['alpha']:.0%} in the whole study.",
+        f"seeds, {gate.block_requests} requests at a time; the test may be looked at after each "
+        f"block. A prompt that gains no more than {wording.points(gate.min_gain, sign=False)} "
+        f"points is accepted with probability at most {gate.alpha:.0%} in the whole study.",
         class_="note",
     )
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from lens_prompt_opt.decisions import Decision
 from lens_prompt_opt.edits import Candidate, SectionEdit
 from lens_prompt_opt.result import PicturePair, StudyResult
+from lens_prompt_opt.study_description import GateTold, StudyDescription
 
 T = TypeVar("T")
 
@@ -21,12 +22,12 @@ class Material:
 
     Attributes:
         result: What it came to.
-        study: What it was about, as in `study.json`; empty if nothing was kept.
+        study: What it was about; None if nothing was kept.
         pictures: Folder of the images; None if nothing was kept.
     """
 
     result: StudyResult
-    study: Mapping[str, Any] = field(default_factory=dict)
+    study: StudyDescription | None = None
     pictures: Path | None = None
 
     @cached_property
@@ -53,10 +54,14 @@ class Material:
         return tuple(d.challenger for d in self.result.history.decisions if d.accepted)
 
     @property
+    def gate(self) -> GateTold | None:
+        """How prompts were accepted; None if that is not known."""
+        return None if self.study is None else self.study.gate
+
+    @property
     def betting(self) -> bool:
         """Whether challenges were decided by betting, so that their evidence is an e-value."""
-        method = str(self.study.get("gate", {}).get("method", ""))
-        return method.startswith("BettingTest")
+        return self.gate is not None and self.gate.method.startswith("BettingTest")
 
     def tested(self, edit: SectionEdit) -> SectionEdit | None:
         """The last test of an edit with this section and text."""

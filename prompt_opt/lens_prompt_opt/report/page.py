@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lens_prompt_opt.report import unfinished
 from lens_prompt_opt.report.challenges import challenges
@@ -24,6 +24,7 @@ from lens_prompt_opt.report.material import Material
 from lens_prompt_opt.report.matrix import matrix
 from lens_prompt_opt.report.pictures import pictures
 from lens_prompt_opt.report.spread import guards, provenance, variance
+from lens_prompt_opt.study_description import StudyDescription
 
 
 class Section(NamedTuple):
@@ -41,11 +42,11 @@ def finished_page(material: Material) -> str:
     return _page(_title(material), headline(material), _sections(material))
 
 
-def unfinished_page(study: Mapping[str, Any], progress: unfinished.Progress, folder: Path) -> str:
+def unfinished_page(study: StudyDescription, progress: unfinished.Progress, folder: Path) -> str:
     """The page of a run that is not finished.
 
     Args:
-        study: What it is about, as in `study.json`.
+        study: What it is about.
         progress: What its journal holds.
         folder: Its images.
     """
@@ -67,8 +68,9 @@ def unfinished_page(study: Mapping[str, Any], progress: unfinished.Progress, fol
         ),
         Section("about", "Sources", "The study", "", unfinished.about(study)),
     ]
-    name = str(study.get("seed_prompt", {}).get("name", "prompt"))
-    return _page(f"Prompt study of “{name}”", unfinished.headline(progress), sections)
+    return _page(
+        f"Prompt study of “{study.seed_prompt.name}”", unfinished.headline(progress), sections
+    )
 
 
 def _title(material: Material) -> str:

@@ -74,10 +74,10 @@ def guards(material: Material) -> Markup:
         (record.candidate.id, guard) for record in history.candidates for guard in record.guards
     ]
     found += [(d.challenger, guard) for d in history.decisions for guard in d.guards]
-    rules = material.study.get("guards")
+    rules = {} if material.study is None else material.study.guards
     limits = [
         el("li", el("b", f"{_RULES[name]}: "), _limit(value))
-        for name, value in (rules or {}).items()
+        for name, value in rules.items()
         if name in _RULES and value not in ([], "")
     ]
     items = [

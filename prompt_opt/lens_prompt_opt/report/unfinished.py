@@ -18,6 +18,7 @@ from lens_prompt_opt.report.costs import spending_table
 from lens_prompt_opt.report.criteria import hypothesis
 from lens_prompt_opt.report.markup import Markup, el, join
 from lens_prompt_opt.report.thumbnails import Thumbnails
+from lens_prompt_opt.study_description import StudyDescription
 
 _SHOWN = 24
 _MOST_BYTES = 3_000_000
@@ -110,16 +111,16 @@ def headline(progress: Progress) -> Markup:
     )
 
 
-def about(study: Mapping[str, Any]) -> Markup:
-    """What the study is about, from `study.json`."""
+def about(study: StudyDescription) -> Markup:
+    """What the study is about."""
     facts = {
-        "Strategy": study.get("strategy", {}).get("name", ""),
-        "Seed of the study": study.get("random_seed", ""),
-        **{f"Part: {stage}": name for stage, name in study.get("models", {}).items()},
+        "Strategy": study.strategy.name,
+        "Seed of the study": "" if study.random_seed is None else study.random_seed,
+        **{f"Part: {stage}": name for stage, name in study.models.items()},
     }
     sections = [
-        el("div", el("h3", part["name"]), el("p", part["text"], class_="prompt-text"))
-        for part in study.get("seed_prompt", {}).get("sections", [])
+        el("div", el("h3", part.name), el("p", part.text, class_="prompt-text"))
+        for part in study.seed_prompt.sections
     ]
     facts_list = [
         el("div", el("dt", name), el("dd", el("code", str(value)))) for name, value in facts.items()
@@ -164,11 +165,12 @@ def latest(progress: Progress, folder: Path) -> Markup:
     return el("div", *figures, class_="latest")
 
 
-def spending(progress: Progress, study: Mapping[str, Any]) -> Markup:
+def spending(progress: Progress, study: StudyDescription) -> Markup:
     """The account so far, and calls that failed."""
-    models = {str(stage): str(name) for stage, name in study.get("models", {}).items()}
     failed = [
         el("li", el("b", f"{count:,} × "), reason)
         for reason, count in progress.failures.most_common(8)
     ]
-    return join([spending_table(progress.rows(), models), el("ul", *failed) if failed else None])
+    return join(
+        [spending_table(progress.rows(), study.models), el("ul", *failed) if failed else None]
+    )
