@@ -193,7 +193,7 @@ class ActiveRun:
         return StageFailure(
             stage=stage,
             error="DeadlinePassed",
-            message=f"It was under way when the {self.limits.deadline:g} s of the run were over.",
+            message=f"It was in progress at the run's deadline of {self.limits.deadline:g} s.",
             hint="Allow more time.",
             # Who has worked for nothing so far, such as a model in this process, still does.
             usage=Usage.zero() if earlier == Usage.zero() else Usage(),

@@ -45,7 +45,7 @@ async def answer_of(role: Role, called: Awaitable[T], *kinds: type) -> T:
     if not isawaitable(unchecked):
         raise LoopConfigError(
             f"The method {method!r} of the {role} is not async.",
-            hint=f"Write 'async def {method}'; what blocks goes into asyncio.to_thread.",
+            hint=f"Write 'async def {method}'; run blocking code in asyncio.to_thread.",
         )
     answer = await called
     if not isinstance(answer, kinds):

@@ -64,7 +64,7 @@ def read_picture(path: str | Path) -> tuple[bytes, dict[str, Any]]:
         metadata = _parse(beside.read_text(encoding="utf-8"), path)
         if metadata.get("sha256") != hashlib.sha256(data).hexdigest():
             raise ImageFileError(
-                f"{beside} tells of another picture than {path} now is.",
+                f"{beside} describes another image than {path}.",
                 hint="The picture was changed or replaced after it was saved.",
             )
         return data, metadata

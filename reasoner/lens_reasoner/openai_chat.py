@@ -211,7 +211,7 @@ class OpenAIChat(OpenAIClient):
         elif schema is not None and {"response_format", "text"} & body.keys():
             if not _OF_SCHEMAS.search(words):
                 return False
-            untaken, instead = schema, "the form is asked for in words"
+            untaken, instead = schema, "the prompt describes the format instead"
         else:
             return False
         if untaken not in self._untaken:
@@ -226,7 +226,7 @@ class OpenAIChat(OpenAIClient):
         if self._api == "responses":
             if seed is not None:
                 raise UnsupportedSettingError(
-                    f"seed={seed} cannot be honoured: the Responses protocol has no seed.",
+                    f"seed={seed} is not supported: the Responses protocol has no seed.",
                     setting="seed",
                     value=seed,
                     backend=self.model,
@@ -271,7 +271,7 @@ class OpenAIChat(OpenAIClient):
                 "server",
                 f"{self.model!r} did not finish ({wire.finish_reason}): {wire.failure}",
                 detail=wire.failure,
-                hint="The provider has trouble; try again later.",
+                hint="The provider has a problem; try again later.",
                 **known,
             )
         if not wire.text.strip():
@@ -293,4 +293,4 @@ def _explain(error: ChatError, messages: Sequence[Message]) -> None:
     shown = any(isinstance(part, ImagePart) for m in messages for part in m.parts)
     refused = error.fault == "rejected" or error.status == 500
     if shown and refused and _OF_PICTURES.search(error.message):
-        error.hint = "A picture was sent along: choose a model that sees pictures of this size."
+        error.hint = "The call had an image: choose a model that accepts images of this size."

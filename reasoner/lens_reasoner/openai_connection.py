@@ -210,7 +210,7 @@ class OpenAIConnection:
         except (ValueError, AttributeError) as error:
             raise self.error(
                 "malformed",
-                f"The reply of {self.model!r} is not of the protocol asked for: "
+                f"The reply of {self.model!r} does not follow the expected protocol: "
                 f"{openai_errors.short(str(error), 200)}",
                 detail=str(error)[:500],
                 hint="Check base_url, and try the other protocol (api='chat' or 'responses').",
@@ -301,6 +301,6 @@ def _find_key(given: str | SecretStr | None, *, model: str, required: bool) -> S
         raise MissingKeyError(
             f"The API key for {model!r} cannot be sent: character {odd} of {len(key)} is none that "
             "a key may have.",
-            hint="Give the key alone, without line breaks, spaces or signs from a document.",
+            hint="Give only the key, without line breaks, spaces or other characters.",
         )
     return SecretStr(key or _NO_KEY)

@@ -47,7 +47,7 @@ _HINTS: dict[ChatFault, str] = {
     "timeout": "Raise RetryPolicy.timeout or choose a faster model.",
     "quota": "Add credit to the account or use another key; waiting does not help.",
     "rate_limited": "Make fewer calls at a time, or raise RetryPolicy.deadline.",
-    "server": "The provider has trouble; try again later or choose another model.",
+    "server": "The provider has a problem; try again later or choose another model.",
     "filtered": "The provider's content filter stopped the call; change the request.",
     "malformed": "Check that base_url names an OpenAI-compatible API, usually ending in /v1.",
 }

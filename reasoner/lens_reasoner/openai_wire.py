@@ -352,7 +352,7 @@ def read_responses(data: Json) -> WireReply:
     return WireReply(
         text=_unbroken("".join(c.text or "" for c in contents if c.type == "output_text")),
         refusal="".join(
-            c.refusal or "refused without a word" for c in contents if c.type == "refusal"
+            c.refusal or "refused without an explanation" for c in contents if c.type == "refusal"
         ),
         finish_reason=_RESPONSES_REASONS.get(reason, reason) if reason else finish,
         model=reply.model or "",

@@ -71,7 +71,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         end = position + 8 + length + 4
         if len(header) < 8 or end > len(data):
             raise ImageFileError(
-                f"The PNG file breaks off at byte {len(data)}.", hint="Write the file again."
+                f"The PNG file ends early at byte {len(data)}.", hint="Write the file again."
             )
         yield header[4:], data[position + 8 : position + 8 + length]
         if header[4:] == b"IEND":

@@ -180,7 +180,7 @@ def _drop(
     capabilities: Capabilities,
     backend: str,
 ) -> None:
-    message = f"{setting}={value!r} cannot be honoured by {backend!r}: {rule}."
+    message = f"{setting}={value!r} is not supported by {backend!r}: {rule}."
     if capabilities.on_unsupported == "raise":
         raise UnsupportedSettingError(
             message,

@@ -126,7 +126,7 @@ def test_a_judge_that_may_make_no_call_is_refused() -> None:
     ("able", "fields", "said"),
     [
         (Capabilities(negative_prompt=True), {}, "never sent"),
-        (Capabilities(), {"steps": "steps"}, "no settings"),
+        (Capabilities(), {"steps": "steps"}, "unknown settings"),
         (Capabilities(seed=True, max_images=4), {"seed": "seed"}, "one seed is sent"),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_dialect_claims_only_what_it_sends(
 
 @pytest.mark.parametrize("name", ["", "..", "../other", "/etc", "..\\other", "a/../../b"])
 def test_runs_are_opened_by_name_and_not_by_path(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RunRecordError, match="no name of a run"):
+    with pytest.raises(RunRecordError, match="not the name of a run"):
         RunStore(tmp_path / "runs").open(name)
 
 

@@ -35,7 +35,7 @@ async def test_answers_with_an_address(server, address) -> None:
     ("page", "reason"),
     [
         ({"body": b"<html>not here</html>", "status": 404}, "status 404"),
-        ({"body": b"<html>login</html>"}, "no PNG, JPEG"),
+        ({"body": b"<html>login</html>"}, "not a PNG, JPEG"),
         ({"body": b"", "status": 302, "headers": {"location": "file:///etc/passwd"}}, "fetched"),
         ({"body": b"", "status": 302, "headers": {"location": "/files/cup.png"}}, "fetched"),
         ({"body": b"\x89PNG\r\n\x1a\n" + b"0" * 5000}, "more than 4000 bytes"),

@@ -164,7 +164,7 @@ async def test_moderation_is_a_refusal_with_its_cause(server, secret) -> None:
     assert secret not in f"{caught.value} {caught.value.detail} {caught.value.__cause__!r}"
     # Some services answer with success and take the picture away.
     server.script.append(pictures_reply(server, {"b64_json": "", "respect_moderation": False}))
-    with pytest.raises(GenerationRefusedError, match="took the picture away") as caught:
+    with pytest.raises(GenerationRefusedError, match="removed the image") as caught:
         await _draw(openai_images(server, secret))
     assert caught.value.usage.usd == pytest.approx(COST)
 

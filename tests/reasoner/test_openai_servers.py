@@ -264,7 +264,7 @@ async def test_a_model_that_sees_nothing_is_told_from_one_that_is_gone(
 ) -> None:
     server.answer = lambda _: server.error(status, words)
     seen = [Message.user("What is it?", ImagePart(b"\x89PNG"))]
-    with pytest.raises(ChatError, match="sees pictures"):
+    with pytest.raises(ChatError, match="accepts images"):
         await server.chat().complete(seen)
     with pytest.raises(ChatError) as caught:
         await server.chat().complete(HELLO)

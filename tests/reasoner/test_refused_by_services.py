@@ -78,4 +78,4 @@ async def test_pictures_that_moderation_took_out_of_an_answer_are_done_without(
     assert result.stop_reason == "max_rounds"
     assert ["drew 1 pictures for 2" in f.message for f in result.failures] == [True, True]
     assert "moderation" in result.failures[0].hint
-    assert "left out: The server's moderation took it away." in caplog.text
+    assert "left out: The server's moderation removed it." in caplog.text

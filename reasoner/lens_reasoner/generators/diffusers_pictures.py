@@ -79,7 +79,7 @@ def _picture(image: Any, name: str) -> Image:
     brightest = [high for _, high in _extrema(picture)]
     if not any(brightest):
         raise GeneratorError(
-            f"{name!r} drew a picture that is black all over.",
+            f"{name!r} returned an image that is completely black.",
             hint=f"A safety checker may have blanked it. {_PRECISION_HINT}",
         )
     return picture

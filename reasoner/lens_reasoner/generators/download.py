@@ -104,9 +104,9 @@ def _address(base_url: str, url: str) -> str:
         address = urljoin(base_url.rstrip("/") + "/", url)
         scheme = urlsplit(address).scheme
     except ValueError as error:
-        raise ImageFileError(f"The picture's address is none: {error}.") from error
+        raise ImageFileError(f"The image's URL is invalid: {error}.") from error
     if scheme not in {"http", "https"}:
-        raise ImageFileError(f"The picture's address is neither http nor https: {_short(address)}.")
+        raise ImageFileError(f"The image's URL is neither http nor https: {_short(address)}.")
     return address
 
 

@@ -52,7 +52,7 @@ class ServerDialect(Value):
             "negative_prompt": able.negative_prompt,
         }
         if unknown := sorted(self.fields.keys() - claimed.keys()):
-            raise ValueError(f"there are no settings {unknown}; known: {sorted(claimed)}")
+            raise ValueError(f"unknown settings: {unknown}; known: {sorted(claimed)}")
         if unsent := [name for name, said in claimed.items() if said and name not in self.fields]:
             raise ValueError(f"{unsent} are claimed and have no name in 'fields': never sent")
         if able.seed and able.max_images > 1:

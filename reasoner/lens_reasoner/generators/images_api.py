@@ -158,13 +158,13 @@ class ImagesApiGenerator(OpenAIClient, ABC):
             return found
         if any(picture.blocked for picture in reply.pictures):
             raise GenerationRefusedError(
-                f"The moderation of {self.name!r} took the picture away.",
+                f"The moderation of {self.name!r} removed the image.",
                 usage=usage,
                 hint="Change the request; asking again does not help.",
             )
         reason = str(failures[0]) if failures else "The list of pictures is empty."
         raise ImageServiceError(
-            f"{self.name!r} answered without a picture. {reason}",
+            f"{self.name!r} answered without an image. {reason}",
             fault="malformed",
             usage=usage,
             detail=reason,
@@ -177,7 +177,7 @@ class ImagesApiGenerator(OpenAIClient, ABC):
         if picture.url.startswith("data:"):
             return decode(picture.url)
         if picture.blocked and not picture.url:
-            raise ImageFileError("The server's moderation took it away.")
+            raise ImageFileError("The server's moderation removed it.")
         if not picture.url:
             raise ImageFileError("The entry has neither a picture nor an address.")
         # The image is paid for, and fetching it again costs nothing.

@@ -123,7 +123,7 @@ def decode(text: str) -> bytes:
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except ValueError as error:
-        raise ImageFileError(f"The picture is no base64: {error}.") from error
+        raise ImageFileError(f"The image is not base64: {error}.") from error
 
 
 def check_picture(data: bytes) -> tuple[int, int]:
@@ -136,7 +136,7 @@ def check_picture(data: bytes) -> tuple[int, int]:
 
     if sniff(data) is None:
         raise ImageFileError(
-            f"These {len(data)} bytes are no PNG, JPEG, WebP or GIF picture (they start with "
+            f"These {len(data)} bytes are not a PNG, JPEG, WebP or GIF image (they start with "
             f"{data[:24]!r})."
         )
     try:

@@ -96,7 +96,7 @@ def _open(data: bytes) -> Image.Image:
 
 def _unsupported(setting: str, rule: str, backend: str) -> UnsupportedSettingError:
     return UnsupportedSettingError(
-        f"{setting} cannot be honoured by {backend!r}: {rule}.",
+        f"{setting} is not supported by {backend!r}: {rule}.",
         setting=setting,
         value="a picture",
         backend=backend,

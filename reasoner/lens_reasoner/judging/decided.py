@@ -67,7 +67,7 @@ class ByDecisions:
             raise no_verdict(error) from error
         if [decision.name for decision in reply.decisions] != [q.name for q in questions]:
             raise JudgeError(
-                f"{reply.model!r} answered other questions than it was asked.", usage=reply.usage
+                f"{reply.model!r} answered other questions than those asked.", usage=reply.usage
             )
         return reply
 

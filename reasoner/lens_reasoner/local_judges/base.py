@@ -83,7 +83,7 @@ class LocalJudge(ABC, Generic[Seen]):
 
     def _verdict(self, criterion: Criterion, seen: Seen | None) -> CriterionVerdict:
         if seen is None or not self.concerns(criterion):
-            opinion = Opinion(answer="cannot_tell", evidence=f"Not for {self.name} to decide.")
+            opinion = Opinion(answer="cannot_tell", evidence=f"Not decided by {self.name}.")
         else:
             opinion = self.answer(criterion, seen)
         return CriterionVerdict(

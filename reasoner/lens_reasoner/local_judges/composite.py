@@ -114,7 +114,7 @@ class CompositeJudge:
             return CriterionVerdict(
                 criterion=criterion.name,
                 answer="cannot_tell",
-                evidence=" ".join(failed) or "No judge is there for this kind of criterion.",
+                evidence=" ".join(failed) or "There is no judge for this kind of criterion.",
                 weight=criterion.weight,
                 failed=bool(failed),
             )

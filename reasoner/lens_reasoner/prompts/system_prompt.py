@@ -195,7 +195,7 @@ class SystemPrompt(Value):
 
 def _unknown_suffix(path: Path) -> PromptFileError:
     return PromptFileError(
-        f"{path} ends neither in .json nor in .md.", hint="Name the file so, as its form shows."
+        f"{path} ends neither in .json nor in .md.", hint="Name the file after its format."
     )
 
 
