@@ -1,4 +1,4 @@
-"""Yes-or-no questions answered with probabilities, by OpenAI's decisions endpoint."""
+"""Yes-or-no questions answered with probabilities by OpenAI's decisions endpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULT_DECISION_MODEL = "gpt-6-luna"
 
 
 class OpenAIDecisions(OpenAIClient):
-    """A `DecisionModel` over `POST /decisions`; works with every supported `openai` library."""
+    """A `DecisionModel` using `POST /decisions`; works with every supported `openai` version."""
 
     def __init__(
         self, model: str = DEFAULT_DECISION_MODEL, **options: Unpack[ConnectionOptions]
@@ -35,7 +35,7 @@ class OpenAIDecisions(OpenAIClient):
             **options: Server, key, prices, retries and limits; see `ConnectionOptions`.
 
         Raises:
-            MissingKeyError: If OpenAI is asked without a key.
+            MissingKeyError: The server is OpenAI and there is no API key.
         """
         connection = OpenAIConnection(model, **options)
         if options.get("prices") is None and connection.official:
@@ -48,8 +48,8 @@ class OpenAIDecisions(OpenAIClient):
         """See `DecisionModel.decide`.
 
         Raises:
-            ChatError: If there is no answer, or not one for each question.
-            UnsupportedSettingError: If there are no questions, too many, or two of one name.
+            ChatError: There is no reply, or not an answer for each question.
+            UnsupportedSettingError: There are no questions, too many, or names that are not unique.
         """
         names = [question.name for question in questions]
         if not 1 <= len(names) <= MAX_QUESTIONS or len(set(names)) < len(names):
@@ -81,7 +81,7 @@ class OpenAIDecisions(OpenAIClient):
     def decide_sync(
         self, messages: Sequence[Message], questions: Sequence[Question]
     ) -> DecisionReply:
-        """`decide` for plain code, notebooks included."""
+        """Synchronous version of `decide`, which also works in notebooks."""
         return run_sync(self.decide(messages, questions))
 
 
@@ -109,15 +109,15 @@ class _Reply(_Part):
 
 
 def _read(data: dict[str, Any], names: Sequence[str]) -> _WireDecisions:
-    """Read a reply; answers come in the questions' order.
+    """Read a reply; the answers are in the questions' order.
 
     Raises:
-        ValueError: If it is none, or not one for these questions.
+        ValueError: It is not a reply, or not to these questions.
     """
     reply = _Reply.model_validate(data)
     given = [answer.name or name for answer, name in zip(reply.answers, names, strict=False)]
     if len(reply.answers) != len(names) or given != list(names):
-        raise ValueError(f"{len(names)} questions were asked and {len(reply.answers)} answered")
+        raise ValueError(f"{len(names)} questions were asked, but {len(reply.answers)} answered")
     return _WireDecisions(
         decisions=tuple(map(_decision, reply.answers, names)),
         usage=counted(reply.usage),

@@ -1,4 +1,4 @@
-"""OpenAI's moderation endpoint: free, and quick enough to ask before every rewriting."""
+"""OpenAI's moderation endpoint, which is free and fast enough to call before every rewrite."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lens_reasoner.types import RefusalCategory, Refused, Usage
 
 DEFAULT_MODERATION_MODEL = "omni-moderation-latest"
 
-# The first that is flagged names the refusal, so the gravest come first.
+# The first flagged category names the refusal, so the most serious come first.
 _CATEGORIES: dict[str, RefusalCategory] = {
     "sexual/minors": "minors",
     "self-harm": "self_harm",
@@ -29,7 +29,7 @@ _CATEGORIES: dict[str, RefusalCategory] = {
 
 
 class OpenAIModerator(OpenAIClient):
-    """A `Moderator` over `POST /moderations`; the endpoint costs nothing."""
+    """A `Moderator` using `POST /moderations`, which is free of charge."""
 
     def __init__(
         self, model: str = DEFAULT_MODERATION_MODEL, **options: Unpack[ConnectionOptions]
@@ -41,10 +41,10 @@ class OpenAIModerator(OpenAIClient):
             **options: Server, key, retries and limits; see `ConnectionOptions`.
 
         Raises:
-            MissingKeyError: If OpenAI is asked without a key.
+            MissingKeyError: The server is OpenAI and there is no API key.
         """
-        unasked: ConnectionOptions = {"look_up_shutdown": False, **options}
-        super().__init__(OpenAIConnection(model, **unasked))
+        quiet: ConnectionOptions = {"look_up_shutdown": False, **options}
+        super().__init__(OpenAIConnection(model, **quiet))
 
     async def check(self, text: str) -> Refused | None:
         """See `Moderator.check`."""
@@ -62,19 +62,19 @@ class OpenAIModerator(OpenAIClient):
             reason=f"The request was flagged as {named} by the moderation model.",
             category=_category(verdict.flagged),
             model=verdict.model or self.model,
-            # OpenAI neither charges for the call nor counts its tokens.
+            # OpenAI does not charge for the call and reports no tokens.
             usage=Usage.zero() if self._connection.official else verdict.usage,
             seconds=time.perf_counter() - started,
         )
 
     def check_sync(self, text: str) -> Refused | None:
-        """`check` for plain code, notebooks included."""
+        """Synchronous version of `check`, which also works in notebooks."""
         return run_sync(self.check(text))
 
 
 def _category(flagged: tuple[str, ...]) -> RefusalCategory:
     for name, category in _CATEGORIES.items():
-        # Subcategories such as "violence/graphic" belong to the category before the stroke.
+        # Subcategories such as "violence/graphic" belong to the category before the slash.
         if any(found == name or found.startswith(f"{name}/") for found in flagged):
             return category
     return "other"
@@ -105,11 +105,11 @@ def _read(data: dict[str, Any]) -> _Flags:
     """Read a reply.
 
     Raises:
-        ValueError: If it is none, or says nothing about the text.
+        ValueError: It is not a reply, or says nothing about the text.
     """
     reply = _Reply.model_validate(data)
     if len(reply.results) != 1:
-        raise ValueError(f"one text was asked about and {len(reply.results)} answered")
+        raise ValueError(f"one text was sent, but {len(reply.results)} results came back")
     (result,) = reply.results
     found = sorted(name for name, flag in result.categories.items() if flag)
     flagged = tuple(found or ["unsuitable"]) if result.flagged else ()

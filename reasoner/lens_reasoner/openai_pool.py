@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
     Opened: TypeAlias = AsyncGenerator[AsyncOpenAI, None]
 
-# An event loop finishes the async generators begun in it before it closes, and a client in one is
-# closed with it. They are kept here, because a generator that nobody holds is finished in a task
-# that a closing loop cancels.
+# An event loop finalises its async generators before it closes, which closes the client inside. The
+# generators are kept in this set, because one without a reference would be finalised in a task that
+# the closing loop cancels.
 _opened: set[Opened] = set()
 
 
 class ClientPool:
-    """The clients of one server and key.
+    """The clients for one server and key, one per event loop.
 
-    A connection belongs to the event loop it was opened in. It closes with `aclose`, with its loop,
-    or with this object, whichever comes first.
+    A client's connections close with `aclose`, with the event loop, or with this object, whichever
+    comes first.
     """
 
     def __init__(self, base_url: str, key: SecretStr) -> None:
@@ -38,7 +38,7 @@ class ClientPool:
         """The client of the running event loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
-            # Copies, as other threads with loops of their own may be adding to both.
+            # Iterate over copies, because threads with other event loops may add entries.
             for ended in [known for known in tuple(self._clients) if known.is_closed()]:
                 self._clients.pop(ended, None)
             opened = _open(self._base_url, self._key)
@@ -55,7 +55,7 @@ class ClientPool:
 
 
 def load_library() -> None:
-    """Import the library, which takes a while once, before the clock of any call runs."""
+    """Import the library, which takes a moment, before any call's timeout starts."""
     import openai  # noqa: F401
 
 

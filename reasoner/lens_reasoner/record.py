@@ -1,14 +1,14 @@
-"""Runs on disk, written as they happen, so that a killed one can go on.
+"""Runs on disk, written as they happen, so that a killed run can be resumed.
 
-A run's folder holds
+A run's folder has
 
-- `events.jsonl`: one JSON object a line. The first is the `RunHeader`; each other one holds an
-  "event" and the "clock" at which it happened: seconds of the run by stage, with "total". `Step`
-  events are left out. Every line is on the disk before anybody is told of the event.
-- `images/`: the pictures, byte for byte, under the SHA-256 of their bytes.
+- `events.jsonl`: one JSON object per line. The first is the `RunHeader`. Each other line has an
+  "event" and the "clock" when it happened: seconds of the run by stage, with "total". `Step` events
+  are not recorded. Every line is on disk before anyone sees the event.
+- `images/`: the images, byte for byte, named by their SHA-256.
 
-A killed run loses no result that was written. A call that was under way when it was killed has no
-line, so it is made again when the run goes on: at most the calls in flight are paid for twice.
+A killed run loses no recorded result. A call that was in flight has no line and is made again when
+the run is resumed, so at most the calls in flight are paid for twice.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ LOCK = ".lock"
 
 
 class RunHeader(Value):
-    """What a run is about: the first line of its events.
+    """What a run is about; the first line of its events.
 
     Attributes:
-        kind: Tells such a file from others.
+        kind: Identifies the file format.
         schema_version: Version of the format.
-        created: When it began, in ISO 8601, UTC.
-        request: What was asked for.
-        rubric: The criteria, if they were given and not written.
-        limits: When it ends.
-        parts: What each part of the loop says it is.
+        created: Start time in ISO 8601, UTC.
+        request: The request.
+        rubric: The criteria, if given; None if the run writes them.
+        limits: When the run ends.
+        parts: Identity of each part of the loop.
     """
 
     kind: Literal["lens-run"] = "lens-run"
@@ -73,7 +73,7 @@ class RunHeader(Value):
         limits: LoopLimits | None = None,
         parts: Mapping[str, str] | None = None,
     ) -> RunHeader:
-        """The header of a run that begins now."""
+        """The header of a run that starts now."""
         return cls(
             created=datetime.now(UTC).isoformat(timespec="milliseconds"),
             request=request,
@@ -83,10 +83,10 @@ class RunHeader(Value):
         )
 
     def check_same(self, other: RunHeader, folder: Path) -> None:
-        """Refuse to go on with a run that was about something else.
+        """Refuse to continue a run with another header.
 
         Raises:
-            RunRecordError: Naming what differs.
+            RunRecordError: They differ; the message says in what.
         """
         mine, theirs = (_flat(header) for header in (self, other))
         changes = "; ".join(
@@ -102,7 +102,7 @@ class RunHeader(Value):
 
 
 def _flat(header: RunHeader) -> dict[str, Any]:
-    """What must stay the same, field by field."""
+    """The fields that must stay the same, flattened."""
     fields = header.model_dump(exclude={"created"})
     nested = {name: fields.pop(name) for name in ("request", "limits", "parts")}
     inner = {f"{name}.{key}": v for name, part in nested.items() for key, v in part.items()}
@@ -110,19 +110,19 @@ def _flat(header: RunHeader) -> dict[str, Any]:
 
 
 class RunRecord:
-    """A run's folder, read.
+    """A run's folder, opened for reading.
 
     Attributes:
-        folder: Where it is.
-        lines: The whole lines of its events, the header's first, without line ends.
-        header: What it is about.
+        folder: The folder.
+        lines: The complete lines of `events.jsonl`, the header first, without line ends.
+        header: What the run is about.
     """
 
     def __init__(self, folder: str | Path) -> None:
         """Open a run.
 
         Raises:
-            RunRecordError: If there is none, or one that this version cannot read.
+            RunRecordError: There is no run, or this version cannot read it.
         """
         self.folder = Path(folder)
         self.lines = _whole_lines(self.folder)
@@ -161,45 +161,45 @@ class RunRecord:
 
     @property
     def events(self) -> list[Event]:
-        """What happened so far, pictures included."""
+        """The events so far, with their images."""
         return [event for event, _ in self._entries]
 
     @property
     def clock(self) -> dict[str, Seconds]:
-        """Seconds of the run by stage when the last event happened, with "total"."""
+        """Seconds of the run by stage at the last event, with "total"."""
         return dict(self._entries[-1][1]) if self._entries else {}
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run has ended."""
         last = json.loads(self.lines[-1])
         event = last.get("event") if isinstance(last, dict) else None
         return isinstance(event, dict) and event.get("type") == "finished"
 
     def state(self) -> RunState:
-        """What is known of the run.
+        """The run's state.
 
         Raises:
-            RunRecordError: If its events cannot be read, or do not follow from one another.
+            RunRecordError: Its events cannot be read or are inconsistent.
         """
         state = RunState()
         try:
             for event in self.events:
                 state.apply(event)
             if self.events and state.request is None:
-                raise LookupError("it never began")
+                raise LookupError("there is no Started event")
         except LookupError as error:
             raise RunRecordError(
-                f"An event in {self.folder / EVENTS} is about something that no earlier one tells.",
+                f"An event in {self.folder / EVENTS} refers to something that no earlier one has.",
                 hint="The run was changed after it was written; start it again.",
             ) from error
         return state
 
     def result(self) -> LoopResult:
-        """The run's result, or what there is of it.
+        """The run's result, or the result so far.
 
         Raises:
-            RunRecordError: If nothing but its header was written.
+            RunRecordError: Only the header was written.
         """
         state = self.state()
         if state.request is None:
@@ -210,17 +210,17 @@ class RunRecord:
 
 
 class RunWriter:
-    """Writes a run's events down; one at a time for each folder."""
+    """Writes a run's events; only one writer at a time can have a folder open."""
 
     def __init__(self, folder: str | Path, header: RunHeader) -> None:
-        """Begin a run, or go on with the one that is there.
+        """Start a run, or continue the one in the folder.
 
         Args:
-            folder: The run's own; made if it is missing.
-            header: What the run is about; what is there must be about the same.
+            folder: The run's folder; created if it is missing.
+            header: What the run is about; must match the header in the folder, if any.
 
         Raises:
-            RunRecordError: If the folder holds something else, or somebody else is writing there.
+            RunRecordError: The folder holds another run, or another writer has it open.
         """
         from filelock import FileLock, Timeout
 
@@ -248,14 +248,14 @@ class RunWriter:
         record = RunRecord(self.folder)
         record.header.check_same(header, self.folder)
         record.state()
-        # What follows the last whole line was being written when the run was killed.
+        # Anything after the last complete line was being written when the run was killed.
         whole = sum(len(line) + 1 for line in record.lines)
         with path.open("r+b") as file:
             file.truncate(whole)
         return record
 
     def append(self, event: Event, clock: Mapping[str, Seconds]) -> None:
-        """Write an event down; on return it is on the disk."""
+        """Write an event; on return it is on disk."""
         data = event.model_dump(mode="json", exclude={"image": {"data"}})
         if event.type == "image_ready":
             name = event.image.sha256 + SUFFIXES[event.image.media_type]
@@ -266,39 +266,39 @@ class RunWriter:
         append_line(self._file, _line({"event": data, "clock": dict(clock)}))
 
     def close(self) -> None:
-        """Let others write."""
+        """Release the folder for other writers."""
         self._file.close()
         self._lock.release()
 
 
 class RunStore:
-    """A folder of runs, each in a folder of its own."""
+    """A folder of runs, each in its own subfolder."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def new(self) -> Path:
-        """A folder for a run that is yet to begin; named after the time, and not made yet."""
+        """Path for a new run's folder, named by the current time; the folder is not created."""
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
         return self.folder / f"{now}-{secrets.token_hex(3)}"
 
     def folders(self) -> list[Path]:
-        """The folders that hold runs, by name."""
+        """The folders that hold runs, sorted by name."""
         return sorted(path.parent for path in self.folder.glob(f"*/{EVENTS}"))
 
     def runs(self) -> list[RunRecord]:
-        """All runs, the earliest first; pictures are read only when they are asked for.
+        """All runs, the earliest first; images are only read when they are used.
 
         Raises:
-            RunRecordError: If one cannot be read.
+            RunRecordError: A run cannot be read.
         """
         return sorted(map(RunRecord, self.folders()), key=lambda run: run.header.created)
 
     def open(self, name: str) -> RunRecord:
-        """The run in the folder of that name.
+        """Open the run in the subfolder `name`.
 
         Raises:
-            RunRecordError: If there is none, or the name leads out of this folder.
+            RunRecordError: There is no such run, or `name` is a path.
         """
         if name in {"", ".", ".."} or any(mark in name for mark in "/\\\0"):
             raise RunRecordError(
@@ -312,16 +312,16 @@ def _line(data: object) -> bytes:
 
 
 def _whole_lines(folder: Path) -> list[bytes]:
-    """The lines of a run's events; what a kill left of one more is no line."""
+    """The complete lines of a run's events; an incomplete last line is dropped."""
     path = folder / EVENTS
     if not path.is_file():
         raise RunRecordError(
-            f"{folder} holds no run: there is no {EVENTS}.",
-            hint="Name the folder of a run, or record one into it.",
+            f"{folder} does not hold a run: it has no {EVENTS}.",
+            hint="Give the folder of a run, or record a run into it.",
         )
     data = path.read_bytes()
     lines = data.split(b"\n")[:-1]
-    # After a power failure the last line may have its length but not its content.
+    # After a power failure, the last line may have its length but not its content.
     if len(lines) > 1 and not _is_json(lines[-1]):
         lines.pop()
     return lines or [b""]
@@ -341,5 +341,5 @@ def _event_of(data: dict[str, Any], folder: Path) -> Event:
         data["image"]["data"] = (folder / IMAGES / Path(name).name).read_bytes()
     event = read_event(data)
     if event.type == "image_ready" and event.image.sha256 != Path(str(name)).stem:
-        raise ValueError(f"the picture {name} is not the one that was recorded")
+        raise ValueError(f"the image {name} is not the one that was recorded")
     return event

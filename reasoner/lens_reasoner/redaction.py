@@ -1,4 +1,4 @@
-"""Keys kept out of what other libraries write to their logs, and of records."""
+"""Keeping API keys out of logs and records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LOGGERS = (
 
 
 class _KeyFilter(logging.Filter):
-    """Rewrites the records in which a key shows up, as when a server echoes its headers."""
+    """Removes keys from log records, for example when a server echoes its headers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class _KeyFilter(logging.Filter):
         self.adding = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record pass, without the keys."""
+        """Keep every record, without the keys."""
         text = record.getMessage()
         clean = text
         for key in tuple(self.keys):
@@ -47,7 +47,7 @@ KEY_VARIABLES = ("OPENAI_API_KEY", "LENS_IMAGE_API_KEY")
 
 
 def without_keys(text: str) -> str:
-    """A text without any key that this process has used or finds in its environment."""
+    """The text without any key that this process has used or has in its environment."""
     used = (key.get_secret_value() for key in tuple(_filter.keys))
     found = {*used, *(os.environ.get(name, "") for name in KEY_VARIABLES)}
     for key in sorted(found, key=len, reverse=True):
@@ -57,11 +57,11 @@ def without_keys(text: str) -> str:
 
 
 def keep_out_of_logs(key: SecretStr) -> None:
-    """Hide `key` in what the client library and its transport log from now on."""
+    """Hide `key` in everything the client library and its transport log from now on."""
     if len(key) < SHORTEST_SECRET:
         return
     with _filter.adding:
         _filter.keys.add(key)
         for name in _LOGGERS:
-            # Adding a filter twice changes nothing.
+            # Adding the same filter twice has no effect.
             logging.getLogger(name).addFilter(_filter)

@@ -1,7 +1,7 @@
-"""The rounds of a run: draw, judge, diagnose, revise.
+"""The rounds of a run: generate, judge, diagnose, revise.
 
-Every stage first looks at what the run already has, so a resumed run passes quickly over what was
-done and makes only the calls that are missing.
+Every stage first checks what the run already has, so a resumed run skips what was done and only
+makes the missing calls.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ from lens_reasoner.types import Refused, Rewrite, Rubric, Usage
 
 
 class Rounds:
-    """Plays one run to its end."""
+    """Carries one run through its rounds."""
 
     def __init__(self, parts: LoopParts, run: ActiveRun, slots: asyncio.Semaphore) -> None:
-        """Prepare to play.
+        """Prepare the run.
 
         Args:
-            parts: Who does what.
-            run: What is known already, and who is told of the rest.
-            slots: Held while a call to the generator is under way.
+            parts: The parts of the loop.
+            run: The run's state; it receives the events.
+            slots: Limits concurrent calls to the generator.
         """
         self._parts = parts
         self._run = run
         self._slots = slots
-        self._left_out = False
+        self._interrupted = False
 
     async def play(self) -> StopReason:
-        """Rewrite, then draw round after round.
+        """Rewrite, then generate round after round.
 
         Returns:
-            Why it ended; "interrupted" if something is left to be done later.
+            Why the run ended; "interrupted" if calls remain to be made later.
 
         Raises:
-            ReasonerError: If rewriting fails, or drawing fails before any image is there.
+            ReasonerError: Rewriting failed, or generation failed before there was any image.
         """
         await self._rewrite()
         if isinstance(self._run.state.rewrite, Refused):
@@ -66,7 +66,7 @@ class Rounds:
         number = 0
         while not (reason := self._run.exhausted):
             await self._draw_and_judge(number)
-            if self._left_out:
+            if self._interrupted:
                 return "interrupted"
             self._diagnose(number)
             if reason := self._stop_reason(number):
@@ -75,26 +75,26 @@ class Rounds:
             number += 1
         return reason
 
-    def _may_begin(self) -> bool:
-        """Whether a further call may begin; one that is left for later is noted."""
+    def _may_call(self) -> bool:
+        """Whether another call may be made; remembers if a call was skipped by an interruption."""
         reason = self._run.exhausted
-        self._left_out = self._left_out or reason == "interrupted"
+        self._interrupted = self._interrupted or reason == "interrupted"
         return reason is None
 
     async def _rewrite(self) -> None:
         run, reasoner = self._run, self._parts.reasoner
-        if reasoner is None or run.state.rewrite is not None or not self._may_begin():
+        if reasoner is None or run.state.rewrite is not None or not self._may_call():
             return
         with run.stage("rewrite"):
             outcome = await answer_of("reasoner", reasoner.rewrite(run.request), Rewrite, Refused)
         run.emit(RewriteDone(outcome=outcome))
 
     async def _draw_and_judge(self, number: int) -> None:
-        """Draw what is missing of a round and judge each image as soon as it is there."""
+        """Generate a round's missing images and judge each as soon as it exists."""
         candidates = self._run.state.candidates
         try:
             async with asyncio.TaskGroup() as tasks:
-                # Written once, while the first images are drawn.
+                # The rubric is written while the first images are generated.
                 rubric = tasks.create_task(self._rubric())
                 tasks.create_task(self._check_fidelity(number, rubric))
 
@@ -109,7 +109,7 @@ class Rounds:
             raise first_error(failed)  # noqa: B904 - its own cause says more than the group
 
     async def _rubric(self) -> Rubric | None:
-        """The criteria; None without judging, or if none could be written."""
+        """The criteria; None if they are not needed or could not be written."""
         run, parts = self._run, self._parts
         if parts.judge is None and parts.fidelity_checker is None:
             return None
@@ -120,7 +120,7 @@ class Rounds:
             return run.rubric
         if parts.rubric_writer is None or run.state.has_failed("rubric"):
             return None
-        if not self._may_begin():
+        if not self._may_call():
             return None
         try:
             with run.stage("rubric"):
@@ -138,7 +138,7 @@ class Rounds:
         if checker is None or rubric is None:
             return
         tried = (run.state.prompt(n).prompt for n in range(number + 1) if self._unchecked(n))
-        if prompt in run.state.reports or prompt in tried or not self._may_begin():
+        if prompt in run.state.reports or prompt in tried or not self._may_call():
             return
         try:
             with run.stage("fidelity", round_number=number):
@@ -154,19 +154,19 @@ class Rounds:
         return self._run.state.has_failed("fidelity", number)
 
     async def _draw(self, number: int, judge: Callable[[int], None]) -> None:
-        """Draw what is missing of a round, as many calls at once as the generator allows.
+        """Generate a round's missing images, with as many concurrent calls as the generator allows.
 
-        An image that is refused or missing from an answer is done without; any other failure ends
-        the drawing of the run.
+        The run continues without an image that is refused or missing from a reply. Any other
+        failure stops generation for the whole run.
         """
         run, generator = self._run, self._parts.generator
         if run.state.has_failed("generate"):
             return
-        failures = _DrawingFailures(run, number)
+        failures = _GenerationFailures(run, number)
 
         async def draw(indices: Sequence[int]) -> None:
             async with self._slots:
-                if failures.whole or not self._may_begin():
+                if failures.whole or not self._may_call():
                     return
                 try:
                     images = await self._generate(number, indices)
@@ -182,7 +182,7 @@ class Rounds:
                         ImageReady(round=number, index=index, prompt_version=version, image=image)
                     )
                     judge(index)
-                failures.tell()
+                failures.emit_pending()
                 if len(images) != len(indices):
                     wrong = _wrong_number(generator.name, len(images), len(indices))
                     failures.add(wrong, indices[len(images) :] if images else ())
@@ -194,7 +194,7 @@ class Rounds:
             raise failures.error
 
     def _missing(self, number: int) -> Iterator[list[int]]:
-        """The candidates of a round that are not drawn yet, in groups for one call each."""
+        """The candidates of a round without an image, grouped by call."""
         state = self._run.state
         settled = state.candidates.keys() | state.without
         missing = [index for index in self._run.planned(number) if index not in settled]
@@ -213,20 +213,20 @@ class Rounds:
 
         with run.stage("generate", round_number=number):
             generator = self._parts.generator
-            drawing = generator.generate(
+            images = generator.generate(
                 run.state.prompt(number).prompt,
                 seeds=[run.seed_of(index) for index in indices],
                 settings=run.settings,
                 on_step=on_step,
             )
-            return await pictures_of(generator, drawing)
+            return await pictures_of(generator, images)
 
     async def _judge(self, index: int, criteria: asyncio.Task[Rubric | None]) -> None:
         run, judge = self._run, self._parts.judge
         rubric, candidate = await criteria, run.state.candidates[index]
         if judge is None or rubric is None:
             return
-        if candidate.verdict is not None or candidate.failure is not None or not self._may_begin():
+        if candidate.verdict is not None or candidate.failure is not None or not self._may_call():
             return
         try:
             with run.stage("judge", index=index):
@@ -270,13 +270,13 @@ class Rounds:
         return None if run.planned(number + 1) else "max_images"
 
     async def _revise(self, number: int) -> None:
-        """Change the prompt for the next round, if another seed alone would not help."""
+        """Revise the prompt for the next round, if new seeds alone would not help."""
         run, reviser, following = self._run, self._parts.reviser, number + 1
         problems = prompt_problems([candidate.problems for candidate in self._judged(number)])
         if reviser is None or not problems:
             return
         decided = any(revised.round == following for revised in run.state.revisions)
-        if decided or run.state.has_failed("revise", following) or not self._may_begin():
+        if decided or run.state.has_failed("revise", following) or not self._may_call():
             return
         current = run.state.prompt(number)
         try:
@@ -292,45 +292,45 @@ class Rounds:
         )
 
 
-class _DrawingFailures:
-    """What failed while a round was drawn, told as soon as the run has any image.
+class _GenerationFailures:
+    """Failures while generating a round. They are emitted once the run has an image.
 
     Attributes:
-        errors: In the order in which they came.
-        whole: The first that is about more than single images.
+        errors: All failures, in the order in which they occurred.
+        whole: The first failure that concerns more than single images.
     """
 
     def __init__(self, run: ActiveRun, number: int) -> None:
         self._run = run
         self._round = number
-        self._untold: list[StageFailed] = []
+        self._pending: list[StageFailed] = []
         self.errors: list[ReasonerError] = []
         self.whole: ReasonerError | None = None
 
     def add(self, error: ReasonerError, indices: Sequence[int] = ()) -> None:
-        """Take in a failed call; with `indices` it is about these images alone."""
+        """Add a failed call; with `indices`, it concerns only these images."""
         self.errors.append(error)
         if not indices:
             self.whole = self.whole or error
         failure = StageFailure.of("generate", error)
         self._run.untold += failure.usage
         for index in indices or (None,):
-            self._untold.append(StageFailed(round=self._round, index=index, failure=failure))
-            # A call for several images is paid for once.
+            self._pending.append(StageFailed(round=self._round, index=index, failure=failure))
+            # One call for several images is only paid for once.
             failure = failure.model_copy(update={"usage": Usage.zero()})
-        self.tell()
+        self.emit_pending()
 
-    def tell(self) -> None:
-        """Emit what there is, unless the run may yet end with it as an error."""
+    def emit_pending(self) -> None:
+        """Emit the failures, unless the run may still end with them as its error."""
         if self._run.state.candidates:
             self._run.untold = Usage.zero()
-            for event in self._untold:
+            for event in self._pending:
                 self._run.emit(event)
-            self._untold.clear()
+            self._pending.clear()
 
     @property
     def error(self) -> ReasonerError:
-        """What a run without any image ends with; its usage is that of all that failed."""
+        """The error that ends a run without any image; its usage covers all failures."""
         error = self.whole or self.errors[0]
         if isinstance(error, GeneratorError) and len(self.errors) > 1:
             error.usage = self._run.untold
@@ -339,11 +339,11 @@ class _DrawingFailures:
 
 def _wrong_number(name: str, drawn: int, asked: int) -> GeneratorError:
     return GeneratorError(
-        f"{name!r} drew {drawn} pictures for {asked} seeds.",
-        # The images that are there carry the usage of the call.
+        f"{name!r} returned {drawn} images for {asked} seeds.",
+        # Images that were returned carry the usage of the call.
         usage=Usage.zero() if drawn else None,
-        hint="Its moderation may have taken the others away. A generator of your own returns one "
-        "picture per seed.",
+        hint="Its moderation may have removed the others. Your own generator must return one "
+        "image per seed.",
     )
 
 

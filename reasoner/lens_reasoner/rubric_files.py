@@ -12,16 +12,16 @@ from lens_reasoner.text_files import read_text
 from lens_reasoner.types import Rubric
 
 _FORM = (
-    'Such a file holds {"request": "a red cup", "criteria": [{"name": "red", "kind": "color", '
+    'The format is {"request": "a red cup", "criteria": [{"name": "red", "kind": "color", '
     '"question": "Is the cup red?", "source": "red cup"}]}.'
 )
 
 
 def save_rubric(rubric: Rubric, path: str | Path) -> Path:
-    """Write a rubric as JSON that is easy to read and to edit; missing folders are made.
+    """Write a rubric as readable, editable JSON; missing folders are created.
 
     Returns:
-        The file.
+        The path of the file.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -36,8 +36,8 @@ def load_rubric(path: str | Path) -> Rubric:
     """Read a rubric.
 
     Raises:
-        RubricFileError: If the file is no rubric, naming the first field that is wrong.
-        OSError: If it cannot be read.
+        RubricFileError: The file is not a rubric; the message names the first invalid field.
+        OSError: The file cannot be read.
     """
     try:
         return Rubric.model_validate_json(read_text(path))

@@ -1,4 +1,4 @@
-"""Models that will be switched off: one warning each, naming the successor."""
+"""Warnings about models that will be shut down, once per model, with the successor."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from lens_reasoner.prices import without_snapshot
 from lens_reasoner.types import Value
 
 NOTICE = datetime.timedelta(days=60)
-"""How long before its end a model is warned about."""
+"""How long before a model's shutdown the warning starts."""
 
 GRACE = 1.0
-"""Seconds a finished call waits at most for the date its model ends on, once per model."""
+"""Seconds that a finished call waits for the model's shutdown date, once per model."""
 
 
 class ModelShutdownWarning(UserWarning):
-    """A model in use has been, or will soon be, switched off."""
+    """A model in use has been shut down or soon will be."""
 
 
 class Shutdown(Value):
-    """The announced end of a model.
+    """The announced shutdown of a model.
 
     Attributes:
         date: Last day of service.
-        successor: The model its provider names instead; empty if none was named.
+        successor: The replacement that the provider names; empty if there is none.
     """
 
     date: datetime.date
@@ -52,16 +52,16 @@ OPENAI_SHUTDOWNS: Mapping[str, Shutdown] = {
 }
 """Announced by OpenAI as of 2026-11-22 (platform documentation, "Deprecations").
 
-Used where the API cannot be asked; the successors of the image models are this project's choice.
+Used if the API does not answer. The successors of the image models are this project's choice.
 """
 
 
 class ShutdownWatch:
-    """Asks once per model when it ends, and warns once if that is near or past.
+    """Looks up each model's shutdown date once, and warns once if it is near or past.
 
     Args:
-        known: What was announced, for servers that do not say.
-        today: The clock.
+        known: Announced shutdowns, for servers that do not say.
+        today: Returns the current date.
     """
 
     def __init__(
@@ -85,15 +85,15 @@ class ShutdownWatch:
     async def beside(
         self, model: str, server: str, fetch: Callable[[], Awaitable[object]], *, setting: str
     ) -> AsyncIterator[None]:
-        """Look the model up while its first call runs; later calls pass through.
+        """Look the model up while its first call runs; do nothing for later calls.
 
-        A lookup that fails or takes long is given up, and the announcements known are used.
+        If the lookup fails or takes too long, the known announcements are used.
 
         Args:
-            model: The model called.
-            server: Where it is served; each is asked once.
+            model: The model being called.
+            server: Its server; every server is asked once.
             fetch: Gets the server's description of the model, a JSON object.
-            setting: What to change, with `{model}` where the new name goes.
+            setting: How a user chooses another model, with `{model}` for its name.
         """
         with self._lock:
             first = (server, model) not in self._asked
@@ -114,11 +114,11 @@ class ShutdownWatch:
             self.warn(model, date, setting=setting)
 
     def warn(self, model: str, date: datetime.date | None, *, setting: str) -> None:
-        """Warn if `model` ends soon, unless that has been done.
+        """Warn once if `model` ends soon or has ended.
 
         Args:
             model: The model in use.
-            date: When the server says it ends; None uses the announcements known.
+            date: The server's shutdown date; None uses the known announcements.
             setting: See `beside`.
         """
         known = self._known.get(without_snapshot(model))
@@ -147,15 +147,15 @@ def _text(
 
 
 async def _read_date(fetch: Callable[[], Awaitable[object]]) -> datetime.date | None:
-    """The `shutdown_date` of a model's description; None if there is none to be had."""
+    """The `shutdown_date` in a model's description; None if unavailable."""
     try:
         data = await fetch()
         stated = data.get("shutdown_date") if isinstance(data, Mapping) else None
         # Documented as text; a date or a date with a time.
         return datetime.date.fromisoformat(stated[:10]) if isinstance(stated, str) else None
-    except Exception:  # a question on the side must not fail the call it accompanies
+    except Exception:  # a lookup must not fail the call it accompanies
         return None
 
 
 SHUTDOWNS = ShutdownWatch()
-"""The watch of this process."""
+"""The watch shared by this process."""

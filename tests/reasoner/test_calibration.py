@@ -167,7 +167,7 @@ def test_the_beginning_of_a_hash_will_do_if_it_is_clear() -> None:
     judged = _judged([("yes", "yes")] * 11)
     label = HumanLabel(image="03f", criterion="cup", label="yes")
     assert calibrate([label], judged).overall.true_yes == 1
-    with pytest.raises(CalibrationError, match="beginning of 10"):
+    with pytest.raises(CalibrationError, match="prefix of the hashes of 10"):
         calibrate([label.model_copy(update={"image": "0"})], judged)
 
 
@@ -216,7 +216,7 @@ def test_labels_come_from_the_report_page(tmp_path) -> None:
         ("l.csv", "image,criterion,label\na,b,maybe\n", "label 1: 'maybe'"),
         ("l.csv", "image,criterion,label\na,b,yes\n,b,yes\n", "label 2 has no image"),
         ("l.json", "{", "not JSON"),
-        ("l.json", '{"rows": []}', "no list"),
+        ("l.json", '{"rows": []}', "does not hold a list"),
         ("l.json", "[1]", "label 1 is not an object"),
     ],
 )

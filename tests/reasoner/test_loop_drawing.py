@@ -89,7 +89,7 @@ async def test_a_picture_too_few_is_a_failure_but_the_picture_is_kept() -> None:
     events = [e async for e in AgentLoop(generator=Batches(forget=True)).stream(REQUEST)]
     assert sum(isinstance(e, ImageReady) for e in events) == 1
     (failed,) = [e for e in events if isinstance(e, StageFailed)]
-    assert "1 pictures for 2 seeds" in failed.failure.message
+    assert "1 images for 2 seeds" in failed.failure.message
     assert (failed.round, failed.index) == (0, 1)
     assert events[-1].stop_reason == "unjudged"
 

@@ -278,7 +278,7 @@ async def test_a_run_goes_on_when_a_full_disk_has_room_again(tmp_path: Path) -> 
 
 
 async def test_unreadable_records_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(RunRecordError, match="holds no run"):
+    with pytest.raises(RunRecordError, match="does not hold a run"):
         RunRecord(tmp_path)
     await _tiny(tmp_path / "run")
     path = tmp_path / "run" / "events.jsonl"
@@ -331,5 +331,5 @@ async def test_a_store_lists_runs_by_age(tmp_path: Path) -> None:
     (tmp_path / "runs" / "other").mkdir()
     assert [run.folder for run in store.runs()] == folders[::-1]
     assert store.open(folders[0].name).result().best is not None
-    with pytest.raises(RunRecordError, match="no run"):
+    with pytest.raises(RunRecordError, match="not hold a run"):
         store.open("other")

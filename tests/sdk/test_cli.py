@@ -242,7 +242,7 @@ def test_a_recorded_run_is_resumed_and_cached(lens: Lens, tmp_path: Path) -> Non
     assert cached["usage"]["usd"] == 0
     assert cached["timings"]["generate"] < first["timings"]["generate"]
     _, stderr = lens("generate", "--resume", "nothing", "--model", lens.model, code=1)
-    assert "holds no run" in stderr
+    assert "does not hold a run" in stderr
     _, stderr = lens.generate("--resume", "run", code=2)
     assert "either a request or --resume" in stderr
 

@@ -1,4 +1,4 @@
-"""What images of paid services cost, with the date at which it was looked up."""
+"""Image prices of paid services, with the date when they were looked up."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lens_reasoner.types import Value
 
 
 class ImageTokens(Value):
-    """Tokens of one call; None where the server did not say.
+    """Tokens of one call; None if the server did not say.
 
     Attributes:
-        text_input: Of the prompt.
-        image_input: Of images sent along.
-        output: Of the images drawn.
+        text_input: Tokens of the prompt.
+        image_input: Tokens of images in the request.
+        output: Tokens of the generated images.
     """
 
     text_input: int | None = Field(default=None, ge=0)
@@ -33,11 +33,11 @@ class ImagePrice(Value):
 
 
 class ImagePriceTable(Value):
-    """Prices by model name; a model that is not listed has an unknown cost, never zero.
+    """Prices by model name; the cost of an unlisted model is unknown, never 0.
 
     Attributes:
         date: When the prices were looked up.
-        prices: By model name without snapshot date.
+        prices: Prices by model name, without a snapshot date.
         source: Where they were looked up.
     """
 
@@ -46,7 +46,7 @@ class ImagePriceTable(Value):
     source: str = ""
 
     def cost(self, model: str, tokens: ImageTokens) -> float | None:
-        """US dollars of one call; None if the model or a number of tokens is unknown."""
+        """Cost of one call in US dollars; None if the price or a number of tokens is unknown."""
         price = self.prices.get(model) or self.prices.get(without_snapshot(model))
         parts = (tokens.text_input, tokens.image_input, tokens.output)
         if price is None or None in parts:
@@ -63,4 +63,4 @@ OPENAI_IMAGE_PRICES = ImagePriceTable(
 """Standard tier on api.openai.com."""
 
 NO_IMAGE_PRICES = ImagePriceTable(date=datetime.date(2026, 11, 22), prices={})
-"""For other servers, whose prices nobody told us."""
+"""For other servers, whose prices are unknown."""

@@ -1,4 +1,4 @@
-"""Calls that draw images, which cost money each time they are made."""
+"""Calls that generate images and cost money each time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lens_reasoner.retry import RetryPolicy
 from lens_reasoner.types import Usage
 
 IMAGE_RETRY = RetryPolicy(attempts=3, first_wait=1.0, timeout=600.0, deadline=1800.0)
-"""Images take minutes; a call is given as long as the provider's own client gives it."""
+"""Images can take minutes; the timeout is that of OpenAI's own client."""
 
 GENERATE = "/images/generations"
 EDIT = "/images/edits"
@@ -26,7 +26,7 @@ _VIOLATIONS = re.compile(r"safety_violations=\[([^\]]*)\]")
 
 
 class _MaybeDrawnError(Exception):
-    """A call whose reply was lost; no `ChatError`, so that it is not made again."""
+    """A call whose reply was lost; not a `ChatError`, so that it is not retried."""
 
     def __init__(self, error: ChatError) -> None:
         super().__init__(str(error))
@@ -34,10 +34,10 @@ class _MaybeDrawnError(Exception):
 
 
 class ImagesConnection(OpenAIConnection):
-    """A connection whose calls are not repeated where the image may be drawn and billed.
+    """A connection that does not retry a call if its image may have been generated and billed.
 
-    No provider takes an idempotency key for images, so a reply that is lost on its way leaves it
-    open whether a second call would be paid twice.
+    No provider supports idempotency keys for images, so after a lost reply it is unknown whether a
+    second call would be paid for twice.
     """
 
     def __init__(self, model: str, *, retry_lost_replies: bool, **options: Any) -> None:
@@ -45,8 +45,8 @@ class ImagesConnection(OpenAIConnection):
 
         Args:
             model: Name of the model.
-            retry_lost_replies: Repeat also calls whose reply was lost.
-            **options: Of `ConnectionOptions`.
+            retry_lost_replies: Whether to retry calls whose reply was lost, too.
+            **options: See `ConnectionOptions`.
         """
         super().__init__(model, **{**options, "retry": options.get("retry") or IMAGE_RETRY})
         self._retry_lost = retry_lost_replies
@@ -57,12 +57,12 @@ class ImagesConnection(OpenAIConnection):
         """Send a request for images.
 
         Args:
-            body: The request.
-            tokens: Estimate of what it will use, for the limits.
-            source: The image to start from; None draws a new one.
+            body: The request body.
+            tokens: Estimated token use, for the rate limits.
+            source: The image to start from; None generates from the prompt alone.
 
         Raises:
-            GenerationRefusedError: The provider's moderation stopped it.
+            GenerationRefusedError: The provider's moderation refused the request.
             ImageServiceError: There is no usable reply.
         """
         try:
@@ -128,19 +128,19 @@ def _refused(error: ChatError) -> GenerationRefusedError:
     categories = tuple(str(name) for name in named if name)
     why = f" ({', '.join(categories)})" if categories else ""
     return GenerationRefusedError(
-        f"{error.model!r} refused to draw this{why}: {error.message}",
+        f"{error.model!r} refused to generate this{why}: {error.message}",
         categories=categories,
         usage=error.usage,
         request_id=error.request_id,
         detail=error.detail,
-        hint="Change the request; asking again does not help.",
+        hint="Change the request; retrying does not help.",
     )
 
 
 def _failed(error: ChatError, *, usage: Usage | None = None) -> ImageServiceError:
     hint = error.hint
     if error.fault == "malformed":
-        hint = "Check that base_url names a server of the OpenAI images protocol."
+        hint = "Check that base_url is that of a server with OpenAI's images protocol."
     return ImageServiceError(
         error.message,
         fault=error.fault,
@@ -159,10 +159,10 @@ def _unpaid(error: ChatError) -> Usage | None:
 def _lost(error: ChatError) -> ImageServiceError:
     failed = _failed(error)
     return ImageServiceError(
-        f"{failed.message} The picture may be drawn and billed, so the call is not repeated.",
+        f"{failed.message} The image may have been billed, so the call is not repeated.",
         fault=failed.fault,
         status=failed.status,
         request_id=failed.request_id,
         detail=failed.detail,
-        hint="Raise RetryPolicy.timeout, or set retry_lost_replies=True where calls are free.",
+        hint="Raise RetryPolicy.timeout, or set retry_lost_replies=True if calls are free.",
     )

@@ -1,4 +1,4 @@
-"""Images by OpenAI's image models."""
+"""Images from OpenAI's image models."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ _ABLE = Capabilities(
 
 
 class OpenAIImages(ImagesApiGenerator):
-    """A `Generator` of OpenAI's image models.
+    """A `Generator` for OpenAI's image models.
 
-    They know no seed, no negative prompt and no steps. Their own settings, such as `quality`,
-    `background` or `output_format`, go into `GenerationSettings.extra`. The bytes are kept as they
-    come, and with them the signed provenance (C2PA) they carry.
+    These models have no seed, negative prompt or steps. Their own settings, such as `quality`,
+    `background` or `output_format`, go into `GenerationSettings.extra`. The image bytes are kept as
+    received, including their signed provenance (C2PA).
 
-    A call whose reply is lost is not repeated, since the image may be drawn and billed.
+    A call whose reply is lost is not retried, because the image may have been generated and billed.
     """
 
     def __init__(
@@ -68,15 +68,15 @@ class OpenAIImages(ImagesApiGenerator):
 
         Args:
             model: Name of the model.
-            image_prices: Prices for the cost of each image; None means OpenAI's own on OpenAI,
-                and unknown costs elsewhere.
-            retry_lost_replies: Repeat also calls whose reply was lost; an image may then be paid
-                twice.
-            on_unsupported: Refuse settings it cannot honour, or warn.
-            **options: Server, key and manners; see `ConnectionOptions`.
+            image_prices: Image prices; None means OpenAI's prices at OpenAI, and an unknown cost
+                elsewhere.
+            retry_lost_replies: Whether to retry calls whose reply was lost, too; an image may then
+                be paid for twice.
+            on_unsupported: Whether to refuse unsupported settings, or to drop them with a warning.
+            **options: Server, key, retries and limits; see `ConnectionOptions`.
 
         Raises:
-            MissingKeyError: If OpenAI is asked without a key.
+            MissingKeyError: The server is OpenAI and there is no API key.
         """
         options.setdefault("setting", "model='openai:{model}'")
         connection = ImagesConnection(model, retry_lost_replies=retry_lost_replies, **options)
@@ -86,7 +86,7 @@ class OpenAIImages(ImagesApiGenerator):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Sizes within limits, up to ten images at a time, and settings of its own."""
+        """Any size within limits, up to ten images per call, and OpenAI's own settings."""
         return self._capabilities
 
     def broken_rules(self, settings: GenerationSettings) -> Mapping[str, str]:
@@ -94,7 +94,7 @@ class OpenAIImages(ImagesApiGenerator):
         asked = settings.extra.get("output_format")
         if asked is None or asked in _FORMATS:
             return {}
-        return {"output_format": f"pictures made of pixels are {', '.join(_FORMATS)}"}
+        return {"output_format": f"it must be one of {', '.join(_FORMATS)}"}
 
     def body(self, prompt: str, seeds: Sequence[int], settings: GenerationSettings) -> Json:
         """See `ImagesApiGenerator.body`."""

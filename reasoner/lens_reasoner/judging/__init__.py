@@ -1,4 +1,4 @@
-"""How a judge that is a model is asked: in one call, one by one, in votes, by decisions."""
+"""Ways to ask a model about criteria: in one call, one by one, by votes, by probabilities."""
 
 from lens_reasoner.judging.decided import ByDecisions
 from lens_reasoner.judging.mode import Ballot, JudgeMode

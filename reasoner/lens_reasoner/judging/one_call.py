@@ -1,4 +1,4 @@
-"""All criteria in one structured call: the cheapest way of asking."""
+"""All criteria in one structured call, which is the cheapest way."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ each criterion by itself. {RULES} Answer every criterion once, with its number a
 
 
 class _Item(BaseModel):
-    # The order of the fields is the order of writing: evidence before the answer.
+    # Fields are written in this order: the evidence before the answer.
     id: int
     evidence: str
     answer: Answer
@@ -49,9 +49,10 @@ class _ProbableAnswers(_Answers):
 
 
 class OneCall:
-    """Asks about all criteria at once, in an order drawn from the seed.
+    """Asks about all criteria at once, in an order shuffled by the seed.
 
-    No criterion always profits from its place, and the image is paid for once.
+    The shuffling keeps any criterion from always having the same position. The image is paid for
+    once.
     """
 
     def __init__(
@@ -65,11 +66,12 @@ class OneCall:
 
         Args:
             chat: The model; None means OpenAI's `DEFAULT_JUDGE_MODEL`.
-            temperature: None leaves it to the server, as models that reason first demand.
-            probability: Whether each answer comes with the model's own estimate.
+            temperature: Sampling temperature; None leaves it to the server, which reasoning models
+                require.
+            probability: Whether to ask for the model's own probability with each answer.
 
         Raises:
-            MissingKeyError: If no model is given and there is no key for the default one.
+            MissingKeyError: No model is given and there is no API key for the default one.
         """
         self._chat = chat or default_chat(DEFAULT_JUDGE_MODEL, setting=JUDGE_SETTING)
         self._temperature = temperature
@@ -88,7 +90,7 @@ class OneCall:
         return f"one-call/{identity_of(self._chat)}/t={self._temperature}/{digest}"
 
     async def ask(self, picture: ImagePart, criteria: Sequence[Criterion], *, seed: str) -> Ballot:
-        """See `JudgeMode.ask`; criteria the model leaves out are "cannot_tell"."""
+        """See `JudgeMode.ask`. Criteria that the model does not answer are "cannot_tell"."""
         order = shuffled(criteria, seed)
         questions = "\n".join(f"{i}. {one_line(c.question)}" for i, c in enumerate(order, start=1))
         messages = [Message.system(self._instructions), Message.user(questions, picture)]
@@ -102,12 +104,12 @@ class OneCall:
         return Ballot(_by_criterion(order, answers.verdicts), reply.model, reply.usage)
 
     def calls(self, criteria: int) -> int:
-        """One."""
+        """Always 1."""
         return 1
 
 
 def _by_criterion(order: list[Criterion], items: Sequence[_Item]) -> dict[str, CriterionVerdict]:
-    """One answer per criterion; missing or contradictory answers decide nothing."""
+    """One answer per criterion; a missing or contradictory answer is "cannot_tell"."""
     verdicts = {}
     for number, criterion in enumerate(order, start=1):
         given = [item for item in items if item.id == number]

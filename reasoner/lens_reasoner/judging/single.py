@@ -1,7 +1,7 @@
-"""One call per criterion, as the technical report does it: dearer, and no criterion sways another.
+"""One call per criterion, as in the technical report: more expensive, but criteria cannot interact.
 
-The image comes first in each message, so that a provider's cache of prompt beginnings applies
-from the second call on.
+The image comes first in each message, so that from the second call on the provider's prompt cache
+applies.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class _ProbableAnswer(_Answer):
 
 
 class PerCriterion:
-    """Asks about each criterion by itself.
+    """Asks about each criterion in a separate call.
 
-    The first is asked alone, to fill the provider's cache, and then `concurrency` at a time. A
-    call that fails leaves its criterion undecided; only if all fail is there no verdict.
+    The first call runs alone, to fill the provider's cache; then `concurrency` calls run at a time.
+    A failed call leaves its criterion undecided. The verdict only fails if all calls fail.
     """
 
     def __init__(
@@ -62,17 +62,18 @@ class PerCriterion:
 
         Args:
             chat: The model; None means OpenAI's `DEFAULT_JUDGE_MODEL`.
-            temperature: None leaves it to the server, as models that reason first demand.
-            probability: Whether each answer comes with the model's own estimate.
-            concurrency: Most calls at a time.
+            temperature: Sampling temperature; None leaves it to the server, which reasoning models
+                require.
+            probability: Whether to ask for the model's own probability with each answer.
+            concurrency: Maximum calls at a time.
 
         Raises:
-            LoopConfigError: If `concurrency` is not positive.
-            MissingKeyError: If no model is given and there is no key for the default one.
+            LoopConfigError: `concurrency` is not positive.
+            MissingKeyError: No model is given and there is no API key for the default one.
         """
         if concurrency < 1:
             raise LoopConfigError(
-                f"concurrency={concurrency} lets no call through.", hint="Give at least 1."
+                f"concurrency={concurrency} allows no calls.", hint="Give at least 1."
             )
         self._chat = chat or default_chat(DEFAULT_JUDGE_MODEL, setting=JUDGE_SETTING)
         self._temperature = temperature
@@ -142,5 +143,5 @@ class PerCriterion:
         return Ballot({criterion.name: verdict}, reply.model, reply.usage)
 
     def calls(self, criteria: int) -> int:
-        """One for each."""
+        """One per criterion."""
         return criteria

@@ -1,4 +1,4 @@
-"""What a language model is shown of an image, and what that costs."""
+"""The form in which a language model is shown an image, and what that costs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shown:
-    """An image ready for a message."""
+    """An image ready to be put into a message."""
 
     part: ImagePart
     view: View
@@ -27,11 +27,11 @@ class Shown:
 
 @dataclass(frozen=True)
 class ImageCost:
-    """What showing an image costs, before anything is paid; None is unknown, never zero.
+    """Predicted cost of showing an image; unknown is None, never 0.
 
     Attributes:
         tokens: Input tokens of the image.
-        usd: Their price in US dollars, uncached; the words around the image are not counted.
+        usd: Their price in US dollars, uncached; the text of the message is not included.
     """
 
     tokens: int | None
@@ -39,12 +39,12 @@ class ImageCost:
 
 
 def show(image: GeneratedImage, *, max_side: int | None, detail: ImageDetail) -> Shown:
-    """Make an image ready for a message, no larger than asked.
+    """Prepare an image for a message, scaled down if necessary.
 
     Args:
-        image: The image; its own bytes are sent where it is small enough.
+        image: The image; its own bytes are sent unless it has to be scaled.
         max_side: Longest side in pixels; larger images are scaled down (Lanczos).
-        detail: How closely the model looks.
+        detail: Level of detail at which the model looks.
     """
     picture = image.image
     if max_side is None or max(picture.size) <= max_side:
@@ -65,7 +65,7 @@ def show(image: GeneratedImage, *, max_side: int | None, detail: ImageDetail) ->
 
 
 def opaque(picture: Image.Image) -> Image.Image:
-    """The image in colours that can be mixed; what is transparent becomes white."""
+    """The image as RGB or greyscale, on white where it is transparent."""
     from PIL import Image
 
     if not picture.has_transparency_data:
@@ -80,12 +80,12 @@ def _fit(width: int, height: int, max_side: int) -> tuple[int, int]:
 
 
 def image_cost(model: str, view: View, *, prices: PriceTable = OPENAI_PRICES) -> ImageCost:
-    """What showing an image to a model costs, where the rule of its tokens is known.
+    """Predict what it costs to show an image to a model, if its token rule is known.
 
     Args:
-        model: The model's name, with or without snapshot date.
+        model: The model's name, with or without a snapshot date.
         view: Size and detail.
-        prices: Prices of tokens.
+        prices: Token prices.
     """
     tokens = image_tokens(model, view)
     if tokens is None:
@@ -95,11 +95,11 @@ def image_cost(model: str, view: View, *, prices: PriceTable = OPENAI_PRICES) ->
 
 
 def image_tokens(model: str, view: View) -> int | None:
-    """Input tokens of an image; None where the rule is not known.
+    """Input tokens of an image; None if the model's rule is unknown.
 
-    gpt-4.1-mini counts patches of 32 pixels, at most 1536, times 1.62; gpt-4.1 counts tiles of 512
-    pixels after fitting the image into 2048 and its shorter side to 768. Both follow OpenAI's
-    documentation; what a call really consumed stands in `Verdict.usage`.
+    gpt-4.1-mini counts patches of 32 x 32 pixels, at most 1536, times 1.62. gpt-4.1 counts tiles of
+    512 x 512 pixels after scaling the image to fit 2048 pixels and its shorter side to 768. Both
+    rules are from OpenAI's documentation; what a call really consumed is in `Verdict.usage`.
     """
     name = without_snapshot(model)
     if name == "gpt-4.1-mini" and view.detail == "high":
@@ -116,7 +116,7 @@ def _patches(width: int, height: int, *, most: int) -> int:
     shrink = math.sqrt(32 * 32 * most / (width * height))
     wide, high = width * shrink / 32, height * shrink / 32
     shrink *= min(math.floor(wide) / wide, math.floor(high) / high)
-    # Whole numbers come out a hair above themselves.
+    # Rounding can leave a whole number slightly too large.
     across, down = (math.ceil(side * shrink / 32 - 1e-9) for side in (width, height))
     return across * down
 

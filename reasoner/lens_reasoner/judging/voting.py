@@ -1,4 +1,4 @@
-"""More votes on what the first vote left uncertain, and only on that."""
+"""Extra votes on the criteria that the first vote leaves uncertain."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lens_reasoner.types import Answer, Criterion, Usage
 from lens_reasoner.verdict import CriterionVerdict, Opinion
 
 VOTING_TEMPERATURE = 0.7
-"""Of the extra votes by default: votes that cannot differ say nothing."""
+"""Default temperature of the extra votes; identical votes would carry no information."""
 
 
 class ExtraVotes:
-    """Asks once, then again where the answer is "cannot_tell" or its probability is middling.
+    """Asks again about criteria whose answer is "cannot_tell" or whose probability is near 0.5.
 
-    The answer is what most votes say that say anything; a tie is "cannot_tell". Every vote's
-    criteria come in another order. Votes that fail are left out.
+    The majority of the "yes" and "no" votes decides; a tie is "cannot_tell". Each vote sees the
+    criteria in another order. Failed votes are left out.
     """
 
     def __init__(
@@ -31,13 +31,13 @@ class ExtraVotes:
         votes: int = 2,
         margin: float = 0.3,
     ) -> None:
-        """Choose who votes.
+        """Choose the voters.
 
         Args:
             first: Answers all criteria.
             again: Casts the extra votes; None means `first`, whose answers should then vary.
-            votes: Extra votes for each uncertain criterion.
-            margin: A probability nearer to 0.5 than this is uncertain.
+            votes: Extra votes per uncertain criterion.
+            margin: A probability closer to 0.5 than this is uncertain.
         """
         self._first = first
         self._again = again or first
@@ -46,10 +46,10 @@ class ExtraVotes:
 
     @classmethod
     def of(cls, chat: ChatModel | None = None, *, votes: int = 2) -> ExtraVotes:
-        """Votes by one model that gives probabilities, the extra ones at `VOTING_TEMPERATURE`.
+        """Votes by one model with probabilities, the extra ones at `VOTING_TEMPERATURE`.
 
         Raises:
-            MissingKeyError: If no model is given and there is no key for the default one.
+            MissingKeyError: No model is given and there is no API key for the default one.
         """
         return cls(
             OneCall(chat, probability=True),
@@ -64,7 +64,7 @@ class ExtraVotes:
 
     @property
     def identity(self) -> str:
-        """Both modes and the rule of voting."""
+        """Both modes and the voting rule."""
         rule = f"votes={self._votes},margin={self._margin}"
         return f"extra-votes({self._first.identity};{self._again.identity};{rule})"
 
@@ -90,12 +90,12 @@ class ExtraVotes:
         return verdict.probability is not None and abs(verdict.probability - 0.5) < self._margin
 
     def calls(self, criteria: int) -> int:
-        """Those of the first vote: whether there are more depends on its answers."""
+        """The calls of the first vote; the number of extra votes depends on its answers."""
         return self._first.calls(criteria)
 
 
 def _count(votes: Sequence[CriterionVerdict]) -> CriterionVerdict:
-    """The verdict that several votes on one criterion come to; those that failed are none."""
+    """The verdict of several votes on one criterion; failed votes do not count."""
     votes = [vote for vote in votes if not vote.failed] or votes[:1]
     if len(votes) == 1:
         return votes[0]

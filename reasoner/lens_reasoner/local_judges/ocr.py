@@ -1,4 +1,4 @@
-"""Reading what is written in an image, for criteria about text."""
+"""Reading the text in an image, for criteria about text."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ALIKE = 0.8
-"""Share of letters from which on a text counts as the wanted one, misspelt or misread."""
+"""Similarity from which a text counts as the wanted one, misspelt or misread."""
 
 SURE = 0.9
-"""Confidence from which on the reader is believed about single letters."""
+"""OCR confidence from which single characters are trusted."""
 
 
 @dataclass(frozen=True)
 class ReadText:
-    """The lines that were read, from top to bottom, with the reader's confidence in each."""
+    """The recognised lines from top to bottom, their confidences, and the known characters."""
 
     lines: tuple[str, ...]
     scores: tuple[float, ...]
@@ -35,20 +35,20 @@ class ReadText:
 class OcrJudge(LocalJudge[ReadText]):
     """Answers text criteria by reading the image with RapidOCR (extra `ocr`).
 
-    What should be read is `expected["text"]`, or else the one quoted text of the question; an
-    empty `expected["text"]` asks for an image without any writing. Case, spaces and line breaks
-    do not count, nor do figures and letters that look alike; all else does. The weights come with
-    the package: nothing is downloaded. Texts with letters the reader does not know, such as
-    Cyrillic ones, are "cannot_tell".
+    The text to find is `expected["text"]`, or else the only quoted text of the question. An empty
+    `expected["text"]` requires an image without any text. Case, spaces, line breaks, and digits and
+    letters that look alike make no difference; everything else does. Texts with characters the
+    model does not know, such as Cyrillic, are "cannot_tell". The weights come with the package;
+    nothing is downloaded.
     """
 
     def __init__(self, *, side_length: int = 320, threads: int = 1) -> None:
-        """Nothing is loaded yet.
+        """Configure the judge; the model is loaded on first use.
 
         Args:
-            side_length: The shorter side, in pixels, that smaller images are enlarged to: more
-                finds smaller writing in them and takes longer.
-            threads: Threads of one reading.
+            side_length: Smaller images are enlarged until their shorter side has this many pixels.
+                Larger values find smaller text and take longer.
+            threads: CPU threads per image.
         """
         super().__init__()
         self._side_length = side_length
@@ -72,7 +72,7 @@ class OcrJudge(LocalJudge[ReadText]):
         return f"{package} side={self._side_length} {ALIKE}/{SURE}"
 
     def concerns(self, criterion: Criterion) -> bool:
-        """Text criteria that say which text."""
+        """Whether the criterion says which text to find."""
         return _wanted(criterion) is not None
 
     def look(self, picture: Image.Image) -> ReadText:
@@ -87,7 +87,7 @@ class OcrJudge(LocalJudge[ReadText]):
 
     def _load(self) -> Any:
         if self._reader is None:
-            require("Reading text in pictures", "rapidocr", "onnxruntime", extra="ocr")
+            require("Reading text in images", "rapidocr", "onnxruntime", extra="ocr")
             from rapidocr import RapidOCR
 
             runtime = "EngineConfig.onnxruntime"
@@ -102,7 +102,7 @@ class OcrJudge(LocalJudge[ReadText]):
         return self._reader
 
     def answer(self, criterion: Criterion, seen: ReadText) -> Opinion:
-        """Whether the wanted text was read."""
+        """Whether the wanted text was found."""
         wanted = _wanted(criterion) or ""
         read = " / ".join(seen.lines)
         evidence = f"read: {read}" if read else "read nothing"
@@ -125,7 +125,7 @@ class OcrJudge(LocalJudge[ReadText]):
 
 
 def _wanted(criterion: Criterion) -> str | None:
-    """The text that should be read; None if the criterion does not say."""
+    """The text to find; None if the criterion does not say."""
     text = criterion.expected.get("text")
     if isinstance(text, str):
         return " ".join(text.split())
@@ -140,6 +140,6 @@ _ALIKE_GLYPHS |= str.maketrans({"“": '"', "”": '"', "–": "-", "—": "-"})
 
 
 def _plain(text: str) -> str:
-    """The text without what a reader of images cannot be held to."""
+    """The text without distinctions that OCR cannot make."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return "".join(folded.split()).translate(_ALIKE_GLYPHS)

@@ -1,4 +1,4 @@
-"""Whether an image is an image at all: not blank, not noise, not washed out or burnt out."""
+"""Detecting broken images: blank, noise, washed out or clipped."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ SOUND_PICTURE = Criterion(
 )
 """The criterion that `StatisticsJudge` answers; add it to a rubric.
 
-Clipping is not in it: line art and writing on white paper are nothing but black and white.
+Clipping is not included, because line art and text on white paper are only black and white.
 """
 
 BLANK_SPREAD = 2.0
-"""Grey levels of standard deviation under which an image is blank."""
+"""An image whose grey levels have a smaller standard deviation is blank."""
 
 NOISE_CORRELATION = 0.3
-"""Correlation of neighbouring pixels under which an image is noise."""
+"""An image whose neighbouring pixels have a lower correlation is noise."""
 
 LOW_CONTRAST_RANGE = 32
-"""Grey levels between darkest and brightest under which an image is washed out."""
+"""An image with fewer grey levels between darkest and brightest is washed out."""
 
 OUTLIERS = 0.002
-"""Share of pixels at either end that do not count as darkest and brightest."""
+"""Share of pixels at either end that are ignored when finding darkest and brightest."""
 
 CLIPPED_SHARE = 0.98
-"""Share of pure black and pure white pixels above which an image is burnt out."""
+"""An image with a larger share of pure black and pure white pixels is clipped."""
 
 
 class ImageStatistics(Value):
-    """What can be counted in an image, in grey levels from 0 to 255.
+    """Statistics of an image, in grey levels from 0 to 255.
 
     Attributes:
         mean: Mean brightness.
         spread: Standard deviation.
-        contrast: Levels between darkest and brightest, without the `OUTLIERS` at either end.
+        contrast: Levels between darkest and brightest pixel, ignoring `OUTLIERS` at either end.
         clipped: Share of pixels that are pure black or pure white.
-        entropy: Of the histogram, in bits; at most 8.
-        correlation: Of pixels with their neighbours to the right and below, from -1 to 1; 1 for a
-            image of one level.
+        entropy: Entropy of the histogram in bits; at most 8.
+        correlation: Correlation of pixels with their right and lower neighbours, from -1 to 1; 1
+            for an image with a single level.
     """
 
     mean: float
@@ -63,7 +63,7 @@ class ImageStatistics(Value):
 
     @property
     def defects(self) -> tuple[Defect, ...]:
-        """What is wrong with it; a blank image is nothing else besides."""
+        """Defects by the thresholds of this module; a blank image has no others."""
         if self.spread < BLANK_SPREAD:
             return ("blank",)
         found: dict[Defect, bool] = {
@@ -75,7 +75,7 @@ class ImageStatistics(Value):
 
 
 def image_statistics(picture: Image.Image) -> ImageStatistics:
-    """Count what can be counted in an image of any mode."""
+    """Compute the statistics of an image of any mode."""
     from PIL import ImageStat
 
     grey = picture.convert("L")
@@ -103,7 +103,7 @@ def _percentile(histogram: list[int], share: float) -> int:
 
 
 def _correlation(grey: Image.Image, variance: float) -> float:
-    """Of neighbours, from their mean squared difference: E(a-b)^2 = 2 var (1 - correlation)."""
+    """Correlation of neighbours, from E(a-b)^2 = 2 var (1 - correlation)."""
     from PIL import ImageChops, ImageStat
 
     if variance == 0:
@@ -122,10 +122,10 @@ def _correlation(grey: Image.Image, variance: float) -> float:
 
 
 class StatisticsJudge(LocalJudge[ImageStatistics]):
-    """Answers criteria whose `expected` holds "statistics" (see `SOUND_PICTURE`).
+    """Answers criteria whose `expected` has "statistics" (see `SOUND_PICTURE`).
 
-    That is a list of the defects an image must not have. Leave out of it what a request asks for:
-    a white square on white is blank, and rightly so.
+    "statistics" is a list of the defects that an image must not have. Leave out those that a
+    request asks for: a white square on white is rightly blank.
     """
 
     @property
@@ -139,11 +139,11 @@ class StatisticsJudge(LocalJudge[ImageStatistics]):
         return f"{BLANK_SPREAD}/{NOISE_CORRELATION}/{LOW_CONTRAST_RANGE}/{CLIPPED_SHARE}"
 
     def concerns(self, criterion: Criterion) -> bool:
-        """Criteria whose data name "statistics"."""
+        """Whether the criterion's `expected` has "statistics"."""
         return isinstance(criterion.expected.get("statistics"), list)
 
     def look(self, picture: Image.Image) -> ImageStatistics:
-        """Count."""
+        """Compute the statistics."""
         return image_statistics(picture)
 
     def answer(self, criterion: Criterion, seen: ImageStatistics) -> Opinion:

@@ -1,6 +1,6 @@
-"""System prompts in named sections, so that they can be read, compared and edited by section.
+"""System prompts made of named sections, which can be compared and edited separately.
 
-The built-in ones are markdown files beside this module.
+The built-in prompts are markdown files beside this module.
 """
 
 from lens_reasoner.prompts.builtin import (

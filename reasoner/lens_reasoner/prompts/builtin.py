@@ -1,6 +1,6 @@
-"""The built-in system prompts: our own wording of rules that the technical report describes.
+"""The built-in system prompts: the technical report's rules in our own words.
 
-Source: arXiv 2605.21573, its reasoner and the separate prompts it names for benchmarks.
+Source: arXiv 2605.21573, its reasoner and the prompts it uses for benchmarks.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ GENERAL_PROMPT = _builtin("general")
 """For any request."""
 
 GENEVAL_PROMPT = _builtin("geneval")
-"""For short requests of objects, numbers, colours and places that a detector will check."""
+"""For short requests with objects, numbers, colours and positions that a detector checks."""
 
 ONEIG_PROMPT = _builtin("oneig")
 """For mixed requests: portraits, objects, styles, dense text, knowledge and reasoning."""
 
 TEXT_PROMPT = _builtin("text_rendering")
-"""For images in which writing must be readable."""
+"""For images with readable text."""
 
 REVISION_PROMPT = _builtin("revision")
-"""For mending a prompt whose images missed something."""
+"""For revising a prompt whose images missed something."""
 
 BUILTIN_PROMPTS = {
     prompt.name: prompt for prompt in (GENERAL_PROMPT, GENEVAL_PROMPT, ONEIG_PROMPT, TEXT_PROMPT)
 }
-"""The prompts a reasoner can be given, by name."""
+"""The prompts for rewriting, by name."""

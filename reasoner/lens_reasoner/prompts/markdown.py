@@ -1,7 +1,7 @@
 """The markdown form of a system prompt.
 
-A head between lines of three dashes holds name and version; every "## " heading begins a section,
-and a protected one carries a mark that does not show when the file is rendered:
+A header between lines of three dashes has name and version. Every "## " heading starts a section.
+Protected sections have a comment that is invisible when the file is rendered:
 
     ---
     name: general
@@ -28,12 +28,12 @@ _HEADING = re.compile(r"^## (?P<heading>.*)$", re.MULTILINE)
 
 
 def plain_lines(text: str) -> str:
-    """The text with line feeds alone between lines."""
+    """The text with line feeds as its only line endings."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def write(name: str, version: str, sections: Iterable[Section]) -> str:
-    """The file's text."""
+    """The text of the markdown file."""
     parts = [f"---\nname: {name}\nversion: {version}\n---\n"]
     for heading, text, protected in sections:
         mark = f" {PROTECTED_MARK}" if protected else ""
@@ -42,10 +42,10 @@ def write(name: str, version: str, sections: Iterable[Section]) -> str:
 
 
 def read(text: str) -> tuple[str, str, list[Section]]:
-    """Name, version and sections of a file's text.
+    """Name, version and sections of a markdown file's text.
 
     Raises:
-        ValueError: If the head is missing, or words stand before the first section.
+        ValueError: The header is missing, or there is text before the first section.
     """
     text = plain_lines(text).removeprefix("\ufeff")
     head = _HEAD.match(text)
@@ -55,7 +55,7 @@ def read(text: str) -> tuple[str, str, list[Section]]:
     starts = [heading.start() for heading in headings] + [len(text)]
     before = text[head.end() : starts[0]].strip()
     if before:
-        raise ValueError(f"{before[:60]!r} stands before the first '## ' heading")
+        raise ValueError(f"{before[:60]!r} comes before the first '## ' heading")
     sections = []
     for found, end in zip(headings, starts[1:], strict=True):
         heading, protected = found["heading"].strip(), False

@@ -1,1 +1,1 @@
-"""What code makes sure of when a language model writes a prompt."""
+"""Checks in code of prompts that a language model writes."""

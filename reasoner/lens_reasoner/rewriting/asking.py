@@ -1,4 +1,4 @@
-"""Asking a model for a prompt, and once more if code finds something wrong with it."""
+"""Asking a model for a prompt, and once more if checks in code find issues."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from lens_reasoner.types import RewriteIssue, Usage
 
 AGAIN = """Where the object has "earlier_prompt", you wrote that prompt, and "faults" lists what \
 is wrong with it: write it again without these faults and change nothing else."""
-"""What instructions say of the second time of asking."""
+"""How a system prompt explains the second call."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A model's best reply and what is still wrong with its prompt.
+    """A model's best reply and the issues that remain.
 
     Attributes:
         reply: The reply.
-        issues: What is wrong with its prompt.
-        usage: What all calls together consumed.
+        issues: What is wrong with the reply's prompt.
+        usage: What all calls consumed.
     """
 
     reply: ChatReply
@@ -35,14 +35,14 @@ class Draft:
 
 @dataclass(frozen=True)
 class PromptAuthor:
-    """A model, what it is told, and the shape of its answers.
+    """A model with its instructions and answer schema.
 
     Attributes:
         chat: The model.
         instructions: The system message.
-        schema: Shape of the answer.
-        prompt_of: Finds the prompt in an answer; empty if there is none.
-        max_tokens: Most tokens of an answer.
+        schema: Schema of the answer.
+        prompt_of: Extracts the prompt from a reply; an empty string if there is none.
+        max_tokens: Maximum tokens of an answer.
     """
 
     chat: ChatModel
@@ -52,16 +52,16 @@ class PromptAuthor:
     max_tokens: int | None = None
 
     async def write(self, request: str, material: Mapping[str, JsonValue]) -> Draft:
-        """Ask for a prompt, and once more if quotes are lost, the language is another or the like.
+        """Ask for a prompt, and once more if the checks in `issues.py` fail.
 
-        The better of the two is returned; a second call that fails leaves the first reply.
+        Returns the prompt with fewer issues. If the second call fails, the first reply is used.
 
         Args:
-            request: What the user asked for, which the prompt is checked against.
-            material: What the model works on; it is sent as JSON in the user's message.
+            request: The user's request, which the prompt is checked against.
+            material: What the model works with, sent as JSON in the user message.
 
         Raises:
-            ChatError: If the first call gave no usable reply.
+            ChatError: The first call gave no usable reply.
         """
         first = await self._ask(material)
         draft = Draft(first, self._issues(request, first), first.usage)

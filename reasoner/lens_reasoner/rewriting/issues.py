@@ -1,4 +1,4 @@
-"""What can be seen to be wrong with a rewritten prompt without asking anybody."""
+"""Issues of a rewritten prompt that code can find."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from lens_reasoner.rewriting.quotes import lost_quotes, without_quotes
 from lens_reasoner.types import RewriteIssue
 
 DETAILED_WORDS = 60
-"""Requests of this many words describe their image already."""
+"""A request with at least this many words counts as detailed."""
 
 KEPT_SHARE = 0.8
-"""Share of a detailed request's different words that its prompt must keep."""
+"""Share of a detailed request's distinct words that the prompt must keep."""
 
 
 def find_issues(request: str, prompt: str) -> tuple[RewriteIssue, ...]:
-    """What a prompt gets wrong: lost quotes, another language, a detailed request much changed.
+    """Find lost quotes, a change of language, and large changes to a detailed request.
 
-    The language is told by script and by common words of seven languages; words are counted where
-    spaces part them.
+    The language is recognised by script and by common words of seven languages. Words are counted
+    only in scripts that separate them with spaces.
     """
     issues = [RewriteIssue(kind="lost_quote", detail=text) for text in lost_quotes(request, prompt)]
     if language_changed(without_quotes(request), without_quotes(prompt)):
@@ -38,7 +38,7 @@ def find_issues(request: str, prompt: str) -> tuple[RewriteIssue, ...]:
 
 
 def kept_share(request: str, prompt: str) -> float:
-    """Share of the request's different words that are in the prompt; 1 if it has none."""
+    """Share of the request's distinct words that the prompt has; 1 if the request has none."""
     asked, written = set(_words(request)), set(_words(prompt))
     return len(asked & written) / len(asked) if asked else 1.0
 
@@ -48,7 +48,7 @@ def _words(text: str) -> list[str]:
 
 
 def as_instruction(issue: RewriteIssue) -> str:
-    """The issue as one sentence for the model that is to mend it."""
+    """The issue as a sentence for the model that is asked to fix it."""
     match issue.kind:
         case "lost_quote":
             return f"This quoted text is missing or changed, copy it exactly: {issue.detail}"

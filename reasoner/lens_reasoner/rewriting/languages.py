@@ -1,4 +1,4 @@
-"""Which language a text is in, as far as its script and its commonest words tell."""
+"""Recognising a text's language by its script and its most common words."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ FUNCTION_WORDS: dict[str, frozenset[str]] = {
         "drie aan",
     }.items()
 }
-"""Words by which languages of the Latin script are told apart."""
+"""Words that distinguish languages of the Latin script."""
 
 _EAST_ASIAN = {"CJK", "HIRAGANA", "KATAKANA"}
 
 
 def script(text: str) -> str | None:
-    """The script of more than half of the letters, such as "LATIN"; None if there is none."""
+    """The script of more than half of the letters, such as "LATIN"; None if no script has that."""
     letters = [letter for letter in text if letter.isalpha()]
     scripts = Counter(unicodedata.name(letter, "?").split()[0].split("-")[0] for letter in letters)
     for name in _EAST_ASIAN:
@@ -41,11 +41,11 @@ def script(text: str) -> str | None:
 
 
 def latin_language(text: str, *, lead: int = 1) -> str | None:
-    """The language that most function words belong to; None if it is not clear.
+    """The language with the most function words in the text; None if it is unclear.
 
     Args:
-        text: In the Latin script.
-        lead: By how many words it must be ahead of the next language.
+        text: Text in the Latin script.
+        lead: The number of words by which it must exceed the next language.
     """
     words = re.findall(r"[^\W\d_]+", text.casefold())
     counts = Counter(
@@ -56,7 +56,7 @@ def latin_language(text: str, *, lead: int = 1) -> str | None:
 
 
 def language_changed(before: str, after: str) -> bool:
-    """Whether one text is clearly in another language than the other."""
+    """Whether the two texts are clearly in different languages."""
     scripts = script(before), script(after)
     if None in scripts or scripts[0] != scripts[1]:
         return None not in scripts

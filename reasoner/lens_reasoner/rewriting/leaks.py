@@ -1,4 +1,4 @@
-"""Whether a reply repeats the instructions that its author was given."""
+"""Detecting replies that repeat the model's instructions."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Iterator, Sequence
 from lens_reasoner.prompts import SystemPrompt
 
 SECRET_RUN = 60
-"""Letters and figures in a row that no prompt shares with its instructions by chance."""
+"""Length of a run of letters and digits that no prompt shares with instructions by chance."""
 
 EDITABLE_RUN = 120
-"""The same for sections that may prescribe phrases to be used as they are."""
+"""The same for editable sections, which may prescribe phrases to be used verbatim."""
 
 
 class LeakDetector:
-    """Finds longer runs of instructions in replies, however they are spaced or punctuated.
+    """Finds runs of instructions in replies, ignoring spaces and punctuation.
 
     Translated, paraphrased or encoded instructions are not found.
     """
 
     def __init__(self, secret: Sequence[str], editable: Sequence[str] = ()) -> None:
-        """Learn what must not be repeated.
+        """Store what must not be repeated.
 
         Args:
-            secret: Texts of which `SECRET_RUN` letters are too much.
-            editable: Texts of which `EDITABLE_RUN` letters are too much.
+            secret: Texts of which a run of `SECRET_RUN` characters is a leak.
+            editable: Texts of which a run of `EDITABLE_RUN` characters is a leak.
         """
         self._runs = {
             size: {run for text in texts for run in _runs(text, size)}
@@ -33,12 +33,12 @@ class LeakDetector:
 
     @classmethod
     def of_prompt(cls, contract: str, prompt: SystemPrompt) -> LeakDetector:
-        """One for a contract and a prompt, of which the protected sections are secret."""
+        """A detector for a contract and a prompt whose protected sections are secret."""
         kept = (section.text for section in prompt.sections if section.protected)
         return cls([contract, *kept], [section.text for section in prompt.editable])
 
     def leaks(self, reply: str, *, request: str) -> bool:
-        """Whether `reply` repeats instructions beyond what `request` itself holds."""
+        """Whether `reply` repeats instructions that are not in `request`."""
         return any(
             not known.isdisjoint(set(_runs(reply, size)) - set(_runs(request, size)))
             for size, known in self._runs.items()

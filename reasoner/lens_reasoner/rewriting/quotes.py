@@ -1,11 +1,11 @@
-"""Text that a request wants to be read in the picture: what stands in quotation marks."""
+"""Quoted text in requests: text that should be readable in the image."""
 
 from __future__ import annotations
 
 import re
 
 LONGEST = 400
-"""Characters; what is longer between two marks is taken for two unrelated marks."""
+"""Maximum characters between two quotation marks; with more, the marks do not belong together."""
 
 _PAIRS = ("“”", "„“", "„”", "«»", "»«", "‹›", "「」", "『』", "《》", "‘’", "‚‘")
 
@@ -17,7 +17,7 @@ def _between(first: str, last: str) -> str:
     return rf"{before}{first}((?:[^{first}{last}]{apostrophe}){{1,{LONGEST}}}?){last}{after}"
 
 
-# A straight mark after a digit is an inch or a minute; within a word it is an apostrophe.
+# A straight mark after a digit means inches or minutes; within a word it is an apostrophe.
 _STRAIGHT = rf'(?<!\d)"([^"]{{1,{LONGEST}}}?)"'
 _QUOTED = re.compile(
     "|".join([_STRAIGHT, *(_between(*pair) for pair in _PAIRS), _between("'", "'")])
@@ -25,10 +25,10 @@ _QUOTED = re.compile(
 
 
 def quoted_texts(text: str) -> tuple[str, ...]:
-    """Everything in quotation marks, each once, in order, without the marks.
+    """Everything in quotation marks, in order, without duplicates and without the marks.
 
-    Straight and typographic marks of European and East Asian languages are known. Single straight
-    ones count where they cannot be apostrophes, and double ones where they cannot be inches.
+    Knows straight quotes and the typographic ones of European and East Asian languages. Single
+    straight quotes count unless they can be apostrophes, double ones unless they can be inches.
     """
     found: dict[str, None] = {}
     for match in _QUOTED.finditer(text):
@@ -40,14 +40,14 @@ def quoted_texts(text: str) -> tuple[str, ...]:
 
 
 def lost_quotes(request: str, prompt: str) -> tuple[str, ...]:
-    """Quoted texts of a request that are not in a prompt letter by letter.
+    """The quoted texts of a request that a prompt does not have verbatim.
 
-    Only the amount of white space may differ.
+    Differences in white space are ignored.
     """
     words = " ".join(prompt.split())
     return tuple(text for text in quoted_texts(request) if text not in words)
 
 
 def without_quotes(text: str) -> str:
-    """The text with everything quoted left out."""
+    """The text without quoted parts."""
     return _QUOTED.sub(" ", text)
