@@ -193,9 +193,9 @@ def test_policy_speaks_as_three_and_the_old_one_follows() -> None:
         for parameter in policy.role.parameters.values():
             parameter.add_(0.1)
     changed = field(x, t, None)
-    with policy.speaking("reference"):
+    with policy.using("reference"):
         torch.testing.assert_close(field(x, t, None), base)
-    with policy.speaking("old"):
+    with policy.using("old"):
         torch.testing.assert_close(field(x, t, None), base)
     assert (changed - base).abs().max() > 1e-3
     name = next(iter(policy.old))

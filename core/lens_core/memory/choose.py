@@ -23,7 +23,7 @@ def default_device() -> torch.device:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that a device has free, what other programs took being gone; None if it cannot tell."""
+    """Free bytes of a device, other programs considered; None if it cannot tell."""
     if device.type == "mps":
         recommended: int = torch.mps.recommended_max_memory()
         return recommended - torch.mps.current_allocated_memory()

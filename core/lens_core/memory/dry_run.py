@@ -1,4 +1,4 @@
-"""How much memory the computing itself takes, found out by going through it without numbers.
+"""Memory that computing takes besides weights, measured by a dry run on the meta device.
 
 The components' own code runs on the meta device, where tensors have shapes but no values, and a
 meter follows what is alive. So a change of the code changes the prediction.
@@ -27,7 +27,7 @@ _OVERLAPPING = 1 / 0.75**2
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done at once.
+    """Size of what is computed at once.
 
     Attributes:
         height: Pixels.
@@ -48,8 +48,8 @@ def dry_run_denoising(config: dict[str, Any], dtype: torch.dtype, work: Work) ->
     """Bytes at the peak of one forward of the denoiser.
 
     Args:
-        config: The denoiser's.
-        dtype: It computes in.
+        config: Arguments of the denoiser.
+        dtype: Precision it computes in.
         work: Size and batch; text as long as can be.
     """
     with torch.device("meta"), torch.no_grad():
@@ -75,8 +75,8 @@ def dry_run_decoding(
     """Bytes at the peak of decoding.
 
     Args:
-        config: The autoencoder's.
-        dtype: It computes in.
+        config: Arguments of the autoencoder.
+        dtype: Precision it computes in.
         work: Size and batch.
         tile: Side of tiles in pixels, None for one piece.
     """
@@ -108,9 +108,9 @@ def dry_run_encoding(
     """Bytes at the peak of reading one prompt, an expert being unpacked.
 
     Args:
-        config: The text encoder's.
+        config: Configuration of the text encoder.
         packing: Of its experts; None if they are not packed.
-        dtype: It computes in.
+        dtype: Precision it computes in.
         work: Length of the text.
     """
     shorter = GptOssConfig(**config.to_dict() | {"num_hidden_layers": _BLOCKS, "layer_types": None})

@@ -28,7 +28,7 @@ class Footprint:
 
     @property
     def total(self) -> int:
-        """Of all weights."""
+        """Bytes of all weights."""
         return self.fixed + sum(self.blocks) + self.heads
 
     def working(self, placement: Placement) -> int:

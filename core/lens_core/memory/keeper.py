@@ -1,4 +1,4 @@
-"""Who has a pipeline's text encoder under a plan."""
+"""Loading, lending and freeing a pipeline's text encoder under a memory plan."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -13,7 +13,7 @@ from lens_core.memory.weights import WeightGroup
 
 
 class PlacedComponent:
-    """Brings a component's weights and takes them away.
+    """Brings a component's weights to the device and removes them again.
 
     Args:
         layout: The component and its blocks, in the order they run in.
@@ -57,7 +57,7 @@ class PlacedComponent:
             self._main.load()
 
     def unload(self) -> None:
-        """Take everything away that does not stay."""
+        """Remove everything from the device that does not stay there."""
         for group in [*self._blocks, *self._heads, *([self._main] if self._main else [])]:
             group.unload()
 

@@ -52,24 +52,24 @@ class Placements:
         self._parts[name][1].load()
 
     def leave(self, name: str) -> None:
-        """Take a component away, if it is here and does not stay."""
+        """Remove a component's weights from the device, unless they stay there."""
         if name in self._parts:
             self._parts[name][1].unload()
 
     def release(self) -> None:
-        """Take everything away that does not stay."""
+        """Remove all weights from the device that do not stay there."""
         for name in self._parts:
             self.leave(name)
 
     def remove(self, name: str) -> None:
-        """Let go of a component."""
+        """Stop managing a component; its weights return to where they are kept."""
         if name in self._parts:
             component, placed = self._parts.pop(name)
             placed.remove()
             remove_hook_from_module(component)
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Stop managing all components."""
         for name in list(self._parts):
             self.remove(name)
 

@@ -76,7 +76,7 @@ class Prediction:
 
 
 def predict(model: Model, plan: MemoryPlan, work: Work = LARGEST) -> Prediction:
-    """What a plan will need for a model, without running it.
+    """Predict what a plan needs for a model, without running it.
 
     Args:
         model: Its components, real or on the meta device.
@@ -131,7 +131,7 @@ def table_bytes(transformer: nn.Module, steps: int) -> int:
 
 
 def encoding_bytes(model: Model, work: Work) -> int:
-    """What reading a text takes besides weights; nothing without a text encoder."""
+    """Bytes that encoding a text takes besides weights; 0 without a text encoder."""
     encoder = model.text_encoder
     if encoder is None:
         return 0
@@ -145,13 +145,13 @@ def encoding_bytes(model: Model, work: Work) -> int:
 
 
 def denoising_bytes(model: Model, work: Work) -> int:
-    """What a forward of the denoiser takes besides weights."""
+    """Bytes that a forward pass of the denoiser takes besides weights."""
     config = tuple(sorted((k, _frozen(v)) for k, v in model.transformer.config.items()))
     return _denoising_bytes(config, model.transformer.dtype, work)
 
 
 def decoding_bytes(model: Model, work: Work, tile: int | None) -> int:
-    """What decoding takes besides weights."""
+    """Bytes that decoding takes besides weights."""
     config = tuple(sorted((k, _frozen(v)) for k, v in model.vae.config.items()))
     return _decoding_bytes(config, model.vae.dtype, work, tile)
 

@@ -109,5 +109,5 @@ class StreamTransfer:
 
 
 def transfer_to(device: torch.device) -> Transfer:
-    """The best way to reach a device."""
+    """The fastest way to copy to a device."""
     return StreamTransfer(device) if device.type == "cuda" else DirectTransfer(device)

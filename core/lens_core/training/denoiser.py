@@ -12,12 +12,12 @@ from torch.distributed.tensor import DTensor
 
 from lens_core.training.config import DenoiserConfig
 from lens_core.training.devices import place
-from lens_core.training.dtensors import exchange, full_tensor, local, whole
+from lens_core.training.dtensors import full_tensor, local, swap_values, whole
 from lens_core.training.muon import ShardedMuon
 from lens_core.training.network import Denoiser
 from lens_core.training.optim import rate_factor, set_rates, state_entry, update_average
 from lens_core.training.parallel import Weights, place_weights
-from lens_core.training.state import select, under
+from lens_core.training.state import add_prefix, select_prefix
 from lens_core.training.workers import Workers
 from lens_core.transformer import LensTransformer2DModel
 
@@ -57,12 +57,12 @@ class DenoiserTraining:
 
     @property
     def network(self) -> Denoiser:
-        """Computes in the run's precision."""
+        """The network, in the run's precision."""
         return self.weights.network
 
     @property
     def precision(self) -> torch.dtype:
-        """Format of what the network reads."""
+        """The dtype of the network's inputs."""
         return cast(torch.dtype, getattr(torch, self.config.precision))
 
     def update(self, step: int) -> tuple[float, bool]:
@@ -96,7 +96,7 @@ class DenoiserTraining:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Let the network compute with the average for a while, without gradients."""
+        """A context in which the network computes with the moving average, without gradients."""
         self._swap()
         self.network.eval()
         try:
@@ -112,7 +112,7 @@ class DenoiserTraining:
         Args:
             wanted: Whether this process wants it; all must call.
         """
-        weights = whole(select("model", self.average), wanted)
+        weights = whole(select_prefix("model", self.average), wanted)
         if not wanted:
             return None
         with torch.device("meta"):
@@ -123,10 +123,10 @@ class DenoiserTraining:
 
     def tensors(self) -> dict[str, Tensor]:
         """The whole state by name, for a checkpoint: `master.`, `average.` and `optimizer.*`."""
-        state = under("master", self.weights.masters) | under("average", self.average)
+        state = add_prefix("master", self.weights.masters) | add_prefix("average", self.average)
         for name, optimizer in self._optimizer_of().items():
             entries = optimizer.state.get(cast(Any, self.weights.masters[name]), {})
-            state |= under(f"optimizer.{name}", entries)
+            state |= add_prefix(f"optimizer.{name}", entries)
         return {name: tensor.detach() for name, tensor in state.items()}
 
     def targets(self, names: Iterable[str]) -> dict[str, Tensor]:
@@ -138,7 +138,7 @@ class DenoiserTraining:
         Raises:
             CheckpointError: It holds something that this run has no place for.
         """
-        found = under("master", self.weights.masters) | under("average", self.average)
+        found = add_prefix("master", self.weights.masters) | add_prefix("average", self.average)
         found = {name: tensor.detach() for name, tensor in found.items()}
         owners = self._optimizer_of()
         for name in set(names) - set(found):
@@ -159,7 +159,7 @@ class DenoiserTraining:
         }
 
     def _swap(self) -> None:
-        exchange(self.weights.masters, self.average)
+        swap_values(self.weights.masters, self.average)
         self.weights.refresh()
 
 

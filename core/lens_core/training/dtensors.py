@@ -33,7 +33,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def exchange(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+def swap_values(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
     """Swap the values of tensors of the same names and layout."""
     for name, tensor in one.items():
         mine, theirs = local(tensor.detach()), local(other[name].detach())

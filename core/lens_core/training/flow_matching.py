@@ -15,7 +15,7 @@ from lens_core.training.objective import noised, recipe_mean, sample_timesteps
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a batch gave.
+    """Losses of a batch.
 
     Attributes:
         losses: Squared error of each row's velocity, `[B]`.

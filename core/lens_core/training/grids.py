@@ -1,4 +1,4 @@
-"""Sample grids: the same captions and seeds at every look, so that progress shows."""
+"""Sample grids: the same captions and seeds each time, so that progress shows."""
 
 from collections.abc import Sequence
 from pathlib import Path

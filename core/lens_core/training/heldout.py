@@ -1,4 +1,4 @@
-"""Validation loss: held-out batches at fixed times with fixed noise, so that looks compare.
+"""Validation loss: held-out batches at fixed times with fixed noise, comparable over a run.
 
 A mean over eight equidistant timesteps follows the quality of samples (SD3, arXiv 2403.03206).
 """

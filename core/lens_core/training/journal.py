@@ -1,4 +1,4 @@
-"""What a training run says while it runs: a JSON line per report, trackers, and a progress bar."""
+"""Progress of a training run: a JSON line per report, trackers, and a progress bar."""
 
 import json
 import shutil

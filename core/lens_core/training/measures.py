@@ -9,7 +9,7 @@ from lens_core.training.workers import Workers
 
 @dataclass
 class Measures:
-    """Sums and counts by name."""
+    """Running means of named values."""
 
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)

@@ -39,7 +39,7 @@ class Tally:
     waited: float = 0.0
 
     def merge(self, other: "Tally") -> None:
-        """Add another process's."""
+        """Add the sums of another process."""
         for mine, theirs in zip(self.bins, other.bins, strict=True):
             mine[:] = [a + b for a, b in zip(mine, theirs, strict=True)]
         for name, theirs in other.buckets.items():

@@ -12,7 +12,7 @@ from lens_core.errors import NonFiniteError
 from lens_core.training.dtensors import full_tensor
 from lens_core.training.optim import TOLERATED_SKIPS, state_entry
 from lens_core.training.parallel import Weights
-from lens_core.training.state import under
+from lens_core.training.state import add_prefix
 
 
 @dataclass
@@ -94,11 +94,11 @@ class Role:
 
     def tensors(self) -> dict[str, Tensor]:
         """`NAME.parameter.*`, `NAME.optimizer.PARAMETER.*` and `NAME.counts`, for a checkpoint."""
-        state = under("parameter", self.parameters) | {"counts": self.counts}
+        state = add_prefix("parameter", self.parameters) | {"counts": self.counts}
         for name, parameter in self.parameters.items():
             entries = self.optimizer.state.get(cast(Any, parameter), {})
-            state |= under(f"optimizer.{name}", entries)
-        return {name: tensor.detach() for name, tensor in under(self.name, state).items()}
+            state |= add_prefix(f"optimizer.{name}", entries)
+        return {name: tensor.detach() for name, tensor in add_prefix(self.name, state).items()}
 
     def targets(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Tensors to read a checkpoint's into; optimiser state is made as named.

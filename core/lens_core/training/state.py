@@ -1,4 +1,4 @@
-"""Training state on disk: safetensors and JSON, written aside and renamed, never half a file."""
+"""Training state on disk: safetensors and JSON, written to a new folder that is then renamed."""
 
 import json
 import shutil
@@ -56,7 +56,7 @@ def load_state(directory: Path) -> tuple[dict[str, Tensor], StateValues] | None:
 
 
 def find_state(directory: Path) -> tuple[Path, StateValues] | None:
-    """Where the newest whole state lies, `directory` or what a kill left beside it, and its values.
+    """The newest complete state, in `directory` or what a kill left beside it, and its values.
 
     Raises:
         CheckpointError: The values cannot be read.
@@ -69,7 +69,9 @@ def save_component(
     directory: Path, name: str, module: nn.Module, optimizer: torch.optim.Optimizer, step: int
 ) -> None:
     """Save a module that one process trains: weights, moments, steps, random generators."""
-    tensors = under(name, module.state_dict()) | under("adam", optimizer_tensors(optimizer))
+    tensors = add_prefix(name, module.state_dict()) | add_prefix(
+        "adam", optimizer_tensors(optimizer)
+    )
     save_state(directory, tensors, {"step": step, "rng": generator_states()})
 
 
@@ -86,8 +88,8 @@ def resume_component(
         return 0
     tensors, values = saved
     try:
-        module.load_state_dict(select(name, tensors))
-        restore_optimizer(optimizer, select("adam", tensors))
+        module.load_state_dict(select_prefix(name, tensors))
+        restore_optimizer(optimizer, select_prefix("adam", tensors))
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{directory} does not fit this run ({first_line(error)}); give the settings it was "
@@ -99,12 +101,12 @@ def resume_component(
     return values.step
 
 
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def add_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Add `prefix.` to every name."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def select(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def select_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors named `prefix.*`, without the prefix."""
     start = f"{prefix}."
     return {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}

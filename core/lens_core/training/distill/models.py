@@ -15,7 +15,7 @@ from lens_core.pipeline import LensPipeline
 from lens_core.training.blocks import wrap_blocks
 from lens_core.training.distill.config import DistillConfig
 from lens_core.training.distill.discriminator import Discriminator, Teacher
-from lens_core.training.dtensors import exchange, local, whole
+from lens_core.training.dtensors import local, swap_values, whole
 from lens_core.training.fields import LensField
 from lens_core.training.optim import update_average
 from lens_core.training.parallel import Weights, place_network, shard, weight_mesh
@@ -91,17 +91,17 @@ class Models:
 
     @property
     def student(self) -> LensTransformer2DModel:
-        """What computes for the student."""
+        """The student's network, in the run's precision."""
         return cast(LensTransformer2DModel, self.roles["student"].weights.network)
 
     @property
     def fake(self) -> LensTransformer2DModel:
-        """What computes for the fake score."""
+        """The fake score's network, in the run's precision."""
         return cast(LensTransformer2DModel, self.roles["fake"].weights.network)
 
     @property
     def discriminator(self) -> Discriminator:
-        """What computes for the discriminator, in float32."""
+        """The discriminator's network, in float32."""
         return cast(Discriminator, self.roles["discriminator"].weights.network)
 
     @property
@@ -115,7 +115,7 @@ class Models:
 
     @torch.no_grad()
     def follow(self) -> None:
-        """After an update of the student: align the fake score with it, and average it."""
+        """After an update of the student, move the fake score towards it and update its average."""
         student, fake = self.roles["student"], self.roles["fake"]
         for name, parameter in fake.parameters.items():
             local(parameter.detach()).lerp_(
@@ -132,7 +132,7 @@ class Models:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Let the student compute with its average for a while."""
+        """A context in which the student computes with its moving average."""
         self._exchange()
         try:
             yield
@@ -154,12 +154,12 @@ class Models:
         return cast(LensTransformer2DModel, model.eval())
 
     def others(self) -> dict[str, Tensor]:
-        """What belongs to a training state besides the roles, by name."""
+        """Tensors of a training state besides those of the roles, by name."""
         return {f"average.{name}": tensor for name, tensor in self.average.items()}
 
     def _exchange(self) -> None:
         student = self.roles["student"]
-        exchange(student.parameters, self.average)
+        swap_values(student.parameters, self.average)
         student.weights.refresh()
 
 

@@ -1,4 +1,4 @@
-"""What a run learns from, encoded: by the frozen encoders, or from caches that hold all of it."""
+"""The training data of a run, encoded by the frozen encoders or read from complete caches."""
 
 import gc
 import json
@@ -36,7 +36,7 @@ def encoded(
     plan: MemoryPlan,
     workers: Workers,
 ) -> tuple[BatchEncoder, Monitoring]:
-    """Caches that hold every picture and caption, and what the run looks at on its way.
+    """Caches that hold every picture and caption, and the run's validation and samples.
 
     The encoders are loaded where something is not cached yet, or sample pictures are to be drawn.
     Their memory is free again, but for the autoencoder in the host's where it draws.
@@ -127,7 +127,7 @@ def _note(config: LoraTrainingConfig, start: Path, cache: Path, encoder: BatchEn
 
 
 def _made(config: LoraTrainingConfig, start: Path) -> dict[str, Any]:
-    """What decides the encoders' answers, as far as it can be told without loading them."""
+    """What determines the encoders' outputs, as far as can be told without loading them."""
     folders = [start / part for part in ("vae", "text_encoder", "tokenizer")]
     return {
         "files": [listing_hash(folder) for folder in folders],

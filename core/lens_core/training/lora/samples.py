@@ -1,4 +1,4 @@
-"""Sample pictures of fine-tuning: the same prompts and seeds at every look."""
+"""Sample pictures of fine-tuning: the same prompts and seeds each time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +33,9 @@ _COLUMNS = 4
 
 @dataclass(frozen=True)
 class SampleSheet:
-    """Draws prompts that were read before the text encoder went; see `engine.Monitoring`.
+    """Draws prompts whose features were computed before the text encoder was freed.
+
+    Used as `draw` of `engine.Monitoring`.
 
     Attributes:
         features: Of the prompts, a row each.
@@ -96,7 +98,7 @@ def sample_sheet(
     plan: MemoryPlan,
     device: torch.device,
 ) -> SampleSheet:
-    """Read the prompts while the text encoder is there, and keep what drawing needs.
+    """Compute the prompts' features while the text encoder is loaded, and keep what drawing needs.
 
     Args:
         config: Its `sample_prompts`, or the captions of the first pictures, are drawn.

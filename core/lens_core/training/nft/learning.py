@@ -93,10 +93,10 @@ def _terms(
     noisy = add_noise(clean, timesteps, noise)
     reference = None
     with torch.no_grad():
-        with policy.speaking("old"):
+        with policy.using("old"):
             old = field(noisy, timesteps, text)
         if config.kl_weight > 0:
-            with policy.speaking("reference"):
+            with policy.using("reference"):
                 reference = field(noisy, timesteps, text)
     velocity = field(noisy, timesteps, text)
     return nft_loss(velocity, old, reference, noisy, timesteps, clean, targets, config.beta)

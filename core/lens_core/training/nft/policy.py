@@ -16,17 +16,17 @@ from lens_core.checkpoints.lora_adapters import save_lora_file
 from lens_core.data.hashing import weights_mark
 from lens_core.errors import ParameterError
 from lens_core.training.blocks import wrap_blocks
-from lens_core.training.dtensors import exchange, whole
+from lens_core.training.dtensors import swap_values, whole
 from lens_core.training.fields import LensField
 from lens_core.training.nft.config import Decay, RLConfig
 from lens_core.training.optim import update_average
 from lens_core.training.parallel import shard, weight_mesh
 from lens_core.training.roles import Role
-from lens_core.training.state import under
+from lens_core.training.state import add_prefix
 from lens_core.training.workers import Workers
 from lens_core.transformer import LensTransformer2DModel, LensTransformerBlock
 
-Voice = Literal["default", "old", "reference"]
+Adapter = Literal["default", "old", "reference"]
 
 
 def old_policy_decay(kind: Decay, updates: int) -> float:
@@ -67,7 +67,7 @@ class Policy:
     def create(
         cls, config: RLConfig, model: LensTransformer2DModel, workers: Workers | None = None
     ) -> "Policy":
-        """Add fresh adapters, drawn from the run's seed, that change nothing yet.
+        """Add fresh adapters, initialised from the run's seed to change nothing yet.
 
         Args:
             config: The run's settings.
@@ -105,12 +105,12 @@ class Policy:
         return policy
 
     @contextmanager
-    def speaking(self, voice: Voice) -> Iterator[None]:
-        """Let the model answer as one adapter, or as the frozen reference without any."""
-        if voice == "reference":
+    def using(self, adapter: Adapter) -> Iterator[None]:
+        """Let the model compute with one adapter, or as the frozen reference without any."""
+        if adapter == "reference":
             self.model.disable_adapters()
         else:
-            self.model.set_adapter(voice)
+            self.model.set_adapter(adapter)
         try:
             yield
         finally:
@@ -118,12 +118,12 @@ class Policy:
             self.model.set_adapter("default")
 
     def field(self, grid: tuple[int, int]) -> LensField:
-        """The model as a velocity field; it answers as whoever is speaking."""
+        """The model as a velocity field, with the adapter that is in use when it is called."""
         return LensField(self.model, grid, getattr(torch, self.config.precision))
 
     @torch.no_grad()
     def advance(self) -> float:
-        """After an update of `default`: follow with the average and the rollout policy.
+        """After an update of `default`, update the average and the rollout policy.
 
         Returns:
             The share of itself that the rollout policy kept.
@@ -147,16 +147,16 @@ class Policy:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Let `default` hold its average for a while."""
-        exchange(self.role.parameters, self.average)
+        """A context in which `default` holds its moving average."""
+        swap_values(self.role.parameters, self.average)
         try:
             yield
         finally:
-            exchange(self.role.parameters, self.average)
+            swap_values(self.role.parameters, self.average)
 
     def others(self) -> dict[str, Tensor]:
-        """What belongs to a training state besides the role, by name."""
-        return under("old", self.old) | under("average", self.average)
+        """Tensors of a training state besides those of the role, by name."""
+        return add_prefix("old", self.old) | add_prefix("average", self.average)
 
     def save_adapter(self, folder: Path) -> None:
         """Write the averaged adapter in the format that diffusers loads."""
@@ -197,7 +197,7 @@ class AdapterWeights:
 
     Attributes:
         network: The denoiser; it computes with the adapters themselves.
-        masters: They, by name.
+        masters: The adapters' parameters by name.
         workers: Average the gradients.
     """
 
@@ -209,14 +209,14 @@ class AdapterWeights:
         """Nothing to prepare."""
 
     def end_batch(self) -> None:
-        """The gradients are the masters' own."""
+        """Nothing to do: the backward pass fills the masters' gradients itself."""
 
     def reduce(self) -> None:
         """Average over the workers."""
         self.workers.average(m.grad for m in self.masters.values() if m.grad is not None)
 
     def refresh(self) -> None:
-        """The network holds the masters."""
+        """Nothing to do: the network computes with the masters themselves."""
 
 
 def add_adapters(model: LensTransformer2DModel, config: RLConfig) -> None:

@@ -86,7 +86,7 @@ def roll_out(
     text = renderer.features([prompt.text for prompt in prompts])
     levels = renderer.pipeline.default_sigmas(config.rollout_steps)
     rollouts = []
-    with policy.speaking("old"):
+    with policy.using("old"):
         for batch, counts in workers.deal(plan(config, step)):
             owners = [image // config.images_per_prompt for image in batch.images]
             generators = [seeded(config.seed, NOISE, step, image) for image in batch.images]
