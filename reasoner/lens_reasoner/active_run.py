@@ -1,4 +1,4 @@
-"""One run under way: its events, its clock and its limits."""
+"""The state of a run in progress: its events, its clock and its limits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -26,10 +27,10 @@ from lens_reasoner.types import MAX_SEED, GenerationSettings, ImageRequest, Rubr
 
 
 class StageClock:
-    """Wall-clock seconds by stage; a stage runs while at least one of its calls is under way.
+    """Wall-clock seconds by stage; a stage's clock runs while any of its calls is in flight.
 
     Args:
-        before: Seconds of the same run until it was interrupted.
+        before: Seconds of the same run before it was interrupted.
     """
 
     def __init__(self, before: Mapping[str, Seconds]) -> None:
@@ -45,7 +46,7 @@ class StageClock:
         return self._before.get("total", 0.0) + time.perf_counter() - self._started
 
     def read(self) -> dict[str, Seconds]:
-        """Seconds of each stage so far, and "total"."""
+        """Seconds of each stage so far, with "total"."""
         now = time.perf_counter()
         running = {stage: now - since for stage, since in self._since.items()}
         stages = dict.fromkeys([*self._spent, *running])
@@ -54,7 +55,7 @@ class StageClock:
 
     @contextmanager
     def stage(self, stage: str) -> Iterator[None]:
-        """Count the time spent inside."""
+        """Count the time spent inside the context."""
         self._under_way[stage] = self._under_way.get(stage, 0) + 1
         self._since.setdefault(stage, time.perf_counter())
         try:
@@ -67,10 +68,10 @@ class StageClock:
 
 
 class ActiveRun:
-    """What one run carries from stage to stage; made within its event loop.
+    """State that one run's stages share; created within the run's event loop.
 
     Attributes:
-        untold: What calls consumed that no event tells of yet.
+        unreported: What calls consumed that no event reports yet.
     """
 
     def __init__(
@@ -83,15 +84,15 @@ class ActiveRun:
         writer: RunWriter | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> None:
-        """Begin, or take up what the writer's record already holds.
+        """Start a run, or continue one from what the writer's record holds.
 
         Args:
-            request: What was asked for.
-            settings: How to draw it.
+            request: The request.
+            settings: How to generate its images.
             limits: When to end.
-            rubric: The criteria, where they were given.
-            writer: Writes the events down; None keeps them in memory only.
-            stop: Whether to begin no further call and leave the rest for later.
+            rubric: The criteria, if given.
+            writer: Records the events; None keeps them in memory only.
+            stop: Whether to start no further call, so that the run can be resumed later.
         """
         self.request = request
         self.settings = settings
@@ -99,42 +100,54 @@ class ActiveRun:
         self.rubric = rubric
         self.state = RunState()
         self.events: asyncio.Queue[Event | None] = asyncio.Queue()
-        self.untold = Usage.zero()
+        self.unreported = Usage.zero()
+        self._from_threads: deque[Event] = deque()
         self._writer = writer
         self._stop = stop
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._timeout: asyncio.Timeout | None = None
         for event in writer.record.events if writer is not None else ():
-            self._tell(event)
+            self._apply(event)
         self.clock = StageClock(writer.record.clock if writer is not None else {})
 
     def begin(self) -> None:
-        """Emit the first event, unless it was before."""
+        """Emit `Started`, unless the record has it already."""
         if self.state.request is None:
-            asked = self.request.seed
-            seed = secrets.randbelow(2**31) if asked is None else asked
+            given = self.request.seed
+            seed = secrets.randbelow(2**31) if given is None else given
             self.emit(Started(request=self.request, seed=seed))
 
     def emit(self, event: Event) -> None:
-        """Write the event down, take it in and hand it out."""
+        """Write the event down, take it in and hand it out, after those of threads before it."""
+        self._emit_from_threads()
+        self._emit(event)
+
+    def _emit_from_threads(self) -> None:
+        while self._from_threads:
+            self._emit(self._from_threads.popleft())
+
+    def _emit(self, event: Event) -> None:
         if self._writer is not None and not isinstance(event, Step):
             self._writer.append(event, self.clock.read())
-        self._tell(event)
+        self._apply(event)
 
-    def _tell(self, event: Event) -> None:
+    def _apply(self, event: Event) -> None:
         self.state.apply(event)
         self.events.put_nowait(event)
 
     def emit_from_any_thread(self, event: Event) -> None:
-        """`emit`, also from a drawing thread."""
+        """`emit`, callable from any thread."""
         if threading.get_ident() == self._thread:
             self.emit(event)
         else:
-            self._loop.call_soon_threadsafe(self.emit, event)
+            # Since Python 3.14 a task goes on at once after a thread that has already ended, ahead
+            # of what the thread scheduled.
+            self._from_threads.append(event)
+            self._loop.call_soon_threadsafe(self._emit_from_threads)
 
     def finish(self, reason: StopReason) -> None:
-        """Emit the last event."""
+        """Emit `Finished`."""
         best = self.state.best
         self.emit(
             Finished(
@@ -145,7 +158,7 @@ class ActiveRun:
         )
 
     def until_deadline(self) -> asyncio.Timeout:
-        """The context in which the run's work is cancelled when its time is over."""
+        """A context that cancels the run's work at the deadline."""
         deadline = self.limits.deadline
         left = None if deadline is None else max(0.0, deadline - self.clock.total)
         self._timeout = asyncio.timeout(left)
@@ -153,17 +166,17 @@ class ActiveRun:
 
     @property
     def out_of_time(self) -> bool:
-        """Whether the work was cancelled because its time is over."""
+        """Whether the work was cancelled at the deadline."""
         return self._timeout is not None and self._timeout.expired()
 
     @property
     def exhausted(self) -> StopReason | None:
-        """Why no further call may begin; None if it may."""
+        """Why no further call may start; None if one may."""
         if self._stop is not None and self._stop():
             return "interrupted"
         if self.limits.max_usd is None:
             return None
-        spent = (self.state.usage + self.untold).usd
+        spent = (self.state.usage + self.unreported).usd
         if spent is None:
             return "cost_unknown"
         return "max_cost" if spent >= self.limits.max_usd else None
@@ -172,12 +185,12 @@ class ActiveRun:
     def stage(
         self, stage: Stage, *, index: int | None = None, round_number: int | None = None
     ) -> Iterator[None]:
-        """Time a call; one that the deadline cuts off is recorded as failed, as it may have cost.
+        """Time a call; if the deadline cuts it off, record it as failed, because it may have cost.
 
         Args:
-            stage: What kind of call.
-            index: The candidate it is about, if one.
-            round_number: The round it is about, if one.
+            stage: The call's stage.
+            index: The candidate it concerns, if any.
+            round_number: The round it concerns, if any.
         """
         with self.clock.stage(stage):
             try:
@@ -195,16 +208,16 @@ class ActiveRun:
             error="DeadlinePassed",
             message=f"It was in progress at the run's deadline of {self.limits.deadline:g} s.",
             hint="Allow more time.",
-            # Who has worked for nothing so far, such as a model in this process, still does.
+            # A stage whose calls have all been free, such as a local model, is assumed to stay so.
             usage=Usage.zero() if earlier == Usage.zero() else Usage(),
         )
 
     def planned(self, round_number: int) -> range:
-        """The numbers of the candidates of a round, fewer than asked for at the image limit."""
+        """The indexes of a round's candidates; fewer than requested at the image limit."""
         count = self.request.num_images
         first, most = round_number * count, self.limits.max_images
         return range(first, first + count if most is None else min(first + count, most))
 
     def seed_of(self, index: int) -> int:
-        """The seed of a candidate; past the largest one they begin again at 0."""
+        """The seed of a candidate; after the largest seed they continue from 0."""
         return (self.state.seed + index) % (MAX_SEED + 1)

@@ -1,7 +1,9 @@
 """How the loop draws: with generators that fail, in batches, and until somebody leaves."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import partial
 
 import pytest
 from PIL import Image
@@ -83,6 +85,21 @@ async def test_batches_respect_the_limit_and_number_their_steps() -> None:
     assert ready == [0, 1, 2, 3, 4]
     first_picture = next(i for i, e in enumerate(events) if isinstance(e, ImageReady))
     assert sum(isinstance(e, Step) for e in events[:first_picture]) == 3
+
+
+class Swift(Batches):
+    """Draws in a thread, and has done so before the event loop can do anything else."""
+
+    async def generate(self, prompt, *, seeds, settings, on_step=None):
+        with ThreadPoolExecutor(1) as thread:
+            drawing = partial(self.draw, prompt, seeds=seeds, settings=settings, on_step=on_step)
+            return thread.submit(drawing).result()
+
+
+async def test_steps_told_by_a_thread_come_before_its_pictures() -> None:
+    events = [event async for event in AgentLoop(generator=Swift()).stream(REQUEST)]
+    drawn = [type(event) for event in events if isinstance(event, Step | ImageReady)]
+    assert drawn == [Step, Step, Step, ImageReady, ImageReady]
 
 
 async def test_a_picture_too_few_is_a_failure_but_the_picture_is_kept() -> None:
