@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Unpack
 
 from pydantic import BaseModel, JsonValue
@@ -24,6 +24,12 @@ from lens_reasoner.types import Usage
 
 Api = Literal["chat", "responses"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+
+_PROTOCOLS: dict[Api, tuple[str, Callable[[openai_wire.Json], openai_wire.WireReply]]] = {
+    "chat": ("/chat/completions", openai_wire.read_chat),
+    "responses": ("/responses", openai_wire.read_responses),
+}
+"""Where questions are sent, and how answers are read."""
 
 _log = logging.getLogger("lens_reasoner")
 _OF_SCHEMAS = re.compile(r"response.?format|text\.format|schema|grammar|json", re.IGNORECASE)
@@ -147,9 +153,7 @@ class OpenAIChat(OpenAIClient):
     ) -> ChatReply:
         started = time.perf_counter()
         spent: list[Usage] = []
-        read_wire = (
-            openai_wire.read_responses if self._api == "responses" else openai_wire.read_chat
-        )
+        path, read_wire = _PROTOCOLS[self._api]
 
         def read(data: openai_wire.Json) -> openai_wire.WireReply:
             wire = openai_wire.answered(read_wire(data), schema)
@@ -158,7 +162,6 @@ class OpenAIChat(OpenAIClient):
             self._check_complete(wire, _together(spent))
             return wire
 
-        path = "/responses" if self._api == "responses" else "/chat/completions"
         while True:
             body = self._body(messages, schema, options)
             try:

@@ -99,24 +99,17 @@ class AsyncLens:
             "judge": given_or(judge, known.judge),
         }
         self._system_prompt = given_or(system_prompt, known.prompt_for(self._choices["reasoner"]))
+        if base_url:
+            _check_for_server(
+                model=model or FROM_SETTINGS,
+                reasoner=reasoner,
+                judge=judge,
+                rubric_writer=rubric_writer or FROM_SETTINGS,
+                system_prompt=system_prompt,
+            )
         self._backend: Backend
         if url:
-            if base_url:
-                _check_for_server(
-                    model=model or FROM_SETTINGS,
-                    reasoner=reasoner,
-                    judge=judge,
-                    rubric_writer=rubric_writer or FROM_SETTINGS,
-                    system_prompt=system_prompt,
-                )
-            from lens_sdk.client.remote import RemoteBackend
-
-            self._backend = RemoteBackend(
-                url,
-                api_key=api_key or known.key(),
-                timeouts=timeouts or Timeouts(**known.timeouts.model_dump()),
-                max_retries=known.max_retries if max_retries is None else max_retries,
-            )
+            self._backend = _there(url, known, api_key, timeouts, max_retries)
         else:
             self._backend = _here(
                 self._choices,
@@ -268,9 +261,27 @@ def _check_for_server(**parts: object) -> None:
     given = [name for name, part in parts.items() if part is not FROM_SETTINGS]
     if given:
         raise LoopConfigError(
-            f"{', '.join(given)} and base_url are given, and a server works with parts of its own.",
-            hint='Leave one or the other out; base_url="" is this process.',
+            f"{', '.join(given)} and base_url are given, but a server uses its own parts.",
+            hint='Leave out one of them; base_url="" means this process.',
         )
+
+
+def _there(
+    url: str,
+    known: Settings,
+    api_key: str | None,
+    timeouts: Timeouts | None,
+    max_retries: int | None,
+) -> Backend:
+    """What has calls carried out by a server."""
+    from lens_sdk.client.remote import RemoteBackend
+
+    return RemoteBackend(
+        url,
+        api_key=api_key or known.key(),
+        timeouts=timeouts or Timeouts(**known.timeouts.model_dump()),
+        max_retries=known.max_retries if max_retries is None else max_retries,
+    )
 
 
 def _here(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,48 +29,47 @@ async def optimize(
     order: Mapping[str, Any],
 ) -> StudyResult:
     """Run a study in a folder, or go on with the one that is there; see `AsyncLens.optimize`."""
-    from lens_prompt_opt import Budget, PromptSet
+    from lens_prompt_opt import Budget
     from lens_sdk.optimize_run import ORDER_FILE, OptimizeRun, StudyOrder
 
     limits = Budget.model_validate(budget) if isinstance(budget, Mapping) else budget
-    provider = settings.provider
     if (Path(folder) / ORDER_FILE).exists():
         changed = limits.model_dump(exclude_none=True)
-        run = await asyncio.to_thread(OptimizeRun.resume, folder, budget=changed, provider=provider)
-        return await run.run(on_progress=on_progress)
-    if isinstance(requests, str | Path):
-        prompts = PromptSet.load(requests)
+        opened = partial(OptimizeRun.resume, folder, budget=changed)
     else:
-        prompts = requests if isinstance(requests, PromptSet) else PromptSet.of(requests)
-    names = {role: _name(role, choice) for role, choice in choices.items()}
-    asked = StudyOrder.model_validate(
-        {
+        names = {role: _name(role, choice) for role, choice in choices.items()}
+        usual = {
             "generators": (names["model"],),
             "reasoner": names["reasoner"],
             "judge": names["judge"],
             "rubric": settings.rubric,
             "proposer": settings.proposer,
             "budget": limits,
-            **order,
         }
-    )
-    run = await asyncio.to_thread(
-        OptimizeRun.begin,
-        asked,
-        folder,
-        prompts=prompts.with_defaults(defaults or {}),
-        seed=seed_prompt,
-        provider=provider,
-    )
+        opened = partial(
+            OptimizeRun.begin,
+            StudyOrder.model_validate({**usual, **order}),
+            folder,
+            prompts=_prompts(requests).with_defaults(defaults or {}),
+            seed=seed_prompt,
+        )
+    run = await asyncio.to_thread(opened, provider=settings.provider)
     return await run.run(on_progress=on_progress)
+
+
+def _prompts(requests: PromptSet | Sequence[str] | str | Path) -> PromptSet:
+    from lens_prompt_opt import PromptSet
+
+    if isinstance(requests, str | Path):
+        return PromptSet.load(requests)
+    return requests if isinstance(requests, PromptSet) else PromptSet.of(requests)
 
 
 def _name(role: str, choice: object) -> str:
     if isinstance(choice, str):
         return choice
     raise LoopConfigError(
-        f"A study writes down what it uses by name, and the {role} of this client is an object or "
-        "none.",
+        f"A study records its parts by name, and the {role} of this client is an object or none.",
         hint="Name it, as in Lens(model='lens-nano', judge='nano'), or use "
-        "lens_prompt_opt.PromptStudy with parts of your own.",
+        "lens_prompt_opt.PromptStudy with your own parts.",
     )

@@ -43,11 +43,12 @@ from lens_sdk.server.drawing import BatchingLensGenerator
 from lens_sdk.server.edits import FORM, read_form
 from lens_sdk.server.errors import ApiError, api_error, invalid
 from lens_sdk.server.guard import OPEN_FOLDER, Guard, caller_of
-from lens_sdk.server.idempotency import LONGEST_KEY
+from lens_sdk.server.idempotency import LONGEST_KEY, Answer
 from lens_sdk.server.metrics import Metrics
 from lens_sdk.server.page import error_page, page
 from lens_sdk.server.pictures import MEDIA_TYPES, uploaded
 from lens_sdk.server.services import Services
+from lens_sdk.server.shared import SharedWork
 from lens_sdk.server.sse import ClientLeftError, EventStream, unless_left
 from lens_sdk.server.studies import add_studies
 from lens_sdk.tracing import call_span
@@ -88,7 +89,9 @@ def create_app(config: ServerConfig) -> FastAPI:
     _answer_errors(app, services.metrics)
     _add_status(app, services)
     _add_images(app, services)
+    _add_files(app, services)
     _add_runs(app, services)
+    _add_run_control(app, services)
     _add_parts(app, services)
     add_studies(app, config)
     describe(app, with_keys=bool(config.keys))
@@ -227,10 +230,7 @@ def _add_images(app: FastAPI, services: Services) -> None:
             key=idempotency_key,
             base_url=str(request.base_url),
         )
-        if body.stream:
-            return EventStream(frames(work))
-        with work.joined():
-            return await unless_left(request, work.result())
+        return await _told(work, request, stream=bool(body.stream))
 
     @app.post(
         "/v1/images/edits",
@@ -248,16 +248,25 @@ def _add_images(app: FastAPI, services: Services) -> None:
             key=idempotency_key,
             base_url=str(request.base_url),
         )
-        if body.stream:
-            return EventStream(frames(work))
-        with work.joined():
-            return await unless_left(request, work.result())
+        return await _told(work, request, stream=bool(body.stream))
 
+
+async def _told(
+    work: SharedWork[Answer], request: Request, *, stream: bool
+) -> Response | dict[str, Any]:
+    """The answer to who asked for pictures: event by event, or when all are there."""
+    if stream:
+        return EventStream(frames(work))
+    with work.joined():
+        return await unless_left(request, work.result())
+
+
+def _add_files(app: FastAPI, services: Services) -> None:
     @app.get("/files/{name}", include_in_schema=False)
     def picture(name: str) -> FileResponse:
         path = services.pictures.find(name)
         if path is None:
-            raise ApiError(404, "There is no such picture; addresses work for an hour.")
+            raise ApiError(404, "There is no such image; image URLs work for an hour.")
         return FileResponse(path, media_type=MEDIA_TYPES[path.suffix])
 
 
@@ -288,6 +297,10 @@ def _add_runs(app: FastAPI, services: Services) -> None:
     def result(name: str) -> Response:
         """What a run produced, or has so far, with its pictures."""
         return Response(runs.record(name).result().model_dump_json(), media_type="application/json")
+
+
+def _add_run_control(app: FastAPI, services: Services) -> None:
+    runs = services.runs
 
     @app.get(
         "/v1/runs/{name}/events",

@@ -150,22 +150,9 @@ def replicas_running(
     stopping.unlink(missing_ok=True)
     _join(ray, choices)
     try:
-        deployment = serve.deployment(serve.ingress(_builder(configure, stopping))()).options(
-            name=NAME,
-            num_replicas=choices.replicas,
-            # Replicas may share cores; what must not be given out twice are GPUs.
-            ray_actor_options={"num_cpus": 0, "num_gpus": gpus_each(ray, choices)},
-            max_ongoing_requests=_MOST_REQUESTS,
-            graceful_shutdown_timeout_s=choices.grace,
-        )
+        gpus = gpus_each(ray, choices)
         serve.start(http_options={"host": host, "port": port})
-        try:
-            serve.run(deployment.bind(), name=NAME, route_prefix="/")
-        except RuntimeError as error:
-            raise ReplicasError(
-                f"The replicas did not start: {error}",
-                hint="lens serve without --ray tells more about what is wrong with the model.",
-            ) from error
+        _deploy(_builder(configure, stopping), choices, gpus=gpus)
         yield port
     finally:
         stopping.parent.mkdir(parents=True, exist_ok=True)
@@ -177,6 +164,31 @@ def replicas_running(
         if choices.address is None:
             ray.shutdown()
         stopping.unlink(missing_ok=True)
+
+
+def _deploy(build: Callable[[], Any], choices: RayChoices, *, gpus: float) -> None:
+    """Start replicas of an application, which returns when all of them answer.
+
+    Raises:
+        ReplicasError: One does not start.
+    """
+    from ray import serve
+
+    deployment = serve.deployment(serve.ingress(build)()).options(
+        name=NAME,
+        num_replicas=choices.replicas,
+        # Replicas may share cores; what must not be given out twice are GPUs.
+        ray_actor_options={"num_cpus": 0, "num_gpus": gpus},
+        max_ongoing_requests=_MOST_REQUESTS,
+        graceful_shutdown_timeout_s=choices.grace,
+    )
+    try:
+        serve.run(deployment.bind(), name=NAME, route_prefix="/")
+    except RuntimeError as error:
+        raise ReplicasError(
+            f"The replicas did not start: {error}",
+            hint="lens serve without --ray shows more about what is wrong with the model.",
+        ) from error
 
 
 def serve_on_ray(
@@ -255,7 +267,7 @@ def _join(ray: Any, choices: RayChoices) -> None:
             ) from error
         raise ReplicasError(
             f"Ray did not answer at {choices.address}: {said}",
-            hint="Look whether the cluster is up (ray status) and the address is right.",
+            hint="Check that the cluster is up (ray status) and that the address is right.",
         ) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -37,9 +37,40 @@ class Section(NamedTuple):
     body: Markup | None
 
 
+_FINISHED: tuple[tuple[str, str, str, str, Callable[[Material], Markup | None]], ...] = (
+    ("prompt", "Prompt", "The prompt",
+     "What was changed, section by section, and what became of the reason for it.", prompt_diff),
+    ("pictures", "Pictures", "Before and after",
+     "The same request and image seed under the seed prompt and the optimised one.", pictures),
+    ("criteria", "Criteria", "By kind of criterion",
+     "Pass rates on the test split: hollow before, filled after.", criteria),
+    ("generators", "Generators", "By generator",
+     "What each prompt is worth on each generator.", matrix),
+    ("curve", "Gain", "How the gain grew",
+     "Gain over the seed prompt in points, with 95 % intervals.", curve),
+    ("gate", "Gate", "At the gate",
+     "What was put to the proof, and how it ended.", challenges),
+    ("lineage", "Lineage", "Lineage",
+     "Every candidate, where it came from and what became of it.", lineage),
+    ("failures", "Failures", "What failed",
+     "Failures on the search split by mode, as the rounds went on.", failures),
+    ("variance", "Spread", "Where the spread comes from",
+     "Shares of the variance of one score.", variance),
+    ("cost", "Cost", "Cost", "What each role consumed.", costs),
+    ("guards", "Guards", "Guards", "What no candidate may do.", guards),
+    ("about", "Sources", "What vouches for it", "", provenance),
+)  # fmt: skip
+"""The sections of a finished study: name, link, heading, lead, and what makes the body."""
+
+
 def finished_page(material: Material) -> str:
     """The page of a finished study."""
-    return _page(_title(material), headline(material), _sections(material))
+    title = f"Prompt study of “{material.result.best.system_prompt.name}”"
+    sections = [
+        Section(name, short, heading, lead, body(material))
+        for name, short, heading, lead, body in _FINISHED
+    ]
+    return _page(title, headline(material), sections)
 
 
 def unfinished_page(study: StudyDescription, progress: unfinished.Progress, folder: Path) -> str:
@@ -71,78 +102,6 @@ def unfinished_page(study: StudyDescription, progress: unfinished.Progress, fold
     return _page(
         f"Prompt study of “{study.seed_prompt.name}”", unfinished.headline(progress), sections
     )
-
-
-def _title(material: Material) -> str:
-    return f"Prompt study of “{material.result.best.system_prompt.name}”"
-
-
-def _sections(material: Material) -> list[Section]:
-    return [
-        Section(
-            "prompt",
-            "Prompt",
-            "The prompt",
-            "What was changed, section by section, and what became of the reason for it.",
-            prompt_diff(material),
-        ),
-        Section(
-            "pictures",
-            "Pictures",
-            "Before and after",
-            "The same request and image seed under the seed prompt and the optimised one.",
-            pictures(material),
-        ),
-        Section(
-            "criteria",
-            "Criteria",
-            "By kind of criterion",
-            "Pass rates on the test split: hollow before, filled after.",
-            criteria(material),
-        ),
-        Section(
-            "generators",
-            "Generators",
-            "By generator",
-            "What each prompt is worth on each generator.",
-            matrix(material),
-        ),
-        Section(
-            "curve",
-            "Gain",
-            "How the gain grew",
-            "Gain over the seed prompt in points, with 95 % intervals.",
-            curve(material),
-        ),
-        Section(
-            "gate", "Gate", "At the gate", "What was put to the proof, and how it ended.",
-            challenges(material),
-        ),
-        Section(
-            "lineage",
-            "Lineage",
-            "Lineage",
-            "Every candidate, where it came from and what became of it.",
-            lineage(material),
-        ),
-        Section(
-            "failures",
-            "Failures",
-            "What failed",
-            "Failures on the search split by mode, as the rounds went on.",
-            failures(material),
-        ),
-        Section(
-            "variance",
-            "Spread",
-            "Where the spread comes from",
-            "Shares of the variance of one score.",
-            variance(material),
-        ),
-        Section("cost", "Cost", "Cost", "What each role consumed.", costs(material)),
-        Section("guards", "Guards", "Guards", "What no candidate may do.", guards(material)),
-        Section("about", "Sources", "What vouches for it", "", provenance(material)),
-    ]  # fmt: skip
 
 
 def _page(title: str, head: Markup, sections: Sequence[Section]) -> str:
