@@ -1,9 +1,9 @@
-"""Where a saved image keeps what made it: inside a PNG file, or in a JSON file beside it.
+"""Metadata of saved images: inside a PNG file, or in a JSON file beside it.
 
-A PNG of our own takes text chunks without a change to its pixels. Everything else is written as it
-is, because a change of a single byte breaks the signature of images that carry their provenance
-(C2PA), and other formats have no place that survives unchanged; the JSON file then has the name of
-the image with ".json" added.
+PNG files take text chunks without a change to their pixels. All other images are written byte for
+byte: changing a byte would break the signature of images with provenance (C2PA), and other formats
+have no place for text that survives. Their metadata goes into a JSON file with the image's name
+plus ".json".
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _PROVENANCE_CHUNK = b"caBX"
 def write_picture(
     path: str | Path, data: bytes, media_type: MediaType, metadata: Mapping[str, Any], summary: str
 ) -> Path:
-    """Write an image with its metadata; the file's name ends as its kind demands.
+    """Write an image with its metadata; the suffix is made to match the format.
 
     Args:
-        path: Where to write; missing folders are made.
+        path: Where to write; missing folders are created.
         data: The image file.
-        media_type: What it is.
-        metadata: JSON values that tell how it was made.
-        summary: The same in the form image viewers read.
+        media_type: Its media type.
+        metadata: JSON values that say how it was made.
+        summary: The same, as image viewers read it.
 
     Returns:
-        The file written.
+        The file that was written.
     """
     target = _target(Path(path), media_type)
     text = json.dumps(metadata, allow_nan=False)
@@ -72,19 +72,19 @@ def read_picture(path: str | Path) -> tuple[bytes, dict[str, Any]]:
     if text is None:
         raise ImageFileError(
             f"{path} has no '{METADATA_KEY}' metadata and there is no {beside.name} beside it.",
-            hint="Only pictures written by GeneratedImage.save and not re-saved by other programs "
-            "can be loaded; keep the .json file of a picture with it.",
+            hint="Only images that GeneratedImage.save wrote, and that no other program re-saved, "
+            "can be loaded; keep the .json file of an image beside it.",
         )
     return png.remove_text(data, (METADATA_KEY, PARAMETERS_KEY)), _parse(text, path)
 
 
 def sidecar(path: Path) -> Path:
-    """The JSON file beside an image."""
+    """Path of the JSON file beside an image."""
     return path.with_name(path.name + ".json")
 
 
 def takes_text(data: bytes, media_type: MediaType) -> bool:
-    """Whether metadata goes into the file itself."""
+    """Whether metadata goes into the image file itself."""
     return media_type == "image/png" and not png.has_chunk(data, _PROVENANCE_CHUNK)
 
 
@@ -94,7 +94,7 @@ def _target(path: Path, media_type: MediaType) -> Path:
         return path
     if path.suffix.lower() in {".jpeg", *SUFFIXES.values()}:
         return path.with_suffix(SUFFIXES[media_type])
-    # A PNG may have any name it is given, as it always could.
+    # A PNG may have any name.
     return path if media_type == "image/png" else path.with_name(path.name + SUFFIXES[media_type])
 
 
@@ -106,6 +106,6 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         raise ImageFileError(
             f"The '{METADATA_KEY}' metadata of {path} cannot be read: {error}",
-            hint="It was written by another version or changed by another program.",
+            hint="It was written by another version, or changed by another program.",
         ) from error
     return metadata

@@ -1,4 +1,4 @@
-"""One model on one server: connections, key, limits and retries, shared by every kind of call."""
+"""One model on one server: key, connections, rate limits and retries for all kinds of calls."""
 
 from __future__ import annotations
 
@@ -33,21 +33,22 @@ Json = dict[str, Any]
 
 
 class ConnectionOptions(TypedDict, total=False):
-    """Server, key and manners of a client; all may be left out.
+    """Options of a client: server, key, prices, retries and limits. All are optional.
 
     Attributes:
-        base_url: Where the API is; None means `OPENAI_BASE_URL`, or else OpenAI.
-        api_key: The key; None means `OPENAI_API_KEY`, and an empty one none, which servers other
-            than OpenAI may need.
-        prices: Prices for the cost in `Usage.usd`: a table, models with their prices, or a JSON
-            file. None means OpenAI's own on OpenAI, and elsewhere what a reply says of its cost
-            (OpenRouter's and xAI's do), or else that it is unknown.
-        retry: How long to insist.
-        limits: Limits of this model on this server, for every client in the process; None leaves
-            what holds already.
-        setting: What a user changes to choose another model, `{model}` standing for its name.
-        look_up_shutdown: Whether the server is asked when the model ends; None asks OpenAI only.
-        shutdowns: Who asks and warns; None means the watch of this process.
+        base_url: The API's base URL; None means `OPENAI_BASE_URL`, or else OpenAI.
+        api_key: The API key; None means `OPENAI_API_KEY`. An empty string means no key, for servers
+            that need none.
+        prices: Prices for the cost in `Usage.usd`: a table, a mapping from models to prices, or a
+            JSON file. None means OpenAI's prices at OpenAI; elsewhere the cost that a reply states
+            (OpenRouter's and xAI's do), or else an unknown cost.
+        retry: When to retry.
+        limits: Rate limits of this model on this server, for every client in the process; None
+            keeps the current ones.
+        setting: How a user chooses another model, with `{model}` for its name; used in hints.
+        look_up_shutdown: Whether to ask the server when the model will be shut down; None asks
+            OpenAI only.
+        shutdowns: Looks up shutdowns and warns; None means the watch shared by the process.
     """
 
     base_url: str | None
@@ -61,7 +62,7 @@ class ConnectionOptions(TypedDict, total=False):
 
 
 class HasUsage(Protocol):
-    """A reply that says what it consumed."""
+    """A reply that states what it consumed."""
 
     @property
     def usage(self) -> Usage:
@@ -75,7 +76,7 @@ Reply = TypeVar("Reply", bound=HasUsage)
 class OpenAIConnection:
     """Sends JSON to one model of an OpenAI-compatible server and reads JSON back.
 
-    The library's own retries are off; `RetryPolicy` is the only layer that repeats calls.
+    The library's own retries are off; only `RetryPolicy` retries calls.
     """
 
     def __init__(
@@ -94,8 +95,9 @@ class OpenAIConnection:
         """Choose model and server; the other arguments are those of `ConnectionOptions`.
 
         Raises:
-            MissingKeyError: If OpenAI is asked without a key, or the key cannot be sent.
-            PriceTableError: If the prices cannot be read.
+            MissingKeyError: The server is OpenAI and there is no API key, or the key has invalid
+                characters.
+            PriceTableError: The prices cannot be read.
         """
         self.model = model
         self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or OFFICIAL_URL
@@ -118,17 +120,17 @@ class OpenAIConnection:
         tokens: int,
         deadline: Deadline | None = None,
     ) -> Reply:
-        """Post `body` and read the answer, as often as the retry policy allows.
+        """Post `body` and read the reply, with retries.
 
         Args:
-            path: Such as "/responses".
-            body: What is sent.
-            read: Makes a value of the answer; raises ValueError if it is of another form.
-            tokens: Estimate of what the call will use, for the limits.
-            deadline: That of a larger question; None begins one.
+            path: Path of the endpoint, such as "/responses".
+            body: The request body.
+            read: Converts a reply; raises ValueError if the reply has another format.
+            tokens: Estimated token use, for the rate limits.
+            deadline: The deadline of an enclosing operation; None starts a new one.
 
         Raises:
-            ChatError: If there is no answer, or none of that form.
+            ChatError: There is no reply, or `read` refused it.
         """
         load_library()
 
@@ -150,10 +152,11 @@ class OpenAIConnection:
             return await self.retry.run(attempt, model=self.model, deadline=deadline)
 
     def cost(self, served_model: str, usage: Usage) -> Usage:
-        """`usage` with its cost in US dollars, or None where that is unknown.
+        """`usage` with its cost in US dollars; None if unknown.
 
-        Prices count first: those of the model that answered, or else of the name it was asked by,
-        as servers answer with names of their own. Without any it is what the reply said.
+        Prices take precedence: those of the model that answered or else of the requested one,
+        because servers may answer with their own names. Without a price, the reply's stated cost
+        counts.
         """
         priced = next((m for m in (served_model, self.model) if self.prices.of(m)), None)
         if priced is None:
@@ -165,22 +168,22 @@ class OpenAIConnection:
         return openai_errors.hide(part, self.key)
 
     def error(self, fault: ChatFault, message: str, **known: Any) -> ChatError:
-        """An error of this model."""
+        """An error about this model."""
         return ChatError(message, fault=fault, model=self.model, **known)
 
     async def _post(self, path: str, body: Json) -> object:
         try:
-            # Before the timeout begins, as the first client takes a while to make.
+            # Outside the timeout, because creating the first client takes a moment.
             await self._client()
             async with asyncio.timeout(self.retry.timeout):
-                # Hidden here, so that nothing above holds what a server may have echoed.
+                # Hide the key here, so that nothing further up holds what a server may have echoed.
                 data = _parsed(self.hide(await self._request(path, body)))
         except Exception as error:
             raise openai_errors.from_client(
                 error, model=self.model, secret=self.key, missing_hint=self._missing_hint()
             ) from error
-        if (told := openai_errors.from_reply(data, model=self.model)) is not None:
-            raise told
+        if (failure := openai_errors.from_reply(data, model=self.model)) is not None:
+            raise failure
         return data
 
     async def _request(self, path: str, body: Json) -> object:
@@ -223,7 +226,7 @@ class OpenAIConnection:
 
 
 class OpenAIClient:
-    """Base of the clients: one connection, and its closing."""
+    """Base class of clients: one connection, and closing it."""
 
     def __init__(self, connection: OpenAIConnection) -> None:
         self._connection = connection
@@ -234,13 +237,13 @@ class OpenAIClient:
         return self._connection.model
 
     def __repr__(self) -> str:
-        """Without the key."""
+        """Name and server, without the key."""
         server = shown_url(self._connection.base_url)
         return f"{type(self).__name__}({self.model!r}, base_url={server!r})"
 
     @property
     def fingerprint(self) -> str:
-        """The model's name, and the server where it is not OpenAI."""
+        """The model's name, and the server if it is not OpenAI."""
         known = self._connection
         return self.model if known.official else f"{self.model} at {shown_url(known.base_url)}"
 
@@ -249,7 +252,7 @@ class OpenAIClient:
         await self._connection.pool.aclose()
 
     def close(self) -> None:
-        """Close the connections that the `..._sync` calls opened."""
+        """Close the connections that the `..._sync` methods opened."""
         run_sync(self.aclose())
 
     async def __aenter__(self) -> Self:
@@ -260,19 +263,19 @@ class OpenAIClient:
 
 
 def is_official(base_url: str) -> bool:
-    """Whether `base_url` is OpenAI's own API, regional addresses included."""
+    """Whether `base_url` is OpenAI's own API, including regional addresses."""
     host = (urlsplit(base_url).hostname or "").lower()
     return host == "api.openai.com" or host.endswith(".api.openai.com")
 
 
 def shown_url(base_url: str) -> str:
-    """A server's address without what may be secret in it: names, passwords and queries."""
+    """A server's URL without parts that may be secret: user names, passwords and queries."""
     parts = urlsplit(base_url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _parsed(data: object) -> object:
-    """What the library read; it hands a reply that does not say it is JSON through as a string."""
+    """Parse a JSON reply that the library returned as a string for lack of a content type."""
     if isinstance(data, str) and data.lstrip().startswith("{"):
         with contextlib.suppress(ValueError):
             return json.loads(data)
@@ -297,7 +300,7 @@ def _find_key(given: str | SecretStr | None, *, model: str, required: bool) -> S
         )
     odd = next((place for place, mark in enumerate(key, start=1) if not "!" <= mark <= "~"), None)
     if odd is not None:
-        # Refused here, as the transport would put the whole key into its error.
+        # Refused here, because the transport would put the whole key into its error.
         raise MissingKeyError(
             f"The API key for {model!r} cannot be sent: character {odd} of {len(key)} is none that "
             "a key may have.",

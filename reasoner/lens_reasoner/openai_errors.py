@@ -1,4 +1,4 @@
-"""Exceptions of the OpenAI client turned into ours, with secrets removed."""
+"""Converting the OpenAI client's exceptions into ours, with secrets removed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lens_reasoner.errors import (
     RateLimitedError,
 )
 
-# Codes are compared in lower case and without separators, as every service writes them its own way.
+# Compared in lower case and without separators, because every service spells them differently.
 _QUOTA_CODES = {
     "arrearage",
     "billinghardlimitreached",
@@ -72,9 +72,9 @@ _TAG = re.compile(r"<[^<>]*>")
 
 
 def scrub(error: BaseException, secret: SecretStr) -> None:
-    """Remove `secret` from `error` and from everything it was caused by.
+    """Remove `secret` from `error` and from all of its causes.
 
-    Their texts lose it; the requests and responses they hold, whose headers have it, go.
+    Messages are cleaned; requests and responses, whose headers have the key, are dropped.
     """
     seen: set[int] = set()
     current: BaseException | None = error
@@ -94,7 +94,7 @@ def scrub(error: BaseException, secret: SecretStr) -> None:
 def hide(part: Any, secret: SecretStr) -> Any:
     """`part`, a text or JSON value, without `secret`.
 
-    Keys of a few letters, such as the "x" given to local servers, are no secrets.
+    Keys of a few characters, such as the "x" given to local servers, are not secret.
     """
     if len(secret) < SHORTEST_SECRET:
         return part
@@ -112,11 +112,11 @@ def hide(part: Any, secret: SecretStr) -> Any:
 def from_client(
     error: Exception, *, model: str, secret: SecretStr, missing_hint: str = ""
 ) -> ChatError:
-    """Our error for an exception raised by the client library, to be raised from it.
+    """Our error for an exception of the client library, to be raised from it.
 
     Args:
-        error: What was raised; the key is removed from it.
-        model: The model asked.
+        error: The exception; the key is removed from it.
+        model: Name of the model.
         secret: The key.
         missing_hint: What to do if the server does not have the model.
     """
@@ -139,10 +139,10 @@ def from_client(
 
 
 def from_reply(data: object, *, model: str) -> ChatError | None:
-    """Our error for a reply that holds nothing but one, whatever its status said; None for others.
+    """Our error for a reply that consists of an error despite its status; None for other replies.
 
-    Gateways answer so when what stands behind them failed: with a good status, and the real one in
-    the error's "code".
+    Gateways do this when the service behind them fails: the status is a success, and the real one
+    is in the error's "code".
     """
     if not isinstance(data, dict) or not data.get("error") or "output" in data:
         return None
@@ -157,12 +157,12 @@ def from_reply(data: object, *, model: str) -> ChatError | None:
 
 @dataclass(frozen=True)
 class Told:
-    """What the body of an error says.
+    """What an error's body says.
 
     Attributes:
-        words: For people, on one line.
+        words: The message, on one line.
         codes: Codes and types, as the server writes them.
-        flagged: Whether it names what a moderation found.
+        flagged: Whether it lists what a moderation found.
     """
 
     words: str
@@ -171,11 +171,11 @@ class Told:
 
 
 def read_told(body: object) -> Told:
-    """What an error says, wherever its server puts that.
+    """Extract an error's message, wherever the server puts it.
 
-    Usual is `{"error": {"message": ...}}`. Others leave out one of the two levels, put it into a
-    list, or answer `{"detail": ...}`, plain text or a page. A gateway's own words are followed by
-    those of whatever stands behind it.
+    The usual form is `{"error": {"message": ...}}`. Some servers omit one of the levels, wrap it in
+    a list, or answer with `{"detail": ...}`, plain text or an HTML page. A gateway's message is
+    followed by that of the service behind it.
     """
     if isinstance(body, list) and len(body) == 1:
         return read_told(body[0])
@@ -246,7 +246,7 @@ def _fault(status: int | None, told: Told) -> ChatFault:
         return "malformed"
     if status in {408, 429}:
         return "timeout" if status == 408 else "rate_limited"
-    # 499 is a call that a proxy broke off, 501 one that will never be served.
+    # 499: a proxy aborted the call. 501: the call will never be supported.
     passing = status in {409, 499} or (status >= 500 and status != 501)
     return "server" if passing else "rejected"
 
@@ -266,13 +266,13 @@ def _build(
 
 
 def short(text: str, limit: int = 500) -> str:
-    """The text on one line, cut off if it is long."""
+    """The text on one line, truncated to `limit` characters."""
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def _wait_in(words: str) -> float | None:
-    """Seconds to wait by the words of an error, for servers that send no header; None if unsaid."""
+    """Seconds to wait according to an error's message, for servers without the header."""
     found = _WAIT.search(words)
     if found is None or not any(found.groups()):
         return None
@@ -282,7 +282,7 @@ def _wait_in(words: str) -> float | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait by `retry-after-ms` or `retry-after` (seconds or a date); None if unset."""
+    """Seconds to wait according to the headers `retry-after-ms` or `retry-after`; None if unset."""
     for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         value = headers.get(name)
         if not value:
@@ -294,7 +294,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
                 date = email.utils.parsedate_to_datetime(value)
             except ValueError:
                 continue
-            # HTTP's dates are of Greenwich, its older form without saying so.
+            # HTTP dates are in GMT; the older format does not say so.
             seconds = date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time.time()
         if math.isfinite(seconds):
             return max(0.0, seconds)

@@ -1,7 +1,7 @@
-"""The two OpenAI protocols as plain JSON: what is sent, and what a reply means.
+"""The two OpenAI protocols as plain JSON: request bodies, and parsing of replies.
 
-Kept apart from the client library, so that both its majors and every compatible server take the
-same path.
+Independent of the client library, so that both of its major versions and every compatible server
+take the same path.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class WireReply:
-    """A reply of either protocol, before it is judged good or bad.
+    """A reply of either protocol, not yet checked for completeness.
 
     Attributes:
         text: What the model wrote.
-        refusal: Its words of refusal; empty if it did not refuse.
-        finish_reason: Why it stopped, by the names of Chat Completions.
-        model: The server's name for it.
-        usage: Tokens, and the cost where the server says it.
-        failure: What broke off, in the server's words.
-        thoughts: What it thought before, where the server hands that over apart.
+        refusal: The text of a refusal; empty if there is none.
+        finish_reason: Why the model stopped, by the names of Chat Completions.
+        model: The model, as the server names it.
+        usage: Tokens, and the cost if the server states it.
+        failure: The server's description of a failure; empty if there is none.
+        thoughts: Reasoning text, if the server returns it separately.
     """
 
     text: str
@@ -70,7 +70,7 @@ def _chat_content(message: Message) -> str | list[Json]:
             parts.append({"type": "image_url", "image_url": image})
         else:
             parts.append({"type": "text", "text": part.text})
-    # Some compatible servers take only plain strings where there is no image.
+    # Some compatible servers accept only plain strings in messages without images.
     return parts[0]["text"] if len(parts) == 1 and "text" in parts[0] else parts
 
 
@@ -103,9 +103,9 @@ def _named_schema(schema: type[BaseModel]) -> Json:
 
 
 def strict_schema(schema: type[BaseModel]) -> Json:
-    """The JSON schema in the form strict decoding asks for.
+    """The JSON schema in the form that strict decoding requires.
 
-    Every property is required, no others are allowed, and there are no defaults or titles.
+    All properties are required, no others are allowed, and there are no defaults or titles.
     """
     document = copy.deepcopy(schema.model_json_schema())
     _make_strict(document)
@@ -119,7 +119,7 @@ def _make_strict(node: object) -> None:
     if not isinstance(node, dict):
         return
     if "$ref" in node:
-        # Nothing may stand beside a reference.
+        # A reference may have no siblings.
         reference = node["$ref"]
         node.clear()
         node["$ref"] = reference
@@ -150,7 +150,7 @@ def _none_if_odd(value: object, read: ValidatorFunctionWrapHandler) -> object:
         return None
 
 
-# A reply that counts oddly is paid for all the same: what it says of its usage is then unknown.
+# A reply with malformed counts is paid for all the same; its usage is then unknown.
 _Count = Annotated[int | None, Field(ge=0), WrapValidator(_none_if_odd)]
 
 
@@ -163,7 +163,7 @@ class _Details(_Part):
 
 
 class Charged(_Part):
-    """What a reply says of its own cost, as OpenRouter's and xAI's do."""
+    """The cost that a reply states, as OpenRouter's and xAI's do."""
 
     cost: _Dollars = None
     is_byok: Any = None
@@ -171,10 +171,10 @@ class Charged(_Part):
 
     @property
     def usd(self) -> float | None:
-        """US dollars; None if it does not say."""
+        """Cost in US dollars; None if not stated."""
         if self.cost_in_usd_ticks is not None:
             return self.cost_in_usd_ticks / 1e10
-        # With a key of the user's own, the provider charges besides.
+        # With the user's own provider key (BYOK), the provider charges in addition.
         return None if self.is_byok else self.cost
 
 
@@ -188,7 +188,8 @@ class _ChatUsage(Charged):
     def counted(self) -> Usage:
         read, written = self.prompt_tokens, self.completion_tokens
         if read is not None and written is not None:
-            # Some servers leave hidden reasoning out of what was written; the sum has it.
+            # Some servers leave hidden reasoning out of the completion tokens; the total includes
+            # it.
             written = max(written, (self.total_tokens or 0) - read)
         cached = (self.prompt_tokens_details or _Details()).cached_tokens
         return _counted(read, written, cached, self.usd)
@@ -200,7 +201,7 @@ class _Text(_Part):
 
 
 class _ChatMessage(_Part):
-    # Some compatible servers answer with a list of parts, of which thoughts are no answer.
+    # Some compatible servers answer with a list of parts, some of which are thoughts.
     content: str | list[_Text] | None = None
     refusal: _Words = None
     reasoning: _Words = None
@@ -217,10 +218,10 @@ class _Failure(_Part):
 
 
 class _Choice(_Part):
-    # Left out of replies that a filter stopped.
+    # Missing in replies that a filter stopped.
     message: _ChatMessage | None = None
     finish_reason: _Words = None
-    # Of gateways whose own provider broke off.
+    # Set by gateways whose own provider failed.
     error: Annotated[_Failure | None, WrapValidator(_none_if_odd)] = None
 
 
@@ -246,19 +247,19 @@ _FINISHES = {
     "insufficient_system_resource": "error",
     "network_error": "error",
 }
-"""Why a model stopped: what servers pass on from behind them, by OpenAI's names."""
+"""Finish reasons of other providers, which servers pass on, by OpenAI's names."""
 
 
 def _finish(reason: str | None) -> str:
-    # Some add the cause: "content_filter: PROHIBITED_CONTENT".
+    # Some append the cause: "content_filter: PROHIBITED_CONTENT".
     return _FINISHES.get((reason or "").partition(":")[0].strip().lower(), reason or "stop")
 
 
 def read_chat(data: Json) -> WireReply:
-    """Read a Chat Completions reply; one of no choices broke off.
+    """Parse a Chat Completions reply; one without choices counts as failed.
 
     Raises:
-        ValueError: If it is not one.
+        ValueError: It is not such a reply.
     """
     reply = _ChatCompletion.model_validate(data)
     none = _Choice(finish_reason="error", error=_Failure(message="the reply has no choices"))
@@ -277,7 +278,7 @@ def read_chat(data: Json) -> WireReply:
 
 
 def answered(reply: WireReply, schema: type[BaseModel] | None) -> WireReply:
-    """The reply; where a server took its whole answer for a thought, with that as its text."""
+    """If a server took the whole answer for thoughts, return the reply with them as its text."""
     if schema is None or reply.text.strip() or not reply.thoughts:
         return reply
     try:
@@ -294,7 +295,7 @@ def _joined(content: str | list[_Text] | None) -> str:
 
 
 def _unbroken(text: str) -> str:
-    """The text with a mark for each half of a character, which no file or server takes."""
+    """The text with lone surrogates replaced, which files and servers do not accept."""
     return text.encode(errors="replace").decode()
 
 
@@ -314,7 +315,7 @@ class _Incomplete(_Part):
 
 
 class ResponsesUsage(Charged):
-    """What a reply of Responses and its like says it consumed."""
+    """The usage in a Responses reply."""
 
     input_tokens: _Count = None
     output_tokens: _Count = None
@@ -322,7 +323,7 @@ class ResponsesUsage(Charged):
 
 
 ResponsesCount = Annotated[ResponsesUsage | None, WrapValidator(_none_if_odd)]
-"""The same; None where it is of another form."""
+"""The same; None if it has another form."""
 
 
 class _Response(_Part):
@@ -338,10 +339,10 @@ _RESPONSES_REASONS = {"max_output_tokens": "length", "content_filter": "content_
 
 
 def read_responses(data: Json) -> WireReply:
-    """Read a Responses reply; its reasons for stopping get their Chat Completions names.
+    """Parse a Responses reply; finish reasons get their Chat Completions names.
 
     Raises:
-        ValueError: If it is not one.
+        ValueError: It is not such a reply.
     """
     reply = _Response.model_validate(data)
     contents = [
@@ -362,14 +363,14 @@ def read_responses(data: Json) -> WireReply:
 
 
 def counted(usage: ResponsesUsage | None) -> Usage:
-    """The tokens of a reply; unknown where it does not say."""
+    """The tokens of a reply; unknown if it does not state them."""
     known = usage or ResponsesUsage()
     cached = (known.input_tokens_details or _Details()).cached_tokens
     return _counted(known.input_tokens, known.output_tokens, cached, known.usd)
 
 
 def _counted(read: int | None, written: int | None, cached: int | None, usd: float | None) -> Usage:
-    # Servers that do not count say 0, though nothing is answered without being read.
+    # Servers that do not count report 0, although no reply reads nothing.
     if not read and not written:
         return Usage(usd=usd)
     return Usage(input_tokens=read, output_tokens=written, cached_tokens=cached, usd=usd)

@@ -1,7 +1,7 @@
-"""Text chunks of PNG files, added and removed without touching the pixels.
+"""Adding and removing text chunks of PNG files without touching the pixels.
 
-Pillow would re-encode the image and drop chunks it does not know, such as C2PA provenance
-("caBX"); here every other byte stays as it was, so removing our chunks gives the original file.
+Pillow would re-encode the image and drop chunks it does not know, such as C2PA provenance ("caBX").
+Here all other bytes stay the same, so removing our chunks restores the original file.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _TEXT_CHUNKS = (b"tEXt", b"iTXt", b"zTXt")
 
 
 def check_signature(data: bytes) -> None:
-    """Raise `ImageFileError` unless `data` starts like a PNG file."""
+    """Raise `ImageFileError` unless `data` starts with the PNG signature."""
     if not data.startswith(SIGNATURE):
         raise ImageFileError(
             f"These {len(data)} bytes are not a PNG file (they start with {data[:8]!r}).",
-            hint="Encode the picture as PNG, or build it with GeneratedImage.from_pil.",
+            hint="Encode the image as PNG, or build it with GeneratedImage.from_pil.",
         )
 
 
@@ -39,12 +39,12 @@ def read_text(data: bytes) -> dict[str, str]:
 
 
 def has_chunk(data: bytes, kind: bytes) -> bool:
-    """Whether a PNG file has a chunk of this kind, such as b"caBX"."""
+    """Whether a PNG file has a chunk of this type, such as b"caBX"."""
     return any(found == kind for found, _ in _chunks(data))
 
 
 def write_text(data: bytes, texts: Mapping[str, str]) -> bytes:
-    """The same PNG file with `texts` set; earlier chunks of the same keywords are replaced."""
+    """Return the PNG file with `texts` set; chunks with the same keywords are replaced."""
     cleaned = remove_text(data, texts)
     after_header = len(SIGNATURE) + 12 + 13
     added = b"".join(_text_chunk(keyword, text) for keyword, text in texts.items())
@@ -52,7 +52,7 @@ def write_text(data: bytes, texts: Mapping[str, str]) -> bytes:
 
 
 def remove_text(data: bytes, keywords: Mapping[str, object] | tuple[str, ...]) -> bytes:
-    """The same PNG file without the text chunks of these keywords."""
+    """Return the PNG file without the text chunks of these keywords."""
     names = {keyword.encode("latin-1") for keyword in keywords}
     kept = [
         _chunk(kind, body)
@@ -84,7 +84,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def _text_chunk(keyword: str, text: str) -> bytes:
-    # The PNG specification allows no NUL inside text.
+    # The PNG specification does not allow NUL in text.
     text = text.replace("\0", "")
     name = keyword.encode("latin-1") + b"\0"
     try:

@@ -1,4 +1,4 @@
-"""Settings held against what a generator can honour, so that none is silently dropped."""
+"""Checking settings against a generator's capabilities, so that none is silently dropped."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from lens_reasoner.generator import (
 from lens_reasoner.types import GenerationSettings, ImageRequest
 
 RATIO_TOLERANCE = 0.10
-"""Largest relative difference between an aspect ratio asked for and the one drawn."""
+"""Maximum relative difference between the requested aspect ratio and the generated one."""
 
 Rules = Callable[[GenerationSettings], Mapping[str, str]]
-"""`SettingsChecker.broken_rules`."""
+"""Signature of `SettingsChecker.broken_rules`."""
 
 
 def honoured_settings(
     request: ImageRequest, generator: Generator, on_unsupported: OnUnsupported | None = None
 ) -> GenerationSettings:
-    """`settings_for` a generator, with the rules it may have besides its capabilities."""
+    """`settings_for` a generator, including its own rules if it has any."""
     return settings_for(
         request,
         generator.capabilities,
@@ -39,7 +39,7 @@ def honoured_settings(
 
 
 def rules_of(generator: Generator) -> Rules | None:
-    """The rules a generator has besides its capabilities."""
+    """The generator's own rules beyond its capabilities; None if it has none."""
     return generator.broken_rules if isinstance(generator, SettingsChecker) else None
 
 
@@ -51,20 +51,20 @@ def settings_for(
     on_unsupported: OnUnsupported | None = None,
     rules: Rules | None = None,
 ) -> GenerationSettings:
-    """The settings a request means for one generator, checked.
+    """Convert a request to checked settings for one generator.
 
-    An aspect ratio becomes the nearest of the generator's sizes, or, where it draws any size, one
-    of about its native area.
+    An aspect ratio becomes the closest of the generator's sizes or, if it supports any size, one of
+    about its native area.
 
     Args:
-        request: What was asked for.
-        capabilities: What the generator can honour.
-        backend: Its name.
-        on_unsupported: What to do with the rest; None leaves it to `capabilities`.
+        request: The request.
+        capabilities: What the generator supports.
+        backend: Name of the generator.
+        on_unsupported: What to do with unsupported settings; None follows `capabilities`.
         rules: See `check_settings`.
 
     Raises:
-        UnsupportedSettingError: Naming the setting, its value and what the backend supports.
+        UnsupportedSettingError: The message names the setting, its value and what is supported.
     """
     if on_unsupported is not None:
         capabilities = capabilities.model_copy(update={"on_unsupported": on_unsupported})
@@ -91,7 +91,7 @@ def settings_for(
 
 
 def _size_of_ratio(text: str, capabilities: Capabilities) -> Size | str:
-    """The size for an aspect ratio, or the rule that stands against it."""
+    """The size for an aspect ratio, or the rule that prevents it."""
     wide, high = (int(part) for part in text.split(":"))
     ratio = wide / high
     native = capabilities.native_size
@@ -123,20 +123,20 @@ def check_settings(
     backend: str,
     rules: Rules | None = None,
 ) -> GenerationSettings:
-    """Hold settings against what the backend can honour, so that none is silently dropped.
+    """Check settings against what the generator supports, so that none is silently dropped.
 
     Args:
-        settings: What is asked for.
-        capabilities: What the backend can honour.
-        backend: Its name.
-        rules: Which values it refuses besides.
+        settings: The requested settings.
+        capabilities: What the generator supports.
+        backend: Name of the generator.
+        rules: Further rules, for the values of supported settings.
 
     Returns:
-        The settings; where the backend only warns, without those it cannot honour, which are then
-        listed in `dropped`.
+        The settings. If the generator only warns, unsupported ones are removed and listed in
+        `dropped`.
 
     Raises:
-        UnsupportedSettingError: Naming the setting, its value and what the backend supports.
+        UnsupportedSettingError: The message names the setting, its value and what is supported.
     """
     dropped = dict(settings.dropped)
     cleared: dict[str, object] = {}
@@ -223,10 +223,10 @@ def _free_size_problem(width: int, height: int, capabilities: Capabilities) -> s
 
 
 def check_seeds(seeds: Sequence[int], capabilities: Capabilities, *, backend: str) -> None:
-    """Refuse an empty list of seeds or one longer than a call allows.
+    """Refuse an empty list of seeds, or one that is too long for one call.
 
     Raises:
-        UnsupportedSettingError: Naming the number asked for and the most allowed.
+        UnsupportedSettingError: The number of seeds is not supported.
     """
     if not 1 <= len(seeds) <= capabilities.max_images:
         raise UnsupportedSettingError(

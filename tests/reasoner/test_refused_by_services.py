@@ -76,6 +76,6 @@ async def test_pictures_that_moderation_took_out_of_an_answer_are_done_without(
     result = await loop.run(REQUEST.model_copy(update={"seed": None}), rubric=RUBRIC)
     assert [c.score for c in result.candidates] == [0.5, 0.5]
     assert result.stop_reason == "max_rounds"
-    assert ["drew 1 pictures for 2" in f.message for f in result.failures] == [True, True]
+    assert ["returned 1 images for 2" in f.message for f in result.failures] == [True, True]
     assert "moderation" in result.failures[0].hint
     assert "left out: The server's moderation removed it." in caplog.text

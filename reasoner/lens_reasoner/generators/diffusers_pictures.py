@@ -1,4 +1,4 @@
-"""What a diffusers pipeline returned, as images, or an error where there is none to see."""
+"""A diffusers pipeline's output as images, or an error if there is nothing to see."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ _PRECISION_HINT = (
 
 
 def check_latents(latents: Any, *, step: int, name: str) -> None:
-    """End a drawing whose latents are no numbers any more.
+    """Stop a generation whose latents are no longer finite.
 
     Raises:
         GeneratorError: Some values are NaN or infinite.
     """
     if latents is not None and not bool(latents.isfinite().all()):
         raise GeneratorError(
-            f"The latents of {name!r} are not finite after step {step}; the picture would be "
-            "black.",
+            f"The latents of {name!r} are not finite after step {step}; the image would be black.",
             hint=_PRECISION_HINT,
         )
 
@@ -34,27 +33,27 @@ def to_pictures(output: Any, *, expected: int, name: str) -> list[Image]:
     """The images of a pipeline's output.
 
     Args:
-        output: With `images`, an array of shape [number, height, width, 3] with values from 0 to 1,
-            or a list of PIL images; and `nsfw_content_detected`, if there is a safety checker.
-        expected: How many there should be.
+        output: Has `images`, either an array of shape [number, height, width, 3] with values from 0
+            to 1, or a list of PIL images; and `nsfw_content_detected` if there is a safety checker.
+        expected: The expected number of images.
         name: Name of the generator.
 
     Raises:
-        GenerationRefusedError: A safety checker took an image away.
-        GeneratorError: Images are missing, black or no numbers.
+        GenerationRefusedError: A safety checker withheld an image.
+        GeneratorError: Images are missing, black, or contain NaN.
     """
     images = getattr(output, "images", None)
     flags = getattr(output, "nsfw_content_detected", None)
     if images is None or any(image is None for image in images) or _any(flags):
         raise GenerationRefusedError(
-            f"The safety checker of {name!r} kept back a picture.",
+            f"The safety checker of {name!r} withheld an image.",
             categories=("nsfw",),
             hint="Change the request or the seed.",
         )
     if len(images) != expected:
         raise GeneratorError(
-            f"{name!r} drew {len(images)} pictures instead of {expected}.",
-            hint="Give a pipeline that draws one picture per generator.",
+            f"{name!r} generated {len(images)} images instead of {expected}.",
+            hint="Give a pipeline that generates one image per random generator.",
         )
     return [_picture(image, name) for image in images]
 
@@ -67,12 +66,10 @@ def _picture(image: Any, name: str) -> Image:
     from PIL import Image
 
     if not isinstance(image, Image.Image):
-        # NaN is the only value that differs from itself.
+        # Only NaN differs from itself.
         if bool((image != image).any()):
-            raise GeneratorError(
-                f"The picture of {name!r} has values that are no numbers.", hint=_PRECISION_HINT
-            )
-        # Rounded as diffusers itself does.
+            raise GeneratorError(f"The image of {name!r} contains NaN.", hint=_PRECISION_HINT)
+        # The same rounding as in diffusers.
         pixels = (image * 255).round().astype("uint8")
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     picture: Image.Image = image

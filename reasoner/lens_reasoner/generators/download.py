@@ -1,4 +1,4 @@
-"""Images fetched from the address a server answered with."""
+"""Downloading images from URLs in a server's reply."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lens_reasoner.retry import Deadline, RetryPolicy
 
 MOST_REDIRECTS = 3
 _BLOCK = 2**16
-_PASSING = {408, 425, 429}
+_TRANSIENT = {408, 425, 429}
 
 
 async def download(
@@ -24,19 +24,18 @@ async def download(
     key: SecretStr | None = None,
     retry: RetryPolicy | None = None,
 ) -> bytes:
-    """The bytes at an address; where it does not answer or is busy, it is asked again.
+    """Download a URL, retrying connection failures and busy servers.
 
     Args:
-        url: An http or https address, or a path on the server of `base_url`.
-        base_url: Where the server is.
-        most_bytes: Longest answer.
-        timeout: Seconds that one answer may take.
-        key: The server's key, which is sent to no other, and only if that asks for one.
-        retry: How long to insist; None asks once.
+        url: An http or https URL, or a path relative to `base_url`.
+        base_url: The server's base URL.
+        most_bytes: Maximum size in bytes.
+        timeout: Maximum seconds per attempt.
+        key: The server's key; it is only sent to that server, and only after a 401 reply.
+        retry: When to retry; None makes one attempt.
 
     Raises:
-        ImageFileError: The address is of another kind, cannot be reached, answers with an error,
-            or with too much.
+        ImageFileError: The URL is invalid or unreachable, or its reply is an error or too large.
     """
     address = _address(base_url, url)
     own = key if _origin(address) == _origin(base_url) else None
@@ -55,11 +54,11 @@ async def _fetch(address: str, key: SecretStr | None, most_bytes: int, timeout: 
     if status == 401 and key is not None:
         headers = {"authorization": f"Bearer {key.get_secret_value()}"}
         status, body = await _get(address, headers, most_bytes, timeout)
-    told = f"{_short(address)} answered with status {status}."
-    if status >= 500 or status in _PASSING:
-        raise ChatError(told, fault="server", status=status, model=_short(address))
+    message = f"{_short(address)} answered with status {status}."
+    if status >= 500 or status in _TRANSIENT:
+        raise ChatError(message, fault="server", status=status, model=_short(address))
     if not 200 <= status < 300:
-        raise ImageFileError(told)
+        raise ImageFileError(message)
     return body
 
 
@@ -72,7 +71,7 @@ async def _get(
     try:
         async with (
             asyncio.timeout(timeout),
-            # Redirects to other servers lose the key.
+            # httpx drops the key on redirects to other servers.
             httpx.AsyncClient(follow_redirects=True, max_redirects=MOST_REDIRECTS) as client,
             client.stream("GET", address, headers=headers, timeout=timeout) as response,
         ):
@@ -83,14 +82,14 @@ async def _get(
                 if size > most_bytes:
                     raise ImageFileError(f"{_short(address)} gives more than {most_bytes} bytes.")
     except TimeoutError as error:
-        told = f"{_short(address)} took more than {timeout:g} s."
-        raise ChatError(told, fault="timeout", model=_short(address)) from error
+        message = f"{_short(address)} took more than {timeout:g} s."
+        raise ChatError(message, fault="timeout", model=_short(address)) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        told = f"{_short(address)} cannot be fetched: {str(error) or type(error).__name__}"
-        passing = httpx.NetworkError | httpx.RemoteProtocolError | httpx.TimeoutException
-        if isinstance(error, passing):
-            raise ChatError(told, fault="connection", model=_short(address)) from error
-        raise ImageFileError(told) from error
+        message = f"{_short(address)} cannot be fetched: {str(error) or type(error).__name__}"
+        transient = httpx.NetworkError | httpx.RemoteProtocolError | httpx.TimeoutException
+        if isinstance(error, transient):
+            raise ChatError(message, fault="connection", model=_short(address)) from error
+        raise ImageFileError(message) from error
     return response.status_code, b"".join(parts)
 
 
@@ -111,7 +110,7 @@ def _address(base_url: str, url: str) -> str:
 
 
 def _short(address: str) -> str:
-    # What follows the path is often a signature that opens the image to anybody.
+    # The query is often a signature that gives anyone access to the image.
     parts = urlsplit(address)
     text = f"{parts.scheme}://{parts.hostname}{parts.path}" if parts.hostname else address
     return text if len(text) <= 120 else text[:117] + "..."

@@ -1,4 +1,4 @@
-"""Images by any server that speaks the OpenAI images protocol."""
+"""Images from any server that implements OpenAI's images protocol."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from lens_reasoner.retry import RetryPolicy
 from lens_reasoner.types import GenerationSettings, Value
 
 SERVER_KEY_VARIABLE = "LENS_IMAGE_API_KEY"
-"""Environment variable with the key of an image server; OpenAI's key is not sent to others."""
+"""Environment variable for an image server's key; OpenAI's key is never sent to such a server."""
 
 _NO_KEY = "no-key"
-_ALIKE = {name: name for name in ("seed", "num_inference_steps", "negative_prompt")}
+_SAME_NAME = {name: name for name in ("seed", "num_inference_steps", "negative_prompt")}
 
 
 class ServerDialect(Value):
-    """What a kind of server understands beyond prompt and size; it drops the rest without a word.
+    """What a kind of server supports beyond prompt and size.
 
     Attributes:
         name: Name of the kind.
-        capabilities: What is claimed for it.
-        fields: Name on the wire of `seed`, `num_inference_steps`, `guidance_scale` and
-            `negative_prompt`, as far as it has them.
-        response_format: How images are asked for; None leaves it to the server. Both ways of
-            answering are read in any case.
+        capabilities: What it supports.
+        fields: Names in requests of `seed`, `num_inference_steps`, `guidance_scale` and
+            `negative_prompt`, as far as supported.
+        response_format: The reply format to request; None leaves it to the server. Both formats are
+            accepted in replies.
     """
 
     name: str
@@ -66,7 +66,7 @@ class ServerDialect(Value):
 PLAIN = ServerDialect(
     name="plain", capabilities=Capabilities(sizes=None, max_images=10, extra=("quality", "style"))
 )
-"""Only what the protocol itself has: prompt, number and size."""
+"""Only the protocol's own fields: prompt, number and size."""
 
 _DIFFUSION = Capabilities(
     seed=True,
@@ -75,7 +75,7 @@ _DIFFUSION = Capabilities(
     guidance=True,
     sizes=None,
     multiple_of=16,
-    # One seed is sent per call, so each image of several needs a call of its own.
+    # A call has only one seed, so each image needs its own call.
     max_images=1,
 )
 
@@ -95,7 +95,7 @@ VLLM_OMNI = ServerDialect(
             )
         }
     ),
-    fields={**_ALIKE, "guidance_scale": "guidance_scale"},
+    fields={**_SAME_NAME, "guidance_scale": "guidance_scale"},
     response_format="b64_json",
 )
 """vLLM-Omni, which reads these fields at the top level of the request."""
@@ -105,20 +105,21 @@ SGLANG = ServerDialect(
     capabilities=_DIFFUSION.model_copy(
         update={"extra": ("background", "guidance_scale", "output_format", "true_cfg_scale")}
     ),
-    fields={**_ALIKE, "guidance_scale": "guidance_scale"},
+    fields={**_SAME_NAME, "guidance_scale": "guidance_scale"},
     response_format="b64_json",
 )
-"""SGLang Diffusion, which may answer with addresses."""
+"""SGLang Diffusion, which may reply with URLs."""
 
 DIALECTS: Mapping[str, ServerDialect] = {d.name: d for d in (PLAIN, VLLM_OMNI, SGLANG)}
 """The dialects by name."""
 
 
 class ImageServer(ImagesApiGenerator):
-    """A `Generator` of an OpenAI-compatible image server.
+    """A `Generator` for an OpenAI-compatible image server.
 
-    What is not declared by the dialect is refused here, as servers drop unknown fields in silence.
-    Declare a server of your own with a `ServerDialect`, or change one of ours with `model_copy`.
+    Settings that the dialect does not declare are refused here, because servers ignore unknown
+    fields silently. For your own server, write a `ServerDialect`, or change an existing one with
+    `model_copy`.
     """
 
     def __init__(
@@ -139,22 +140,22 @@ class ImageServer(ImagesApiGenerator):
         """Choose server and model.
 
         Args:
-            model: Name of the model, as the server knows it.
-            base_url: Where its API is, usually ending in /v1.
-            dialect: What it understands.
-            api_key: The key; None is that in `LENS_IMAGE_API_KEY`, if any, and never OpenAI's.
-            guidance_field: The field that means `guidance_scale`, such as "true_cfg_scale"; None is
-                that for Qwen-Image, and the dialect's own for other models.
-            image_prices: Prices for the cost of each image; None means what a reply says of its
-                cost (xAI's do), or else unknown costs.
-            retry: How long to insist; None is `IMAGE_RETRY`.
-            retry_lost_replies: Repeat also calls whose reply was lost.
-            limits: Limits of this model on this server; None leaves what holds already.
-            max_concurrency: Most calls under way at once; 1 for a server with one GPU.
-            on_unsupported: Refuse settings it cannot honour, or warn.
+            model: Name of the model on the server.
+            base_url: The API's base URL, usually ending in /v1.
+            dialect: What the server supports.
+            api_key: The key; None means `LENS_IMAGE_API_KEY`, if set, and never OpenAI's.
+            guidance_field: Request field for `guidance_scale`, such as "true_cfg_scale"; None means
+                "true_cfg_scale" for Qwen-Image, and the dialect's field for other models.
+            image_prices: Image prices; None means the cost that a reply states (xAI's do), or else
+                an unknown cost.
+            retry: When to retry; None means `IMAGE_RETRY`.
+            retry_lost_replies: Whether to retry calls whose reply was lost, too.
+            limits: Rate limits of this model on this server; None keeps the current ones.
+            max_concurrency: Maximum calls in flight; 1 for a server with one GPU.
+            on_unsupported: Whether to refuse unsupported settings, or to drop them with a warning.
 
         Raises:
-            GeneratorError: There is no such dialect.
+            GeneratorError: There is no dialect of that name.
         """
         connection = ImagesConnection(
             model,
@@ -180,12 +181,12 @@ class ImageServer(ImagesApiGenerator):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the dialect declares."""
+        """The capabilities that the dialect declares."""
         return self._capabilities
 
     @property
     def fingerprint(self) -> str:
-        """The server and how its fields are used."""
+        """The server and the names of its fields."""
         return f"{super().fingerprint} {self._dialect.name} {sorted(self._fields.items())}"
 
     def body(self, prompt: str, seeds: Sequence[int], settings: GenerationSettings) -> Json:
@@ -220,7 +221,7 @@ def _dialect(choice: ServerDialect | str) -> ServerDialect:
 
 
 def _fields(dialect: ServerDialect, model: str, guidance_field: str | None) -> dict[str, str]:
-    """Names on the wire; of the guidance scale that which the model means by it."""
+    """Names in requests; the model decides what the guidance scale is called."""
     if "guidance_scale" not in dialect.fields:
         return dict(dialect.fields)
     usual = dialect.fields["guidance_scale"]

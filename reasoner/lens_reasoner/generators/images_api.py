@@ -1,4 +1,4 @@
-"""Drawing behind the OpenAI images protocol, whoever speaks it."""
+"""Generating images over OpenAI's images protocol."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from lens_reasoner.settings import check_seeds, check_settings, rules_of
 from lens_reasoner.types import GenerationSettings, Usage
 
 _log = logging.getLogger("lens_reasoner")
-_TOKENS_OF_A_PICTURE = 4000
+_TOKENS_PER_IMAGE = 4000
 _NO_PICTURE = (
     "Its moderation may have taken the picture away, or base_url may name another kind of server."
 )
@@ -44,14 +44,14 @@ _AT_AN_ADDRESS = (
     "response_format='b64_json'."
 )
 DOWNLOAD_SECONDS = 120.0
-"""Seconds that fetching one image from its address may take."""
+"""Maximum seconds for downloading one image."""
 
 
 class ImagesApiGenerator(OpenAIClient, ABC):
-    """Base of the generators that draw over HTTP.
+    """Base class of generators that use an HTTP API.
 
-    Subclasses give `capabilities` and `body`. Images keep the bytes the server sent, whatever
-    their format, and carry their share of the call's usage and cost.
+    Subclasses implement `capabilities` and `body`. Images keep the bytes the server sent, in any
+    format, and carry their share of the call's usage and cost.
     """
 
     def __init__(self, connection: ImagesConnection, prices: ImagePriceTable) -> None:
@@ -68,11 +68,11 @@ class ImagesApiGenerator(OpenAIClient, ABC):
     @property
     @abstractmethod
     def capabilities(self) -> Capabilities:
-        """What it can honour."""
+        """What it supports."""
 
     @property
     def fingerprint(self) -> str:
-        """The server; a model behind it may change without notice."""
+        """The server; the model behind it may change without notice."""
         source = "" if self._source is None else f" from {self._source.fingerprint}"
         return shown_url(self._images.base_url) + source
 
@@ -84,10 +84,10 @@ class ImagesApiGenerator(OpenAIClient, ABC):
 
     @abstractmethod
     def body(self, prompt: str, seeds: Sequence[int], settings: GenerationSettings) -> Json:
-        """The request, for settings that are checked and filled."""
+        """The request body, for checked and filled settings."""
 
     def fill(self, settings: GenerationSettings) -> GenerationSettings:
-        """The settings with what is asked for where nothing was given."""
+        """The settings with defaults filled in."""
         native = self.capabilities.native_size
         if settings.width is not None or native is None:
             return settings
@@ -103,12 +103,12 @@ class ImagesApiGenerator(OpenAIClient, ABC):
     ) -> list[GeneratedImage]:
         """See `Generator.generate`.
 
-        Where only some images of a call can be read, those are returned, as they are paid for.
+        If only some images of a call can be read, those are returned, because they are paid for.
 
         Raises:
-            UnsupportedSettingError: If a setting cannot be honoured.
-            GenerationRefusedError: If the provider's moderation stopped it.
-            ImageServiceError: If there is no usable image.
+            UnsupportedSettingError: A setting is not supported.
+            GenerationRefusedError: The provider's moderation refused the request.
+            ImageServiceError: There is no usable image.
         """
         able = self.capabilities
         used = self.fill(check_settings(settings, able, backend=self.name, rules=rules_of(self)))
@@ -116,7 +116,7 @@ class ImagesApiGenerator(OpenAIClient, ABC):
         started = time.perf_counter()
         reply = await self._images.draw(
             self.body(prompt, seeds, used),
-            tokens=_TOKENS_OF_A_PICTURE * len(seeds),
+            tokens=_TOKENS_PER_IMAGE * len(seeds),
             source=self._source,
         )
         usd = self._image_prices.cost(reply.model or self.model, reply.tokens)
@@ -180,7 +180,7 @@ class ImagesApiGenerator(OpenAIClient, ABC):
             raise ImageFileError("The server's moderation removed it.")
         if not picture.url:
             raise ImageFileError("The entry has neither a picture nor an address.")
-        # The image is paid for, and fetching it again costs nothing.
+        # The image is already paid for, and downloading it again is free.
         return await download(
             picture.url,
             base_url=self._images.base_url,
@@ -191,7 +191,7 @@ class ImagesApiGenerator(OpenAIClient, ABC):
         )
 
     def _as_drawn(self, settings: GenerationSettings, size: tuple[int, int]) -> GenerationSettings:
-        """The settings with the real size, and a note where another one was asked for."""
+        """The settings with the actual size, and a record of the requested one if it differs."""
         changes: dict[str, object] = {"width": size[0], "height": size[1]}
         if settings.width is not None and (settings.width, settings.height) != size:
             asked = f"{settings.width}x{settings.height}"

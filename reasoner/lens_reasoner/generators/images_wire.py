@@ -1,4 +1,4 @@
-"""Replies of the images protocol read, and their images taken out of them."""
+"""Parsing replies of the images protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lens_reasoner.openai_wire import Charged
 from lens_reasoner.types import Usage
 
 MOST_BYTES = 64 * 2**20
-"""Largest image taken from a server, in bytes."""
+"""Maximum size of an image from a server, in bytes."""
 
 Json = dict[str, Any]
 
@@ -24,9 +24,9 @@ class WirePicture:
     """One entry of a reply.
 
     Attributes:
-        base64: The image itself; empty if there is an address instead.
-        url: Where it is.
-        blocked: Whether the server marks it as taken away by its moderation.
+        base64: The image, base64-encoded; empty if there is a URL instead.
+        url: URL of the image.
+        blocked: Whether the server marks it as removed by its moderation.
     """
 
     base64: str = ""
@@ -39,10 +39,10 @@ class ImagesReply:
     """A reply of the images protocol.
 
     Attributes:
-        pictures: In the order drawn.
-        usage: Tokens, and the cost where the server says it.
-        tokens: The same by kind, for the price.
-        model: Name of the model, where the server says it.
+        pictures: The images, in order.
+        usage: Tokens, and the cost if the server states it.
+        tokens: Tokens by kind, for the price.
+        model: Name of the model, if the server states it.
     """
 
     pictures: tuple[WirePicture, ...]
@@ -52,10 +52,10 @@ class ImagesReply:
 
 
 def read_images(data: Json) -> ImagesReply:
-    """Read a reply.
+    """Parse a reply.
 
     Raises:
-        ValueError: It is of another form.
+        ValueError: The reply has another format.
     """
     entries = data.get("data")
     if not isinstance(entries, list):
@@ -92,7 +92,7 @@ def _usage(data: Any) -> tuple[Usage, ImageTokens]:
     read, written = _count(data, "input_tokens"), _count(data, "output_tokens")
     usd = Charged.model_validate(data).usd
     if not read and not written:
-        # Servers that do not count leave it out or say 0.
+        # Servers that do not count tokens omit them or say 0.
         return Usage(usd=usd), ImageTokens()
     details = data.get("input_tokens_details")
     details = details if isinstance(details, dict) else {}
@@ -111,10 +111,10 @@ def _count(data: Json, name: str) -> int | None:
 
 
 def decode(text: str) -> bytes:
-    """Bytes of a base64 text, which may be a `data:` address.
+    """Decode base64 text or a `data:` URL.
 
     Raises:
-        ImageFileError: It is no base64, or too long.
+        ImageFileError: It is not base64, or too long.
     """
     if text.startswith("data:"):
         text = text.partition(",")[2]
@@ -127,10 +127,10 @@ def decode(text: str) -> bytes:
 
 
 def check_picture(data: bytes) -> tuple[int, int]:
-    """Width and height of an image that can be decoded to its end.
+    """Decode an image completely and return its width and height.
 
     Raises:
-        ImageFileError: These bytes are no such image, whatever the server called them.
+        ImageFileError: The bytes are not a complete image in a supported format.
     """
     from PIL import Image
 
@@ -143,12 +143,12 @@ def check_picture(data: bytes) -> tuple[int, int]:
         with Image.open(io.BytesIO(data)) as picture:
             picture.load()
             return picture.size
-    except Exception as error:  # what damaged bytes make Pillow raise is not documented
+    except Exception as error:  # Pillow's errors for damaged files are not documented
         raise ImageFileError(f"The picture of {len(data)} bytes is damaged: {error}") from error
 
 
 def shares(usage: Usage, count: int) -> list[Usage]:
-    """The usage of one call spread over its images; together they are exactly the whole."""
+    """Split a call's usage over its images; the shares add up exactly to the whole."""
 
     def part(total: int | None, index: int) -> int | None:
         return None if total is None else total * (index + 1) // count - total * index // count

@@ -1,4 +1,4 @@
-"""An image that drawing starts from."""
+"""An image to start from."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SourcePicture:
-    """An image to start from, and which part of it may change.
+    """An image to start from, and optionally a mask.
 
     Attributes:
         image: The image file.
-        mask: A PNG file of the same size that is transparent where the image may change; None
-            leaves that to the generator.
-        size: Width and height.
+        mask: A PNG file of the same size, transparent where the image may change; None lets the
+            generator decide.
+        size: Width and height in pixels.
     """
 
     image: bytes = field(repr=False)
@@ -35,11 +35,11 @@ class SourcePicture:
     def of(
         cls, image: bytes, mask: bytes | None, capabilities: Capabilities, *, backend: str
     ) -> SourcePicture:
-        """Check both files, and that the generator can use them.
+        """Check both files, and that the generator supports them.
 
         Raises:
-            UnsupportedSettingError: It starts from no image, or takes no mask.
-            ImageFileError: A file is no image, or the mask does not fit the image.
+            UnsupportedSettingError: The generator takes no source image, or no mask.
+            ImageFileError: A file is not an image, or the mask does not match the image.
         """
         if not capabilities.image_input:
             raise _unsupported("image", "it draws from a prompt alone", backend)
@@ -52,7 +52,7 @@ class SourcePicture:
 
     @property
     def media_type(self) -> MediaType:
-        """What `image` is."""
+        """Media type of `image`."""
         return sniff(self.image) or "image/png"
 
     @property
@@ -61,11 +61,11 @@ class SourcePicture:
         return hashlib.sha256(self.image + b"\0" + (self.mask or b"")).hexdigest()[:16]
 
     def picture(self) -> Image.Image:
-        """The image without transparency."""
+        """The image as RGB, without transparency."""
         return _open(self.image).convert("RGB")
 
     def changeable(self) -> Image.Image | None:
-        """White where the image may change and black elsewhere; None without a mask."""
+        """The mask as white where the image may change and black elsewhere; None without a mask."""
         if self.mask is None:
             return None
         alpha = _open(self.mask).getchannel("A")

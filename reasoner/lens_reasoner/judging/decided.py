@@ -1,4 +1,4 @@
-"""Criteria put to a model that answers with probabilities and writes nothing."""
+"""Criteria answered by a model that only returns probabilities."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from lens_reasoner.verdict import CriterionVerdict
 class ByDecisions:
     """Asks for the probability that each criterion is satisfied.
 
-    Cheap and graded, but without evidence in words: whoever mends the prompt learns only what
-    failed.
+    Cheap and graded, but without evidence: a reviser only learns which criteria failed.
     """
 
     def __init__(self, decider: DecisionModel, *, undecided: float = 0.05) -> None:
         """Choose the model.
 
         Args:
-            decider: Answers the questions.
-            undecided: A probability nearer to 0.5 than this is "cannot_tell".
+            decider: The model.
+            undecided: A probability closer to 0.5 than this is "cannot_tell".
         """
         self._decider = decider
         self._undecided = undecided
@@ -91,5 +90,5 @@ class ByDecisions:
         )
 
     def calls(self, criteria: int) -> int:
-        """One for every `MAX_QUESTIONS`."""
+        """One per `MAX_QUESTIONS` criteria."""
         return -(-criteria // MAX_QUESTIONS)

@@ -1,4 +1,4 @@
-"""What judges on this machine have in common: one look, in a thread, then answers."""
+"""Base class of local judges: look at the image once in a worker thread, then answer."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Seen = TypeVar("Seen")
 
 
 class LocalJudge(ABC, Generic[Seen]):
-    """Looks at an image once, if any criterion concerns it, and answers from what it saw.
+    """Looks at an image once, if any criterion concerns the judge, and answers from what it saw.
 
-    Criteria it cannot decide are "cannot_tell". One image at a time, in a worker thread.
+    Other criteria are "cannot_tell". One image at a time, in a worker thread.
     """
 
     def __init__(self) -> None:
@@ -37,15 +37,15 @@ class LocalJudge(ABC, Generic[Seen]):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """What decides the answers besides image and criterion."""
+        """Everything that affects the answers except image and criterion."""
 
     @abstractmethod
     def concerns(self, criterion: Criterion) -> bool:
-        """Whether this judge can say anything about a criterion."""
+        """Whether this judge can decide a criterion."""
 
     @abstractmethod
     def look(self, picture: Image.Image) -> Seen:
-        """Look at an image, in RGB or grey; runs in a worker thread."""
+        """Analyse an image in RGB or greyscale; runs in a worker thread."""
 
     @abstractmethod
     def answer(self, criterion: Criterion, seen: Seen) -> Opinion:
@@ -55,8 +55,8 @@ class LocalJudge(ABC, Generic[Seen]):
         """See `Judge.judge`.
 
         Raises:
-            JudgeError: The image could not be looked at.
-            MissingPackagesError: The packages to look with are not installed.
+            JudgeError: The image could not be analysed.
+            MissingPackagesError: Packages that the judge needs are not installed.
         """
         started = time.perf_counter()
         concerned = any(self.concerns(criterion) for criterion in rubric.criteria)
@@ -96,10 +96,10 @@ class LocalJudge(ABC, Generic[Seen]):
 
 
 def require(what: str, *packages: str, extra: str) -> None:
-    """Make sure that packages of an extra are installed.
+    """Check that packages of an extra are installed.
 
     Raises:
-        MissingPackagesError: They are not.
+        MissingPackagesError: Some are not.
     """
     missing = tuple(name for name in packages if find_spec(name) is None)
     if missing:

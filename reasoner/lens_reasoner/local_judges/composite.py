@@ -1,4 +1,4 @@
-"""Several judges as one, each asked what it is best at."""
+"""Several judges as one, each asked about what it does best."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lens_reasoner.verdict import CriterionVerdict, Verdict
 
 
 class CompositeJudge:
-    """Sends each criterion to the judges of its kind, one after another until one can tell.
+    """Sends each criterion to the judges for its kind, one after another until one can tell.
 
-    Criteria that the judges of their kind cannot tell go to `otherwise`. A judge that fails counts
-    as one that cannot tell; only if nobody answered and somebody failed is there no verdict. Who
-    answered stands in `CriterionVerdict.judge`.
+    If none of them can tell, `otherwise` is asked. A failed judge counts as "cannot tell"; the
+    verdict only fails if no criterion was answered and a judge failed. `CriterionVerdict.judge`
+    says who answered.
 
     Example:
         ```python
@@ -30,14 +30,14 @@ class CompositeJudge:
     def __init__(
         self, routes: Mapping[CriterionKind, Sequence[Judge]], *, otherwise: Judge | None = None
     ) -> None:
-        """Choose who is asked.
+        """Choose the judges.
 
         Args:
-            routes: By kind of criterion, the judges in the order in which they are asked.
+            routes: For each kind of criterion, its judges in the order in which to ask them.
             otherwise: Asked last, and about all other kinds; None leaves those undecided.
 
         Raises:
-            LoopConfigError: If there is no judge at all.
+            LoopConfigError: There is no judge at all.
         """
         self._routes = {kind: tuple(judges) for kind, judges in routes.items()}
         self._otherwise = otherwise
@@ -46,7 +46,7 @@ class CompositeJudge:
 
     @property
     def _judges(self) -> tuple[Judge, ...]:
-        """Every judge once, in the order of asking."""
+        """All judges without duplicates, in the order in which they are asked."""
         every = [judge for judges in self._routes.values() for judge in judges]
         every += [self._otherwise] if self._otherwise is not None else []
         return tuple({id(judge): judge for judge in every}.values())
@@ -58,7 +58,7 @@ class CompositeJudge:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the judges' own fingerprints and of who is asked when."""
+        """A hash of the judges' fingerprints and of the routes."""
         known = [f"{j.name} {getattr(j, 'fingerprint', '')}" for j in self._judges]
         routes = {kind: [j.name for j in judges] for kind, judges in sorted(self._routes.items())}
         last = self._otherwise.name if self._otherwise else ""
@@ -75,7 +75,7 @@ class CompositeJudge:
         failures: dict[int, JudgeError] = {}
         spent, views = [Usage.zero()], []
         for turn in range(max(len(self._route(c)) for c in rubric.criteria)):
-            pending = [c for c in rubric.criteria if not _told(answers.get(c.name))]
+            pending = [c for c in rubric.criteria if not _decided(answers.get(c.name))]
             for judge, outcome in await self._turn(turn, pending, image, rubric):
                 spent.append(outcome.usage or Usage())
                 if isinstance(outcome, JudgeError):
@@ -85,7 +85,7 @@ class CompositeJudge:
                 for verdict in outcome.verdicts:
                     named = verdict.model_copy(update={"judge": verdict.judge or outcome.judge})
                     answers[verdict.criterion] = named
-        if failures and not any(_told(answer) for answer in answers.values()):
+        if failures and not any(_decided(answer) for answer in answers.values()):
             first = next(iter(failures.values()))
             raise JudgeError(first.message, usage=Usage.total(spent), hint=first.hint) from first
         return Verdict(
@@ -106,8 +106,8 @@ class CompositeJudge:
         answer: CriterionVerdict | None,
         failures: Mapping[int, JudgeError],
     ) -> CriterionVerdict:
-        """The answer, or that there is none and whether a failure is to blame."""
-        if answer is not None and _told(answer):
+        """The answer; without one, "cannot_tell" and whether a failure is the reason."""
+        if answer is not None and _decided(answer):
             return answer
         failed = [failures[id(j)].message for j in self._route(criterion) if id(j) in failures]
         if answer is None or failed:
@@ -123,7 +123,7 @@ class CompositeJudge:
     async def _turn(
         self, turn: int, pending: Sequence[Criterion], image: GeneratedImage, rubric: Rubric
     ) -> list[tuple[Judge, Verdict | JudgeError]]:
-        """Ask every judge whose turn it is about its criteria, all at once."""
+        """Ask all judges of this turn about their criteria, concurrently."""
         shares: dict[int, tuple[Judge, list[Criterion]]] = {}
         for criterion in pending:
             route = self._route(criterion)
@@ -142,5 +142,5 @@ class CompositeJudge:
         return await together(ask(judge, share) for judge, share in shares.values())
 
 
-def _told(verdict: CriterionVerdict | None) -> bool:
+def _decided(verdict: CriterionVerdict | None) -> bool:
     return verdict is not None and verdict.answer != "cannot_tell"

@@ -16,12 +16,13 @@ _HEADING = "## "
 
 
 class PromptSection(Value):
-    """One rule or group of rules.
+    """One rule or group of rules in a system prompt.
 
     Attributes:
         name: Short name on one line, unique within its prompt.
-        text: The instructions; no line of them looks like the heading of a section ("## ").
-        protected: Whether those who edit prompts, people or programs, must leave it as it is.
+        text: The instructions; no line may start with "## ", which begins a section.
+        protected: Whether people and programs that edit the prompt must leave the section
+            unchanged.
     """
 
     name: str = Field(min_length=1)
@@ -53,9 +54,9 @@ class SystemPrompt(Value):
     """An ordered set of sections with a name and a version.
 
     Attributes:
-        name: What it is for, such as "general".
-        version: Chosen by its author.
-        sections: In the order in which the model reads them.
+        name: Its purpose, such as "general".
+        version: Version chosen by its author.
+        sections: The sections in the order in which the model reads them.
     """
 
     name: str
@@ -79,7 +80,7 @@ class SystemPrompt(Value):
 
     @property
     def label(self) -> str:
-        """Name, version and a hash of the text, so that an edited prompt is never mistaken."""
+        """Name, version and a hash of the text, so that edited prompts can be told apart."""
         digest = hashlib.sha256(self.render().encode()).hexdigest()
         return f"{self.name}/{self.version}/{digest[:8]}"
 
@@ -89,11 +90,11 @@ class SystemPrompt(Value):
         return tuple(section for section in self.sections if not section.protected)
 
     def render(self) -> str:
-        """The text the model is given."""
+        """The text that the model is given."""
         return "\n\n".join(f"{_HEADING}{section.name}\n{section.text}" for section in self.sections)
 
     def section(self, name: str) -> PromptSection:
-        """The section of a name.
+        """The section called `name`.
 
         Raises:
             KeyError: There is none.
@@ -101,10 +102,10 @@ class SystemPrompt(Value):
         return {section.name: section for section in self.sections}[name]
 
     def with_section(self, name: str, text: str, *, version: str) -> SystemPrompt:
-        """A prompt of another version, with one section replaced or added at the end.
+        """Return the prompt with one section replaced, or added at the end.
 
         Raises:
-            ProtectedSectionError: If that section is protected.
+            ProtectedSectionError: The section is protected.
         """
         self._check_editable(name)
         new = PromptSection(name=name, text=text)
@@ -114,11 +115,11 @@ class SystemPrompt(Value):
         return SystemPrompt(name=self.name, version=version, sections=tuple(kept))
 
     def without_section(self, name: str, *, version: str) -> SystemPrompt:
-        """A prompt of another version without one section.
+        """Return the prompt without one section.
 
         Raises:
             KeyError: There is no such section.
-            ProtectedSectionError: If it is protected.
+            ProtectedSectionError: The section is protected.
         """
         self.section(name)
         self._check_editable(name)
@@ -133,10 +134,10 @@ class SystemPrompt(Value):
             )
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON or, if the name ends in .md, as markdown.
+        """Write JSON (.json) or markdown (.md).
 
         Raises:
-            PromptFileError: If the name ends in anything else.
+            PromptFileError: The path has another suffix.
         """
         path = Path(path)
         match path.suffix:
@@ -150,11 +151,11 @@ class SystemPrompt(Value):
 
     @classmethod
     def load(cls, path: str | Path) -> SystemPrompt:
-        """Read a file written by `save` or by hand.
+        """Read a JSON or markdown file, written by `save` or by hand.
 
         Raises:
-            PromptFileError: If the file is no system prompt.
-            OSError: If it cannot be read.
+            PromptFileError: The file is not a system prompt.
+            OSError: It cannot be read.
         """
         path = Path(path)
         if path.suffix not in {".json", ".md"}:
@@ -171,16 +172,16 @@ class SystemPrompt(Value):
             ) from error
 
     def to_markdown(self) -> str:
-        """The prompt as a markdown file."""
+        """The prompt as markdown text."""
         sections = [(s.name, s.text, s.protected) for s in self.sections]
         return markdown.write(self.name, self.version, sections)
 
     @classmethod
     def from_markdown(cls, text: str) -> SystemPrompt:
-        """Read what `to_markdown` wrote.
+        """Parse the markdown that `to_markdown` writes.
 
         Raises:
-            ValueError: If the text has not that form.
+            ValueError: The text has another format.
         """
         name, version, sections = markdown.read(text)
         return cls(
