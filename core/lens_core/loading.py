@@ -249,8 +249,15 @@ def check_components(
             f"the VAE's BatchNorm has {vae.bn.num_features} channels, the transformer reads "
             f"{transformer.config.in_channels} (in_channels)"
         )
-    if text_encoder is None:
-        return
+    if text_encoder is not None:
+        _check_encoder(transformer, text_encoder, tokenizer)
+
+
+def _check_encoder(
+    transformer: LensTransformer2DModel,
+    text_encoder: LensTextEncoder,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> None:
     layers, wanted = text_encoder.config.num_hidden_layers, transformer.config.selected_layer_index
     if max(wanted) >= layers:
         raise ComponentError(

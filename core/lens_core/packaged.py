@@ -41,7 +41,7 @@ def packaged_folder(name: str = WHOLE) -> Path:
         CheckpointError: This installation lacks its weights, or they do not belong to `lens-nano`.
     """
     if name not in PACKAGED_MODELS:
-        raise ParameterError(f"{name!r} is no packaged model; they are {PACKAGED_MODELS}")
+        raise ParameterError(f"{name!r} is not a packaged model; these are: {PACKAGED_MODELS}")
     weights = Path(str(files("lens_core"))) / "weights"
     return weights / WHOLE if name == WHOLE else _assembled(weights, name)
 

@@ -154,9 +154,9 @@ def check_callback(callback: object, names: Sequence[str] | None) -> None:
     asked = {*(names or ()), *getattr(callback, "tensor_inputs", ())}
     if unknown := sorted(asked - {*CALLBACK_TENSORS}):
         raise ParameterError(
-            f"callback_on_step_end_tensor_inputs {unknown} are not on offer; "
-            f"there is {list(CALLBACK_TENSORS)}. A callback that sets pipeline.guidance_scale = 1 "
-            "ends guidance"
+            f"callback_on_step_end_tensor_inputs {unknown} are not available; "
+            f"choose from {list(CALLBACK_TENSORS)}. A callback that sets "
+            "pipeline.guidance_scale = 1 ends guidance"
         )
 
 

@@ -125,7 +125,7 @@ class PreviewMap:
         try:
             return cls(torch.tensor(values["weight"]), torch.tensor(values["bias"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path} is no preview map: {error}") from error
+            raise CheckpointError(f"{path} is not a preview map: {error}") from error
 
 
 def find_preview_map(checkpoint: str | Path) -> PreviewMap | None:

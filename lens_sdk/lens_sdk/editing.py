@@ -146,7 +146,7 @@ def start_from(
     if not isinstance(generator, ImageEditor) or strength is not None:
         setting = "image" if strength is None else "strength"
         raise UnsupportedSettingError(
-            f"{setting} cannot be honoured by {generator.name!r}.",
+            f"{setting} is not supported by {generator.name!r}.",
             setting=setting,
             value=str(image) if strength is None else strength,
             backend=generator.name,
@@ -169,7 +169,7 @@ def transparent_mask(mask: bytes) -> bytes:
 
     if sniff(mask) is None:
         raise ImageFileError(
-            f"The mask's {len(mask)} bytes are no picture file.", hint="Give a PNG file."
+            f"The mask's {len(mask)} bytes are not an image file.", hint="Give a PNG file."
         )
     with Image.open(io.BytesIO(mask)) as picture:
         if "A" in picture.getbands():

@@ -119,7 +119,7 @@ def plan_memory(
     """
     if memory is None and feature_cache is None:
         return
-    what = "does not share this machine's memory as a Lens model does"
+    what = "has no memory plans, because it is not a local Lens model"
     _runtime(generator, what, "--memory and --feature-cache").plan_memory(memory, feature_cache)
 
 
@@ -136,7 +136,7 @@ def plan_loras(generator: Generator, loras: Sequence[tuple[Path, float]]) -> Non
     """
     if not loras:
         return
-    _runtime(generator, "takes no LoRAs of Lens", "--lora").plan_loras(loras)
+    _runtime(generator, "does not accept Lens LoRAs", "--lora").plan_loras(loras)
 
 
 def plan_speed(generator: Generator, speed: str | None = None) -> None:
@@ -152,7 +152,7 @@ def plan_speed(generator: Generator, speed: str | None = None) -> None:
     """
     if speed is None:
         return
-    _runtime(generator, "has no faster paths to choose from", "--speed").plan_speed(speed)
+    _runtime(generator, "has no speed plans", "--speed").plan_speed(speed)
 
 
 def refuse_unsupported(
@@ -206,11 +206,11 @@ def editing_generator(generator: Generator, image: bytes, mask: bytes | None = N
     """
     if not isinstance(generator, ImageEditor) or not generator.capabilities.image_input:
         raise UnsupportedSettingError(
-            f"{generator.name!r} draws from a prompt alone and changes no pictures.",
+            f"{generator.name!r} only generates from prompts and cannot change images.",
             setting="image",
             value="a picture",
             backend=generator.name,
-            hint="Leave the picture out, or choose another model.",
+            hint="Leave the image out, or choose another model.",
         )
     editing = generator.editing(image, mask=mask)
     # Looked at here, where blocking is allowed: some decode the picture only now.

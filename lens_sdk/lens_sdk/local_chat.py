@@ -197,11 +197,10 @@ class LocalChat:
         for message in messages:
             if any(isinstance(part, ImagePart) for part in message.parts):
                 raise TextOnlyError(
-                    f"{self.model!r} reads text and cannot look at a picture, so it cannot judge "
-                    "one.",
+                    f"{self.model!r} only reads text, so it cannot judge images.",
                     fault="rejected",
                     model=self.model,
-                    hint="Judge with a model that sees, or with a detector.",
+                    hint="Use a vision model or a detector as judge.",
                 )
         return tuple(
             Turn("developer" if message.role == "system" else message.role, message.text)

@@ -132,7 +132,7 @@ class OptimizeRun:
         if (folder / ORDER_FILE).exists():
             raise RunDirectoryError(
                 f"{str(folder)!r} holds a run already.",
-                hint=f"Go on with: lens optimize --resume {folder}, or choose another folder.",
+                hint=f"Resume with: lens optimize --resume {folder}, or choose another folder.",
             )
         choose_strategy(order.strategy)
         prompts.split(order.random_seed)
@@ -166,7 +166,7 @@ class OptimizeRun:
         except (OSError, ValueError) as error:
             raise RunDirectoryError(
                 f"{str(folder)!r} holds no run to go on with: {_first_line(error)}.",
-                hint="Give the folder that was --out of lens optimize.",
+                hint="Give the --out folder of lens optimize.",
             ) from error
         changes = {name: value for name, value in (budget or {}).items() if value is not None}
         if changes:

@@ -114,15 +114,15 @@ def _generator(
 ) -> Generator:
     if original.seed is None:
         raise ReproductionError(
-            f"{original.generator} took no seed, so that its pictures cannot be made again.",
-            hint="Only pictures that were drawn from a seed can.",
+            f"{original.generator} took no seed, so its images cannot be generated again.",
+            hint="Only images generated from a seed can.",
         )
     if model is not None:
         return as_generator(model)
     if recipe.get("maker") != MAKER:
         raise ReproductionError(
             f"The file does not say how {original.generator} can be had again.",
-            hint="Name what draws with --model, such as diffusers:ID_OR_FOLDER.",
+            hint="Name the model with --model, such as diffusers:ID_OR_FOLDER.",
         )
     name = str(recipe["model"]["name"])
     try:
@@ -156,7 +156,7 @@ def _from_source(
 ) -> Generator:
     if not isinstance(generator, LocalLensGenerator):
         raise ReproductionError(
-            f"The picture started from another one, which {generator.name} is not told here.",
+            f"The picture started from another one, which {generator.name} cannot use here.",
             hint="Choose a local Lens model.",
         )
     kept = recipe.get("mask")

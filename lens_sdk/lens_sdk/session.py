@@ -158,8 +158,8 @@ def choose_reasoner(
         return GgufReasoner(name or None)
     if runtime is None:
         raise UnknownPartError(
-            f"The reasoner {kind!r} writes with the text encoder of a local Lens model, and the "
-            "generator is another one.",
+            f"The reasoner {kind!r} uses the text encoder of a local Lens model, but the generator "
+            "is not one.",
             hint="Choose openai, gguf or none, or give a Reasoner.",
         )
     if kind == "local":
@@ -268,7 +268,7 @@ def _follows(choice: PartChoice, part: str) -> bool:
     """Whether a part is the one that goes with another, or none."""
     if choice not in {"auto", "none"}:
         raise UnknownPartError(
-            f"{part} {choice!r} is not known.", hint="Choices: auto, none, or a part of your own."
+            f"{part} {choice!r} is not known.", hint="Choices: auto, none, or your own part."
         )
     return choice == "auto"
 
@@ -289,8 +289,8 @@ def _read(
             what = runtime.model.name if runtime is not None else "this generator"
             raise MissingKeyError(
                 f"There is no offline {part} for {what} and no key for a language model.",
-                hint="Set OPENAI_API_KEY (or OPENAI_BASE_URL to a server of your own), or do "
-                "without: --no-reason and --no-judge, or reasoner=None and judge=None in Python.",
+                hint="Set OPENAI_API_KEY (or OPENAI_BASE_URL for your own server), or work without "
+                "them: --no-reason and --no-judge, or reasoner=None and judge=None in Python.",
             )
     if kind not in _NAMED[part] and (name or kind not in _PLAIN[part]):
         raise UnknownPartError(

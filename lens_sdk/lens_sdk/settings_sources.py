@@ -29,7 +29,7 @@ VARIABLES: dict[str, str] = {
 
 _PATHS = frozenset({"system_prompt", "prices", "runs", "cache"})
 _FORM = (
-    "It is to be a TOML file; a path with backslashes goes into single quotes, as in "
+    "It must be a TOML file; put a path with backslashes in single quotes, as in "
     "runs = 'D:\\tries\\runs'."
 )
 _PROJECT_MARKS = (".git", "pyproject.toml")
@@ -150,7 +150,7 @@ def _check_name(name: str, where: str) -> None:
         return
     if name.rpartition(".")[2].endswith("api_key"):
         raise SettingsError(
-            f"{where} holds {name}, and keys do not belong into files.",
+            f"{where} holds {name}, and keys do not belong in files.",
             hint="Put the key into an environment variable and name that: "
             'api_key_env = "LENS_API_KEY".',
         )

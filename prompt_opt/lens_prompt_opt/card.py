@@ -127,7 +127,7 @@ class PromptCard(Value):
             return cls.model_validate_json(Path(path).read_bytes())
         except (OSError, ValidationError) as error:
             raise PromptOptError(
-                f"{str(path)!r} is no prompt card: {error}", hint="Give a file saved by a study."
+                f"{str(path)!r} is not a prompt card: {error}", hint="Give a file saved by a study."
             ) from error
 
 

@@ -146,7 +146,7 @@ class SettingsChecker(Protocol):
 
         Returns:
             For each offending field of `GenerationSettings`, or name in `extra`, the rule its value
-            breaks, worded to follow "it cannot be honoured:".
+            breaks, worded to follow "it is not supported:".
         """
         ...
 

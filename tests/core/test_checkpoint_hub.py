@@ -200,11 +200,11 @@ def test_when_no_source_works_each_reason_is_told(
     monkeypatch.setattr(load, "PRESETS", {"tiny": lacking})
     with pytest.raises(CheckpointError) as caught:
         LensPipeline.from_pretrained("tiny", hub=client)
-    assert "the vae of tiny: no source works" in str(caught.value)
+    assert "the vae of tiny: no source worked" in str(caught.value)
     assert str(caught.value).count("@11111111: ") == 2
     assert "Repository Not Found" in str(caught.value)
     nowhere = Hub(client.endpoint, tmp_path / "empty", local_only=True)
-    with pytest.raises(CheckpointError, match="no source works"):
+    with pytest.raises(CheckpointError, match="no source worked"):
         fetch_first(nowhere, tiny.text_encoder)
 
 

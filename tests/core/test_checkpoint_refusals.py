@@ -241,7 +241,7 @@ def test_a_tensor_under_two_names_is_refused(
 
     path = changed(files, key, tmp_path, twice)
     assert sorted(component_of(path).unexpected[0].split(" and ")) == sorted([name, old])
-    with pytest.raises(CheckpointError, match="holds the same twice"):
+    with pytest.raises(CheckpointError, match="has the same tensor twice"):
         LAYOUTS[key](path)
 
 

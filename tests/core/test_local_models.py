@@ -40,7 +40,7 @@ def test_a_published_name_is_loaded_from_a_plain_folder(
     found = loaded.transformer.state_dict()
     assert all(torch.equal(found[name], weights[name]) for name in weights)
     assert loaded.defaults.num_inference_steps == 4
-    with pytest.raises(CheckpointError, match="the transformer of lens: no source works"):
+    with pytest.raises(CheckpointError, match="the transformer of lens: no source worked"):
         LensPipeline.from_pretrained("lens", hub=hub)
 
 

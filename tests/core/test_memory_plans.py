@@ -205,7 +205,7 @@ def test_plans_that_cannot_be_are_refused(wrong: dict[str, Any], said: str) -> N
 
 
 def test_calls_that_contradict_a_plan_are_refused(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="memory '10gb' is no plan; there are"):
+    with pytest.raises(ParameterError, match="memory '10gb' is not a plan; choose one of"):
         LensPipeline.from_pretrained(tiny, memory="10gb")
     with pytest.raises(ParameterError, match="frees the text encoder"):
         tiny_pipeline().apply_memory("8gb", "cpu")

@@ -287,11 +287,11 @@ def test_the_carried_tokenizer_is_used(layouts: dict[str, Path], tmp_path: Path)
     assert mask.all()
     given = LensPipeline.from_components(*parts, tokenizer=tiny_tokenizer(), configs=configs)
     assert given.tokenizer is tiny_tokenizer()
-    with pytest.raises(CheckpointError, match=r"config\.json is no tokenizer\.json"):
+    with pytest.raises(CheckpointError, match=r"config\.json is not a tokenizer\.json"):
         LensPipeline.from_components(*parts, tokenizer=GOLDEN / "vae_config.json", configs=configs)
     content["tokenizer_json"] = torch.zeros(9, dtype=torch.uint8)
     save_file(content, path)
-    with pytest.raises(CheckpointError, match=r"tokenizer_json is no tokenizer\.json"):
+    with pytest.raises(CheckpointError, match=r"tokenizer_json is not a tokenizer\.json"):
         LensPipeline.from_components(*parts, configs=configs)
 
 

@@ -69,7 +69,7 @@ def test_shapes_and_places_that_cannot_be_are_refused(
         ('{"a": [1, 2]}', "no safetensors"),
         ('{"__metadata__": 5}', "no safetensors"),
         ('{"__metadata__": {"a": {}}}', "metadata must be text"),
-        (f'{{"a": {json.dumps(FOUR)}, "a": {json.dumps(NEXT)}}}', "a name is there twice"),
+        (f'{{"a": {json.dumps(FOUR)}, "a": {json.dumps(NEXT)}}}', "a name appears twice"),
         (f'{{"\\ud800": {json.dumps(FOUR)}}}', "surrogates not allowed"),
     ],
     ids=["deep", "list", "entry", "metadata", "nested", "twice", "name"],

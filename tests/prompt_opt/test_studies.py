@@ -331,7 +331,7 @@ def test_a_saved_card_is_what_a_reasoner_loads(tmp_path: Path) -> None:
 def test_a_file_that_is_no_text_is_no_card(tmp_path: Path) -> None:
     path = tmp_path / "prompt.json"
     path.write_bytes(b'{"system_prompt": "\xff"}')
-    with pytest.raises(PromptOptError, match="is no prompt card"):
+    with pytest.raises(PromptOptError, match="is not a prompt card"):
         PromptCard.load(path)
     with pytest.raises(PromptFileError, match="is not a system prompt"):
         load_system_prompt(path)

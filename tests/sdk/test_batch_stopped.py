@@ -119,7 +119,7 @@ def test_what_failing_again_and_again_costs_is_not_forgotten(
     world.server.answer = answer
     known = len(world.server.calls)
     _, stderr = lens(*served, "--max-cost", str(first["usd"] * 1.5), code=1)
-    assert "The money is spent." in stderr
+    assert "The cost limit is reached." in stderr
     assert len(world.server.calls) == known
 
 
@@ -128,7 +128,7 @@ def test_a_cost_that_nobody_knows_ends_a_batch_with_a_limit(
 ) -> None:
     _, stderr = lens(*served, "--max-cost", "5", "--concurrency", "1", code=1)
     assert "3 left · cost unknown" in stderr
-    assert "What some calls cost is not known" in stderr
+    assert "The cost of some calls is unknown" in stderr
     assert 0 < len(world.server.calls) < CALLS
     lens(*served)
     assert set(world.asked.values()) == {1}
@@ -228,7 +228,7 @@ def test_money_and_time_hold_for_the_whole_batch(
     )
     # A call reads 11 tokens: the limit is met within the second request.
     _, stderr = lens(*arguments, "--max-cost", "60", code=1)
-    assert "1 done · 2 left · mean score 1.00 · $66.0000 The money is spent." in stderr
+    assert "1 done · 2 left · mean score 1.00 · $66.0000 The cost limit is reached." in stderr
     assert len(world.server.calls) == 6
     lens(*arguments, "--max-cost", "60", code=1)
     assert len(world.server.calls) == 6
@@ -237,5 +237,5 @@ def test_money_and_time_hold_for_the_whole_batch(
     assert len(world.server.calls) == 12
     _, stderr = lens(*arguments[:2], "late", *arguments[3:], "--deadline", "0.0001", code=1)
     assert "3 left" in stderr
-    assert "The time is over." in stderr
+    assert "The deadline has passed." in stderr
     assert len(world.server.calls) == 12

@@ -172,5 +172,5 @@ def test_what_the_model_lacks_is_refused_or_left_out(
     # Told in a line of its own, without the code it comes from.
     shell = [sys.executable, "-m", "lens_sdk", *command, "--steps", "4", "--drop-unsupported"]
     shown = subprocess.run(shell, capture_output=True, text=True, check=True).stderr
-    assert "Warning: num_inference_steps=4 cannot be honoured" in shown
+    assert "Warning: num_inference_steps=4 is not supported" in shown
     assert ".py" not in shown

@@ -86,6 +86,6 @@ def test_pull_downloads_and_tells_from_where(tmp_path: Path, wide: None) -> None
         [part] = json.loads(run("pull", "good/lens", *arguments, "--json"))["parts"]
         assert (part["path"], part["commit"]) == (place[1], "3" * 40)
         text = run("pull", "lens-turbo", "--only", "vae", *arguments, code=1)
-        assert "no source works" in text
+        assert "no source worked" in text
         assert text.count("flux2-vae") >= 1
     assert "neither a published model" in run("pull", "nonsense", code=1)

@@ -79,7 +79,7 @@ def test_drawn_scenes_are_encoded_once(tmp_path: Path) -> None:
     assert "Computed 0 latents and features" in lens(*arguments)
     assert json.loads(lens(*arguments, "--layers", "1", "--json"))["computed"] == 6
     assert "layers 0 to 1, not [7]" in lens(*arguments, "--layers", "7", code=1)
-    assert "'a' is not numbers" in lens(*arguments, "--layers", "a", code=2)
+    assert "'a' is not a list of numbers" in lens(*arguments, "--layers", "a", code=2)
 
 
 def test_a_packaged_model_encodes_by_its_name(tmp_path: Path) -> None:

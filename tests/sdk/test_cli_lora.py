@@ -63,7 +63,7 @@ def test_what_is_no_lora_is_refused_before_anything_is_loaded(
     tiny_folder: Path, lora: Path, tmp_path: Path
 ) -> None:
     told = ("generate", "x", "--no-reason", "--no-judge", "--model", str(tiny_folder), "--lora")
-    assert "'strong' is no number" in lens(*told, f"{lora}@strong", code=2)
+    assert "'strong' is not a number" in lens(*told, f"{lora}@strong", code=2)
     missing = lens(*told, str(tmp_path / "none.safetensors"), code=1)
     assert "none.safetensors' cannot be read" in missing
     assert "Name a safetensors file or a PEFT folder" in missing

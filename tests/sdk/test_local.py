@@ -156,7 +156,7 @@ def test_the_command_refuses_it_without_loading(
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 1
     assert setting in done.output
-    assert "cannot be honoured" in done.output
+    assert "is not supported" in done.output
     assert "Loading" not in done.output
 
 

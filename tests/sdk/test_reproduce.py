@@ -271,10 +271,10 @@ def test_the_command_draws_from_a_picture_inside_a_mask(
     assert GeneratedImage.load("new.png").settings.extra == {"strength": 0.5}
     assert "are for --image" in run(*nano, "--mask", "mask.png", code=2)
     assert "strength 2" in run(*nano, "--image", "source.png", "--strength", "2", code=1)
-    assert "no picture" in run(*nano, "--image", "source.png", "--mask", __file__, code=1)
+    assert "not an image" in run(*nano, "--image", "source.png", "--mask", __file__, code=1)
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     openai = ("--model", "openai", "--image", "source.png", "--strength", "0.5")
-    assert "strength cannot be honoured" in run(*openai, code=1)
+    assert "strength is not supported" in run(*openai, code=1)
     assert "base 1000" in run(*nano, "--size", "16:9@1000", code=2)
 
 

@@ -71,7 +71,7 @@ def test_a_file_above_the_project_does_not_count(project: Path) -> None:
     ("text", "words"),
     [
         ('modell = "x"', "Did you mean model"),
-        (f'api_key = "{SECRET}"', "keys do not belong into files"),
+        (f'api_key = "{SECRET}"', "keys do not belong in files"),
         ("max_retries = -1", "max_retries = -1 (.*lens.toml) cannot be used"),
         ('timeouts.total = "soon"', "timeouts.total = 'soon'"),
         ("model = [", "cannot be read"),

@@ -48,7 +48,7 @@ def test_parts_of_this_process_are_no_choice_of_a_servers_caller(
     for command in ("create x --model lens-nano-turbo", "rewrite x --reasoner none"):
         refused = CliRunner().invoke(app, command.split())
         assert refused.exit_code == 2, refused.output
-        assert "works with parts of its own" in " ".join(refused.stderr.replace("│", " ").split())
+        assert "uses its own model and judge" in " ".join(refused.stderr.replace("│", " ").split())
     with pytest.raises(LoopConfigError, match="model, reasoner and base_url"):
         Lens("lens-nano-turbo", base_url=running.url, reasoner=None)
     # Where the address comes from the settings, the same code works here and on a server.

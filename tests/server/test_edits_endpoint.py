@@ -238,7 +238,7 @@ def noted() -> bytes:
         ({}, {"n": "many"}, "n", "valid integer"),
         ({}, {"size": "65x"}, "size", "pattern"),
         ({}, {"strength": "1.5"}, "strength", "less than or equal to 1"),
-        ({}, {"mask_feather": "3"}, "mask_feather", "cannot be honoured"),
+        ({}, {"mask_feather": "3"}, "mask_feather", "is not supported"),
         ({}, {"input_fidelity": "high"}, "input_fidelity", "no such parameter"),
         ({"photo": lambda: file(CREAM)}, {}, "photo", "is a file"),
     ],

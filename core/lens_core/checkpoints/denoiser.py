@@ -116,7 +116,8 @@ def _check_released(path: Path, tensors: LazyTensors) -> None:
     }
     if not any(name in tensors for name, _ in looked_at.values()):
         raise CheckpointError(
-            f"{path} is no Lens denoiser: it has none of {[name for name, _ in looked_at.values()]}"
+            f"{path} is not a Lens denoiser: it has none of "
+            f"{[name for name, _ in looked_at.values()]}"
         )
     for key, (name, axis) in looked_at.items():
         shape = tensors[name].shape if name in tensors else ()

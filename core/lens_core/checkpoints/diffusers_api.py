@@ -17,8 +17,8 @@ _QUANTISED = (
     "MemoryPlan(transformer_weights='fp8') rounds the denoiser"
 )
 _PLAN = "name one device ('cuda'), or let memory='auto' share a card; see docs/memory.md"
-_LORA_SCALE = "set_adapters(names, weights) sets how strongly LoRAs work"
-_CALLBACK = "callback_on_step_end is told after each step, and on_step"
+_LORA_SCALE = "set_adapters(names, weights) sets the weights of LoRAs"
+_CALLBACK = "use callback_on_step_end or on_step, called after each step"
 _VAE = "it is a method of the autoencoder: pipeline.vae."
 
 CALL_ARGUMENTS: Mapping[str, str] = {
@@ -30,9 +30,9 @@ CALL_ARGUMENTS: Mapping[str, str] = {
     "control_image": "there is no ControlNet for Lens",
     "eta": "Lens is sampled without new noise",
     "ip_adapter_image": "there is no IP-Adapter for Lens",
-    "padding_mask_crop": "crop picture and mask, draw, and paste the result",
+    "padding_mask_crop": "crop image and mask, generate, and paste the result",
     "timesteps": "give sigmas=, noise levels before the time shift",
-    "true_cfg_scale": "guidance_scale is the guidance, with negative_prompt",
+    "true_cfg_scale": "use guidance_scale with negative_prompt",
 }
 """Arguments of a pipeline's call."""
 
@@ -62,7 +62,7 @@ PIPELINE_METHODS: Mapping[str, str] = {
     "cuda": "pipeline.to('cuda')",
     "disable_vae_slicing": f"{_VAE}disable_slicing()",
     "disable_vae_tiling": f"{_VAE}disable_tiling()",
-    "enable_freeu": "it changes the skip connections of a U-Net, and Lens has none",
+    "enable_freeu": "it changes the skip connections of a U-Net, which Lens does not have",
     "enable_vae_slicing": f"{_VAE}enable_slicing()",
     "enable_vae_tiling": f"{_VAE}enable_tiling()",
     "fuse_qkv_projections": "they are fused in Lens as it was published",
@@ -70,7 +70,7 @@ PIPELINE_METHODS: Mapping[str, str] = {
     "load_ip_adapter": "there is no IP-Adapter for Lens",
     "load_textual_inversion": "there is no textual inversion for Lens",
     "lora_state_dict": "load_lora_weights reads files of every known key style itself",
-    "set_lora_device": "LoRAs are where the denoiser is; delete_adapters() frees what is not used",
+    "set_lora_device": "LoRAs are on the denoiser's device; delete_adapters() frees unused ones",
     "vae_scale_factor": "size_multiple is the side of a token in pixels",
 }
 """Methods and properties of a pipeline."""

@@ -156,5 +156,5 @@ def carried_tokenizer(source: EncoderSource) -> PreTrainedTokenizerFast | None:
         return tokenizer_from_json(source.tokenizer)
     except Exception as error:  # The tokenizers library raises nothing narrower.
         raise CheckpointError(
-            f"{source.path}: {names.TOKENIZER} is no tokenizer.json: {error}"
+            f"{source.path}: {names.TOKENIZER} is not a tokenizer.json: {error}"
         ) from error

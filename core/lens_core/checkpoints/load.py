@@ -66,7 +66,9 @@ def load_source(
     name, local = str(source), Path(source)
     asks_hub = not local.exists()
     if revision is not None and not (asks_hub and name not in PRESETS and is_repository(name)):
-        raise ParameterError(f"revision {revision!r} is for hub repositories, not for {name!r}")
+        raise ParameterError(
+            f"revision {revision!r} only applies to hub repositories, not {name!r}"
+        )
     if asks_hub and name in PRESETS:
         return _load_preset(
             PRESETS[name], dtype or torch.bfloat16, given, hub or Hub(), load_encoder
@@ -183,4 +185,4 @@ def _tokenizer(
     try:
         return tokenizer_from_json(path.read_text(encoding="utf-8"))
     except Exception as error:  # The tokenizers library raises nothing narrower.
-        raise CheckpointError(f"{path} is no tokenizer.json: {error}") from error
+        raise CheckpointError(f"{path} is not a tokenizer.json: {error}") from error

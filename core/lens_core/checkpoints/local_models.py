@@ -29,7 +29,9 @@ def models_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
         return None
     folder = Path(named).expanduser()
     if not folder.is_dir():
-        raise ParameterError(f"{VARIABLE} names {named!r}, which is no folder; make it or unset it")
+        raise ParameterError(
+            f"{VARIABLE} names {named!r}, which is not a folder; create or unset it"
+        )
     return folder
 
 

@@ -32,7 +32,7 @@ def strengths_of(given: Weight | Sequence[Weight], names: Sequence[str]) -> list
     """A weight for each name.
 
     Raises:
-        ParameterError: Another count, or one that is no finite number.
+        ParameterError: Another count, or one that is not a finite number.
     """
     several = isinstance(given, (list, tuple, np.ndarray))
     weights: list[Any] = [*given] if several else [given] * len(names)  # type: ignore[misc]

@@ -71,7 +71,7 @@ def _part(component: str, path: Path, source: HubSource) -> PulledPart:
     for info in inspect_checkpoint(path):
         if not info.is_complete:
             lacking = ", ".join((*info.missing[:5], *info.unexpected[:5]))
-            raise CheckpointError(f"{path} is not complete or not what it should be: {lacking}")
+            raise CheckpointError(f"{path} is incomplete or not as expected: {lacking}")
     places = path.parts
     commit = places[places.index("snapshots") + 1] if "snapshots" in places else "unknown"
     return PulledPart(component, path, source, commit, bool(source.sha256))

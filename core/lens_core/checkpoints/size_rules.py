@@ -25,5 +25,5 @@ def read_size_rules(source: str | Path, vae: Path) -> SizeRules:
     try:
         multiple = token_side(stated or {})
     except (TypeError, ValueError, IndexError) as error:
-        raise CheckpointError(f"{vae}: its configuration is of no FLUX.2 autoencoder") from error
+        raise CheckpointError(f"{vae}: not the configuration of a FLUX.2 autoencoder") from error
     return SizeRules(own.height, own.width, multiple)

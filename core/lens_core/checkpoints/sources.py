@@ -123,7 +123,7 @@ def find_preset(name: str) -> Preset:
         ParameterError: There is none of that name; lists those there are.
     """
     if name not in PRESETS:
-        raise ParameterError(f"{name!r} is no published model; there are {sorted(PRESETS)}")
+        raise ParameterError(f"{name!r} is not a published model; these are: {sorted(PRESETS)}")
     return PRESETS[name]
 
 

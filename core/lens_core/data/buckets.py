@@ -128,6 +128,6 @@ def nearest_bucket(height: int, width: int, table: Sequence[Bucket]) -> Bucket:
         least = min(table, key=lambda bucket: bucket.height * bucket.width)
         raise UnfitImageError(
             f"a picture of {width}x{height} (width x height) would have to be enlarged for every "
-            f"bucket of its ratio; the smallest area is {least.width}x{least.height}"
+            f"bucket of its ratio; the smallest bucket is {least.width}x{least.height}"
         )
     return fitting[0]

@@ -81,7 +81,7 @@ class BatchEncoder:
             ComponentError: There is no cache, or a caption is missing and no encoder there.
         """
         if self.text_cache is None:
-            raise ComponentError("features are to be kept, and there is no cache for them")
+            raise ComponentError("text features should be cached, but there is no cache for them")
         for caption in dict.fromkeys(captions):
             self._cached_text(caption, self.text_cache)
 
@@ -92,7 +92,7 @@ class BatchEncoder:
             DataError: It cannot be read.
         """
         if self.latent_cache is None:
-            raise ComponentError("latents are to be kept, and there is no cache for them")
+            raise ComponentError("latents should be cached, but there is no cache for them")
         if self.latent_cache.get(stored.content_hash) is None:
             shown = pixels(decode_image(stored.picture, stored.name))
             sample = LoadedSample(stored.name, stored.content_hash, shown, "")

@@ -164,5 +164,5 @@ def _content(path: Path, place: Place) -> bytes:
     except OSError as error:
         raise DamagedShardError(f"shard {path} cannot be read: {error}") from error
     if len(content) != length:
-        raise DamagedShardError(f"shard {path} is cut short")
+        raise DamagedShardError(f"shard {path} is truncated")
     return content

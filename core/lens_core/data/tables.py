@@ -24,7 +24,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     readers = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise ParameterError(f"{path} is no table; known suffixes: {', '.join(readers)}")
+        raise ParameterError(f"{path} is not a table; known suffixes: {', '.join(readers)}")
     if not path.is_file():
         raise ParameterError(f"{path} does not exist")
     return _decoded(reader(path), path)

@@ -110,7 +110,7 @@ def _samples(source: SourceImage, settings: ShardSettings) -> list[tuple[Bucket,
         try:
             caption.encode()
         except UnicodeEncodeError as error:
-            raise MissingCaptionError(f"{source.name} has a caption that is no text") from error
+            raise MissingCaptionError(f"{source.name} has a caption that is not text") from error
     content = read_source(source)
     digest = content_hash(content)
     image = decode_image(content, source.name)

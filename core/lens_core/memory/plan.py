@@ -127,6 +127,6 @@ def find_plan(name: str) -> MemoryPlan:
     """
     if name not in PLANS:
         raise ParameterError(
-            f"memory {name!r} is no plan; there are {[AUTO, *PLANS]}, or give a MemoryPlan"
+            f"memory {name!r} is not a plan; choose one of {[AUTO, *PLANS]}, or give a MemoryPlan"
         )
     return PLANS[name]

@@ -16,7 +16,7 @@ def place(device: str) -> torch.device:
     if device == "cpu":
         return torch.device("cpu")
     if device != "cuda" or not torch.cuda.is_available():
-        raise ParameterError(f"device {device!r} is not there; choose cpu, or cuda with a GPU")
+        raise ParameterError(f"device {device!r} is not available; choose cpu, or cuda with a GPU")
     chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(chosen)
     return chosen

@@ -187,7 +187,7 @@ def batches_per_step(config: DenoiserConfig, workers: Workers) -> int:
     at_once = config.batch_size * workers.count
     if config.global_batch % at_once:
         raise ParameterError(
-            f"global_batch {config.global_batch} is no multiple of {workers.count} processes x "
+            f"global_batch {config.global_batch} is not a multiple of {workers.count} processes x "
             f"batch_size {config.batch_size}; change batch_size or the number of processes"
         )
     return config.global_batch // at_once

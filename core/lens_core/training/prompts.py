@@ -151,7 +151,7 @@ def read_prompts(path: Path) -> list[Prompt]:
             facts = dict(json.loads(line))
             text = facts.pop("prompt")
             if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"{text!r} is no prompt")
+                raise ValueError(f"{text!r} is not a prompt")
             text.encode()  # Half a surrogate pair is no text.
             prompts.append(Prompt(text, facts))
         except (ValueError, TypeError, KeyError, RecursionError) as error:

@@ -50,10 +50,10 @@ if TYPE_CHECKING:
 
 _ALL = "for all requests together"
 _WHY = {
-    "interrupted": "Stopped. Go on with the same command.",
-    "deadline": "The time is over. Go on with the same command.",
-    "max_cost": "The money is spent. Go on with the same command and a higher --max-cost.",
-    "cost_unknown": "What some calls cost is not known, for want of a price or an answer, so "
+    "interrupted": "Stopped. Run the same command to resume.",
+    "deadline": "The deadline has passed. Run the same command to resume.",
+    "max_cost": "The cost limit is reached. Run the same command with a higher --max-cost.",
+    "cost_unknown": "The cost of some calls is unknown (no price or no answer), so "
     "that --max-cost cannot be kept: set prices (LENS_PRICES), or leave it out.",
 }
 """Why something is left, and what to do."""
@@ -147,7 +147,7 @@ def batch(
                     )
                 )
         except KeyboardInterrupt:
-            err.print("Go on with the same command.")
+            err.print("Run the same command to resume.")
             raise
     _tell(found, as_json=as_json)
 

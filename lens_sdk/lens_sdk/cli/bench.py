@@ -96,7 +96,7 @@ def bench(
     )
     log = run_bench(settings, folder, lambda row: err.print(_line(row), markup=False))
     if log.left:
-        err.print(f"{log.left} cases are left: the same command goes on", markup=False)
+        err.print(f"{log.left} cases are left: run the same command to resume", markup=False)
     report = json.loads(log.write_report().read_text(encoding="utf-8"))
     if as_json:
         print_json(report)

@@ -29,7 +29,7 @@ def command_settings(*, base_url: str | None = None, **options: Any) -> Settings
     settings = Settings.load(base_url=base_url, **options)
     if settings.base_url and not settings.base_url.startswith(("http://", "https://")):
         raise SettingsError(
-            f"base_url = {settings.base_url!r} is no address of a server.",
+            f"base_url = {settings.base_url!r} is not a server address.",
             hint="Write it as in http://127.0.0.1:8000, in --base-url or the settings.",
         )
     _refuse_unused(settings, options)
@@ -43,11 +43,11 @@ def _refuse_unused(settings: Settings, options: Mapping[str, object]) -> None:
     chosen = [f"--{name.replace('_', '-')}" for name in parts if options.get(name)]
     if settings.base_url and chosen:
         raise typer.BadParameter(
-            f"{', '.join(chosen)}: the server at {settings.base_url} works with parts of its own; "
+            f"{', '.join(chosen)}: the server at {settings.base_url} uses its own model and judge; "
             'leave it out, or add --base-url "" to work on this machine'
         )
     if options.get("system_prompt") and settings.reasoner == "none":
-        raise typer.BadParameter("--system-prompt is for who rewrites, and the reasoner is none")
+        raise typer.BadParameter("--system-prompt needs a reasoner, and the reasoner is none")
 
 
 def runs_folder(settings: Settings) -> Path:

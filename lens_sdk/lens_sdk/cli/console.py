@@ -233,7 +233,7 @@ def _problem(detail: dict[str, object]) -> str:
     where = ".".join(str(part) for part in detail["loc"])  # type: ignore[attr-defined]
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":
-        message = "there is no such setting"
+        message = "unknown setting"
     return f"{where} {detail['input']!r}: {message}" if where else message
 
 

@@ -187,7 +187,7 @@ def _layers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise typer.BadParameter(
-            f"{text!r} is not numbers with commas between them, such as 1,3", param_hint="--layers"
+            f"{text!r} is not a list of numbers such as 1,3", param_hint="--layers"
         ) from error
 
 

@@ -75,7 +75,7 @@ def evaluate(
     """
     if benchmark != "nano":
         raise typer.BadParameter(
-            f"{benchmark!r} is not known; there is: nano", param_hint="BENCHMARK"
+            f"{benchmark!r} is unknown; the only benchmark is nano", param_hint="BENCHMARK"
         )
     from lens_sdk.generators import local_generator
     from lens_sdk.nano_benchmark import BenchmarkSettings, NanoBenchmark

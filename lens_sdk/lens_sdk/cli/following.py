@@ -45,7 +45,7 @@ async def follow(console: Console, stream: RunStream, *, rewrites: bool) -> Loop
                     display.show(event)
         except asyncio.CancelledError:
             if stream.id is not None:
-                console.print(f"Go on with: lens runs resume {stream.id}", markup=False)
+                console.print(f"Resume with: lens runs resume {stream.id}", markup=False)
             raise
     return stream.so_far
 

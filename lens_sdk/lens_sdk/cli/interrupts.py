@@ -21,7 +21,7 @@ def first_interrupt_stops(press: Callable[[], object], display: Noticing) -> Ite
 
     def stop(*_: object) -> None:
         press()
-        display.notice = "Finishing the calls under way; Ctrl-C again stops at once."
+        display.notice = "Finishing the calls in flight; press Ctrl-C again to stop at once."
         signal.signal(signal.SIGINT, before)
 
     signal.signal(signal.SIGINT, stop)

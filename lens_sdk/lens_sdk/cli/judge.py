@@ -91,5 +91,5 @@ def _request_of(picture: Path) -> str:
         return str(read_record(picture)["request"]["text"])
     except (ImageFileError, KeyError, TypeError) as error:
         raise typer.BadParameter(
-            f"{picture} does not say what it was to show; give the request too"
+            f"{picture} does not say what it should show; give the request too"
         ) from error

@@ -93,7 +93,7 @@ def _tell_device() -> None:
     device = default_device()
     free = None if device.type == "cpu" else free_bytes(device)
     if free is None:
-        out.print("No accelerator here: on the CPU everything is computed in the host's memory.")
+        out.print("No accelerator found: on the CPU, everything is computed in main memory.")
         return
     try:
         plan = fitting_plan(published_model(), free).name

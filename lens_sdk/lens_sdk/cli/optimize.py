@@ -229,7 +229,7 @@ def optimize(
     }
     if resume is not None:
         if any((requests, models, output, seed_prompt, reasoner, judge, proposer)):
-            raise typer.BadParameter("--resume takes only limits; the rest stands in the folder")
+            raise typer.BadParameter("--resume only takes limits; the rest comes from the folder")
         run = OptimizeRun.resume(resume, budget=limits, provider=Settings.load().provider)
     else:
         if requests is None or output is None:
@@ -288,7 +288,7 @@ def _requests(
 
     prompts = PromptSet.load(path)
     if prompts.duplicates:
-        err.print(f"{prompts.duplicates} requests were there already and are left out.")
+        err.print(f"{prompts.duplicates} duplicate requests were left out.")
     width, height = parse_size(size)
     wanted = {
         "width": width,

@@ -96,7 +96,7 @@ def show_result(console: Console, result: StudyResult) -> None:
     elif result.end == "improved":
         console.print("A prompt was accepted, but nothing was left to measure its gain.")
     else:
-        console.print("No prompt was established to be better than the seed prompt.")
+        console.print("No prompt was proved to be better than the seed prompt.")
         if result.unproven is not None:
             console.print(
                 f"The best guess, in unproven.json: {result.unproven.claim}", highlight=False

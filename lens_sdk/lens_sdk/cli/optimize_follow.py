@@ -22,7 +22,7 @@ def follow_study(run: OptimizeRun) -> StudyResult:
     from lens_prompt_opt import StopSwitch, StudyInterruptedError
 
     display, stop = StudyDisplay(err, run.order.budget), StopSwitch()
-    go_on = f"Go on with: lens optimize --resume {run.folder}"
+    go_on = f"Resume with: lens optimize --resume {run.folder}"
 
     async def work() -> StudyResult:
         with first_interrupt_stops(stop.press, display):

@@ -55,7 +55,7 @@ def reproduce(
     except ImageFileError as error:
         raise ImageFileError(
             f"{picture} cannot be read: {error.message}",
-            hint="Name a picture that was saved by lens, as it was saved.",
+            hint="Give an unchanged image file saved by lens.",
         ) from error
     saved = None if target is None else found.again.save(target)
     if as_json:
@@ -91,7 +91,7 @@ def _target(output: Path, picture: Path) -> Path:
     file = target.with_suffix(picture.suffix)
     if file.exists() and file.samefile(picture):
         raise typer.BadParameter(
-            f"{output} is the picture itself, which would lose its request and verdict; name "
+            f"{output} is the source image, which would lose its request and verdict; name "
             "another file",
             param_hint="--out",
         )

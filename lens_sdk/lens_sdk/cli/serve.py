@@ -138,7 +138,7 @@ def _free_port(host: str, port: int) -> int:
             return int(found.getsockname()[1])
     except OSError as error:
         raise SdkError(
-            f"{host}:{port} cannot be listened on: {error.strerror or error}.",
+            f"{host}:{port} is not available: {error.strerror or error}.",
             hint="Choose another --port, or --port 0 for a free one.",
         ) from error
 

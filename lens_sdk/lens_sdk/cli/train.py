@@ -85,7 +85,7 @@ def train(
         overrides["images"] = json.dumps(str(images))
     elif stage == "lora" and "images" not in overrides and not _may_name_images(config):
         raise typer.BadParameter(
-            "lora needs a folder or table of pictures and captions", param_hint="--images"
+            "lora needs a folder or table of images and captions", param_hint="--images"
         )
     if plan_name is not None:
         overrides["memory"] = plan_name.value
@@ -114,7 +114,7 @@ def _may_name_images(config: str) -> bool:
 def _tell_how_to_draw(weights: Path) -> None:
     adapters = (weights / "adapter_config.json").is_file()
     option = "--lora" if adapters else "--model"
-    line = f'Draw with it: lens generate "a red apple" {option} {shell_word(str(weights))}'
+    line = f'Use it: lens generate "a red apple" {option} {shell_word(str(weights))}'
     err.print(line, markup=False, soft_wrap=True)
 
 

@@ -45,7 +45,7 @@ class RemoteBackend:
         max_retries: Times to ask again.
 
     Raises:
-        SettingsError: `base_url` is no address of a server.
+        SettingsError: `base_url` is not a server address.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class RemoteBackend:
         except TimeoutError as error:
             raise ServerTimeoutError(
                 f"The run {run.id} took more than {self._timeouts.total:g} s.",
-                hint="What it has drawn is kept: lens.runs.result(ID).",
+                hint="Its images so far are kept: lens.runs.result(ID).",
             ) from error
         finally:
             if not over:
@@ -206,7 +206,7 @@ def _run(name: str) -> str:
 def _images_body(request: ImageRequest) -> dict[str, Any]:
     absent = {
         "aspect_ratio": "Give width and height, or use create.",
-        "extra": "Leave it out: servers take no settings of single generators.",
+        "extra": "Leave it out: servers accept no generator-specific settings.",
     }
     for name, hint in absent.items():
         if value := getattr(request, name):

@@ -130,7 +130,7 @@ def as_picture(image: Picture) -> GeneratedImage:
     except ImageFileError as error:
         where = "" if isinstance(image, bytes) else f"{image}: "
         raise ImageFileError(
-            f"{where}{error.message}", hint="Give a PNG, JPEG, WebP or GIF file that is whole."
+            f"{where}{error.message}", hint="Give an intact PNG, JPEG, WebP or GIF file."
         ) from error
     settings = GenerationSettings()
     return GeneratedImage(data=data, seed=None, prompt="", settings=settings, generator="upload")

@@ -60,7 +60,7 @@ class Wire:
         max_retries: Times to ask again after lost connections, 408, 429 and 5xx.
 
     Raises:
-        SettingsError: `base_url` is no address of a server.
+        SettingsError: `base_url` is not a server address.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Wire:
         root = base_url.rstrip("/").removesuffix("/v1")
         if not root.startswith(("http://", "https://")):
             raise SettingsError(
-                f"base_url {base_url!r} is no address of a server.",
+                f"base_url {base_url!r} is not a server address.",
                 hint=f"Write http://{root.rpartition('://')[2]}, with the port if it has one.",
             )
         self._headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}

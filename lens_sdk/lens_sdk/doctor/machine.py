@@ -75,12 +75,12 @@ def _gpu(model: LensModel | None, needed: float) -> tuple[bool, Check]:
             "gpu",
             "warning" if slow else "note",
             f"none that torch {torch.__version__} can use",
-            "Drawing with this model on the processor takes minutes or more." if slow else "",
+            "Generating with this model on the CPU takes minutes or more." if slow else "",
         )
     free, total = torch.cuda.mem_get_info()
     detail = f"{torch.cuda.get_device_name()}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
     if needed > free:
-        hint = "Parts of it have to stay in main memory; the plans: lens memory"
+        hint = "Parts of it have to stay in main memory; see lens memory for the plans"
         return False, Check("gpu", "warning", f"{detail}; {needed / 1e9:.1f} GB wanted", hint)
     return True, Check("gpu", "ok", detail)
 

@@ -112,7 +112,7 @@ def prices(settings: Settings, used: Mapping[str, str]) -> Iterator[Check]:
         yield Check(
             "prices",
             "warning",
-            f"none known for {', '.join(unknown)}, so --max-cost ends runs at once",
+            f"unknown for {', '.join(unknown)}, so --max-cost ends runs at once",
             "List them in a file and set prices.",
         )
 

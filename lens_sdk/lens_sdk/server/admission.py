@@ -68,7 +68,7 @@ class Admission:
             seconds = self._wait(images, too_many)
             raise busy(
                 f"{self._images} pictures are being drawn or wait; at most {self._most} may. "
-                f"There should be room in {seconds:.0f} s.",
+                f"Try again in {seconds:.0f} s.",
                 seconds,
             )
 
@@ -99,7 +99,7 @@ class Admission:
         """
         self.check(0)
         if self._parts >= most:
-            raise busy(f"{self._parts} rewrites and judgements are under way, the most.", 15)
+            raise busy(f"{self._parts} rewrites and judgements are in progress, the maximum.", 15)
         self._parts += 1
         try:
             yield

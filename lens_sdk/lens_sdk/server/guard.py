@@ -64,10 +64,10 @@ class ApiKeys:
         lines = read_text(path).splitlines()
         keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not keys or min(map(len, keys)) < 16:
-            what = "holds no key" if not keys else "holds a key of less than 16 characters"
+            what = "holds no key" if not keys else "has a key of fewer than 16 characters"
             raise KeyFileError(
                 f"{path} {what}.",
-                hint='Write one key a line, such as the output of "openssl rand -hex 24".',
+                hint='Write one key per line, such as the output of "openssl rand -hex 24".',
             )
         return cls(keys)
 
@@ -142,10 +142,10 @@ class Guard:
         if not self._keys:
             if not is_local(_host_name(headers.get("host", ""))):
                 # A page elsewhere can point its own name at this machine; its Host gives it away.
-                raise ApiError(403, "This server only answers to this machine.", code="wrong_host")
+                raise ApiError(403, "This server only serves this machine.", code="wrong_host")
             if not is_local(_origin(headers.get("origin", ""))):
                 # Browsers let any page send forms here, and say in whose name.
-                raise ApiError(403, "Pages of other sites may not ask this.", code="wrong_origin")
+                raise ApiError(403, "Other sites may not call this server.", code="wrong_origin")
             scope["state"]["caller"] = "local"
             return
         if _open(path):

@@ -57,7 +57,7 @@ class ServerLimits:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise ApiError.bad_request(f"{name} is no Unicode text: {error}", param=name) from None
+            raise ApiError.bad_request(f"{name} is not Unicode text: {error}", param=name) from None
 
     def check_drawing(
         self, *, images: int, width: int | None, height: int | None, steps: int | None
@@ -111,5 +111,5 @@ class ServerLimits:
         if request.extra:
             # What generators understand there is theirs; none of these limits would hold for it.
             raise ApiError.bad_request(
-                "A server takes no settings of single generators.", param="extra"
+                "A server accepts no generator-specific settings.", param="extra"
             )

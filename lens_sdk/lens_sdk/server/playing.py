@@ -127,7 +127,7 @@ class RunPlayer:
         except TimeoutError:
             raise ApiError(
                 503,
-                f"The run {name!r} goes on in a process that does not answer.",
+                f"The run {name!r} is running in a process that does not answer.",
                 kind="server_error",
                 code="run_not_ended",
                 retry_after=10,

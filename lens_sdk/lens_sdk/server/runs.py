@@ -224,4 +224,4 @@ class RunService:
     def _check_room(self, images: int) -> None:
         self._admission.check(images)
         if self._player.running >= self._limits.runs:
-            raise busy(f"{self._player.running} runs are under way, the most.", 15)
+            raise busy(f"{self._player.running} runs are in progress, the maximum.", 15)

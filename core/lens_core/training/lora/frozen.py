@@ -32,7 +32,7 @@ def check_plan(plan: MemoryPlan, config: LoraTrainingConfig) -> None:
     moved = plan.modulation_table or plan.transformer == "stream"
     if config.method == "full" and (moved or plan.transformer_weights != "full"):
         raise ParameterError(
-            f"memory plan {plan.name!r} is for frozen weights, and method=full trains them all; "
+            f"memory plan {plan.name!r} needs frozen weights, but method=full trains them all; "
             "choose 16gb, 24gb or resident, or method=lora"
         )
     if plan.modulation_table and any("_mod." in name for name in config.targets()):

@@ -71,7 +71,7 @@ def run_plan(config: LoraTrainingConfig, start: Path, folder: Path, workers: Wor
     """
     if config.memory == AUTO and config.method == "full":
         raise ParameterError(
-            "memory='auto' reckons with frozen weights, and method=full trains them all; choose "
+            "memory='auto' assumes frozen weights, but method=full trains them all; choose "
             "16gb, 24gb or resident, or method=lora"
         )
     begun = _begun(folder / RECORD) if has_begun(folder) else None
@@ -89,9 +89,9 @@ def run_plan(config: LoraTrainingConfig, start: Path, folder: Path, workers: Wor
     require_torchao(plan.transformer_weights)
     if begun is not None and begun.transformer_weights != plan.transformer_weights:
         raise ParameterError(
-            f"this run was begun with memory plan {begun.name!r} and frozen weights in form "
+            f"this run was started with memory plan {begun.name!r} and frozen weights in form "
             f"{begun.transformer_weights!r}, and {plan.name!r} has {plan.transformer_weights!r}: "
-            "go on with the same, or choose another --out"
+            "resume with the same, or choose another --out"
         )
     return plan
 
@@ -116,7 +116,7 @@ def _begun(record: Path) -> MemoryPlan | None:
         return MemoryPlan(**json.loads(record.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{record} is damaged ({error}); remove it, and give the memory plan of before"
+            f"{record} is damaged ({error}); remove it, and give the previous memory plan"
         ) from error
 
 
@@ -159,8 +159,8 @@ def predict_training(
     """
     if config.method == "full":
         raise ParameterError(
-            "memory is predicted for frozen weights, and method=full trains them all: 22 bytes for "
-            "each weight, besides what a step takes; lens train plan tells of whole trainings"
+            "memory is predicted for frozen weights, but method=full trains them all: 22 bytes for "
+            "each weight, besides what a step takes; lens train plan estimates complete trainings"
         )
     learnt = -(-(text_tokens - TEMPLATE_TOKENS) // config.text_multiple) * config.text_multiple
     works = [Work(base, base, pictures, learnt) for base, pictures in config.batch_sizes.items()]
