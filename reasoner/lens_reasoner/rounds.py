@@ -313,7 +313,7 @@ class _GenerationFailures:
         if not indices:
             self.whole = self.whole or error
         failure = StageFailure.of("generate", error)
-        self._run.untold += failure.usage
+        self._run.unreported += failure.usage
         for index in indices or (None,):
             self._pending.append(StageFailed(round=self._round, index=index, failure=failure))
             # One call for several images is only paid for once.
@@ -323,7 +323,7 @@ class _GenerationFailures:
     def emit_pending(self) -> None:
         """Emit the failures, unless the run may still end with them as its error."""
         if self._run.state.candidates:
-            self._run.untold = Usage.zero()
+            self._run.unreported = Usage.zero()
             for event in self._pending:
                 self._run.emit(event)
             self._pending.clear()
@@ -333,7 +333,7 @@ class _GenerationFailures:
         """The error that ends a run without any image; its usage covers all failures."""
         error = self.whole or self.errors[0]
         if isinstance(error, GeneratorError) and len(self.errors) > 1:
-            error.usage = self._run.untold
+            error.usage = self._run.unreported
         return error
 
 
