@@ -136,14 +136,11 @@ def start_from(
 
     Raises:
         UnsupportedSettingError: The generator starts from no picture, or has no strength.
-        ImageFileError: A file is no picture, or the mask does not fit.
+        ImageFileError: A file is no picture, or the mask does not fit; names the files.
         OSError: A file cannot be read.
     """
-    picture = image.read_bytes()
-    changeable = None if mask is None else transparent_mask(mask.read_bytes())
-    if isinstance(generator, LocalLensGenerator):
-        return generator.editing(picture, mask=changeable, strength=strength)
-    if not isinstance(generator, ImageEditor) or strength is not None:
+    local = isinstance(generator, LocalLensGenerator)
+    if not isinstance(generator, ImageEditor) or (strength is not None and not local):
         setting = "image" if strength is None else "strength"
         raise UnsupportedSettingError(
             f"{setting} is not supported by {generator.name!r}.",
@@ -152,7 +149,14 @@ def start_from(
             backend=generator.name,
             hint="Leave it out or choose another generator.",
         )
-    return generator.editing(picture, mask=changeable)
+    try:
+        changeable = None if mask is None else transparent_mask(mask.read_bytes())
+        if isinstance(generator, LocalLensGenerator):
+            return generator.editing(image.read_bytes(), mask=changeable, strength=strength)
+        return generator.editing(image.read_bytes(), mask=changeable)
+    except ImageFileError as error:
+        files = " and ".join(str(path) for path in (image, mask) if path is not None)
+        raise ImageFileError(f"{files}: {error.message}", hint=error.hint) from error
 
 
 def transparent_mask(mask: bytes) -> bytes:

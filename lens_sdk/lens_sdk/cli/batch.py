@@ -34,7 +34,7 @@ from lens_sdk.cli.options import (
     ExtraOption,
     NegativeOption,
     RatioOption,
-    RoundsHelp,
+    RoundsOption,
     SizeOption,
     SystemPromptOption,
     image_request,
@@ -80,9 +80,7 @@ def batch(
     negative_prompt: NegativeOption = "",
     extra: ExtraOption = None,
     number: Annotated[int, typer.Option("--n", "-n", min=1, help="Images per round.")] = 2,
-    rounds: Annotated[
-        int, typer.Option("--rounds", min=1, help=RoundsHelp, rich_help_panel=LIMITS)
-    ] = 3,
+    rounds: RoundsOption = 3,
     max_cost: Annotated[
         float | None,
         typer.Option(

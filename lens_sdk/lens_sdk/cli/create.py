@@ -11,7 +11,6 @@ import typer
 from lens_reasoner import ImageRequest, LoopLimits, LoopResult
 from lens_sdk.cli.client import command_settings, opened, runs_folder
 from lens_sdk.cli.console import (
-    LIMITS,
     GeneratorOption,
     GuidanceOption,
     JsonOption,
@@ -34,7 +33,7 @@ from lens_sdk.cli.options import (
     NegativeOption,
     OutOption,
     RatioOption,
-    RoundsHelp,
+    RoundsOption,
     RunsOption,
     ServerOption,
     SizeOption,
@@ -58,9 +57,7 @@ def create(
     negative_prompt: NegativeOption = "",
     extra: ExtraOption = None,
     number: Annotated[int, typer.Option("--n", "-n", min=1, help="Images per round.")] = 2,
-    rounds: Annotated[
-        int, typer.Option("--rounds", min=1, help=RoundsHelp, rich_help_panel=LIMITS)
-    ] = 3,
+    rounds: RoundsOption = 3,
     max_images: MaxImagesOption = None,
     max_cost: MaxCostOption = None,
     deadline: DeadlineOption = None,

@@ -13,7 +13,6 @@ import typer
 
 from lens_reasoner import (
     AgentLoop,
-    ImageFileError,
     ImageRequest,
     LoopResult,
     OnUnsupported,
@@ -21,9 +20,6 @@ from lens_reasoner import (
     RunState,
 )
 from lens_sdk.cli.console import (
-    DRAWING,
-    LIMITS,
-    PARTS,
     GeneratorOption,
     GuidanceOption,
     JsonOption,
@@ -38,19 +34,29 @@ from lens_sdk.cli.console import (
 from lens_sdk.cli.following import Followed, tell
 from lens_sdk.cli.options import (
     AllOption,
+    CacheOption,
     DeadlineOption,
+    DropOption,
     ExtraOption,
     FeatureCacheOption,
+    ImageOption,
     LoraOption,
+    MaskOption,
     MaxCostOption,
     MaxImagesOption,
     MemoryOption,
     NegativeOption,
+    NoJudgeOption,
+    NoReasonOption,
+    NumberOption,
     OutOption,
     RatioOption,
-    RoundsHelp,
+    ResumeRunOption,
+    RoundsOption,
+    RunDirOption,
     SizeOption,
     SpeedOption,
+    StrengthOption,
     SystemPromptOption,
     image_request,
     loop_limits,
@@ -73,70 +79,29 @@ def generate(
     seed: SeedOption = None,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
-    image: Annotated[
-        Path | None,
-        typer.Option("--image", help="An image to start from.", rich_help_panel=DRAWING),
-    ] = None,
-    mask: Annotated[
-        Path | None,
-        typer.Option(
-            "--mask",
-            help="Which area may change (white or transparent); same size as --image.",
-            rich_help_panel=DRAWING,
-        ),
-    ] = None,
-    strength: Annotated[
-        float | None,
-        typer.Option(
-            "--strength",
-            help="How much of --image to change, above 0 to 1.",
-            rich_help_panel=DRAWING,
-        ),
-    ] = None,
+    image: ImageOption = None,
+    mask: MaskOption = None,
+    strength: StrengthOption = None,
     negative_prompt: NegativeOption = "",
     extra: ExtraOption = None,
-    number: Annotated[
-        int, typer.Option("--n", "-n", min=1, help="Images to choose the best from.")
-    ] = 1,
-    rounds: Annotated[
-        int, typer.Option("--rounds", min=1, help=RoundsHelp, rich_help_panel=LIMITS)
-    ] = 1,
+    number: NumberOption = 1,
+    rounds: RoundsOption = 1,
     max_images: MaxImagesOption = None,
     max_cost: MaxCostOption = None,
     deadline: DeadlineOption = None,
-    run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", help="Folder in which to record the run.")
-    ] = None,
-    resume: Annotated[
-        Path | None, typer.Option("--resume", help="Continue the run recorded in this folder.")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option("--cache", help="Folder for cached results.")
-    ] = None,
+    run_dir: RunDirOption = None,
+    resume: ResumeRunOption = None,
+    cache: CacheOption = None,
     reasoner: ReasonerOption = None,
     system_prompt: SystemPromptOption = None,
-    no_reason: Annotated[
-        bool, typer.Option("--no-reason", help="Do not rewrite the request.", rich_help_panel=PARTS)
-    ] = False,
+    no_reason: NoReasonOption = False,
     judge: JudgeOption = None,
-    no_judge: Annotated[
-        bool,
-        typer.Option(
-            "--no-judge", help="Do not judge; use the first image.", rich_help_panel=PARTS
-        ),
-    ] = False,
+    no_judge: NoJudgeOption = False,
     memory: MemoryOption = None,
     feature_cache: FeatureCacheOption = None,
     speed: SpeedOption = None,
     lora: LoraOption = None,
-    drop_unsupported: Annotated[
-        bool,
-        typer.Option(
-            "--drop-unsupported",
-            help="Drop settings that the model does not support, with a warning.",
-            rich_help_panel=DRAWING,
-        ),
-    ] = False,
+    drop_unsupported: DropOption = False,
     output: OutOption = DEFAULT_FOLDER,
     keep_all: AllOption = False,
     as_json: JsonOption = False,
@@ -163,10 +128,9 @@ def generate(
         raise typer.BadParameter("give either a request or --resume with the folder of a run")
     if image is None and (mask is not None or strength is not None):
         raise typer.BadParameter("--mask and --strength are for --image")
-    asked = (
-        None
-        if request is None
-        else image_request(
+    asked: ImageRequest | None = None
+    if request is not None:
+        asked = image_request(
             request,
             size=size,
             aspect_ratio=aspect_ratio,
@@ -177,7 +141,6 @@ def generate(
             number=number,
             extra=extra,
         )
-    )
     loras = lora_weights(lora)
     limits = loop_limits(rounds, max_images, max_cost, deadline)
     for folder in (output, *filter(None, (run_dir, cache))):
@@ -196,11 +159,7 @@ def generate(
     plan_speed(generator, speed)
     plan_loras(generator, loras)
     if image is not None:
-        try:
-            generator = start_from(generator, image, mask, strength)
-        except ImageFileError as error:
-            files = " and ".join(str(path) for path in (image, mask) if path is not None)
-            raise ImageFileError(f"{files}: {error.message}", hint=error.hint) from error
+        generator = start_from(generator, image, mask, strength)
     if asked is not None:
         refuse_unsupported(generator, asked, lenient)
     loop = build_loop(

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from lens_sdk.cli.choices import Strategy
 from lens_sdk.cli.console import (
-    DRAWING,
-    JUDGE_HELP,
-    LIMITS,
-    PARTS,
-    REASONER_HELP,
-    SETTING,
     GuidanceOption,
     JsonOption,
     StepsOption,
@@ -24,189 +18,66 @@ from lens_sdk.cli.console import (
     reports_errors,
 )
 from lens_sdk.cli.optimize_follow import follow_study, tell_study
+from lens_sdk.cli.optimize_options import (
+    AlphaOption,
+    BudgetCallsOption,
+    BudgetImagesOption,
+    BudgetSecondsOption,
+    BudgetUsdOption,
+    ConcurrencyOption,
+    EstimateOption,
+    GatePicturesOption,
+    ImageUsdOption,
+    MinGainOption,
+    ModelsOption,
+    ProposerOption,
+    RequestsOption,
+    ResumeOption,
+    SeedPromptOption,
+    ShowPicturesOption,
+    StrategyOption,
+    StudyFolderOption,
+    StudyJudgeOption,
+    StudyReasonerOption,
+    StudySeedOption,
+    TestPicturesOption,
+    UsualSizeOption,
+)
 from lens_sdk.cli.options import ExtraOption, checked_options, extra_settings
 from lens_sdk.cli.saving import check_output
 
 if TYPE_CHECKING:
     from lens_prompt_opt import PromptSet
 
-STUDY = "Study"
-_LIMIT = "All limits apply to the whole study, including its final claim."
-
 
 @reports_errors
 def optimize(
-    requests: Annotated[
-        Path | None,
-        typer.Option(
-            "--requests",
-            help="JSONL file, one request per line: a JSON string, or an object with text.",
-        ),
-    ] = None,
-    models: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            "-m",
-            "--generator",
-            help="The image model, as in lens generate. Repeat it to find one prompt for several "
-            "models and one for each.",
-            show_default=SETTING,
-            rich_help_panel=PARTS,
-        ),
-    ] = None,
-    output: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the study.")] = None,
-    resume: Annotated[
-        Path | None, typer.Option("--resume", help="Continue the run in this folder.")
-    ] = None,
-    budget_images: Annotated[
-        int | None,
-        typer.Option(
-            "--budget-images",
-            min=1,
-            help=f"Maximum number of images. {_LIMIT}",
-            rich_help_panel=LIMITS,
-        ),
-    ] = None,
-    budget_usd: Annotated[
-        float | None,
-        typer.Option(
-            "--budget-usd", min=0, help="Maximum cost in US dollars.", rich_help_panel=LIMITS
-        ),
-    ] = None,
-    budget_seconds: Annotated[
-        float | None,
-        typer.Option(
-            "--budget-seconds", min=0, help="Maximum seconds of work.", rich_help_panel=LIMITS
-        ),
-    ] = None,
-    budget_calls: Annotated[
-        int | None,
-        typer.Option(
-            "--budget-calls", min=1, help="Maximum calls to any part.", rich_help_panel=LIMITS
-        ),
-    ] = None,
-    seed_prompt: Annotated[
-        Path | None,
-        typer.Option(
-            "--seed-prompt",
-            help="System prompt to start from, .md or .json. Without one here or in the settings "
-            "(system_prompt), the built-in one.",
-            show_default=SETTING,
-        ),
-    ] = None,
-    reasoner: Annotated[
-        str | None,
-        typer.Option(
-            "--reasoner",
-            help=f"{REASONER_HELP}auto, rules (offline, nano world only), local, gguf or "
-            "openai:MODEL.",
-            show_default=SETTING,
-            rich_help_panel=PARTS,
-        ),
-    ] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            "--judge",
-            help=f"{JUDGE_HELP}auto, nano or openai:MODEL.",
-            show_default=SETTING,
-            rich_help_panel=PARTS,
-        ),
-    ] = None,
-    proposer: Annotated[
-        str | None,
-        typer.Option(
-            "--proposer",
-            help="The proposer of edits: auto, library (offline, nano world only) or openai:MODEL.",
-            show_default=SETTING,
-            rich_help_panel=PARTS,
-        ),
-    ] = None,
-    strategy: Annotated[
-        Strategy,
-        typer.Option(
-            "--strategy",
-            help="Search strategy; rewrite is the published method.",
-            rich_help_panel=STUDY,
-        ),
-    ] = Strategy.FACTORIAL,
-    alpha: Annotated[
-        float,
-        typer.Option(
-            "--alpha",
-            min=0,
-            max=1,
-            help="Probability of accepting a prompt that is no better.",
-            rich_help_panel=STUDY,
-        ),
-    ] = 0.05,
-    min_gain: Annotated[
-        float,
-        typer.Option(
-            "--min-gain",
-            min=0,
-            max=1,
-            help="Minimum gain in mean score, 0 to 1.",
-            rich_help_panel=STUDY,
-        ),
-    ] = 0.0,
-    seed: Annotated[
-        int, typer.Option("--seed", "-s", min=0, help="Seed for everything random.")
-    ] = 0,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            "--size",
-            help="WIDTHxHEIGHT in pixels for requests that set no size.",
-            rich_help_panel=DRAWING,
-        ),
-    ] = None,
+    requests: RequestsOption = None,
+    models: ModelsOption = None,
+    output: StudyFolderOption = None,
+    resume: ResumeOption = None,
+    budget_images: BudgetImagesOption = None,
+    budget_usd: BudgetUsdOption = None,
+    budget_seconds: BudgetSecondsOption = None,
+    budget_calls: BudgetCallsOption = None,
+    seed_prompt: SeedPromptOption = None,
+    reasoner: StudyReasonerOption = None,
+    judge: StudyJudgeOption = None,
+    proposer: ProposerOption = None,
+    strategy: StrategyOption = Strategy.FACTORIAL,
+    alpha: AlphaOption = 0.05,
+    min_gain: MinGainOption = 0.0,
+    seed: StudySeedOption = 0,
+    size: UsualSizeOption = None,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
     extra: ExtraOption = None,
-    gate_pictures: Annotated[
-        int,
-        typer.Option(
-            "--gate-pictures",
-            min=1,
-            help="Images per request when testing edits.",
-            rich_help_panel=STUDY,
-        ),
-    ] = 1,
-    test_pictures: Annotated[
-        int,
-        typer.Option(
-            "--test-pictures",
-            min=1,
-            help="Images per test request and prompt.",
-            rich_help_panel=STUDY,
-        ),
-    ] = 2,
-    show_pictures: Annotated[
-        bool,
-        typer.Option(
-            "--show-pictures", help="Show failed images to the proposer.", rich_help_panel=STUDY
-        ),
-    ] = False,
-    image_usd: Annotated[
-        float | None,
-        typer.Option(
-            "--image-usd",
-            min=0,
-            help="Price per image, if the generator states none.",
-            rich_help_panel=STUDY,
-        ),
-    ] = None,
-    concurrency: Annotated[
-        int,
-        typer.Option(
-            "--concurrency", min=1, help="Maximum concurrent calls per part.", rich_help_panel=STUDY
-        ),
-    ] = 8,
-    only_estimate: Annotated[
-        bool, typer.Option("--estimate", help="Print what the budget will buy, and stop.")
-    ] = False,
+    gate_pictures: GatePicturesOption = 1,
+    test_pictures: TestPicturesOption = 2,
+    show_pictures: ShowPicturesOption = False,
+    image_usd: ImageUsdOption = None,
+    concurrency: ConcurrencyOption = 8,
+    only_estimate: EstimateOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Improve the system prompt that rewrites requests.

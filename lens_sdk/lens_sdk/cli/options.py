@@ -46,7 +46,6 @@ ExtraOption = Annotated[
         rich_help_panel=DRAWING,
     ),
 ]
-RoundsHelp = "Maximum number of rounds; stops early once all criteria are met."
 MaxImagesOption = Annotated[
     int | None,
     typer.Option(
@@ -125,6 +124,60 @@ SpeedOption = Annotated[
         "--speed",
         help="Speed plan for a Lens model: exact changes no pixels, fast may; for others see "
         "docs/speed.md.",
+        rich_help_panel=DRAWING,
+    ),
+]
+ImageOption = Annotated[
+    Path | None,
+    typer.Option("--image", help="An image to start from.", rich_help_panel=DRAWING),
+]
+MaskOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--mask",
+        help="Which area may change (white or transparent); same size as --image.",
+        rich_help_panel=DRAWING,
+    ),
+]
+StrengthOption = Annotated[
+    float | None,
+    typer.Option(
+        "--strength",
+        help="How much of --image to change, above 0 to 1.",
+        rich_help_panel=DRAWING,
+    ),
+]
+NumberOption = Annotated[
+    int, typer.Option("--n", "-n", min=1, help="Images to choose the best from.")
+]
+RoundsOption = Annotated[
+    int,
+    typer.Option(
+        "--rounds",
+        min=1,
+        help="Maximum number of rounds; stops early once all criteria are met.",
+        rich_help_panel=LIMITS,
+    ),
+]
+RunDirOption = Annotated[
+    Path | None, typer.Option("--run-dir", help="Folder in which to record the run.")
+]
+ResumeRunOption = Annotated[
+    Path | None, typer.Option("--resume", help="Continue the run recorded in this folder.")
+]
+CacheOption = Annotated[Path | None, typer.Option("--cache", help="Folder for cached results.")]
+NoReasonOption = Annotated[
+    bool, typer.Option("--no-reason", help="Do not rewrite the request.", rich_help_panel=PARTS)
+]
+NoJudgeOption = Annotated[
+    bool,
+    typer.Option("--no-judge", help="Do not judge; use the first image.", rich_help_panel=PARTS),
+]
+DropOption = Annotated[
+    bool,
+    typer.Option(
+        "--drop-unsupported",
+        help="Drop settings that the model does not support, with a warning.",
         rich_help_panel=DRAWING,
     ),
 ]
@@ -256,7 +309,7 @@ def lora_weights(given: list[str] | None) -> list[tuple[Path, float]]:
             found.append((Path(path), float(weight)))
         except ValueError as error:
             raise typer.BadParameter(
-                f"--lora {text!r}: {weight!r} is no number; write PATH or PATH@WEIGHT, such as "
+                f"--lora {text!r}: {weight!r} is not a number; write PATH or PATH@WEIGHT, such as "
                 "style.safetensors@0.8"
             ) from error
     return found
