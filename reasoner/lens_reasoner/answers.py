@@ -1,4 +1,4 @@
-"""What parts answer, held against what they were asked: a part of one's own may get it wrong."""
+"""Checks of what parts return, because any part may be user code."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _FORMS: dict[Role, tuple[str, str]] = {
     "fidelity_checker": ("check", "FidelityReport(prompt=..., findings=[...])"),
     "reviser": ("revise", "Rewrite(request=..., prompt=..., model=...)"),
 }
-"""What is called of each part, and what that returns."""
+"""The method called on each part, and what it must return."""
 
 T = TypeVar("T")
 
 
 async def answer_of(role: Role, called: Awaitable[T], *kinds: type) -> T:
-    """What a part answers, if it is what its role answers.
+    """Await a part's answer and check its type.
 
     Args:
-        role: What the part is.
-        called: What calling it returned.
-        *kinds: What an answer may be.
+        role: The part's role.
+        called: What the call returned.
+        *kinds: The types that an answer may have.
 
     Raises:
-        LoopConfigError: It is none of them, or there was nothing to wait for.
+        LoopConfigError: The answer has another type, or the method is not async.
     """
     method, form = _FORMS[role]
-    # Types say otherwise; not everybody's code is checked.
+    # The types rule this out, but user code may be unchecked.
     unchecked: Any = called
     if not isawaitable(unchecked):
         raise LoopConfigError(
@@ -55,34 +55,34 @@ async def answer_of(role: Role, called: Awaitable[T], *kinds: type) -> T:
     return answer
 
 
-async def pictures_of(
+async def images_of(
     generator: Generator, called: Awaitable[list[GeneratedImage]]
 ) -> list[GeneratedImage]:
-    """The images that a generator's `generate` returns.
+    """The images that a generator's `generate` returned; their number is not checked.
 
     Raises:
-        GeneratorError: They are no such images; how many there are is the caller's business.
+        GeneratorError: They are not a list of images.
     """
     try:
-        pictures = await answer_of("generator", called, list, tuple)
-        for picture in pictures:
-            if not isinstance(picture, GeneratedImage):
+        images = await answer_of("generator", called, list, tuple)
+        for image in images:
+            if not isinstance(image, GeneratedImage):
                 raise LoopConfigError(
-                    f"The generator returned {type(picture).__name__} as a picture.",
+                    f"The generator returned {type(image).__name__} as an image.",
                     hint=f"Return {_FORMS['generator'][1]}.",
                 )
     except LoopConfigError as error:
         message = f"{generator.name!r}: {error.message}"
         raise GeneratorError(message, usage=Usage(), hint=error.hint) from error
-    return pictures
+    return images
 
 
 async def verdict_of(judge: Judge, image: GeneratedImage, rubric: Rubric) -> Verdict:
-    """A judge's verdict about an image, each answer with the weight of its criterion.
+    """A judge's verdict on an image, with each answer weighted as its criterion is.
 
     Raises:
-        LoopConfigError: It is no verdict.
-        JudgeError: The judge gave none, or one about other criteria than it was asked about.
+        LoopConfigError: It is not a verdict.
+        JudgeError: The judge failed, or answered other criteria than it was asked about.
     """
     verdict = await answer_of("judge", judge.judge(image, rubric), Verdict)
     weights = {criterion.name: criterion.weight for criterion in rubric.criteria}
@@ -92,7 +92,7 @@ async def verdict_of(judge: Judge, image: GeneratedImage, rubric: Rubric) -> Ver
             f"{judge.name!r} was asked about {sorted(weights)} and answered about "
             f"{sorted(answered)}.",
             usage=verdict.usage,
-            hint='A verdict has one answer to each criterion, by its name; "cannot_tell" is one.',
+            hint='A verdict has one answer per criterion, by name; "cannot_tell" is an answer.',
         )
     weighted = (a.model_copy(update={"weight": weights[a.criterion]}) for a in verdict.verdicts)
     return verdict.model_copy(update={"verdicts": tuple(weighted)})

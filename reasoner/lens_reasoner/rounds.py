@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
 from lens_reasoner.active_run import ActiveRun
-from lens_reasoner.answers import answer_of, pictures_of, verdict_of
+from lens_reasoner.answers import answer_of, images_of, verdict_of
 from lens_reasoner.diagnosis import diagnose, prompt_problems
 from lens_reasoner.errors import GenerationRefusedError, GeneratorError, ReasonerError
 from lens_reasoner.events import (
@@ -219,7 +219,7 @@ class Rounds:
                 settings=run.settings,
                 on_step=on_step,
             )
-            return await pictures_of(generator, images)
+            return await images_of(generator, images)
 
     async def _judge(self, index: int, criteria: asyncio.Task[Rubric | None]) -> None:
         run, judge = self._run, self._parts.judge
