@@ -298,7 +298,7 @@ def test_a_model_that_only_draws_says_so(tmp_path: Path) -> None:
     finally:
         server.stop()
     assert (caught.value.code, caught.value.param) == ("unsupported_value", "image")
-    assert "'painter' draws from a prompt alone" in str(caught.value)
+    assert "'painter' only generates from prompts" in str(caught.value)
 
 
 STREAMED = {
@@ -357,7 +357,7 @@ async def test_our_client_edits_here_and_there_alike(running: Running) -> None:
     assert after.shape == before.shape
     assert np.abs(after[:, 48:] - before[:, 48:]).max() <= 2
     assert np.abs(after[:, :16] - before[:, :16]).max() > 10
-    with pytest.raises(UnsupportedSettingError, match="changes no pictures"):
+    with pytest.raises(UnsupportedSettingError, match="cannot change images"):
         await AsyncLens(
             FunctionGenerator(lambda p, s: picture), reasoner=None, judge=None
         ).images.edit(file(picture), "x")
