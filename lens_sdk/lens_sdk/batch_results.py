@@ -91,13 +91,13 @@ def _trouble(result: LoopResult) -> Trouble | None:
     best = result.best
     drawing = [failure for failure in result.failures if failure.stage == "generate"]
     if best is None or result.stop_reason == "generator_failed":
-        why = f"{drawing[-1].message} {drawing[-1].hint}" if drawing else result.stop_reason
-        return why.strip(), "generator" if drawing else "budget"
+        why = str(drawing[-1]) if drawing else result.stop_reason
+        return why, "generator" if drawing else "budget"
     if best.score is None:
         asked = [failure for failure in result.failures if failure.stage == "rubric"]
         for failure in (best.failure, *asked):
             if failure is not None:
-                return f"Not judged: {failure.message} {failure.hint}".strip(), "judge"
+                return f"Not judged: {failure}", "judge"
     return None
 
 

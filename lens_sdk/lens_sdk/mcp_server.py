@@ -180,7 +180,7 @@ async def _told(work: Awaitable[T]) -> T:
     try:
         return await work
     except ReasonerError as error:
-        raise ToolError(f"{error.message} {error.hint}".strip()) from error
+        raise ToolError(str(error)) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

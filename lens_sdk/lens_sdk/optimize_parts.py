@@ -24,7 +24,6 @@ from lens_reasoner import (
     FidelityChecker,
     Generator,
     Judge,
-    OpenAIChat,
     RubricWriter,
     SystemPrompt,
 )
@@ -41,6 +40,7 @@ from lens_sdk.session import (
     choose_judge,
     choose_reasoner,
     choose_rubric_writer,
+    named_chat,
 )
 
 STRATEGIES: dict[str, Strategy] = {
@@ -150,7 +150,7 @@ def choose_parts(
         proposer=_proposer("library" if rules and proposer == "auto" else proposer, provider),
         clusterer=ByKind()
         if offline
-        else LLMClusterer(_chat(DEFAULT_JUDGE_MODEL, PROPOSER_SETTING, provider)),
+        else LLMClusterer(named_chat(DEFAULT_JUDGE_MODEL, PROPOSER_SETTING, provider)),
         seed_prompt=_poor_prompt() if rules else GENERAL_PROMPT,
         reasoner_model=None if rules else _paid_model(reasoner, DEFAULT_REASONER_MODEL),
         judge_model=None if offline else _paid_model(judge, DEFAULT_JUDGE_MODEL),
@@ -187,16 +187,11 @@ def _proposer(choice: str, provider: ChatOptions | None) -> Proposer:
 
         return LibraryProposer(NANO_LIBRARY)
     if kind == "openai" or choice == "auto":
-        return LLMProposer(_chat(model or DEFAULT_PROPOSER_MODEL, PROPOSER_SETTING, provider))
+        return LLMProposer(named_chat(model or DEFAULT_PROPOSER_MODEL, PROPOSER_SETTING, provider))
     raise UnknownPartError(
         f"proposer {choice!r} is not known.",
         hint="Choices: auto, library, openai or openai:MODEL.",
     )
-
-
-def _chat(model: str, setting: str, provider: ChatOptions | None) -> OpenAIChat:
-    options = ChatOptions(setting=setting)
-    return OpenAIChat(model, **(options if provider is None else {**provider, **options}))
 
 
 def _poor_prompt() -> SystemPrompt:

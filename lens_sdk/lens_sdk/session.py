@@ -153,7 +153,7 @@ def choose_reasoner(
     if kind == "none":
         return None
     if kind == "openai":
-        return LLMReasoner(_chat(name or DEFAULT_REASONER_MODEL, REASONER_SETTING, provider))
+        return LLMReasoner(named_chat(name or DEFAULT_REASONER_MODEL, REASONER_SETTING, provider))
     if kind == "gguf":
         return GgufReasoner(name or None)
     if runtime is None:
@@ -183,8 +183,8 @@ def choose_judge(
     if kind == "none":
         return None, None
     if kind == "openai":
-        chat = _chat(name or DEFAULT_JUDGE_MODEL, JUDGE_SETTING, provider)
-        writer = _chat(name or DEFAULT_RUBRIC_MODEL, JUDGE_SETTING, provider)
+        chat = named_chat(name or DEFAULT_JUDGE_MODEL, JUDGE_SETTING, provider)
+        writer = named_chat(name or DEFAULT_RUBRIC_MODEL, JUDGE_SETTING, provider)
         return RubricJudge(chat), LLMRubricWriter(writer)
     require_packages(("numpy", "scipy"))
     from lens_sdk.nano_judge import NanoJudge, NanoRubricWriter
@@ -200,7 +200,7 @@ def choose_rubric_writer(
         return None if isinstance(choice, str) else choice
     kind, name = _read(choice, "rubric", None, provider)
     if kind == "openai":
-        return LLMRubricWriter(_chat(name or DEFAULT_RUBRIC_MODEL, RUBRIC_SETTING, provider))
+        return LLMRubricWriter(named_chat(name or DEFAULT_RUBRIC_MODEL, RUBRIC_SETTING, provider))
     if kind == "none":
         return None
     from lens_sdk.nano_judge import NanoRubricWriter
@@ -231,7 +231,7 @@ def choose_reviser(
         return None
     kind, name = _read(reasoner, "reasoner", runtime, provider)
     if kind == "openai":
-        return LLMReviser(_chat(name or DEFAULT_REASONER_MODEL, REASONER_SETTING, provider))
+        return LLMReviser(named_chat(name or DEFAULT_REASONER_MODEL, REASONER_SETTING, provider))
     if kind == "local" and runtime is not None:
         from lens_sdk.local_chat import LocalChat
 
@@ -256,7 +256,7 @@ def choose_fidelity_checker(
         return None
     kind, name = _read(judge, "judge", runtime, provider)
     if kind == "openai":
-        return LLMFidelity(_chat(name or DEFAULT_JUDGE_MODEL, JUDGE_SETTING, provider))
+        return LLMFidelity(named_chat(name or DEFAULT_JUDGE_MODEL, JUDGE_SETTING, provider))
     if kind == "nano":
         from lens_sdk.nano_fidelity import NanoFidelityChecker
 
@@ -273,9 +273,16 @@ def _follows(choice: PartChoice, part: str) -> bool:
     return choice == "auto"
 
 
-def _chat(model: str, setting: str, provider: ChatOptions | None) -> OpenAIChat:
-    options = ChatOptions(setting=setting)
-    return OpenAIChat(model, **(options if provider is None else {**provider, **options}))
+def named_chat(model: str, setting: str, provider: ChatOptions | None) -> OpenAIChat:
+    """A language model chosen by name.
+
+    Args:
+        model: Its name.
+        setting: What a user changes to choose another.
+        provider: See `build_loop`.
+    """
+    options: ChatOptions = {**(provider or ChatOptions()), "setting": setting}
+    return OpenAIChat(model, **options)
 
 
 def _read(

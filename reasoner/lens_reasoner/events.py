@@ -63,6 +63,10 @@ class StageFailure(Value):
     usage: Usage = Usage()
     fault: str | None = None
 
+    def __str__(self) -> str:
+        """The message followed by the hint."""
+        return f"{self.message} {self.hint}".strip()
+
     @classmethod
     def of(cls, stage: Stage, error: Exception) -> StageFailure:
         """The record of `error`."""

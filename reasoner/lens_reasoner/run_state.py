@@ -106,6 +106,11 @@ class LoopResult(Value):
         """The refusal; None if the request was not refused."""
         return self.rewrite if isinstance(self.rewrite, Refused) else None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What failed besides single verdicts, in words, each once."""
+        return tuple(dict.fromkeys(map(str, self.failures)))
+
     def _repr_html_(self) -> str:
         from lens_reasoner.notebook import run
 

@@ -14,7 +14,6 @@ from lens_reasoner import LoopResult, ReasonerError, RunRecord, RunRecordError, 
 from lens_reasoner.media import SUFFIXES
 from lens_reasoner.record import EVENTS, IMAGES
 from lens_sdk.cli.console import err
-from lens_sdk.cli.report import notes_of
 from lens_sdk.client.local import run_info
 from lens_sdk.client.types import RunInfo
 
@@ -118,7 +117,7 @@ def print_run(console: Console, info: RunInfo, result: LoopResult, folder: Path 
         table.add_row(name, Text(" · ".join(filter(None, parts)), style="green" if best else ""))
         if best and folder is not None:
             table.add_row("", Text(str(_file(folder, candidate.image))))
-    for note in notes_of(result):
+    for note in result.notes:
         table.add_row("Note", Text(note, style="yellow"))
     usd = result.usage.usd
     cost = "unknown" if usd is None else f"${usd:.4f}"

@@ -47,7 +47,7 @@ def print_report(
         table.add_row("Verdict", _headline(result, best.verdict))
         for line in verdict_lines(result.rubric, best.verdict):
             table.add_row("", line)
-    for note in notes_of(result):
+    for note in result.notes:
         table.add_row("Note", Text(note, style="yellow"))
     table.add_row("Picture", Text(str(saved[result.best_index or 0])))
     table.add_row("", Text(_settings(best), style="dim"))
@@ -130,12 +130,6 @@ def _rounds(result: LoopResult) -> str:
         cost(result.usage.usd),
     )
     return " · ".join(filter(None, parts))
-
-
-def notes_of(result: LoopResult) -> list[str]:
-    """What failed besides single verdicts, each in one line and once."""
-    told = (f"{failure.message} {failure.hint}".strip() for failure in result.failures)
-    return list(dict.fromkeys(told))
 
 
 def _best(result: LoopResult) -> Candidate:

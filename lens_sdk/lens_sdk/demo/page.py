@@ -125,9 +125,7 @@ def _variant(title: str, result: LoopResult) -> Markup:
         _picture(candidate, best=index == result.best_index)
         for index, candidate in enumerate(result.candidates)
     )
-    notes = (
-        el("p", f"{failure.message} {failure.hint}", class_="note") for failure in result.failures
-    )
+    notes = (el("p", note, class_="note") for note in result.notes)
     return el(
         "section",
         el("h3", title, None if best is None else score_badge(best.score)),

@@ -44,7 +44,7 @@ def _case(number: int, record: RunRecord) -> Markup:
         el("h2", result.request.text),
         el("p", _facts(record, result), class_="note"),
         *_prompts(result),
-        *_failures(result),
+        *(el("p", note, class_="note") for note in result.notes),
     )
     return el(
         "article",
@@ -86,12 +86,6 @@ def _prompts(result: LoopResult) -> list[Markup]:
     ]
 
 
-def _failures(result: LoopResult) -> list[Markup]:
-    """What failed besides single verdicts, such as pictures that were refused, each once."""
-    told = (f"{failure.message} {failure.hint}".strip() for failure in result.failures)
-    return [el("p", text, class_="note") for text in dict.fromkeys(told)]
-
-
 def _candidates(result: LoopResult) -> list[Markup]:
     choice = len(result.candidates) > 1
     return [
@@ -123,6 +117,6 @@ def _candidate(candidate: Candidate, result: LoopResult, *, best: bool) -> Marku
         "section",
         picture(candidate.image, caption, best=best),
         None if candidate.verdict is None else verdict_list(candidate.verdict, result.rubric),
-        None if failure is None else el("p", f"{failure.message} {failure.hint}", class_="note"),
+        None if failure is None else el("p", str(failure), class_="note"),
         class_="candidate",
     )
