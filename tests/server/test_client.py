@@ -245,7 +245,7 @@ async def _list(lens: AsyncLens) -> None:
 
 
 def test_an_address_without_a_scheme_is_refused_at_once() -> None:
-    with pytest.raises(SettingsError, match="no address") as caught:
+    with pytest.raises(SettingsError, match="not a server address") as caught:
         AsyncLens(base_url="localhost:8000")
     assert "http://localhost:8000" in caught.value.hint
 

@@ -25,13 +25,11 @@ DEFAULT_FOLDER = Path("lens-bench")
 def bench(
     config: Annotated[
         str,
-        typer.Option(
-            "--config", "-c", help="Size of the model, of random weights: nano, mid, lens."
-        ),
+        typer.Option("--config", "-c", help="Model size, with random weights: nano, mid, lens."),
     ] = "lens",
     folder: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Where results go; a run that was stopped goes on there."),
+        typer.Option("--out", "-o", help="Folder for results; a stopped run resumes there."),
     ] = DEFAULT_FOLDER,
     device: DeviceOption = Device.AUTO,
     dtype: Annotated[
@@ -40,40 +38,38 @@ def bench(
     speed: Annotated[
         list[str] | None,
         typer.Option(
-            "--speed", help="Speed plan to measure, such as plain, exact or fast; repeatable."
+            "--speed", help="Speed plan to measure, such as plain, exact or fast. Repeatable."
         ),
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only", help="Only this kind of case, such as denoise or generate; repeatable."
+            "--only", help="Only this kind of case, such as denoise or generate. Repeatable."
         ),
     ] = None,
     paired: Annotated[
         list[str] | None,
         typer.Option(
-            "--paired", help="Also compare this plan with plain, in turns, or all; repeatable."
+            "--paired", help="Compare this plan (or all) with plain, alternating. Repeatable."
         ),
     ] = None,
-    warmup: Annotated[int, typer.Option("--warmup", min=1, help="Calls that do not count.")] = 3,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Calls that count.")] = 20,
+    warmup: Annotated[int, typer.Option("--warmup", min=1, help="Warm-up calls.")] = 3,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Measured calls.")] = 20,
     minutes: Annotated[
         float | None,
         typer.Option(
-            "--minutes", min=0, help="Begin nothing new after this time; run again to go on."
+            "--minutes", min=0, help="Start nothing new after this time; run again to resume."
         ),
     ] = None,
     check: Annotated[
         bool,
-        typer.Option(
-            "--check", help="Measure nothing; go through every path's shapes, without a GPU."
-        ),
+        typer.Option("--check", help="Measure nothing; check every path's shapes, without a GPU."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how fast this machine draws: every part of the model, and whole pictures.
+    """Measure how fast this machine is: every part of the model, and complete images.
 
-    By default with the published model's size and random weights, which are as fast.
+    By default, uses the published model's size with random weights, which are just as fast.
 
     Example: lens bench --config nano --only generate
     """

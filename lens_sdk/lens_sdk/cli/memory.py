@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 def memory(
     size: Annotated[
         list[str] | None,
-        typer.Option("--size", help="WIDTHxHEIGHT in pixels, such as 1024x1024; repeatable."),
+        typer.Option("--size", help="WIDTHxHEIGHT in pixels, such as 1024x1024. Repeatable."),
     ] = None,
     batch: BatchOption = 1,
     as_json: JsonOption = False,
     write: Annotated[
-        Path | None, typer.Option("--write", help="Markdown file whose table to replace.")
+        Path | None, typer.Option("--write", help="Markdown file in which to replace the table.")
     ] = None,
 ) -> None:
-    """Tell how much memory the published Lens needs under each plan, and which fits here.
+    """Show how much memory the published Lens needs under each plan, and which fit here.
 
-    JSON gives bytes, the table GiB.
+    JSON is in bytes, the table in GiB.
 
     Example: lens memory --size 1024x1024
     """
