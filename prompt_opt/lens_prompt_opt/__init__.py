@@ -1,4 +1,4 @@
-"""Improve a reasoner's system prompt over many requests, without training."""
+"""Optimise a reasoner's system prompt on many requests, without training."""
 
 from lens_prompt_opt.budget import Budget, BudgetExhaustedError, SpendRow
 from lens_prompt_opt.card import GainClaim, PromptCard, load_system_prompt

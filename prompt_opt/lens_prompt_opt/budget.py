@@ -1,4 +1,4 @@
-"""Limits over everything a study pays for, and the account of what it paid."""
+"""Limits on everything a study pays for, and the ledger of what it paid."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _CALLS_PER_CELL = 3
 
 
 class BudgetExhaustedError(Exception):
-    """The next block does not fit; ends a strategy and never reaches the user."""
+    """The next block does not fit the budget; ends a strategy and never reaches the user."""
 
 
 class Budget(Value):
     """Limits of a study; None means no limit.
 
     Attributes:
-        usd: Dollars, over all stages.
-        images: Images drawn.
-        seconds: Wall-clock seconds of work, pauses between resumed runs not counted.
+        usd: US dollars, over all stages.
+        images: Images generated.
+        seconds: Wall-clock seconds of work, without pauses between resumed runs.
         calls: Calls to any part.
     """
 
@@ -45,14 +45,14 @@ class Budget(Value):
 
 @dataclass(slots=True)
 class StageSpend:
-    """What one stage consumed so far.
+    """What one stage has consumed so far.
 
     Attributes:
         calls: Calls with a result.
-        images: Images drawn.
-        usd: Known dollars.
-        seconds: Time inside calls, summed over concurrent ones.
-        unpriced: Calls that did not say what they cost.
+        images: Images generated.
+        usd: US dollars, as far as known.
+        seconds: Seconds inside calls, summed over concurrent ones.
+        unpriced: Calls of unknown cost.
     """
 
     calls: int = 0
@@ -63,7 +63,7 @@ class StageSpend:
 
 
 class SpendRow(Value):
-    """One line of the table at the end; see `StageSpend`."""
+    """One row of the cost table; see `StageSpend`."""
 
     stage: str
     calls: int
@@ -74,10 +74,10 @@ class SpendRow(Value):
 
 
 class Ledger:
-    """Counts spending by stage and says whether more fits.
+    """Tracks spending by stage and says whether more fits the budget.
 
-    Spending is entered in the order of the study and not of the clock, so that a resumed run
-    stops where an uninterrupted one does.
+    Spending is entered in the order of the study rather than the clock, so that a resumed run stops
+    where an uninterrupted one does.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -100,19 +100,19 @@ class Ledger:
         """Enter one call.
 
         Args:
-            stage: What kind of call.
+            stage: The call's stage.
             usage: What it consumed.
             seconds: How long it took.
-            images: Images it drew.
-            failed: Whether it failed; then it may be unpriced whatever the limits are, as failures
-                seldom say what they cost.
+            images: Images it generated.
+            failed: Whether it failed. A failed call may be unpriced under any limits, because
+                failures seldom state their cost.
 
         Raises:
-            UnknownCostError: If dollars are limited and the call has no price.
+            UnknownCostError: There is a dollar limit and the call's cost is unknown.
         """
         if usage.usd is None and self.budget.usd is not None and not failed:
             raise UnknownCostError(
-                f"A call of stage {stage!r} does not say what it cost, and the budget is "
+                f"A call of stage {stage!r} does not state its cost, and the budget is "
                 f"{self.budget.usd} dollars.",
                 hint="Give the part a price list, or limit images, calls or seconds instead.",
             )
@@ -121,7 +121,7 @@ class Ledger:
     def add_plain(
         self, stage: Stage, usd: float | None, seconds: float, *, images: int = 0
     ) -> None:
-        """`add` without a `Usage`, for callers in a hurry."""
+        """`add` without a `Usage`, for performance."""
         spent = self.stages[stage]
         spent.calls += 1
         spent.images += images
@@ -135,7 +135,7 @@ class Ledger:
 
     @property
     def images(self) -> int:
-        """Images drawn so far."""
+        """Images generated so far."""
         return self._images
 
     @property
@@ -145,37 +145,38 @@ class Ledger:
 
     @property
     def usd(self) -> float:
-        """Known dollars so far."""
+        """US dollars so far, as far as known."""
         return sum(spend.usd for spend in self.stages.values())
 
     def usd_per_cell(self) -> float:
-        """Dollars per image with everything around it but proposals; 0 before the first."""
+        """US dollars per image, without proposals; 0 before the first image."""
         spent = self.usd - self.stages["propose"].usd
         return spent / self._images if self._images else 0.0
 
     def usd_per_proposal(self) -> float:
-        """Dollars of one call of the proposer; 0 before the first."""
+        """US dollars per call of the proposer; 0 before the first."""
         spent = self.stages["propose"]
         return spent.usd / spent.calls if spent.calls else 0.0
 
     def seconds_per_cell(self) -> float:
-        """Wall-clock seconds per image so far; 0 before the first."""
+        """Wall-clock seconds per image so far; 0 before the first image."""
         return self.wall_seconds / self._images if self._images else 0.0
 
     def unit_prices(self, unit: Literal["usd", "seconds"]) -> Mapping[str, float]:
-        """Mean price of one call of each stage of a cell."""
+        """Mean price of one call, for each stage of a cell."""
         return {
             stage: getattr(self.stages[stage], unit) / max(self.stages[stage].calls, 1)
             for stage in ("rewrite", "generate", "judge")
         }
 
     def fits(self, cells: int, *, proposals: int = 0, reserve: bool = True) -> bool:
-        """Whether a block of so many new cells and proposals stays within every limit.
+        """Whether a block of this many new cells and proposals stays within every limit.
 
-        Images are known beforehand and never overshot, nor are calls to rewriter, generator,
-        judge and proposer. Writing a rubric, looking up a rewrite or sorting failures is a call
-        more: by these of one block the calls can be overshot. Dollars and seconds are estimated
-        from the calls so far, so they can be overshot by that error of one block.
+        Numbers of images and of calls to reasoner, generator, judge and proposer are known
+        beforehand and never exceed the limits. Writing a rubric, checking a rewrite and sorting
+        failures take additional calls, by which one block can exceed the call limit. Dollars and
+        seconds are estimated from the calls so far, so one block can exceed these limits by the
+        estimate's error.
         """
         budget = self.budget
         held = self.reserved_images if reserve else 0
@@ -195,7 +196,7 @@ class Ledger:
         return self.wall_seconds + everything * self.seconds_per_cell() <= budget.seconds
 
     def cells_left(self, *, most: int = 10**9) -> int:
-        """How many new cells still fit beside what is reserved, at most `most`."""
+        """How many new cells still fit beside what is reserved; at most `most`."""
         low, high = 0, most
         while low < high:
             middle = (low + high + 1) // 2
@@ -203,7 +204,7 @@ class Ledger:
         return low
 
     def table(self) -> tuple[SpendRow, ...]:
-        """A row per stage that was used, and the total."""
+        """One row per stage with calls, and the total."""
         rows = [
             SpendRow(stage=stage, **asdict(spend))
             for stage, spend in self.stages.items()

@@ -1,4 +1,4 @@
-"""The first block of a study: the seed prompt on nested cells, to see where scores vary."""
+"""The first block of a study: the seed prompt on nested cells, to measure where scores vary."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lens_prompt_opt.statistics.variance import (
 
 
 async def calibrate(desk: Desk, requests: int, plan: SamplingPlan) -> VarianceLedger | None:
-    """Draw the block and split the variance; None if it is not wanted or does not fit.
+    """Evaluate the block and split the variance; None if it is disabled or does not fit.
 
     Args:
         desk: The study's desk; only its first generator is used.
-        requests: Requests of the block; below 2 there is none.
-        plan: How the gate evaluates a prompt, which the ledger's advice starts from.
+        requests: Number of requests; below 2 the block is skipped.
+        plan: How the gate evaluates a prompt; the ledger's advice compares with it.
     """
     if requests < 2:
         return None
@@ -41,7 +41,7 @@ async def calibrate(desk: Desk, requests: int, plan: SamplingPlan) -> VarianceLe
 
 
 def nested(cells: Sequence[Cell]) -> list[Cell]:
-    """Two rewrites of each request, two images of each, two judgements of the first."""
+    """Two rewrites per request, two images per rewrite, two judgements of the first image."""
     found: dict[str, list[Cell]] = {}
     for cell in cells:
         if cell.generator == 0:

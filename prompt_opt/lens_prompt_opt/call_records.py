@@ -1,4 +1,4 @@
-"""Results of calls as JSON, and what becomes of a block in which some fail."""
+"""Results of calls as JSON, and what happens to a block when some calls fail."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ T = TypeVar("T")
 
 
 def record(usage: Usage, seconds: float, **fields: object) -> JsonRecord:
-    """What a call gave and consumed."""
+    """The record of a call: its result and what it consumed."""
     return {"usage": usage.model_dump(mode="json"), "seconds": seconds, **fields}
 
 
 def failed(error: ReasonerError, seconds: float) -> JsonRecord:
-    """A call that failed by itself: trying again would not help; its cost may be unknown."""
+    """The record of a call that failed because of its input; a retry would not help."""
     usage = getattr(error, "usage", None) or Usage()
     failure = without_keys(f"{type(error).__name__}: {error.message}")
     return record(usage, seconds, failure=failure)
 
 
 async def attempt(call: Callable[[], Awaitable[JsonRecord]]) -> JsonRecord:
-    """What a call gives; where it failed by itself, why.
+    """Make a call and return its record, or the record of a failure caused by its input.
 
     Raises:
-        ReasonerError: If a service is out.
+        ReasonerError: A service is down.
     """
     started = time.perf_counter()
     try:
@@ -46,28 +46,28 @@ async def attempt(call: Callable[[], Awaitable[JsonRecord]]) -> JsonRecord:
 
 
 def answer(verdict: CriterionVerdict) -> JsonRecord:
-    """What is kept of the verdict on one criterion."""
+    """What is recorded of the verdict on one criterion."""
     disputed = verdict.agreement is not None and verdict.agreement < 1
     return {"answer": verdict.answer, "evidence": verdict.evidence, "disputed": disputed}
 
 
 def interruption(error: Exception) -> StudyInterruptedError:
-    """What a study that cannot go on because of `error` ends with."""
+    """The error that ends a study because of `error`."""
     if isinstance(error, StudyInterruptedError):
         return error
     stopped = StudyInterruptedError(
         without_keys(f"The study stopped at {type(error).__name__}: {error}"),
-        hint="What was paid for is kept; run it again with the same run_dir to go on.",
+        hint="Finished calls are recorded; run it again with the same run_dir to continue.",
     )
     stopped.__cause__ = error
     return stopped
 
 
 async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results; if any failed, an error, but only after everything under way has ended.
+    """All results in order. If any call failed, raise, but only after the others have ended.
 
     Raises:
-        StudyInterruptedError: If a service is out, or a part failed in a way it does not announce.
+        StudyInterruptedError: A service is down, or a part raised an unexpected error.
     """
     done = await asyncio.gather(*work, return_exceptions=True)
     failures = [result for result in done if isinstance(result, BaseException)]

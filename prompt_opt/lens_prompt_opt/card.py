@@ -1,4 +1,4 @@
-"""The prompt card: an optimised prompt with everything that vouches for it."""
+"""The prompt card: an optimised prompt with the evidence for it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lens_reasoner.types import Value
 
 
 class KindChange(Value):
-    """What became of one kind of criterion, on the test split.
+    """Change of one kind of criterion, on the test split.
 
     Attributes:
         kind: The kind.
         before: Pass rate under the seed prompt.
         after: Pass rate under the optimised prompt.
-        interval: Interval of their difference.
-        requests: Requests with such criteria.
+        interval: Confidence interval of the difference.
+        requests: Number of requests with such criteria.
     """
 
     kind: str
@@ -34,20 +34,22 @@ class KindChange(Value):
 
 
 class GainClaim(Value):
-    """The one number a study claims: gain over the seed prompt on requests never used before.
+    """The one number a study claims: the gain over the seed prompt on unseen requests.
 
     Attributes:
-        gain: Mean difference of score, optimised minus seed, same requests and image seeds.
-        interval: Interval of the gain, over requests and images.
-        confidence: Its confidence.
-        method: How it was computed.
-        seed_score: Mean score of the seed prompt, over images with a score under both.
-        best_score: Mean score of the optimised prompt, over the same.
-        requests: Requests of the test split with a score under both.
+        gain: Mean score difference, optimised minus seed, on the same requests and image seeds.
+        interval: Confidence interval of the gain, over requests and images.
+        confidence: Confidence of the interval.
+        method: How the interval was computed.
+        seed_score: Mean score of the seed prompt, over images with a score under both prompts.
+        best_score: Mean score of the optimised prompt, over the same images.
+        requests: Number of test requests with a score under both prompts.
         pictures: Images per request and prompt.
-        kinds: The same by kind of criterion; a description, not corrected for their number.
-        undecided: Shares of the criteria that the judge could not tell, under the seed prompt and
-            under the optimised one; they are left out of the scores. None in older files.
+        kinds: Change by kind of criterion; descriptive, without a correction for multiple
+            comparisons.
+        undecided: Shares of criteria that the judge could not decide, under the seed prompt and
+            under the optimised one; they do not count for the scores. None in files of older
+            versions.
     """
 
     gain: float
@@ -62,7 +64,7 @@ class GainClaim(Value):
     undecided: tuple[float, float] | None = None
 
     def __str__(self) -> str:
-        """The claim in one line, in points of a hundred."""
+        """The claim in one line, in percentage points."""
         low, high = self.interval
         return (
             f"{100 * self.gain:+.1f} points ({self.confidence:.0%} interval {100 * low:+.1f} to "
@@ -71,24 +73,24 @@ class GainClaim(Value):
 
 
 class PromptCard(Value):
-    """A prompt, where it comes from, and what is known of it.
+    """A prompt, its origin, and what is known about it.
 
     Attributes:
         schema_version: Version of this format.
-        system_prompt: The prompt; what a reasoner loads.
-        lineage: The candidates it descends from, the seed first, itself last, with their edits
-            and hypotheses.
-        hypotheses: The edits that still stand in the prompt, each with what became, on the test
-            split, of the kinds of criteria it was aimed at, from the seed prompt to this one. Edits
+        system_prompt: The prompt that a reasoner loads.
+        lineage: The candidates it descends from, from the seed to itself, with their edits and
+            hypotheses.
+        hypotheses: The edits that are still in the prompt. Each has the measured change on the test
+            split, from the seed prompt to this one, for the kinds of criteria it aims at; edits
             with the same aim share that change.
         claim: The final claim; None if the search found nothing to claim.
         decisions: The challenges that led to it.
-        data: SHA-256 of the requests, in all and by split.
+        data: SHA-256 of all requests and of each split.
         models: Names of the parts, by stage.
-        strategy: How it was searched.
-        seed: Seed of the study.
+        strategy: Name of the search strategy.
+        seed: Random seed of the study.
         cost: What the study consumed, by stage.
-        version: Version of the software.
+        version: Version of lens-sdk.
     """
 
     schema_version: Literal[1] = 1
@@ -110,7 +112,7 @@ class PromptCard(Value):
         return self.system_prompt.render()
 
     def save(self, path: str | Path) -> Path:
-        """Write it as JSON."""
+        """Write the card as JSON; missing folders are created."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -118,10 +120,10 @@ class PromptCard(Value):
 
     @classmethod
     def load(cls, path: str | Path) -> PromptCard:
-        """Read a file written by `save`.
+        """Read a card written by `save`.
 
         Raises:
-            PromptOptError: If it is no prompt card.
+            PromptOptError: The file is not a prompt card.
         """
         try:
             return cls.model_validate_json(Path(path).read_bytes())
@@ -132,11 +134,11 @@ class PromptCard(Value):
 
 
 def load_system_prompt(path: str | Path) -> SystemPrompt:
-    """A system prompt from a prompt card, or from whatever `SystemPrompt.load` reads.
+    """Load a system prompt from a prompt card, or from anything that `SystemPrompt.load` reads.
 
     Raises:
-        PromptFileError: If there is no prompt in the file.
-        OSError: If it cannot be read.
+        PromptFileError: The file does not have a prompt.
+        OSError: It cannot be read.
     """
     path = Path(path)
     if path.suffix == ".json":

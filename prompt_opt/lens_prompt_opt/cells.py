@@ -1,4 +1,4 @@
-"""What is evaluated: a request under an image seed, and what came of it."""
+"""Cells, which are what is evaluated, and their outcomes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lens_prompt_opt.requests import StudyRequest
 from lens_reasoner.types import Answer
 
 _SEED_BITS = 31
-"""Seeds stay below 2**31, which every image server accepts."""
+"""Seeds stay below 2**31, because every image server accepts those."""
 
 
 class Cell(NamedTuple):
-    """One thing to evaluate; the same cell is used for every prompt that is compared.
+    """One evaluation: a request with its seeds. Prompts are compared on the same cells.
 
     Attributes:
         request: Id of the request.
         seed: Seed of the image.
-        draw: Seed of the rewrite; cells of one request with the same draw share a rewrite.
-        vote: Number of the judgement; cells that differ in nothing else share an image.
-        generator: Place of the generator in the study.
+        draw: Seed of the rewrite; cells of a request with the same `draw` share a rewrite.
+        vote: Number of the judgement; cells that only differ in it share an image.
+        generator: Index of the generator in the study.
     """
 
     request: str
@@ -36,20 +36,20 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one prompt did on one cell.
+    """The result of one prompt on one cell.
 
     Attributes:
         cell: The cell.
-        score: Share of criteria met, in [0, 1]; None if there is no verdict. A request that the
-            prompt made the reasoner refuse or answer unusably, or whose rewrite the generator
-            refused, scores 0: leaving images out must not pay.
+        score: Share of criteria met, in [0, 1]; None without a verdict. A request that the reasoner
+            refused or answered unusably under this prompt, or whose rewrite the generator refused,
+            scores 0, because leaving images out must not pay.
         answers: The judge's answers by criterion.
-        rewrite: The prompt that was drawn; empty if refused.
-        image: Name of the image; empty if none was drawn.
-        fingerprint: 64-bit perceptual hash of the image, where there is one.
-        failure: Why there is no score, or why it is 0 by refusal; empty otherwise.
+        rewrite: The prompt given to the generator; empty if the request was refused.
+        image: Name of the image; empty if there is none.
+        fingerprint: 64-bit perceptual hash of the image, if there is one.
+        failure: Why there is no score, or why the score is 0 by refusal; empty otherwise.
         evidence: What the judge saw, by criterion.
-        disputed: Criteria about which the judge's votes disagree.
+        disputed: Criteria on which the judge's votes disagree.
     """
 
     cell: Cell
@@ -64,11 +64,11 @@ class Outcome:
 
     @property
     def refused(self) -> bool:
-        """Whether reasoner or generator refused, so that nothing was drawn."""
+        """Whether the reasoner or the generator refused, so that there is no image."""
         return bool(self.failure) and self.score == 0.0
 
     def met(self, criterion: str) -> bool | None:
-        """Whether a criterion was met; None if that is not known. What was refused met none."""
+        """Whether a criterion was met; None if unknown. A refusal meets none."""
         if self.refused:
             return False
         answer = self.answers.get(criterion)
@@ -76,10 +76,10 @@ class Outcome:
 
 
 class CellStream:
-    """Cells of one pass over requests, in an order and with seeds drawn from a name.
+    """The cells of one pass over requests; the order and the seeds follow from `name`.
 
-    Every request comes once, with `pictures` images by each of `generators`, each with a rewrite
-    of its own. Equal names give equal cells; different names give unrelated ones.
+    Every request appears once, with `pictures` images from each of `generators`, each image with
+    its own rewrite. Equal names give equal cells, different names unrelated ones.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class CellStream:
         self._generators = tuple(generators)
 
     def __len__(self) -> int:
-        """How many requests there are."""
+        """Number of requests."""
         return len(self._order)
 
     def of_request(self, request: str) -> list[Cell]:
@@ -112,14 +112,14 @@ class CellStream:
         ]
 
     def blocks(self, requests_per_block: int) -> Iterator[list[Cell]]:
-        """The cells of so many requests at a time; the last block may be smaller."""
+        """The cells of `requests_per_block` requests at a time; the last block may be smaller."""
         for first in range(0, len(self._order), requests_per_block):
             names = self._order[first : first + requests_per_block]
             yield [cell for name in names for cell in self.of_request(name)]
 
 
 def image_seed(name: str) -> int:
-    """A seed that depends on `name` alone."""
+    """A seed that only depends on `name`."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> (64 - _SEED_BITS)
 
@@ -127,7 +127,7 @@ def image_seed(name: str) -> int:
 def paired_differences(
     challenger: Iterable[Outcome], incumbent: Iterable[Outcome]
 ) -> dict[str, float]:
-    """Mean difference of score by request, over cells that both have a score for."""
+    """Mean score difference by request, over cells where both have a score."""
     base = {outcome.cell: outcome.score for outcome in incumbent}
     found: dict[str, list[float]] = {}
     for outcome in challenger:
@@ -138,7 +138,7 @@ def paired_differences(
 
 
 def undecided_share(outcomes: Iterable[Outcome]) -> float | None:
-    """Share of the criteria asked about that the judge could not tell; None if none was asked."""
+    """Share of criteria that the judge could not decide; None if there are no criteria."""
     found = [
         answer == "cannot_tell"
         for outcome in outcomes
@@ -149,7 +149,7 @@ def undecided_share(outcomes: Iterable[Outcome]) -> float | None:
 
 
 def mean_score(outcomes: Iterable[Outcome]) -> float | None:
-    """Mean over requests of their mean scores; None if nothing has a score."""
+    """Mean over requests of their mean scores; None if there are no scores."""
     found: dict[str, list[float]] = {}
     for outcome in outcomes:
         if outcome.score is not None:

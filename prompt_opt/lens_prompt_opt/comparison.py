@@ -1,4 +1,4 @@
-"""The optimised prompt against the seed prompt, on cells that nothing was decided on."""
+"""The optimised prompt compared with the seed prompt, on cells that no decision was based on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Comparison:
         method: IntervalMethod,
         confidence: float,
     ) -> None:
-        """Set the outcomes side by side.
+        """Pair the outcomes.
 
         Args:
             after: Outcomes of the optimised prompt.
@@ -41,7 +41,7 @@ class Comparison:
         self._confidence = confidence
 
     def claim(self, pictures: int) -> GainClaim | None:
-        """The gain; None if no cell has a score under both."""
+        """The claim; None if no cell has a score under both prompts."""
         differences = list(paired_differences(self._after, self._before).values())
         if not differences:
             return None
@@ -52,7 +52,7 @@ class Comparison:
             interval=self._method.interval(differences, self._confidence),
             confidence=self._confidence,
             method=self._method.name,
-            # Of the same cells as the gain, which is then the difference of the two.
+            # Means over the cells of the gain, so that the gain is their difference.
             seed_score=mean_score(old for _, old in self._scored) or 0.0,
             best_score=mean_score(new for new, _ in self._scored) or 0.0,
             requests=len(differences),
@@ -66,18 +66,18 @@ class Comparison:
 
     @property
     def _scored(self) -> list[tuple[Outcome, Outcome]]:
-        """After and before, where both have a score."""
+        """Pairs (after, before) in which both have a score."""
         pairs = zip(self._after, self._before, strict=True)
         return [(a, b) for a, b in pairs if a.score is not None and b.score is not None]
 
     def pictures(
         self, texts: Mapping[str, str], rubric: Callable[[str], Rubric | None]
     ) -> tuple[PicturePair, ...]:
-        """The outcomes side by side.
+        """Pairs of outcomes with what is needed to show them.
 
         Args:
-            texts: Texts of the requests by id.
-            rubric: Criteria of a request.
+            texts: Request texts by id.
+            rubric: Returns a request's criteria.
         """
         return tuple(
             PicturePair(
@@ -92,7 +92,7 @@ class Comparison:
         )
 
     def tested(self, edit: SectionEdit) -> SectionEdit:
-        """The edit with what became of the kinds it was aimed at; all kinds if it had no aim."""
+        """The edit with its test result, on the kinds of criteria it aims at or else on all."""
         rates = self._rates(edit.hypothesis.kinds)
         if not rates:
             return edit
@@ -112,7 +112,7 @@ class Comparison:
         )
 
     def _rates(self, kinds: Collection[str]) -> list[tuple[float, float]]:
-        """Pass rates after and before, by request, of criteria that are known both times."""
+        """Pass rates (after, before) by request, over criteria decided under both prompts."""
         found: dict[str, list[tuple[float, float]]] = {}
         for one, other in zip(self._after, self._before, strict=True):
             for name, kind in self._kinds(one.cell.request).items():
@@ -141,7 +141,7 @@ def _questions(rubric: Rubric | None) -> dict[str, str]:
 
 
 def surviving_edits(prompt: SystemPrompt, lineage: Sequence[Candidate]) -> tuple[SectionEdit, ...]:
-    """The edits whose text still stands in `prompt`, in the order of its sections."""
+    """The edits whose text is still in `prompt`, in the order of its sections."""
     latest = {edit.section: edit for candidate in lineage for edit in candidate.edits}
     return tuple(
         latest[section.name]

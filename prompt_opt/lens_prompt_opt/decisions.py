@@ -1,4 +1,4 @@
-"""What was decided about a challenger, and on what evidence."""
+"""Decisions about challengers, with their evidence."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Look(Value):
 
     Attributes:
         requests: Requests compared so far.
-        mean: Mean difference so far.
-        evidence: 0 at the start, 1 at acceptance.
+        mean: Mean score difference so far.
+        evidence: Progress towards acceptance: 0 at the start, 1 at acceptance.
     """
 
     requests: int
@@ -27,20 +27,20 @@ class Look(Value):
 
 
 class Decision(Value):
-    """The end of one challenge.
+    """The outcome of one challenge.
 
     Attributes:
         challenger: Its id.
-        incumbent: Id of what it was held against.
+        incumbent: Id of the candidate it was compared with.
         number: Number of the challenge in the study, from 1.
         level: Error rate of this test.
-        verdict: "better" accepts; "guarded" means better but not allowed.
-        gain: Mean difference of score on the requests compared; None if there were none.
-        interval: Interval of the gain, valid however early the test stopped.
+        verdict: "better" means accepted; "guarded" means better but rejected by a guard.
+        gain: Mean score difference on the requests compared; None if there were none.
+        interval: Confidence interval of the gain, valid however early the test stopped.
         requests: Requests compared.
-        images: Images drawn for it.
+        images: Images generated for the challenge.
         looks: The test's state after each block.
-        guards: What the challenger ran into.
+        guards: Guard findings against the challenger.
     """
 
     challenger: str

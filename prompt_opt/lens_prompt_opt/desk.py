@@ -1,4 +1,4 @@
-"""What a strategy works with: evaluation, failures, proposals and challenges, all accounted."""
+"""What a strategy works with: evaluation, failures, proposals and challenges, within budget."""
 
 from __future__ import annotations
 
@@ -35,21 +35,22 @@ from lens_reasoner.revision import Statement
 from lens_reasoner.types import Usage
 
 _ENOUGH_FAILURES = 4
-_LOOKED_UP = 48
+_LOOKUPS = 48
 
 
 class Desk:
     """A study's services to its strategy.
 
-    Nothing here looks at the clock or at the order in which calls end, so a run that is resumed
-    takes the same way again, over results that are on disk already.
+    Nothing here depends on the clock or on the order in which calls end, so a resumed run repeats
+    the same steps on the recorded results.
 
     Attributes:
         seed: The candidate the study started from.
-        splits: The requests; strategies use `splits.search`, and selection only by `challenge`.
+        splits: The requests. Strategies use `splits.search`, and the selection split only through
+            `challenge`.
         history: What happened, for the report.
         ledger: What was spent.
-        places: The generators that count in this search, by their place in the study.
+        places: Indexes in the study of the generators that count in this search.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Desk:
 
     @property
     def incumbent(self) -> Candidate:
-        """The last candidate that was accepted, or the seed."""
+        """The last accepted candidate, or the seed."""
         return self._keeper.incumbent
 
     @property
@@ -104,18 +105,18 @@ class Desk:
 
     @property
     def challenge_cells(self) -> int:
-        """Most new images the next challenge can need; the incumbent's are shared by an epoch."""
+        """Maximum new images of the next challenge; the incumbent's are shared within an epoch."""
         stream = self._keeper.stream(self.places)
         cells = [cell for block in stream.blocks(len(stream)) for cell in block]
         cells += self._keeper.guard_cells(self.places)
         return len(cells) + len(self._book.unknown(self.incumbent, cells))
 
     def rng(self, purpose: str) -> random.Random:
-        """Random numbers that depend on the study's seed and `purpose` alone."""
+        """A random generator that only depends on the study's seed and `purpose`."""
         return random.Random(f"{self._name}:{purpose}")
 
     def stream(self, purpose: str, *, pictures: int = 1) -> CellStream:
-        """Cells over the search requests."""
+        """Cells for the search requests."""
         return CellStream(
             self.splits.search,
             f"{self._name}:{purpose}",
@@ -124,9 +125,9 @@ class Desk:
         )
 
     def batch(self, purpose: str, size: int) -> list[Cell]:
-        """So many cells over the search requests, as evenly as possible.
+        """`size` cells per generator over the search requests, as evenly as possible.
 
-        Requests come again with other seeds only when all have come; a longer batch of the same
+        Requests repeat, with other seeds, only after all have appeared. A longer batch for the same
         purpose begins with the shorter one.
         """
         count = len(self.splits.search)
@@ -137,15 +138,15 @@ class Desk:
         return cells[: size * self.generators]
 
     def fits(self, cells: int) -> bool:
-        """Whether a block of so many new cells fits, beside what the final claim needs."""
+        """Whether a block of this many new cells fits, beside the reserve for the final claim."""
         return self.ledger.fits(cells)
 
     async def evaluate(self, candidate: Candidate, cells: Sequence[Cell]) -> list[Outcome]:
-        """Outcomes of a candidate, in the order of the cells; known ones cost nothing.
+        """Evaluate a candidate; outcomes are in the cells' order, and known ones cost nothing.
 
         Raises:
-            BudgetExhaustedError: If the new cells do not fit; nothing was paid then.
-            StudyInterruptedError: If a service is out, or most cells of a block gave no score.
+            BudgetExhaustedError: The new cells do not fit; nothing was paid.
+            StudyInterruptedError: A service is down, or most cells of a block got no score.
         """
         [outcomes] = await self._book.evaluate([(candidate, cells)])
         return outcomes
@@ -155,11 +156,11 @@ class Desk:
         return await self._book.evaluate(work)
 
     def outcomes(self, candidate: Candidate, cells: Sequence[Cell]) -> list[Outcome]:
-        """What is known of a candidate on `cells`, without paying."""
+        """The known outcomes of a candidate on `cells`; costs nothing."""
         return self._book.known(candidate, cells)
 
     def kinds(self, request: str) -> Mapping[str, str]:
-        """The kind of each criterion of a request; empty before its rubric is known."""
+        """The kind of each criterion of a request; empty while its rubric is unknown."""
         rubric = self._evaluator.rubric(request)
         if rubric is None:
             return {}
@@ -168,12 +169,12 @@ class Desk:
     async def failures(
         self, candidate: Candidate, outcomes: Sequence[Outcome], *, attribute: bool = True
     ) -> FailureReport:
-        """What failed, sorted into modes.
+        """Attribute failures and sort them into modes.
 
         Args:
-            candidate: The candidate the outcomes are of.
-            outcomes: Outcomes on the search split.
-            attribute: Whether to look up whose fault each failure was; otherwise all count
+            candidate: The candidate.
+            outcomes: Its outcomes on the search split.
+            attribute: Whether to find out which part is at fault; otherwise all failures count
                 against the system prompt.
         """
         return await self.failures_of([(candidate, outcomes)], attribute=attribute)
@@ -184,7 +185,7 @@ class Desk:
         *,
         attribute: bool = True,
     ) -> FailureReport:
-        """`failures` of several candidates together; it is noted under the first."""
+        """`failures` for several candidates together; recorded under the first."""
         failures: list[Failure] = []
         for candidate, outcomes in observed:
             failed = [o for o in outcomes if "no" in o.answers.values() or o.refused]
@@ -211,13 +212,13 @@ class Desk:
         return report
 
     async def propose(self, brief: ProposalBrief) -> list[tuple[SectionEdit, ...]]:
-        """Alternatives from the proposer; none if this call of it failed.
+        """Ask the proposer for alternative edits; none if this call failed.
 
         Protected sections, the length limit and the seed are filled in here.
 
         Raises:
-            BudgetExhaustedError: If a proposal does not fit.
-            ProposalError: If the proposer failed several times in a row.
+            BudgetExhaustedError: A proposal does not fit the budget.
+            ProposalError: The proposer failed several times in a row.
         """
         if not self.ledger.fits(0, proposals=1):
             raise BudgetExhaustedError
@@ -242,14 +243,14 @@ class Desk:
         if self._failed_proposals >= _ENOUGH_FAILURES:
             raise ProposalError(
                 f"The proposer {self._proposer.name!r} failed {_ENOUGH_FAILURES} times in a row.",
-                hint="See the notes of calls.jsonl, and choose another model.",
+                hint="See the notes in calls.jsonl, and choose another model.",
             )
         if record is None:
             return []
         return list(Proposals.model_validate(record).edits)[: brief.wanted]
 
     def _pictures(self, brief: ProposalBrief) -> dict[str, bytes]:
-        """Failed images of the examples, the most frequent modes first."""
+        """Failed images of the examples, those of the most frequent modes first."""
         examples = (failure for mode in brief.failures.modes for failure in mode.examples)
         names = dict.fromkeys(failure.image for failure in examples if failure.image)
         return {name: self._journal.picture(name) for name in names}
@@ -263,7 +264,7 @@ class Desk:
         round: int,
         other_parents: Sequence[Candidate] = (),
     ) -> Candidate | None:
-        """The candidate that `edits` make, if they fit and pass the guards; else it is noted."""
+        """The edited candidate; None (recorded) if the edits do not apply or a guard rejects it."""
         try:
             made = Candidate.edited(
                 parent,
@@ -285,15 +286,15 @@ class Desk:
     ) -> list[GuardFinding]:
         """See `Arena.guard`."""
         findings = self._outcome_guard.check(challenger, incumbent)
-        # A block's worth of look-ups, which may be paid for, says enough.
-        mine = await self._evaluator.statements(challenger[:_LOOKED_UP])
-        theirs = await self._evaluator.statements(incumbent[:_LOOKED_UP])
+        # One block of lookups, which may cost money, is enough.
+        mine = await self._evaluator.statements(challenger[:_LOOKUPS])
+        theirs = await self._evaluator.statements(incumbent[:_LOOKUPS])
         return findings + self._outcome_guard.check_intent(mine, theirs)
 
     async def challenge(
         self, challenger: Candidate, *, expected: Expectation | None = None
     ) -> Decision:
-        """Hold a candidate against the incumbent on the selection split; see the gate."""
+        """Test a candidate against the incumbent on the selection split; see the gate."""
         decision = await self._keeper.challenge(challenger, self, expected=expected)
         self.history.decision(decision)
         return decision

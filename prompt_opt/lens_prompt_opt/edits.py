@@ -1,4 +1,4 @@
-"""Edits of a sectioned system prompt, what they are meant to do, and the candidates they make."""
+"""Edits of a sectioned system prompt, their hypotheses, and the candidates they produce."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Hypothesis(Value):
     """What an edit is expected to do.
 
     Attributes:
-        failure_mode: Name of the failure mode it is aimed at.
+        failure_mode: Name of the failure mode it aims at.
         kinds: Kinds of criteria that should be met more often.
         reason: Why, in a sentence.
-        status: "confirmed" if the interval of the change lies above zero, "refuted" if below,
-            "unclear" if it holds zero.
-        change: Change of the pass rate of `kinds`. Of a screening it is shrunk towards zero; on a
-            prompt card it is that on the test split.
-        interval: Interval of `change`: 80 % of a screening, on a card that of the claim.
+        status: "confirmed" if the interval of the change is above zero, "refuted" if below,
+            "unclear" if it contains zero.
+        change: Change in the pass rate of `kinds`. From a screening it is shrunk towards zero; on a
+            prompt card it is measured on the test split.
+        interval: Interval of `change`: 80 % for a screening, on a card the claim's confidence.
     """
 
     failure_mode: str = ""
@@ -38,7 +38,7 @@ class Hypothesis(Value):
     interval: tuple[float, float] | None = None
 
     def tested(self, change: float, interval: tuple[float, float]) -> Hypothesis:
-        """The hypothesis with what became of it."""
+        """The hypothesis with its test result."""
         low, high = interval
         status = "confirmed" if low > 0 else "refuted" if high < 0 else "unclear"
         known = {"status": status, "change": change, "interval": interval}
@@ -49,10 +49,10 @@ class SectionEdit(Value):
     """One section replaced, added at the end, or removed.
 
     Attributes:
-        section: Its name.
+        section: Name of the section.
         kind: What is done to it.
-        text: The new text; empty exactly for "remove".
-        hypothesis: What it is meant to do.
+        text: The new text; empty for "remove" and only then.
+        hypothesis: What the edit is expected to do.
     """
 
     section: str = Field(min_length=1)
@@ -65,23 +65,23 @@ class SectionEdit(Value):
         if (self.kind == "remove") != (not self.text.strip()):
             raise ValueError(
                 f"a {self.kind!r} edit of {self.section!r} has text {self.text[:40]!r}; "
-                "only 'remove' goes without text"
+                "only 'remove' has no text"
             )
         return self
 
     def tested(self, change: float, interval: tuple[float, float]) -> SectionEdit:
-        """The edit with what became of its hypothesis."""
+        """The edit with the test result of its hypothesis."""
         return self.model_copy(update={"hypothesis": self.hypothesis.tested(change, interval)})
 
 
 class Candidate(Value):
-    """A system prompt under study and where it comes from.
+    """A system prompt under study, and its origin.
 
     Attributes:
-        id: Hash of the rendered prompt; equal prompts are one candidate.
+        id: Hash of the rendered prompt; equal prompts are the same candidate.
         prompt: The prompt.
         parents: Ids of the candidates it was made from; none for the seed.
-        edits: What was changed against the first parent.
+        edits: Changes relative to the first parent.
         origin: How it was made, such as "seed", "edit", "composite", "crossover".
         round: The round it was made in, from 0.
     """
@@ -109,10 +109,10 @@ class Candidate(Value):
         protected: Collection[str] = (),
         other_parents: Sequence[Candidate] = (),
     ) -> Candidate:
-        """The candidate that `edits` make of `parent`.
+        """Apply `edits` to `parent`.
 
         Raises:
-            EditError: If an edit does not fit, or touches a protected section.
+            EditError: An edit does not apply, or touches a protected section.
         """
         prompt = apply_edits(parent.prompt, edits, protected=protected)
         return cls(
@@ -126,18 +126,18 @@ class Candidate(Value):
 
 
 def prompt_id(prompt: SystemPrompt) -> str:
-    """Twelve hexadecimal digits that stand for the rendered text."""
+    """The first twelve hexadecimal digits of the rendered prompt's SHA-256."""
     return hashlib.sha256(prompt.render().encode()).hexdigest()[:12]
 
 
 def apply_edits(
     prompt: SystemPrompt, edits: Sequence[SectionEdit], *, protected: Collection[str] = ()
 ) -> SystemPrompt:
-    """`prompt` with `edits` made in their order; its version becomes the new text's hash.
+    """Apply `edits` in order; the version becomes a hash of the new text.
 
     Raises:
-        EditError: If a section to be changed is missing, one to be added is there, a protected
-            one is touched, a new text or name makes no section, or nothing would be left.
+        EditError: A section to change is missing, one to add exists, a protected one is touched, a
+            new text or name is not a valid section, or no section would be left.
     """
     sections = {section.name: section for section in prompt.sections}
     for edit in edits:
@@ -167,16 +167,16 @@ def _section(edit: SectionEdit) -> PromptSection:
         return PromptSection(name=edit.section, text=edit.text.strip())
     except ValidationError as error:
         raise EditError(
-            f"The text for section {edit.section[:60]!r} makes no section: "
+            f"The text for section {edit.section[:60]!r} is not a valid section: "
             f"{error.errors()[0]['msg']}.",
             hint="Give a plain name, and text without headings of sections.",
         ) from error
 
 
 def crossover(first: Candidate, second: Candidate, ancestor: Candidate) -> list[SectionEdit] | None:
-    """Edits that bring into `first` what `second` changed since `ancestor`.
+    """Edits that apply to `first` what `second` changed since `ancestor`.
 
-    None if both changed the same section differently, or there is nothing to bring.
+    None if both changed the same section differently, or there is nothing to apply.
     """
     mine, theirs, before = (_texts(c.prompt) for c in (first, second, ancestor))
     edits = []

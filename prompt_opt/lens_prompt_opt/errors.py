@@ -1,4 +1,4 @@
-"""Errors of the optimiser, each saying what was wrong and what to do about it.
+"""Errors of lens_prompt_opt. Each says what was wrong and what to do about it.
 
 PromptOptError
  +- PromptSetError
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
 
 
 class PromptOptError(ReasonerError):
-    """Base class of every error raised on purpose by `lens_prompt_opt`."""
+    """Base class of all errors that `lens_prompt_opt` raises deliberately."""
 
 
 class PromptSetError(PromptOptError, ValueError):
-    """Requests that cannot be read or are too few to be split."""
+    """Requests that cannot be read, or are too few to split."""
 
 
 class StudyConfigError(PromptOptError, ValueError):
-    """Parts or numbers of a study that do not fit together."""
+    """Parts or numbers of a study that are invalid or do not fit together."""
 
 
 class BudgetError(PromptOptError, ValueError):
-    """A budget that makes no sense or is too small for any study."""
+    """A budget that is invalid or too small for any study."""
 
 
 class UnknownCostError(BudgetError):
-    """There is a limit in dollars, and a part does not say what its calls cost."""
+    """There is a dollar limit, and a part does not state what its calls cost."""
 
 
 class EditError(PromptOptError, ValueError):
-    """An edit that does not fit its prompt, or touches what is protected."""
+    """An edit that does not apply to its prompt, or touches a protected section."""
 
 
 class ProposalError(PromptOptError):
-    """A proposer that gave no usable edit.
+    """The proposer returned no usable edit.
 
     Attributes:
-        usage: What asking it consumed; None if unknown.
+        usage: What the call consumed; None if unknown.
     """
 
     def __init__(self, message: str, *, usage: Usage | None = None, hint: str = "") -> None:
@@ -59,7 +59,7 @@ class ProposalError(PromptOptError):
 
 
 class RunDirectoryError(PromptOptError, OSError):
-    """A run directory that cannot be read, written, or is in use by another process."""
+    """A run directory that cannot be read or written, or is in use by another process."""
 
 
 class StudyMismatchError(RunDirectoryError):
@@ -67,20 +67,20 @@ class StudyMismatchError(RunDirectoryError):
 
 
 class StudyInterruptedError(PromptOptError):
-    """A service failed and the study stopped; what was paid for is kept, and it can be resumed."""
+    """A service failed and the study stopped; it can be resumed from the recorded calls."""
 
 
 def require(name: str, value: object, fine: bool, rule: str) -> None:
-    """Refuse a setting that makes no study.
+    """Check a setting.
 
     Args:
         name: The setting.
-        value: What it was set to.
-        fine: Whether that will do.
+        value: Its value.
+        fine: Whether the value is valid.
         rule: What it must be, such as "at least 1".
 
     Raises:
-        StudyConfigError: If it will not do.
+        StudyConfigError: The value is not valid.
     """
     if not fine:
         raise StudyConfigError(f"{name}={value!r} is not {rule}.", hint="Choose another value.")

@@ -1,4 +1,4 @@
-"""What a budget will buy, before anything is paid for."""
+"""Predicting what a budget will buy, before anything is paid for."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from lens_reasoner.types import Value
 
 
 class UnitPrices(Value):
-    """What one call costs, and how long one image takes; 0 where nothing is known.
+    """Price of one call of each part, and time per image; 0 where unknown.
 
     Attributes:
         rewrite: Dollars per rewrite.
         generate: Dollars per image.
         judge: Dollars per judgement.
-        seconds: Wall-clock seconds per image with everything around it.
+        seconds: Wall-clock seconds per image, including rewriting and judging.
     """
 
     rewrite: float = Field(default=0.0, ge=0)
@@ -27,16 +27,16 @@ class UnitPrices(Value):
 
     @property
     def cell(self) -> float:
-        """Dollars of one rewrite, image and judgement."""
+        """US dollars for one rewrite, image and judgement."""
         return self.rewrite + self.generate + self.judge
 
 
 class StudyPlan(Value):
-    """Images of the parts of a study that do not depend on what it finds.
+    """Images of the parts of a study whose size is known in advance.
 
     Attributes:
         test: For the final claim.
-        challenge: At most, for one challenge to the incumbent.
+        challenge: At most, for one challenge.
         calibration: For the variance ledger.
     """
 
@@ -50,12 +50,12 @@ class StudyEstimate(Value):
 
     Attributes:
         images: Images that fit the tightest limit.
-        limited_by: That limit's name.
-        plan: Fixed parts.
+        limited_by: Name of that limit.
+        plan: Images of the fixed parts.
         search: Images left for the search.
-        usd: Dollars, without the proposer; None without prices.
-        seconds: Wall-clock seconds; None without a time per image.
-        enough: Whether the fixed parts and some search fit.
+        usd: US dollars, without the proposer; None without prices.
+        seconds: Wall-clock seconds; None if the time per image is unknown.
+        enough: Whether the fixed parts and at least one challenge's worth of search fit.
     """
 
     images: int
@@ -69,12 +69,12 @@ class StudyEstimate(Value):
     def __str__(self) -> str:
         """The estimate in a few lines."""
         lines = [
-            f"{self.images} pictures (limited by {self.limited_by}): {self.plan.test} for the "
+            f"{self.images} images (limited by {self.limited_by}): {self.plan.test} for the "
             f"final claim, up to {self.plan.challenge} for a challenge, {self.plan.calibration} "
-            f"to measure the spread, {self.search} for the search."
+            f"to measure the variance, {self.search} for the search."
         ]
         if self.usd is not None:
-            lines.append(f"About {self.usd:.2f} dollars, besides the proposer.")
+            lines.append(f"About {self.usd:.2f} dollars, plus the proposer.")
         if self.seconds is not None:
             lines.append(f"About {self.seconds / 60:.0f} minutes.")
         if not self.enough:

@@ -1,4 +1,4 @@
-"""The seam between a study and whatever turns a system prompt and a cell into a score."""
+"""The protocol for whatever turns a system prompt and a cell into a score."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lens_reasoner.revision import Statement
 from lens_reasoner.types import Rubric
 
 Task = tuple[SystemPrompt, Cell]
-"""A prompt and the cell it is to be evaluated on."""
+"""A prompt and the cell to evaluate it on."""
 
 
 class Evaluator(Protocol):
-    """Rewrites, draws and judges, and enters what it cost in the ledger."""
+    """Rewrites, generates and judges, and enters the cost in the ledger."""
 
     @property
     def names(self) -> Mapping[str, str]:
@@ -29,44 +29,44 @@ class Evaluator(Protocol):
 
     @property
     def generators(self) -> tuple[str, ...]:
-        """Names of the generators, all different, in the order of `Cell.generator`."""
+        """Unique names of the generators, in the order of `Cell.generator`."""
         ...
 
     @property
     def max_prompt_tokens(self) -> int | None:
-        """Longest prompt that every generator reads in full; None if unknown."""
+        """Longest prompt, in tokens, that every generator reads in full; None if unknown."""
         ...
 
     async def evaluate(self, tasks: Sequence[Task]) -> list[Outcome]:
-        """What each prompt does on its cell, in the order of the tasks.
+        """Evaluate each prompt on its cell; outcomes are in the order of the tasks.
 
         Raises:
-            StudyInterruptedError: If a service is out; what was paid for is kept.
+            StudyInterruptedError: A service is down; finished calls are recorded.
         """
         ...
 
     async def statements(self, outcomes: Sequence[Outcome]) -> list[Mapping[str, Statement]]:
-        """For each outcome, what its rewrite says about its criteria, as far as it is known."""
+        """For each outcome, what its rewrite says about its criteria, as far as known."""
         ...
 
     def rubric(self, request: str) -> Rubric | None:
-        """The criteria of a request, by its id; None before they were needed."""
+        """The criteria of a request, by its id; None if they were not needed yet."""
         ...
 
 
 class CallListener(Protocol):
-    """Told about calls of the block under way."""
+    """Receives progress on the calls of the current block."""
 
     def called(self, key: str, usd: float | None, images: int) -> None:
         """A call has a result."""
         ...
 
     def settled(self) -> None:
-        """The calls so far have been entered in the ledger."""
+        """The calls so far were entered in the ledger."""
         ...
 
 
-class _Nobody:
+class _NoListener:
     def called(self, key: str, usd: float | None, images: int) -> None:
         pass
 
@@ -80,17 +80,17 @@ class EvaluationContext:
 
     Attributes:
         requests: All requests by id.
-        journal: Where results are kept.
+        journal: Where results are stored.
         ledger: Where spending is entered.
         stop: Checked before each call.
-        listener: Told of each call.
+        listener: Receives progress.
     """
 
     requests: Mapping[str, StudyRequest]
     journal: Journal
     ledger: Ledger
     stop: StopSwitch = field(default_factory=StopSwitch)
-    listener: CallListener = field(default_factory=_Nobody)
+    listener: CallListener = field(default_factory=_NoListener)
 
 
 EvaluatorFactory = Callable[[EvaluationContext], Evaluator]

@@ -1,4 +1,4 @@
-"""Why criteria were not met, whose fault it was, and which failures are alike."""
+"""Why criteria were not met, which part was at fault, and which failures are alike."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Failure(Value):
     """One criterion that one image did not meet.
 
     Attributes:
-        request: The user's words.
+        request: The request's text.
         criterion: The criterion.
         evidence: What the judge saw instead.
-        rewrite: The prompt that was drawn.
-        statement: What the rewrite says about the criterion; None if nobody looked.
-        fault: "reasoner" if it was left out or contradicted; else "judge" if votes about the same
-            image disagree; else "generator". Where nobody looked the rewrite up, all count as
-            the reasoner's.
+        rewrite: The prompt given to the generator.
+        statement: What the rewrite says about the criterion; None if unchecked.
+        fault: "reasoner" if the rewrite omits or contradicts the criterion; else "judge" if votes
+            on the same image disagree; else "generator". If the rewrite was not checked at all,
+            "reasoner".
         image: Name of the image in the journal.
     """
 
@@ -41,15 +41,15 @@ class Failure(Value):
 
 
 class FailureMode(Value):
-    """Failures that are alike.
+    """A group of similar failures.
 
     Attributes:
-        name: Such as "count: missing from the rewrite".
+        name: Name, such as "count: missing from the rewrite".
         kinds: Kinds of the criteria concerned.
-        fault: Whose fault they are; only "reasoner" modes are worth an edit.
-        count: How many failures there were.
-        share: Their share of all criteria looked at.
-        examples: Some of them.
+        fault: The part at fault; only modes of the "reasoner" are worth an edit.
+        count: Number of failures.
+        share: Share of all criteria that were checked.
+        examples: Some of the failures.
     """
 
     name: str
@@ -64,9 +64,9 @@ class FailureReport(Value):
     """Everything that failed in a set of outcomes.
 
     Attributes:
-        modes: Most frequent first, those of the reasoner before all others.
-        checked: Number of criteria that were answered.
-        by_fault: Number of failures by whose fault they are.
+        modes: The reasoner's modes first, then by frequency.
+        checked: Number of criteria with an answer.
+        by_fault: Number of failures by the part at fault.
     """
 
     modes: tuple[FailureMode, ...]
@@ -75,17 +75,17 @@ class FailureReport(Value):
 
     @property
     def worth_an_edit(self) -> tuple[FailureMode, ...]:
-        """The modes that a better system prompt can mend."""
+        """The modes that a better system prompt can fix."""
         return tuple(mode for mode in self.modes if mode.fault == "reasoner")
 
 
 class Clusters(Value):
-    """Failures sorted into modes.
+    """The modes that failures were sorted into.
 
     Attributes:
-        names: Name of the mode of each failure, in their order.
+        names: Name of each failure's mode, in the order of the failures.
         usage: What sorting consumed.
-        seconds: How long it took.
+        seconds: Duration of sorting.
     """
 
     names: tuple[str, ...]
@@ -94,13 +94,13 @@ class Clusters(Value):
 
 
 class FailureClusterer(Protocol):
-    """A way to sort failures into named modes."""
+    """Sorts failures into named modes."""
 
     async def cluster(self, failures: Sequence[Failure]) -> Clusters:
-        """The mode of each failure.
+        """Name the mode of each failure.
 
         Raises:
-            ReasonerError: If they could not be sorted.
+            ReasonerError: The failures could not be sorted.
         """
         ...
 
@@ -114,7 +114,7 @@ _WORDS: Mapping[Statement | None, str] = {
 
 
 class ByKind:
-    """Names a mode by the kind of criterion and what became of it; needs no language model."""
+    """Names modes by the kind of criterion and what happened to it; needs no language model."""
 
     async def cluster(self, failures: Sequence[Failure]) -> Clusters:
         """See `FailureClusterer.cluster`."""
@@ -132,13 +132,13 @@ def collect_failures(
     rubric: Callable[[str], Rubric | None],
     texts: Mapping[str, str],
 ) -> list[Failure]:
-    """Every criterion answered "no", and every refusal, with its fault.
+    """Collect every criterion answered "no", and every refusal, with the part at fault.
 
     Args:
         outcomes: The outcomes; several votes on one image count as one outcome.
         statements: For each outcome, what its rewrite says about its criteria.
-        rubric: Criteria of a request.
-        texts: Texts of requests by id.
+        rubric: Returns a request's criteria.
+        texts: Request texts by id.
     """
     votes = _votes(outcomes)
     failures = []
@@ -169,7 +169,7 @@ def collect_failures(
 
 
 DRAWN = Criterion(name="drawn at all", kind="other", question="Was a picture drawn at all?")
-"""What a refused request fails."""
+"""The criterion that a refused request fails."""
 
 
 def _refusal(outcome: Outcome, request: str) -> Failure:
@@ -191,13 +191,13 @@ def _fault(statement: Statement | None, *, disputed: bool, looked_up: bool) -> F
 def report_failures(
     failures: Sequence[Failure], names: Sequence[str], checked: int, *, examples: int = 4
 ) -> FailureReport:
-    """Count failures by mode; one name with several faults becomes a mode for each.
+    """Count failures by mode; a name with several faults becomes one mode for each.
 
     Args:
         failures: The failures.
         names: The mode of each.
-        checked: Number of criteria that were answered.
-        examples: Most examples kept of a mode, each of another request.
+        checked: Number of criteria with an answer.
+        examples: Maximum number of examples per mode, each from another request.
     """
     groups: dict[tuple[str, Fault], list[Failure]] = {}
     for failure, name in zip(failures, names, strict=True):
@@ -209,7 +209,7 @@ def report_failures(
 
 
 def count_answered(outcomes: Iterable[Outcome]) -> int:
-    """How many criteria were answered yes or no."""
+    """Number of criteria that were answered yes or no."""
     return sum(
         answer != "cannot_tell"
         for outcome in outcomes

@@ -1,4 +1,4 @@
-"""A perceptual hash of images, to tell whether seeds still give different ones."""
+"""A perceptual hash of images, to check whether seeds still give different ones."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def fingerprint(image: GeneratedImage) -> int:
 
 
 def distance(first: int, second: int) -> float:
-    """Share of the bits in which two fingerprints differ; about 0.5 for unrelated images."""
+    """Share of bits in which two fingerprints differ; about 0.5 for unrelated images."""
     return (first ^ second).bit_count() / BITS

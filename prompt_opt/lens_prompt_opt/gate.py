@@ -1,4 +1,4 @@
-"""Acceptance with a stated error rate: paired blocks, a sequential test, shared alpha."""
+"""Acceptance with a guaranteed error rate: paired blocks, a sequential test, shared alpha."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from lens_prompt_opt.statistics.sequential import (
 
 
 class Arena(Protocol):
-    """Where challenges are held: evaluation within the budget, and guards."""
+    """What the gate needs for challenges: evaluation within the budget, and guards."""
 
     @property
     def places(self) -> tuple[int, ...]:
-        """The generators that count, by their place in the study."""
+        """Indexes in the study of the generators that count."""
         ...
 
     async def evaluate_many(
         self, work: Sequence[tuple[Candidate, Sequence[Cell]]]
     ) -> list[list[Outcome]]:
-        """Outcomes of candidates on cells; what was evaluated before costs nothing.
+        """Evaluate candidates on cells; known outcomes cost nothing.
 
         Raises:
-            BudgetExhaustedError: If all of it does not fit; nothing was paid then.
+            BudgetExhaustedError: Not all of it fits the budget; nothing was paid.
         """
         ...
 
     async def guard(
         self, challenger: Sequence[Outcome], incumbent: Sequence[Outcome]
     ) -> list[GuardFinding]:
-        """What the challenger's behaviour runs into."""
+        """Guard findings against the challenger's behaviour."""
         ...
 
 
@@ -55,30 +55,31 @@ class Arena(Protocol):
 class PairedSequentialGate:
     """Accepts a challenger only if its gain over the incumbent exceeds `min_gain`.
 
-    Both are evaluated on the same requests with the same image seeds, block by block, and the
-    test is looked at after each block. The probability that a study accepts any challenger whose
-    true gain does not exceed `min_gain` is at most `alpha`:
+    Both are evaluated on the same requests with the same image seeds, block by block, with a test
+    after each block. The probability that a study accepts any challenger whose true gain does not
+    exceed `min_gain` is at most `alpha`:
 
-    - Within an epoch, the time between two acceptances, challengers are chosen without knowledge
-      of the images drawn for the gate, and all are tested on the epoch's cells; their levels sum
-      to a share of `alpha` by `sharing`, so the union bound holds whatever they have in common.
-    - After an acceptance the requests are put in a new order and all image seeds are new, so what
-      was learnt from the old images cannot favour the next challenger.
+    - Within an epoch, the time between two acceptances, challengers are chosen without knowledge of
+      the gate's images, and all are tested on the epoch's cells. Their levels add up to a share of
+      `alpha` (see `sharing`), so the union bound holds even though they share cells.
+    - After an acceptance, the requests are reordered and all image seeds are new, so nothing learnt
+      from the old images can favour the next challenger.
 
-    The gain is that on the population that the requests were drawn from, as long as no challenger
-    was accepted before; with `BettingTest`, the default, whatever the distribution, with
-    `SpendingTest` as far as means over requests are normal. After an acceptance the requests
-    are no longer unseen, only their images are; the rate then holds for the gain on the selection
-    requests themselves. What carries over to new requests is measured on the test split.
+    Until the first acceptance, the gain is that on the population the requests were sampled from:
+    with `BettingTest`, the default, for any distribution; with `SpendingTest` as far as means over
+    requests are normal. After an acceptance, the requests are no longer unseen, only the images
+    are; the rate then applies to the gain on the selection requests themselves. The test split
+    measures what carries over to new requests.
 
     Attributes:
         alpha: Study-wide error rate.
         min_gain: Gain in mean score that must be exceeded, in [0, 1).
-        block_requests: Requests between two looks.
-        pictures: Images per request, prompt and generator. One says most per image, as long
-            as there are requests left.
-        guard_requests: Requests of which both prompts draw one more image before a challenger is
-            accepted on one image each, as diversity over seeds shows only in two.
+        block_requests: Requests per block.
+        pictures: Images per request, prompt and generator. One gives the most information per
+            image, as long as there are requests left.
+        guard_requests: With one image per request, the number of requests for which both prompts
+            generate a second image before an acceptance, because diversity over seeds only shows in
+            two.
         method: The sequential test.
         sharing: How alpha is shared among challengers.
         confidence: Confidence of the interval reported with a decision.
@@ -94,7 +95,7 @@ class PairedSequentialGate:
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
-        """Refuse numbers that make no test."""
+        """Check the settings."""
         for name, fine, rule in (
             ("alpha", 0 < self.alpha < 1, "between 0 and 1"),
             ("min_gain", 0 <= self.min_gain < 1, "from 0 to below 1"),
@@ -108,7 +109,7 @@ class PairedSequentialGate:
 
 @dataclass
 class _Trial:
-    """What both prompts did so far in one challenge."""
+    """The outcomes of both prompts so far in one challenge."""
 
     ours: list[Outcome] = field(default_factory=list)
     theirs: list[Outcome] = field(default_factory=list)
@@ -116,7 +117,7 @@ class _Trial:
     looks: list[Look] = field(default_factory=list)
 
     def add(self, ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> list[float]:
-        """Take in a block; its differences, one per request."""
+        """Add a block and return its differences, one per request."""
         self.ours.extend(ours)
         self.theirs.extend(theirs)
         new = list(paired_differences(ours, theirs).values())
@@ -130,7 +131,7 @@ class _Trial:
 
 
 class GateKeeper:
-    """Holds a study's challenges one after the other, and remembers who is incumbent."""
+    """Runs a study's challenges one after another, and keeps track of the incumbent."""
 
     def __init__(
         self,
@@ -140,12 +141,12 @@ class GateKeeper:
         name: str,
         incumbent: Candidate,
     ) -> None:
-        """Begin the first epoch.
+        """Start the first epoch.
 
         Args:
             gate: The rules.
             requests: The selection split.
-            name: From which orders and seeds are drawn.
+            name: Determines the order of requests and the seeds.
             incumbent: The seed prompt.
         """
         self.gate = gate
@@ -157,7 +158,7 @@ class GateKeeper:
 
     @property
     def next_level(self) -> float:
-        """The level the next challenge would be tested at."""
+        """The level at which the next challenge will be tested."""
         tried = [Tried(decision.level, decision.accepted) for decision in self.decisions]
         return self.gate.sharing.next_level(self.gate.alpha, tried)
 
@@ -171,7 +172,7 @@ class GateKeeper:
         )
 
     def guard_cells(self, generators: Sequence[int]) -> list[Cell]:
-        """Second images of the epoch's first requests; none if the stream has them anyway."""
+        """Second images for the epoch's first requests; none if the stream has several images."""
         if self.gate.pictures > 1:
             return []
         again = CellStream(
@@ -187,7 +188,7 @@ class GateKeeper:
     async def challenge(
         self, challenger: Candidate, arena: Arena, *, expected: Expectation | None = None
     ) -> Decision:
-        """Test a challenger; it becomes the incumbent if it is accepted.
+        """Test a challenger; if accepted, it becomes the incumbent.
 
         `expected` must come from data of the search split.
         """
@@ -228,7 +229,7 @@ class GateKeeper:
         stream: CellStream,
         test: SequentialTest,
     ) -> Verdict:
-        """Block after block, until the test has a finding or the money is gone."""
+        """Evaluate block by block, until the test has a finding or the budget is exhausted."""
         for block in stream.blocks(self.gate.block_requests):
             try:
                 ours, theirs = await arena.evaluate_many(
@@ -251,7 +252,7 @@ class GateKeeper:
         arena: Arena,
         trial: _Trial,
     ) -> list[GuardFinding]:
-        """What the guards find, with second images where the test had one of each request."""
+        """Guard findings, with second images if the test had only one per request."""
         more: list[list[Outcome]] = [[], []]
         cells = self.guard_cells(arena.places)
         if cells:
@@ -261,7 +262,7 @@ class GateKeeper:
                 return [
                     GuardFinding(
                         guard="diversity",
-                        message="there is no budget for the pictures that would show it",
+                        message="there is no budget for the images that would show it",
                     )
                 ]
         return await arena.guard([*trial.ours, *more[0]], [*trial.theirs, *more[1]])

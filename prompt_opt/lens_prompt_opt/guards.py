@@ -1,4 +1,4 @@
-"""What no candidate may do, however well it scores."""
+"""Rules that no candidate may break, however well it scores."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from lens_reasoner.revision import Statement
 from lens_reasoner.types import Value
 
 EXAMPLES_SECTION = "Examples"
-"""The section that demonstrations go to; the only one that may quote requests."""
+"""The section for demonstrations, and the only one that may quote requests."""
 
 _DENSE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 SAFETY_SECTION = "Refusals"
-"""Protected wherever a prompt has it."""
+"""Protected in every prompt that has it."""
 
 
 class GuardFinding(Value):
-    """A guard that a candidate ran into.
+    """A guard that rejected a candidate.
 
     Attributes:
         guard: Name of the guard.
@@ -40,22 +40,21 @@ class GuardFinding(Value):
 
 
 class GuardRules(Value):
-    """Limits that the guards hold candidates to.
+    """Limits that candidates are checked against.
 
     Attributes:
-        protected: Names of sections that must stay word for word, besides those that the prompt
-            itself marks as protected.
-        keep: Phrases that must stay in the prompt, wherever they are.
-        max_characters: Longest rendered system prompt.
-        copied_words: So many words in a row from a request are a copy.
-        max_lost: How much more often than under the incumbent a rewrite may lose a criterion, as a
-            share of criteria.
-        min_diversity: Least mean distance between images of one request under different seeds,
-            as a share of the incumbent's.
-        max_cut: Largest share of rewrites that may be longer than the generator reads.
-        max_undecided: How much more often than under the incumbent the judge may be unable to tell,
-            as a share of criteria. What it cannot tell is left out of the score, so a prompt that
-            hides what fails would score well.
+        protected: Names of sections that must not change, besides those that the prompt itself
+            marks as protected.
+        keep: Phrases that must stay in the prompt, in any section.
+        max_characters: Maximum length of the rendered system prompt.
+        copied_words: This many consecutive words from a request count as copied.
+        max_lost: By how much the share of criteria that rewrites lose may exceed the incumbent's.
+        min_diversity: Minimum mean distance between images of a request under different seeds, as a
+            share of the incumbent's.
+        max_cut: Maximum share of rewrites that are longer than the generator reads.
+        max_undecided: By how much the share of criteria that the judge cannot decide may exceed the
+            incumbent's. Undecided criteria do not count for the score, so a prompt that hides what
+            fails would score well.
     """
 
     protected: tuple[str, ...] = (SAFETY_SECTION,)
@@ -70,7 +69,7 @@ class GuardRules(Value):
 
 @dataclass(frozen=True)
 class PromptGuard:
-    """Guards that need no evaluation, run before a candidate costs anything.
+    """Guards; they run before a candidate costs anything.
 
     Attributes:
         rules: The limits.
@@ -83,7 +82,7 @@ class PromptGuard:
     requests: Sequence[str]
 
     def check(self, candidate: Candidate) -> list[GuardFinding]:
-        """What is wrong with the candidate's text; empty if nothing."""
+        """Findings against the candidate's text; empty if there are none."""
         rendered = candidate.prompt.render()
         findings = [
             _found("protected section", f"section {name!r} was changed or removed")
@@ -114,7 +113,7 @@ class PromptGuard:
 
     @cached_property
     def _forbidden(self) -> set[str]:
-        """Runs of words of the requests that the seed prompt does not hold already."""
+        """Runs of words in the requests that are not already in the seed prompt."""
         size = self.rules.copied_words
         known = _runs([section.text for section in self.seed.sections], size)
         return _runs(self.requests, size) - known
@@ -122,11 +121,11 @@ class PromptGuard:
 
 @dataclass(frozen=True)
 class OutcomeGuard:
-    """Guards that compare what candidate and incumbent did on the same cells.
+    """Guards that compare candidate and incumbent on the same cells.
 
     Attributes:
         rules: The limits.
-        max_prompt_tokens: Tokens the generator reads; None if unknown.
+        max_prompt_tokens: Number of tokens the generator reads; None if unknown.
     """
 
     rules: GuardRules
@@ -135,12 +134,12 @@ class OutcomeGuard:
     def check(
         self, candidate: Sequence[Outcome], incumbent: Sequence[Outcome]
     ) -> list[GuardFinding]:
-        """What is wrong with the candidate's behaviour; empty if nothing."""
+        """Findings against the candidate's behaviour; empty if there are none."""
         findings = []
         mine, theirs = seed_diversity(candidate), seed_diversity(incumbent)
         if mine is not None and theirs and mine < self.rules.min_diversity * theirs:
             findings.append(
-                _found("diversity", f"pictures differ by {mine:.3f} over seeds, were {theirs:.3f}")
+                _found("diversity", f"distance between seeds is {mine:.3f}, was {theirs:.3f}")
             )
         if self.max_prompt_tokens is not None:
             cut = _share(token_estimate(o.rewrite) > self.max_prompt_tokens for o in candidate)
@@ -163,7 +162,7 @@ class OutcomeGuard:
         candidate: Iterable[Mapping[str, Statement]],
         incumbent: Iterable[Mapping[str, Statement]],
     ) -> list[GuardFinding]:
-        """Whether the candidate's rewrites lose more of what was asked for."""
+        """Whether the candidate's rewrites lose more of the request than the incumbent's."""
         mine, theirs = lost_share(candidate), lost_share(incumbent)
         if mine is None or theirs is None or mine <= theirs + self.rules.max_lost:
             return []
@@ -171,7 +170,7 @@ class OutcomeGuard:
 
 
 def seed_diversity(outcomes: Iterable[Outcome]) -> float | None:
-    """Mean distance between images of one request under different seeds; None if unknown."""
+    """Mean distance between images of a request under different seeds; None if unknown."""
     prints: dict[tuple[str, int], list[int]] = {}
     for outcome in outcomes:
         if outcome.fingerprint is not None and not outcome.cell.vote:
@@ -182,15 +181,15 @@ def seed_diversity(outcomes: Iterable[Outcome]) -> float | None:
 
 
 def lost_share(statements: Iterable[Mapping[str, Statement]]) -> float | None:
-    """Share of looked-up criteria that rewrites leave out or contradict; None if none was."""
+    """Share of checked criteria that rewrites omit or contradict; None if none was checked."""
     found = [status != "stated" for said in statements for status in said.values()]
     return fmean(found) if found else None
 
 
 def token_estimate(text: str) -> int:
-    """About as many tokens as `text` has: 4 characters or 3/4 of a word each, the larger.
+    """A rough token count: one per 4 characters or per 3/4 of a word, whichever is larger.
 
-    Characters of scripts without spaces are one each.
+    Characters of scripts without spaces count as one token each.
     """
     dense = len(_DENSE.findall(text))
     return dense + max((len(text) - dense) // 4, len(_DENSE.sub("", text).split()) * 4 // 3)

@@ -1,4 +1,4 @@
-"""What happened in a study, for its report; made again, not read, when a run is resumed."""
+"""What happened in a study, for its report; recomputed when a run is resumed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class CandidateRecord(Value):
 
     Attributes:
         candidate: The candidate.
-        guards: What kept it from being tried; empty if nothing did.
+        guards: Guard findings that kept it from being tried; empty if there are none.
     """
 
     candidate: Candidate
@@ -26,7 +26,7 @@ class CandidateRecord(Value):
 
 
 class FailureRecord(Value):
-    """What failed under one candidate; the modes keep their examples."""
+    """Failures under one candidate; the modes include examples."""
 
     candidate: str
     checked: int
@@ -35,11 +35,11 @@ class FailureRecord(Value):
 
 
 class ScreenRecord(Value):
-    """What a screening on the search split said of a candidate; no claim, only guidance.
+    """Screening result of a candidate on the search split; guidance for the search, not a claim.
 
     Attributes:
         candidate: Its id.
-        reference: Id of what it was compared with.
+        reference: Id of the candidate it was compared with.
         images: Images spent on the candidate so far.
         gain: Estimated gain, shrunk towards zero.
         error: Standard error of `gain`.
@@ -53,7 +53,7 @@ class ScreenRecord(Value):
 
 
 class HistoryRecord(Value):
-    """Everything noted, in order; see the methods of `History`."""
+    """The complete history, in order; see the methods of `History`."""
 
     candidates: tuple[CandidateRecord, ...]
     dropped: tuple[str, ...]
@@ -69,10 +69,10 @@ def _nobody() -> None:
 
 
 class History:
-    """Collects what strategies and gate do.
+    """Collects what strategies and the gate do.
 
     Args:
-        changed: Called after everything that is noted.
+        changed: Called after every entry.
     """
 
     def __init__(self, changed: Callable[[], None] = _nobody) -> None:
@@ -86,17 +86,17 @@ class History:
         self._notes: list[str] = []
 
     def candidate(self, candidate: Candidate, guards: Sequence[GuardFinding] = ()) -> None:
-        """A candidate was made."""
+        """Record a new candidate."""
         record = CandidateRecord(candidate=candidate, guards=tuple(guards))
         self._candidates.setdefault(candidate.id, record)
         self._changed()
 
     def dropped(self, parent: Candidate, why: str) -> None:
-        """Edits of `parent` did not fit."""
+        """Record that edits of `parent` did not apply."""
         self._dropped.append(f"{parent.id}: {why}")
 
     def failures(self, candidate: Candidate, report: FailureReport) -> None:
-        """Failures were sorted."""
+        """Record sorted failures."""
         self._failures.append(
             FailureRecord(
                 candidate=candidate.id,
@@ -109,7 +109,7 @@ class History:
     def screen(
         self, candidate: Candidate, reference: Candidate, *, images: int, gain: float, error: float
     ) -> None:
-        """A candidate was compared on the search split."""
+        """Record a comparison on the search split."""
         record = ScreenRecord(
             candidate=candidate.id, reference=reference.id, images=images, gain=gain, error=error
         )
@@ -117,47 +117,47 @@ class History:
         self._changed()
 
     def hypothesis(self, edit: SectionEdit) -> None:
-        """The hypothesis of an edit was put to the test."""
+        """Record the test of an edit's hypothesis."""
         self._hypotheses.append(edit)
         self._changed()
 
     @property
     def screens(self) -> tuple[ScreenRecord, ...]:
-        """Screenings so far."""
+        """The screenings so far."""
         return tuple(self._screens)
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        """Challenges that ended."""
+        """The finished challenges."""
         return tuple(self._decisions)
 
     @property
     def last(self) -> str:
-        """The last note; empty if there is none."""
+        """The latest note; empty if there is none."""
         return self._notes[-1] if self._notes else ""
 
     @property
     def known(self) -> list[Candidate]:
-        """Candidates made so far."""
+        """The candidates so far."""
         return [record.candidate for record in self._candidates.values()]
 
     @property
     def tried(self) -> tuple[SectionEdit, ...]:
-        """Edits whose hypotheses were tested."""
+        """The edits whose hypotheses were tested."""
         return tuple(self._hypotheses)
 
     def decision(self, decision: Decision) -> None:
-        """A challenge ended."""
+        """Record the end of a challenge."""
         self._decisions.append(decision)
         self._changed()
 
     def note(self, text: str) -> None:
-        """Anything else worth a line in the report."""
+        """Record anything else worth a line in the report."""
         self._notes.append(text)
         self._changed()
 
     def record(self) -> HistoryRecord:
-        """Everything so far, as a value."""
+        """The history so far, as a value."""
         return HistoryRecord(
             candidates=tuple(self._candidates.values()),
             dropped=tuple(self._dropped),

@@ -1,4 +1,4 @@
-"""Every result on disk before it is used, so that nothing is paid for twice."""
+"""Every result is on disk before it is used, so that nothing is paid for twice."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ JsonRecord = dict[str, Any]
 
 
 class Journal(Protocol):
-    """Remembers the results of calls by a key that says everything they depend on."""
+    """Stores the results of calls, by a key made of everything they depend on."""
 
     def get(self, key: str) -> JsonRecord | None:
-        """The result kept under `key`, if there is one."""
+        """The result stored under `key`; None if there is none."""
         ...
 
     def put(self, key: str, record: JsonRecord) -> None:
-        """Keep a result; when this returns, no crash can lose it."""
+        """Store a result; once this returns, no crash can lose it."""
         ...
 
     def put_picture(self, image: GeneratedImage) -> str:
-        """Keep an image's bytes under the name that is returned."""
+        """Store an image's bytes and return their name."""
         ...
 
     def picture(self, name: str) -> bytes:
-        """The bytes of an image kept before."""
+        """The bytes of a stored image."""
         ...
 
 
 def call_key(stage: str, *parts: object) -> str:
-    """A key for a call of `stage`, from everything that its result depends on."""
+    """A key for a call of `stage`, made of everything that its result depends on."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
     return f"{stage}:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 class MemoryJournal:
-    """Keeps results for the life of the process."""
+    """Stores results in memory, for as long as the process runs."""
 
     def __init__(self) -> None:
         self._records: dict[str, JsonRecord] = {}
@@ -68,13 +68,13 @@ class MemoryJournal:
 
 
 class DiskJournal:
-    """`calls.jsonl` and `pictures/` in a run directory, each entry synced before it counts."""
+    """`calls.jsonl` and `pictures/` in a run directory; each entry is synced to disk before use."""
 
     def __init__(self, folder: Path) -> None:
-        """Read what is there; a last line cut short by a crash is dropped.
+        """Read the existing entries; an incomplete last line is dropped.
 
         Raises:
-            RunDirectoryError: If the directory cannot be used or a record is damaged.
+            RunDirectoryError: The directory cannot be used, or an entry is damaged.
         """
         self._pictures = folder / "pictures"
         self._path = folder / "calls.jsonl"
@@ -91,7 +91,7 @@ class DiskJournal:
             ) from error
 
     def __len__(self) -> int:
-        """How many results are kept."""
+        """Number of stored results."""
         return len(self._records)
 
     def get(self, key: str) -> JsonRecord | None:

@@ -1,4 +1,4 @@
-"""A proposer without a language model: sections written beforehand, matched to what fails."""
+"""A proposer without a language model: prewritten sections, matched to failure modes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class LibraryEntry:
     """One way to write a section.
 
     Attributes:
-        section: Its name.
+        section: Name of the section.
         text: Its text; empty proposes to remove the section.
-        kinds: Kinds of criteria that it should help; empty if it has no aim.
+        kinds: Kinds of criteria that it should help; empty if it has no particular aim.
         reason: Why, in a sentence.
     """
 
@@ -32,11 +32,11 @@ class LibraryEntry:
 
 
 class LibraryProposer:
-    """Proposes entries of a library: those that fit a failure mode first, in the modes' order.
+    """Proposes entries of a library; those that match a failure mode come first.
 
-    It knows nothing of which entries are good; finding that out is what the study is for. An entry
-    that is in the prompt already is left out, and so is one whose hypothesis was refuted, or tried
-    `patience` times without a finding.
+    It does not know which entries are good; that is for the study to find out. It skips entries
+    that are in the prompt already, those whose hypothesis was refuted, and those that were tried
+    `patience` times without a clear result.
 
     Example:
         ```python
@@ -50,15 +50,15 @@ class LibraryProposer:
     def __init__(
         self, entries: Sequence[LibraryEntry], *, patience: int = 2, name: str = "library"
     ) -> None:
-        """Take a library.
+        """Set the library.
 
         Args:
-            entries: The entries; several may be about one section.
-            patience: How often an entry is tried while its effect stays unclear.
+            entries: The entries; several may be for the same section.
+            patience: How often to try an entry whose effect stays unclear.
             name: Name for records.
 
         Raises:
-            StudyConfigError: If the library is empty.
+            StudyConfigError: The library is empty.
         """
         if not entries:
             raise StudyConfigError("The library is empty.", hint="Give at least one entry.")
@@ -72,7 +72,7 @@ class LibraryProposer:
         return f"{self._name} of {len(self._entries)} entries"
 
     async def propose(self, brief: ProposalBrief, pictures: Mapping[str, bytes]) -> Proposals:
-        """See `Proposer.propose`; images are not looked at."""
+        """See `Proposer.propose`. Images are ignored."""
         rng = random.Random(brief.seed)
         fresh = [entry for entry in self._entries if self._is_open(entry, brief)]
         rng.shuffle(fresh)

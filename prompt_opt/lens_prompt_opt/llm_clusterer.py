@@ -1,4 +1,4 @@
-"""Sorting failures into named modes with a language model, however many there are."""
+"""Sorting any number of failures into named modes with a language model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Renamed(BaseModel):
 
 
 class LLMClusterer:
-    """Sorts failures batch by batch, then merges the names, so that no call grows too long."""
+    """Sorts failures in batches, then merges the names, so that no call gets too long."""
 
     def __init__(self, chat: ChatModel, *, batch: int = 25) -> None:
         """Choose the model.
@@ -62,10 +62,10 @@ class LLMClusterer:
         return f"{identity_of(self._chat)} batch={self._batch} {digest}"
 
     async def cluster(self, failures: Sequence[Failure]) -> Clusters:
-        """See `FailureClusterer.cluster`; what the model leaves out is named by its kind.
+        """See `FailureClusterer.cluster`. Failures that the model omits are named by their kind.
 
         Raises:
-            ChatError: If the model gave no usable reply.
+            ChatError: The model gave no usable reply.
         """
         started = time.perf_counter()
         names: list[str] = []

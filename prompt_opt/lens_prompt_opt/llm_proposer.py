@@ -1,4 +1,4 @@
-"""A language model that reads what fails and writes edits."""
+"""A proposer that uses a language model."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ class _Answer(BaseModel):
 
 
 class LLMProposer:
-    """Asks a strong language model, with failed images if it is given any."""
+    """Asks a strong language model, and shows it failed images if there are any."""
 
     def __init__(self, chat: ChatModel, *, max_tokens: int | None = None) -> None:
         """Choose the model.
 
         Args:
-            chat: The model; it must see if images are to be shown.
-            max_tokens: Most tokens to write, hidden reasoning included.
+            chat: The model; a vision model if images are to be shown.
+            max_tokens: Maximum tokens to write, including hidden reasoning.
         """
         self._chat = chat
         self._max_tokens = max_tokens
@@ -87,15 +87,15 @@ class LLMProposer:
     @property
     def fingerprint(self) -> str:
         """Model, limit and a hash of the instructions."""
-        told = f"{_INSTRUCTIONS}|{_SCOPES}|{self._max_tokens}"
-        return f"{identity_of(self._chat)} {hashlib.sha256(told.encode()).hexdigest()[:8]}"
+        shaping = f"{_INSTRUCTIONS}|{_SCOPES}|{self._max_tokens}"
+        return f"{identity_of(self._chat)} {hashlib.sha256(shaping.encode()).hexdigest()[:8]}"
 
     async def propose(self, brief: ProposalBrief, pictures: Mapping[str, bytes]) -> Proposals:
         """See `Proposer.propose`.
 
         Raises:
-            ChatError: If the model gave no usable reply.
-            ProposalError: If it gave no edit at all.
+            ChatError: The model gave no usable reply.
+            ProposalError: The reply has no valid edit.
         """
         parts: list[str | TextPart | ImagePart] = [_material(brief)]
         for name, data in list(pictures.items())[:_MAX_PICTURES]:
@@ -121,7 +121,7 @@ class LLMProposer:
 
 
 def _edit(raw: _Edit, sections: Sequence[str]) -> SectionEdit | None:
-    """The edit, with its form put right if only that is wrong; None if it says nothing."""
+    """The edit, with small mistakes in its form corrected; None if it is unusable."""
     asked = " ".join(raw.section.lstrip("# ").split())
     name = next((known for known in sections if known.casefold() == asked.casefold()), asked)
     text = _without_heading(raw.text.strip(), name)
@@ -141,7 +141,7 @@ def _edit(raw: _Edit, sections: Sequence[str]) -> SectionEdit | None:
 
 
 def _without_heading(text: str, name: str) -> str:
-    """The text without the section's own heading, and other headings below it."""
+    """The text without the section's own heading, and with other headings one level lower."""
     first, _, rest = text.partition("\n")
     if first.startswith("#") and first.lstrip("# ").strip().casefold() == name.casefold():
         text = rest.strip()

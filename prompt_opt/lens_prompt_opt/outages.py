@@ -1,4 +1,4 @@
-"""Failures of a service, against failures of one item."""
+"""Telling failures of a service from failures of a single item."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lens_reasoner.errors import (
 _ITEM_FAULTS = frozenset({"malformed", "truncated", "filtered", "refused", "off_schema"})
 
 _REJECTS_ITEM = frozenset({400, 413, 422})
-"""Statuses with which image servers turn away a prompt, such as one that is too long."""
+"""Statuses with which image servers reject a prompt, for example because it is too long."""
 
 
 def is_outage(error: ReasonerError) -> bool:
-    """Whether trying again later could help, so that the failure says nothing about the item.
+    """Whether a later retry could help, so that the failure says nothing about the item.
 
-    A judge's or writer's error counts by the chat error that caused it.
+    An error of a judge or rubric writer is classified by the chat error that caused it.
     """
     if isinstance(error, MissingKeyError):
         return True
@@ -30,7 +30,8 @@ def is_outage(error: ReasonerError) -> bool:
     if isinstance(error, ImageServiceError):
         return error.status not in _REJECTS_ITEM
     if isinstance(error, JudgeError):
-        # Judges made of others raise from the one that failed, which raised from its model's.
+        # A composite judge's error was raised from that of a judge, which was raised from its
+        # model's.
         cause = error.__cause__
         return isinstance(cause, ReasonerError) and is_outage(cause)
     return isinstance(error, GeneratorError) and not isinstance(error, GenerationRefusedError)

@@ -15,13 +15,13 @@ from lens_reasoner.errors import ImageServiceError
 from lens_reasoner.revision import Statement
 
 Work = Sequence[tuple[Candidate, Sequence[Cell]]]
-"""Candidates and the cells each is to be evaluated on."""
+"""Candidates, each with the cells to evaluate it on."""
 
 _ENOUGH_TO_JUDGE = 8
 
 
 class OutcomeBook:
-    """Evaluates what is not known yet, block by block."""
+    """Evaluates cells with unknown outcomes, block by block."""
 
     def __init__(self, evaluator: Evaluator, journal: Journal, ledger: Ledger) -> None:
         self._evaluator = evaluator
@@ -32,24 +32,24 @@ class OutcomeBook:
         self._blocks = 0
 
     def unknown(self, candidate: Candidate, cells: Sequence[Cell]) -> list[Cell]:
-        """Those of `cells` that were not evaluated yet."""
+        """The cells that were not evaluated yet."""
         return [cell for cell in cells if (candidate.id, cell) not in self._outcomes]
 
     def known(self, candidate: Candidate, cells: Sequence[Cell]) -> list[Outcome]:
-        """Outcomes on those of `cells` that were evaluated."""
+        """The outcomes of the cells that were evaluated."""
         pairs = ((candidate.id, cell) for cell in cells)
         return [self._outcomes[pair] for pair in pairs if pair in self._outcomes]
 
     async def evaluate(self, work: Work, *, reserve: bool = True) -> list[list[Outcome]]:
-        """Outcomes of each candidate on its cells, as one block.
+        """Evaluate each candidate on its cells, as one block.
 
         Args:
             work: What to evaluate.
-            reserve: Whether what is held back for the final claim stays untouched.
+            reserve: Whether to leave the reserve for the final claim untouched.
 
         Raises:
-            BudgetExhaustedError: If what is not known does not fit; nothing was paid then.
-            StudyInterruptedError: If a service is out, or most cells of the block gave no score.
+            BudgetExhaustedError: The new cells do not fit the budget; nothing was paid.
+            StudyInterruptedError: A service is down, or most cells of the block got no score.
         """
         known = self._outcomes
         new = {
@@ -69,7 +69,7 @@ class OutcomeBook:
         return [[known[candidate.id, cell] for cell in cells] for candidate, cells in work]
 
     def _count_time(self, seconds: float) -> None:
-        """Enter a block's time; on resuming, the time it took at first."""
+        """Enter a block's time; when resuming, the time it took originally."""
         self._blocks += 1
         key = f"block:{self._blocks}"
         record = self._journal.get(key)
@@ -81,7 +81,7 @@ class OutcomeBook:
     async def statements(
         self, candidate: Candidate, outcomes: Sequence[Outcome]
     ) -> list[Mapping[str, Statement]]:
-        """What the rewrites of `outcomes` say about their criteria, as far as it is known."""
+        """What the rewrites of `outcomes` say about their criteria, as far as known."""
         new = [o for o in outcomes if (candidate.id, o.cell) not in self._statements]
         started = time.perf_counter()
         found = await self._evaluator.statements(new) if new else []

@@ -1,4 +1,4 @@
-"""Calls of the proposer and its like: on disk before they are used, and on the account."""
+"""Calls of the proposer and the clusterer: recorded before use, and entered in the ledger."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lens_reasoner.errors import ReasonerError
 from lens_reasoner.types import Usage
 
 Call = Callable[[], Awaitable[tuple[JsonRecord, Usage, float]]]
-"""A call that gives its result as JSON, what it consumed, and how long it took."""
+"""A call that returns its result as JSON, what it consumed, and its duration in seconds."""
 
 
 class PaidCalls:
-    """Makes a call once, whatever happens afterwards."""
+    """Makes every call only once, even across resumed runs."""
 
     def __init__(
         self, journal: Journal, ledger: Ledger, history: History, stop: StopSwitch
@@ -34,16 +34,16 @@ class PaidCalls:
     async def make(
         self, stage: Stage, what: str, parts: Sequence[object], call: Call
     ) -> JsonRecord | None:
-        """The result of a call; None if it failed by itself, which is kept and noted as well.
+        """The result of a call; None if it failed because of its input, which is recorded too.
 
         Args:
-            stage: Where it is accounted.
+            stage: The stage it is entered under.
             what: Short name of the call.
             parts: Everything its result depends on.
             call: The call.
 
         Raises:
-            StudyInterruptedError: If the service is out, or the study was asked to stop.
+            StudyInterruptedError: The service is down, or the study was asked to stop.
         """
         key = call_key(what, *parts)
         kept = self._journal.get(key)
@@ -72,7 +72,7 @@ async def _attempt(call: Call) -> JsonRecord:
         if is_outage(error):
             raise StudyInterruptedError(
                 f"The study stopped while improving the prompt: {error}",
-                hint="What was paid for is kept; run it again with the same run_dir to go on.",
+                hint="Finished calls are recorded; run it again with the same run_dir to continue.",
             ) from error
         return call_records.failed(error, time.perf_counter() - started)
     return {"value": value, "usage": usage.model_dump(mode="json"), "seconds": seconds}

@@ -1,4 +1,4 @@
-"""Evaluation with real parts: every call through the journal, failures told apart."""
+"""Evaluation with real parts; every call goes through the journal."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ class Parts:
     """The parts of a study.
 
     Attributes:
-        reasoner: Rewrites; can be given other system prompts.
+        reasoner: Rewrites; accepts other system prompts.
         generators: One or several; a prompt's score is the mean over them.
         judge: Scores images.
         rubric_writer: Writes criteria for requests that have none.
-        fidelity: Looks criteria up in rewrites; None leaves faults unattributed.
-        names: Names for records, by stage; they are part of the keys of results.
-        concurrency: Most calls of one stage at a time.
+        fidelity: Checks which criteria rewrites state; None leaves faults unattributed.
+        names: Names for records, by stage; they are part of the results' keys.
+        concurrency: Maximum concurrent calls per stage.
 
     Raises:
-        StudyConfigError: If `concurrency` allows none.
+        StudyConfigError: `concurrency` is below 1.
     """
 
     reasoner: ReasonerSource
@@ -63,12 +63,12 @@ class Parts:
     concurrency: int = 8
 
     def __post_init__(self) -> None:
-        """Refuse to wait for ever."""
+        """Check `concurrency`, because 0 would wait forever."""
         require("concurrency", self.concurrency, self.concurrency >= 1, "at least 1")
 
 
 def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, with a number where one comes again."""
+    """The names, with numbers appended to repeated ones."""
     counts = Counter(names)
     taken = set(names)
     found = []
@@ -82,7 +82,7 @@ def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 class PipelineEvaluator:
-    """Runs cells concurrently through the parts; see `Evaluator`."""
+    """Evaluates cells concurrently with the parts; see `Evaluator`."""
 
     def __init__(self, parts: Parts, context: EvaluationContext) -> None:
         self._parts = parts
@@ -146,7 +146,7 @@ class PipelineEvaluator:
             raise
 
     async def _once(self, stage: Stage, key: str, call: Call, account: Account) -> JsonRecord:
-        """The result under `key`; of a call that failed by itself, its failure."""
+        """The result under `key`; the failure, if the call failed because of its input."""
         return await self._calls.once(stage, key, lambda: call_records.attempt(call), account)
 
     async def _cell(self, reasoner: Reasoner, prompt: str, cell: Cell, account: Account) -> Outcome:
@@ -201,7 +201,7 @@ class PipelineEvaluator:
         self, reasoner: Reasoner, prompt: str, cell: Cell, account: Account
     ) -> JsonRecord:
         wanted = self._context.requests[cell.request].request
-        # Reasoners that sample may take the seed; for all others it only tells the draws apart.
+        # Reasoners that sample may use the seed; for others it only distinguishes the draws.
         wanted = wanted.model_copy(update={"seed": cell.draw})
 
         async def call() -> JsonRecord:
@@ -264,7 +264,7 @@ class PipelineEvaluator:
         return await self._once("judge", key, call, account)
 
     async def _verdict(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
-        """The judge's verdict; what asking failed for is asked once more, before it is kept."""
+        """The judge's verdict; failed answers are retried once before it is recorded."""
         judge = self._parts.judge
         verdict = await verdict_of(judge, image, rubric)
         lost = {answer.criterion for answer in verdict.verdicts if answer.failed}

@@ -1,4 +1,4 @@
-"""What a study has come to so far, told while it runs."""
+"""Reports on a running study."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ Phase = Literal["calibrating", "searching", "specialising", "claiming", "finishe
 
 
 class StudyProgress(Value):
-    """A study under way.
+    """The progress of a running study.
 
     Attributes:
-        phase: What it is busy with; "specialising" is the search for one generator.
+        phase: The current phase; "specialising" is the search for one generator.
         generator: The generator of that search; empty otherwise.
-        images: Images, those of the block under way included.
-        calls: Calls to any part, likewise.
-        usd: Known dollars, likewise.
-        seconds: Time of the finished blocks.
-        candidates: Prompts made.
+        images: Images so far, including the current block's.
+        calls: Calls to any part so far, likewise.
+        usd: US dollars so far, as far as known, likewise.
+        seconds: Duration of the finished blocks.
+        candidates: Number of prompts made.
         rounds: Rounds of the search.
-        challenges: Challenges to the incumbent that ended.
-        accepted: What the accepted edits change, in the order of their acceptance.
-        expected_gain: What screening thinks of the search's leader, no claim; None if nothing yet.
-        note: The last remarkable thing, in a line.
+        challenges: Finished challenges.
+        accepted: What the accepted edits change, in the order of acceptance.
+        expected_gain: The screening's estimate for the leading candidate, which is not a claim;
+            None if there is none yet.
+        note: The latest notable event, in one line.
     """
 
     phase: Phase
@@ -46,15 +47,15 @@ class StudyProgress(Value):
 
 
 ProgressCallback = Callable[[StudyProgress], None]
-"""Told after every call and every decision; it should return at once."""
+"""Called after every call and every decision; it should return immediately."""
 
 
 class Monitor:
-    """Puts progress together from the account and the history, and tells it."""
+    """Combines ledger and history into progress reports."""
 
-    def __init__(self, ledger: Ledger, told: ProgressCallback | None) -> None:
+    def __init__(self, ledger: Ledger, on_progress: ProgressCallback | None) -> None:
         self._ledger = ledger
-        self._told = told
+        self._on_progress = on_progress
         self._phase: Phase = "calibrating"
         self._generator = ""
         self._history: History | None = None
@@ -62,27 +63,27 @@ class Monitor:
         self._pending: dict[str, tuple[float, int]] = {}
 
     def enter(self, phase: Phase, history: History, *, generator: str = "") -> None:
-        """A phase begins, with its own history."""
+        """Start a phase, which has its own history."""
         if self._history is not None and self._history is not history:
             self._earlier += accepted_edits(self._history)
         self._phase, self._generator, self._history = phase, generator, history
-        self.tell()
+        self.report()
 
     def called(self, key: str, usd: float | None, images: int) -> None:
-        """A call of the block under way has a result."""
-        if self._told is not None:
+        """A call of the current block has a result."""
+        if self._on_progress is not None:
             self._pending[key] = usd or 0.0, images
-            self.tell()
+            self.report()
 
     def settled(self) -> None:
-        """The block under way has been entered in the ledger."""
+        """The current block was entered in the ledger."""
         self._pending.clear()
-        self.tell()
+        self.report()
 
-    def tell(self) -> None:
-        """Tell how things stand."""
-        if self._told is not None:
-            self._told(self._progress())
+    def report(self) -> None:
+        """Report the current progress."""
+        if self._on_progress is not None:
+            self._on_progress(self._progress())
 
     def _progress(self) -> StudyProgress:
         ledger, history = self._ledger, self._history or History()
@@ -104,7 +105,7 @@ class Monitor:
 
 
 def accepted_edits(history: History) -> tuple[str, ...]:
-    """What each accepted challenger changed against the incumbent it replaced, in words."""
+    """A phrase for each section that an accepted challenger changed from its incumbent."""
     known = {candidate.id: candidate for candidate in history.known}
     said: list[str] = []
     for decision in history.decisions:
@@ -117,7 +118,7 @@ def accepted_edits(history: History) -> tuple[str, ...]:
 def _edits_between(
     made: Candidate, before: Candidate, known: dict[str, Candidate]
 ) -> list[SectionEdit]:
-    """The last edit of each section on the way from `before` to `made`, by first parents."""
+    """The last edit of each section between `before` and `made`, following first parents."""
     latest: dict[str, SectionEdit] = {}
     step: Candidate | None = made
     while step is not None and step.id != before.id:

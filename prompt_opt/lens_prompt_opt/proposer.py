@@ -1,4 +1,4 @@
-"""The seam to whatever writes edits of a system prompt."""
+"""The protocol for whatever writes edits of a system prompt."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from lens_reasoner.prompts import SystemPrompt
 from lens_reasoner.types import Seconds, Seed, Usage, Value
 
 Scope = Literal["section", "whole"]
-"""One section per proposal, or the whole prompt at once as in the published method."""
+"""Whether a proposal changes one section, or the whole prompt as in the published method."""
 
 
 class ProposalBrief(Value):
-    """What a proposer is told.
+    """What a proposer is given.
 
     Attributes:
         prompt: The system prompt to improve.
         failures: What fails under it, by mode, with counts.
         scope: How much a proposal may change.
-        wanted: Number of different proposals.
-        tried: Edits tried before, with what became of their hypotheses.
-        protected: Sections that must stay as they are.
-        max_characters: Longest rendered prompt.
-        seed: Seed for what is drawn at random.
+        wanted: Number of alternatives.
+        tried: Edits tried before, with the test results of their hypotheses.
+        protected: Sections that must not change.
+        max_characters: Maximum length of the rendered prompt.
+        seed: Random seed.
     """
 
     prompt: SystemPrompt
@@ -44,9 +44,9 @@ class Proposals(Value):
     """What a proposer suggests.
 
     Attributes:
-        edits: Alternatives, each a set of edits to be made together.
+        edits: Alternatives, each a set of edits that belong together.
         usage: What they consumed.
-        seconds: How long it took.
+        seconds: Duration of the call.
     """
 
     edits: tuple[tuple[SectionEdit, ...], ...]
@@ -55,7 +55,7 @@ class Proposals(Value):
 
 
 class Proposer(Protocol):
-    """Anything that suggests edits."""
+    """Suggests edits of a system prompt."""
 
     @property
     def name(self) -> str:
@@ -66,10 +66,10 @@ class Proposer(Protocol):
         """Suggest up to `brief.wanted` alternatives.
 
         Args:
-            brief: What to improve, and what is known.
-            pictures: Failed images by the names in the brief's examples; may be empty.
+            brief: The prompt and what is known about it.
+            pictures: Failed images, by their names in the brief's examples; may be empty.
 
         Raises:
-            ReasonerError: If there is no usable suggestion.
+            ReasonerError: There is no usable suggestion.
         """
         ...

@@ -12,10 +12,10 @@ from lens_reasoner.reasoner import Reasoner
 
 @runtime_checkable
 class PromptedReasoner(Protocol):
-    """A reasoner that can be had with another system prompt."""
+    """A reasoner that can be copied with another system prompt."""
 
     def with_system_prompt(self, prompt: SystemPrompt) -> Reasoner:
-        """A reasoner like this one, but for its system prompt; this one stays as it is."""
+        """Return a copy of this reasoner with another system prompt."""
         ...
 
 
@@ -24,10 +24,10 @@ ReasonerSource = PromptedReasoner | Callable[[SystemPrompt], Reasoner]
 
 
 def bind(source: ReasonerSource, prompt: SystemPrompt) -> Reasoner:
-    """A reasoner that follows `prompt`.
+    """A reasoner that uses `prompt`.
 
     Raises:
-        StudyConfigError: If `source` has no way to be given a system prompt.
+        StudyConfigError: `source` does not accept a system prompt.
     """
     if isinstance(source, PromptedReasoner):
         return source.with_system_prompt(prompt)

@@ -1,4 +1,4 @@
-"""The requests a study learns from and is tested on, and their three disjoint splits."""
+"""The requests of a study, and their three disjoint splits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lens_reasoner.text_files import read_text
 from lens_reasoner.types import ImageRequest, Rubric, Value
 
 MIN_SPLIT = 4
-"""Fewest requests of a split; below that no interval says anything."""
+"""Minimum requests per split; with fewer, intervals are meaningless."""
 
 DEFAULT_SHARES = (0.3, 0.45, 0.25)
 
@@ -28,10 +28,10 @@ class StudyRequest(Value):
 
     Attributes:
         id: Short name, unique within its set.
-        request: What the user asked for; its seed and number of images are not used.
-        rubric: The criteria; None lets the study have them written once.
-        group: Requests of one group, such as paraphrases, go to the same split; empty means that
-            it stands alone.
+        request: The request; its seed and number of images are not used.
+        rubric: The criteria; None has them written once.
+        group: Requests of one group, such as paraphrases, go into the same split; empty means no
+            group.
     """
 
     id: str = Field(min_length=1)
@@ -41,7 +41,7 @@ class StudyRequest(Value):
 
     @property
     def text(self) -> str:
-        """The user's words."""
+        """The request's text."""
         return self.request.text
 
 
@@ -50,9 +50,9 @@ class Splits:
     """Three disjoint parts of a set.
 
     Attributes:
-        search: What proposers see and candidates are screened on.
-        selection: What challenges to the incumbent are decided on.
-        test: Touched once, for the final claim.
+        search: For proposers, and for screening candidates.
+        selection: For challenges to the incumbent.
+        test: Used once, for the final claim.
     """
 
     search: tuple[StudyRequest, ...]
@@ -60,16 +60,16 @@ class Splits:
     test: tuple[StudyRequest, ...]
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of each part, by name."""
+        """SHA-256 of each split, by name."""
         return {name: digest(getattr(self, name)) for name in ("search", "selection", "test")}
 
 
 class PromptSet(Value):
-    """Requests for a study, each with a different id and text.
+    """Requests for a study, with unique ids and texts.
 
     Attributes:
         requests: In the order of the file.
-        duplicates: How many were left out when loading because their text was there already.
+        duplicates: Number of requests that were skipped on loading because their text was a repeat.
     """
 
     requests: tuple[StudyRequest, ...] = Field(min_length=1)
@@ -81,39 +81,39 @@ class PromptSet(Value):
         ids = [request.id for request in requests]
         texts = [_normal(request.text) for request in requests]
         for what, values in (("ids", ids), ("texts", texts)):
-            twice = sorted(value for value, times in Counter(values).items() if times > 1)
-            if twice:
-                raise ValueError(f"{what} of requests must differ; used more than once: {twice}")
+            repeated = sorted(value for value, times in Counter(values).items() if times > 1)
+            if repeated:
+                raise ValueError(f"{what} of requests must differ; used more than once: {repeated}")
         return requests
 
     def __len__(self) -> int:
-        """How many requests there are."""
+        """Number of requests."""
         return len(self.requests)
 
     @property
     def sha256(self) -> str:
-        """Hash of the requests with their rubrics."""
+        """SHA-256 of the requests with their rubrics."""
         return digest(self.requests)
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> PromptSet:
-        """A set of bare texts, named by their place."""
+        """A set of plain texts; ids are numbered."""
         return _build(enumerate(texts, start=1))
 
     @classmethod
     def load(cls, path: str | Path) -> PromptSet:
-        """Read a JSONL file: per line a string, or an object with at least "text".
+        """Read a JSONL file; each line is a string, or an object with at least "text".
 
-        An object may hold "id", "group", "rubric" and the fields of `ImageRequest`. A text that
-        was there already, but for case and white space, is left out and counted.
+        An object may also have "id", "group", "rubric" and any field of `ImageRequest`. Repeated
+        texts, ignoring case and white space, are skipped and counted.
 
         Raises:
-            PromptSetError: If the file is missing or empty, or a line cannot be read; names the
-                line.
+            PromptSetError: The file is missing or empty, or a line is invalid; the message names
+                it.
         """
         path = Path(path)
         try:
-            # Lines end with line feeds alone: JSON may hold other marks that end lines elsewhere.
+            # Split on line feeds only: JSON strings may contain other line separators.
             lines = read_text(path).split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise PromptSetError(
@@ -129,14 +129,14 @@ class PromptSet(Value):
         return _build(found)
 
     def with_defaults(self, defaults: Mapping[str, object]) -> PromptSet:
-        """A set whose requests have `defaults` for the settings they leave open.
+        """Return a set in which `defaults` fill the settings that requests leave open.
 
         Args:
-            defaults: Fields of `ImageRequest` with their values; a size is no default for requests
-                with an aspect ratio.
+            defaults: Values by field of `ImageRequest`; a default size is ignored for requests with
+                an aspect ratio.
 
         Raises:
-            ValidationError: If a value does not fit.
+            ValidationError: A value is invalid.
         """
         return self.model_copy(
             update={
@@ -150,14 +150,14 @@ class PromptSet(Value):
     def split(
         self, seed: int, *, shares: Sequence[float] = DEFAULT_SHARES, at_least: int = MIN_SPLIT
     ) -> Splits:
-        """Deal the requests out, groups kept together, in an order drawn from `seed`.
+        """Divide the requests into splits, in an order determined by `seed`; groups stay together.
 
-        Texts that differ in nothing but case, spaces and punctuation go together too, and their
-        groups with them. A request's place depends on the seed and its group or text alone, up to
-        where the shares fall, so that adding requests moves few others.
+        Texts that only differ in case, spaces and punctuation also stay together, with their
+        groups. A request's place in the order depends only on the seed and its group or text, so
+        adding requests moves few others.
 
         Raises:
-            PromptSetError: If a split would have fewer than `at_least` requests.
+            PromptSetError: A split would have fewer than `at_least` requests.
         """
         families = _families(self.requests)
         order = sorted(families, key=lambda family: _hash(f"{seed}:{_name(family[0])}"))
@@ -178,7 +178,7 @@ class PromptSet(Value):
 
 
 def _families(requests: Iterable[StudyRequest]) -> list[list[StudyRequest]]:
-    """The requests that must go together: of one group, or of the same words."""
+    """Lists of requests that must stay together: same group, or same words."""
     homes: dict[str, list[StudyRequest]] = {}
     for request in requests:
         near = {id(homes[bond]): homes[bond] for bond in _bonds(request) if bond in homes}
@@ -202,14 +202,14 @@ def _filled(request: ImageRequest, defaults: Mapping[str, object]) -> ImageReque
     open_fields = {
         name: value
         for name, value in defaults.items()
-        # Left open is what says nothing: no number, no text, no settings.
+        # A field counts as open if it has no number, text or settings.
         if given.get(name) in (None, "", {}) and not (sized and name in {"width", "height"})
     }
     return ImageRequest.of(request, **open_fields)
 
 
 def digest(requests: Iterable[StudyRequest]) -> str:
-    """SHA-256 of requests, independent of their order."""
+    """SHA-256 of requests, regardless of their order."""
     lines = sorted(request.model_dump_json() for request in requests)
     return _hash("\n".join(lines))
 
@@ -242,8 +242,8 @@ def _build(entries: Iterable[tuple[int, object]]) -> PromptSet:
         return PromptSet(requests=tuple(requests), duplicates=duplicates)
     except ValidationError as error:
         raise PromptSetError(
-            f"These requests make no set: {error.errors()[0]['msg']}.",
-            hint="Give at least one request, each with an id of its own or none.",
+            f"These requests are not a valid set: {error.errors()[0]['msg']}.",
+            hint="Give at least one request, with unique ids or none.",
         ) from error
 
 
@@ -261,7 +261,7 @@ def _request(number: int, entry: object) -> StudyRequest:
         place = ".".join(str(part) for part in first["loc"])
         raise PromptSetError(
             f"Request {number} cannot be used: {place}: {first['msg']}.",
-            hint="A request is a string, or an object of these: id, group, rubric, "
+            hint="A request is a string, or an object with these fields: id, group, rubric, "
             f"{', '.join(ImageRequest.model_fields)}.",
         ) from error
 
@@ -271,7 +271,7 @@ def _normal(text: str) -> str:
 
 
 def _words(text: str) -> str:
-    """The text's words alone; itself if there are none."""
+    """The text's words alone; the text itself if it has none."""
     words = re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(words) or _normal(text)
 

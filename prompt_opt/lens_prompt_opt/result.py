@@ -1,4 +1,4 @@
-"""What a study comes to."""
+"""The result of a study."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ StudyEnd = Literal["improved", "no_improvement"]
 
 
 class Side(Value):
-    """What one prompt did on one cell.
+    """The result of one prompt on one cell.
 
     Attributes:
-        image: Name of the image in the run directory's `pictures`; empty if none was drawn.
-        score: Its score.
-        rewrite: The prompt that was drawn.
+        image: Name of the image in the run directory's `pictures`; empty if there is none.
+        score: Share of criteria met.
+        rewrite: The prompt given to the generator.
         answers: The judge's answers by criterion.
         evidence: What the judge saw, by criterion.
         failure: Why there is no image or no score; empty otherwise.
@@ -41,12 +41,12 @@ class PicturePair(Value):
     """A request of the test split before and after, under the same image seed.
 
     Attributes:
-        request: The user's words.
+        request: The request's text.
         seed: The image seed.
-        generator: Place of the generator in the study.
-        before: Under the seed prompt.
-        after: Under the optimised prompt.
-        questions: The criteria in words, by name.
+        generator: Index of the generator in the study.
+        before: Result under the seed prompt.
+        after: Result under the optimised prompt.
+        questions: The criteria's questions by name.
     """
 
     request: str
@@ -58,27 +58,27 @@ class PicturePair(Value):
 
 
 class StudyResult(Value):
-    """A finished study; all of it survives JSON.
+    """A finished study; round-trips through JSON.
 
     Attributes:
-        best: The card of the best prompt, which is the seed's if nothing better was established.
-        end: Whether the best prompt is another than the seed.
-        unproven: Where nothing was established, the challenger that looked best, with the interval
-            of its gain on the test split; the study's error rate does not speak for it. None
-            otherwise.
-        variance: Where the spread of scores comes from; None if there was no budget to find out.
+        best: Card of the best prompt, which is the seed prompt if no better one was accepted.
+        end: Whether the best prompt differs from the seed.
+        unproven: If no prompt was accepted, the most promising challenger, with the interval of its
+            gain on the test split; the study's error rate does not cover it. None otherwise.
+        variance: Where the variance of scores comes from; None if the budget was too small to
+            measure it.
         history: Everything that happened.
-        pictures: What the claim rests on, image by image.
+        pictures: The pairs of images that the claim is based on.
         generators: Names of the generators, in the order of `PicturePair.generator`.
         per_generator: With several generators, each one's own prompt; `best` is the shared one.
-        matrix: All these prompts on all generators, on the test split, and what is lost by moving
+        matrix: All these prompts on all generators, on the test split, and the loss from moving
             them; None with one generator, or if no prompt is better than the seed.
         cost: What was consumed, by stage.
         budget: The limits.
-        earlier_ends: How often this run came to another end before its budget was raised. Each end
-            had the whole error rate of the gate and a look at the same test split, so a claim
-            after others is weaker than its numbers say.
-        run_dir: Where the files are; None if nothing was kept.
+        earlier_ends: How often this run had ended with another result before its budget was raised.
+            Each end used the gate's whole error rate and looked at the same test split, so a later
+            claim is weaker than its numbers suggest.
+        run_dir: Folder of the run; None if nothing was recorded.
     """
 
     best: PromptCard
@@ -97,11 +97,11 @@ class StudyResult(Value):
 
     @property
     def claim(self) -> GainClaim | None:
-        """The gain over the seed prompt on the test split; None if the best is the seed."""
+        """The gain over the seed prompt on the test split; None if the seed prompt is the best."""
         return self.best.claim
 
     def cost_table(self) -> str:
-        """What was consumed, as lines of text."""
+        """Consumption by stage as a plain-text table."""
         head = f"{'stage':<10}{'calls':>8}{'images':>8}{'usd':>10}{'seconds':>10}"
         rows = [
             f"{row.stage:<10}{row.calls:>8}{row.images:>8}{row.usd:>10.4f}{row.seconds:>10.1f}"
@@ -110,9 +110,9 @@ class StudyResult(Value):
         return "\n".join([head, *rows])
 
     def report(self, path: str | Path) -> Path:
-        """Write everything as one HTML page that needs nothing else, and return its path.
+        """Write a self-contained HTML page about the study, and return its path.
 
-        Images are in it if the study had a run directory.
+        It has images if the study had a run directory.
         """
         from lens_prompt_opt.report import write_report
 

@@ -1,4 +1,4 @@
-"""The folder of a run: what it is about, its journal, its results, and who uses it."""
+"""The folder of a run: its description, journal, results and lock."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _LOCK_FILE = "lock"
 
 
 def generator_card_files(generators: Iterable[str]) -> list[str]:
-    """The files of the prompts that were found for each of several generators, all different."""
+    """Unique file names for the prompts of several generators."""
     taken: set[str] = set()
     files = []
     for generator in generators:
         base = re.sub(r"[^A-Za-z0-9._-]+", "-", generator).strip("-") or "generator"
         name, number = base, 2
-        # Some systems take "A" and "a" for one file.
+        # Some file systems do not distinguish "A" and "a".
         while name.casefold() in taken:
             name, number = f"{base}-{number}", number + 1
         taken.add(name.casefold())
@@ -42,9 +42,9 @@ def generator_card_files(generators: Iterable[str]) -> list[str]:
 class RunDirectory:
     """A run's files.
 
-    `study.json` says what the run is about, `calls.jsonl` and `pictures/` hold every call's
-    result, `result.json` and `prompt.json` are written at the end. A run is resumed by starting
-    the same study with the same directory.
+    `study.json` describes the run, `calls.jsonl` and `pictures/` hold every call's result, and
+    `result.json` and `prompt.json` are written at the end. To resume a run, start the same study
+    with the same directory.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -55,12 +55,12 @@ class RunDirectory:
         """Lock the directory, check that it belongs to this study, and read its journal.
 
         Args:
-            description: Everything that the study's result depends on, as JSON, but for its
-                budget, which may be raised on resuming.
+            description: Everything that the study's result depends on, as JSON, except the budget,
+                which may be raised when resuming.
 
         Raises:
-            RunDirectoryError: If it cannot be used or another process uses it.
-            StudyMismatchError: If it belongs to another study.
+            RunDirectoryError: The directory cannot be used, or another process uses it.
+            StudyMismatchError: It belongs to another study.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ class RunDirectory:
         path = self.path / STUDY_FILE
         if path.exists():
             before = self.description()
-            # What an earlier version did not write down yet cannot differ.
+            # Fields that an earlier version did not record cannot differ.
             differ = sorted(n for n in before if _differs(before[n], description.get(n)))
             if differ:
                 raise StudyMismatchError(
@@ -92,23 +92,23 @@ class RunDirectory:
             self.write(STUDY_FILE, description)
 
     def write(self, name: str, value: object) -> None:
-        """Write JSON, in full or not at all."""
+        """Write JSON atomically."""
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
         write_atomically(self.path / name, f"{text}\n".encode())
 
     def description(self) -> dict[str, Any]:
-        """What the run is about.
+        """The description of the study, as JSON.
 
         Raises:
-            RunDirectoryError: If there is no run here.
+            RunDirectoryError: There is no run here.
         """
         return self._json(STUDY_FILE)
 
     def study(self) -> StudyDescription:
-        """The same as a value, as far as pages tell it.
+        """The description of the study, as far as report pages need it.
 
         Raises:
-            RunDirectoryError: If there is no run here, or a field that cannot be read.
+            RunDirectoryError: There is no run here, or a field is invalid.
         """
         try:
             return StudyDescription.model_validate(self.description())
@@ -125,15 +125,15 @@ class RunDirectory:
         """The result of a finished run, as JSON.
 
         Raises:
-            RunDirectoryError: If the run is not finished.
+            RunDirectoryError: The run is not finished.
         """
         return self._json(RESULT_FILE)
 
     def last_result(self) -> dict[str, Any] | None:
-        """The result of the run as it ended last; None if it never did.
+        """The latest result of the run; None if it has not finished yet.
 
         Raises:
-            RunDirectoryError: If it cannot be read.
+            RunDirectoryError: It cannot be read.
         """
         return self.result() if (self.path / RESULT_FILE).exists() else None
 
@@ -158,7 +158,7 @@ def _differs(before: object, now: object) -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the system releases when the process ends, however it ends."""
+    """Hold a lock that the system releases when the process ends, even by a crash."""
     with path.open("a+b") as file:
         try:
             _lock(file.fileno())

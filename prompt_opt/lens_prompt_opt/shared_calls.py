@@ -1,4 +1,4 @@
-"""Calls made once however many cells need them: from the journal, from one under way, or new."""
+"""Makes each call once, however many cells need it: from the journal, in flight, or new."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Call = Callable[[], Awaitable[JsonRecord]]
 
 @dataclass
 class Account:
-    """The calls one cell used, in order; entered in the ledger after its block."""
+    """The calls that one cell used, in order; entered in the ledger after its block."""
 
     calls: list[tuple[Stage, str, JsonRecord]] = field(default_factory=list)
 
 
 class SharedCalls:
-    """Makes calls concurrently and keeps their results."""
+    """Makes calls concurrently and records their results."""
 
     def __init__(self, context: EvaluationContext, concurrency: int) -> None:
-        """Begin with none.
+        """Start without any calls.
 
         Args:
             context: The study.
-            concurrency: Most calls at a time of one stage, or of one generator.
+            concurrency: Maximum concurrent calls per stage, or per generator.
         """
         self._context = context
         self._concurrency = concurrency
@@ -51,15 +51,15 @@ class SharedCalls:
         """The result under `key`.
 
         Args:
-            stage: Where it is accounted.
+            stage: The stage it is entered under.
             key: Everything the result depends on.
-            call: Makes it.
+            call: Makes the call.
             account: Where its use is noted.
-            gate: Name of what limits concurrency; empty means the stage.
-            most: Most calls at a time through that gate, if fewer than for all.
+            gate: Name of the concurrency limit; empty means the stage.
+            most: A lower limit on concurrent calls for this gate.
 
         Raises:
-            StudyInterruptedError: If the study was asked to stop before the call began.
+            StudyInterruptedError: The study was asked to stop before the call started.
         """
         record = self._context.journal.get(key)
         if record is None:
@@ -76,7 +76,7 @@ class SharedCalls:
         return record
 
     def enter(self, accounts: Sequence[Account]) -> None:
-        """Put a block on the ledger, in the order of its cells; each call counts once."""
+        """Enter a block in the ledger, in the order of its cells; each call counts once."""
         for account in accounts:
             for stage, key, record in account.calls:
                 if key not in self._entered:
@@ -90,7 +90,7 @@ class SharedCalls:
         self._context.listener.settled()
 
     async def abandon(self) -> None:
-        """End the calls under way, because nobody waits for them any more."""
+        """Cancel the calls in flight, because nothing waits for them any more."""
         flights = list(self._flights.values())
         for flight in flights:
             flight.cancel()

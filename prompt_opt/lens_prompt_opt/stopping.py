@@ -1,4 +1,4 @@
-"""Ending a study between calls, so that nothing that is being paid for is lost."""
+"""Stopping a study between calls, so that nothing paid for is lost."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from lens_prompt_opt.errors import StudyInterruptedError
 
 
 class StopSwitch:
-    """Once pressed, no new call is begun; those under way are finished and kept.
+    """Once pressed, no new call starts; calls in flight are finished and recorded.
 
-    A user presses it to end a run that is to be resumed; the study presses it itself when a
-    service is out, so that the rest of a block is not paid for in vain.
+    A user presses it to stop a run and resume it later. The study presses it when a service is
+    down, so that the rest of a block is not paid for in vain.
     """
 
     def __init__(self) -> None:
         self._why: StudyInterruptedError | None = None
 
     def press(self, why: StudyInterruptedError | None = None) -> None:
-        """Ask for the end; the first reason counts."""
+        """Ask the study to stop; the first reason counts."""
         self._why = (
             self._why
             or why
             or StudyInterruptedError(
                 "The study was stopped.",
-                hint="What was paid for is kept; run it again with the same run_dir to go on.",
+                hint="Finished calls are recorded; run it again with the same run_dir to continue.",
             )
         )
 
     def check(self) -> None:
-        """Go on, if it was not pressed.
+        """Do nothing, unless the switch was pressed.
 
         Raises:
-            StudyInterruptedError: If it was.
+            StudyInterruptedError: The switch was pressed.
         """
         if self._why is not None:
             raise self._why

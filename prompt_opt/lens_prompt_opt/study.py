@@ -1,4 +1,4 @@
-"""`PromptStudy`: what a user writes."""
+"""`PromptStudy`, the entry point for users."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from lens_reasoner.sync import run_sync
 
 
 class PromptStudy:
-    """Improves a reasoner's system prompt for a generator, judged by rubrics.
+    """Improves a reasoner's system prompt for one or several generators, judged by rubrics.
 
     Example:
         ```python
@@ -71,39 +71,39 @@ class PromptStudy:
         show_pictures: bool = False,
         concurrency: int = 8,
     ) -> None:
-        """Put the parts together.
+        """Assemble the parts.
 
         Args:
-            reasoner: Whose system prompt it is: an `LLMReasoner`, anything with
+            reasoner: The reasoner whose system prompt to improve: an `LLMReasoner`, anything with
                 `with_system_prompt`, or a function from a system prompt to a reasoner.
-            generator: One generator, or several. Then the study looks for one prompt that serves
-                all of them, by the mean score over the generators, and from there for one prompt
-                for each; `StudyResult.matrix` holds them against each other. One that takes no
-                seed draws another image each time: prompts are then compared on the same
-                requests alone, which is as valid and needs more images.
+            generator: One generator, or several. With several, the study first searches for one
+                prompt for all of them, by mean score, and from there for one prompt per generator;
+                `StudyResult.matrix` compares these. With a generator that takes no seed, prompts
+                are compared on the same requests but different images, which is equally valid but
+                needs more images.
             judge: Scores images.
-            prompts: The requests, some with rubrics of their own.
-            rubric_writer: Writes the rubrics that are missing, once; None means a language model
-                if any is missing.
-            fidelity: Looks criteria up in rewrites, to tell whose fault a failure is; None means
-                by words, without a model.
+            prompts: The requests; some may have rubrics.
+            rubric_writer: Writes missing rubrics, each once; None uses a language model if any is
+                missing.
+            fidelity: Checks which criteria rewrites state, to attribute failures; None checks by
+                words alone.
             proposer: Suggests edits; None means OpenAI's `DEFAULT_PROPOSER_MODEL`.
             strategy: How to search; None means `FactorialSearch`.
-            gate: How a prompt is accepted; None means the default gate.
-            guards: Limits for every candidate; None means the default ones.
+            gate: How prompts are accepted; None means the default gate.
+            guards: Limits for all candidates; None means the default ones.
             clusterer: Sorts failures into modes; None sorts by kind of criterion.
-            interval: How the final interval is computed; None means by a studentised bootstrap.
+            interval: Method for the final confidence interval; None means a studentised bootstrap.
             confidence: Confidence of the final interval.
             test_pictures: Images per test request, prompt and generator.
             shares: Shares of the search, selection and test split.
-            own_share: With several generators, the share of the images for search that goes to
-                the prompts for one generator each; 0 looks for the shared prompt only.
-            show_pictures: Whether the proposer is shown failed images.
-            concurrency: Most calls of one part at a time.
+            own_share: With several generators, the share of the search images for the searches per
+                generator; 0 only searches for the shared prompt.
+            show_pictures: Whether to show failed images to the proposer.
+            concurrency: Maximum concurrent calls per part.
 
         Raises:
-            MissingKeyError: If a default model is needed and there is no key.
-            StudyConfigError: If there is no generator, or a number makes no study.
+            MissingKeyError: A default model is needed and there is no API key.
+            StudyConfigError: There is no generator, or a number is invalid.
         """
         generators = (generator,) if isinstance(generator, Generator) else tuple(generator)
         if not generators:
@@ -144,22 +144,22 @@ class PromptStudy:
         on_progress: ProgressCallback | None = None,
         stop: StopSwitch | None = None,
     ) -> StudyResult:
-        """Search, accept and claim; or resume, if `run_dir` holds an unfinished run.
+        """Search, accept and claim; resumes if `run_dir` has an unfinished run.
 
         Args:
             seed: The prompt to start from.
-            budget: Limits, the final claim included. It may be raised when resuming; of a run that
-                had ended, `StudyResult.earlier_ends` says what that means for its claim.
-            run_dir: Where every result is kept as it comes; None keeps nothing.
-            random_seed: Everything drawn at random follows from it.
-            on_progress: Told after every call and decision how far the study is.
-            stop: Ends the study between calls when it is pressed, to be resumed later.
+            budget: Limits, including the final claim. It may be raised when resuming; if the run
+                had already ended, see `StudyResult.earlier_ends` for what that means for its claim.
+            run_dir: Folder where every result is recorded as it arrives; None records nothing.
+            random_seed: Determines everything that is random.
+            on_progress: Called with the progress after every call and decision.
+            stop: Stops the study between calls when pressed, so that it can be resumed.
 
         Raises:
-            BudgetError: If the budget does not even pay for the final claim.
-            StudyMismatchError: If `run_dir` belongs to another study.
-            StudyInterruptedError: If a service is out or `stop` was pressed; call again to go on.
-            UnsupportedSettingError: If a generator cannot honour a request's settings.
+            BudgetError: The budget does not even cover the final claim.
+            StudyMismatchError: `run_dir` belongs to another study.
+            StudyInterruptedError: A service is down or `stop` was pressed; call again to resume.
+            UnsupportedSettingError: A generator does not support a request's settings.
         """
         for one in self._generators:
             for wanted in self._core.prompts.requests:
@@ -176,11 +176,11 @@ class PromptStudy:
     def estimate(
         self, budget: Budget, *, prices: UnitPrices | None = None, random_seed: int = 0
     ) -> StudyEstimate:
-        """What `optimize` will do with a budget, before anything is paid for.
+        """Predict what `optimize` will do with a budget, before anything is paid for.
 
         Args:
             budget: The limits.
-            prices: What one call of each part costs, as far as it is known.
+            prices: Price of one call of each part, as far as known.
             random_seed: As for `optimize`.
         """
         return self._core.estimate(budget, prices or UnitPrices(), random_seed)
@@ -195,7 +195,7 @@ class PromptStudy:
         on_progress: ProgressCallback | None = None,
         stop: StopSwitch | None = None,
     ) -> StudyResult:
-        """`optimize` for code that is not async."""
+        """Synchronous version of `optimize`, which also works in notebooks."""
         return run_sync(
             self.optimize(
                 seed=seed,
@@ -235,5 +235,5 @@ def _parts(
 
 
 def _identity(part: object) -> str:
-    """What a part says it is, or the name of its class or function."""
+    """A part's fingerprint, or the name of its class or function."""
     return fingerprint(part) or str(getattr(part, "__name__", type(part).__name__))

@@ -1,4 +1,4 @@
-"""A study: from a poor system prompt to a better one, with a claim that holds."""
+"""The steps that all studies share: split, run, record, estimate."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lens_reasoner.prompts import SystemPrompt
 
 
 class StudyCore(StudyDesign):
-    """What every study does; `PromptStudy` puts one together from a user's parts."""
+    """A study with any evaluator; `PromptStudy` builds one from a user's parts."""
 
     async def run(
         self,
@@ -84,7 +84,7 @@ def _keep(directory: RunDirectory, result: StudyResult) -> None:
     if result.unproven is not None:
         directory.write(UNPROVEN_FILE, result.unproven.model_dump(mode="json"))
     else:
-        # Of an earlier end, before the budget was raised.
+        # Left by an earlier end, before the budget was raised.
         (directory.path / UNPROVEN_FILE).unlink(missing_ok=True)
     files = generator_card_files(found.generator for found in result.per_generator)
     for name, found in zip(files, result.per_generator, strict=True):
@@ -92,7 +92,7 @@ def _keep(directory: RunDirectory, result: StudyResult) -> None:
 
 
 def _earlier_ends(before: Mapping[str, Any] | None, result: StudyResult) -> int:
-    """How often the run ended otherwise than now, from the result it had before."""
+    """How often the run has ended with another result than now, based on its previous result."""
     if before is None:
         return 0
     now = result.model_dump(
@@ -103,7 +103,7 @@ def _earlier_ends(before: Mapping[str, Any] | None, result: StudyResult) -> int:
             before["best"]["system_prompt"] == now["best"]["system_prompt"]
             and before["history"]["decisions"] == now["history"]["decisions"]
         )
-    except (KeyError, TypeError):  # Of another version.
+    except (KeyError, TypeError):  # The file is from another version.
         same = False
     earlier = before.get("earlier_ends")
     return (earlier if isinstance(earlier, int) else 0) + (not same)

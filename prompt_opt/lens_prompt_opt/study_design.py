@@ -1,4 +1,4 @@
-"""Everything that decides how a study goes, in one value."""
+"""Everything that determines a study, in one value."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from lens_reasoner.prompts import SystemPrompt
 
 @dataclass(frozen=True, kw_only=True)
 class StudyDesign:
-    """The parts and settings of a study, whatever evaluates its cells.
+    """The parts and settings of a study, with any evaluator.
 
     Attributes:
-        evaluator: Makes what turns prompts and cells into scores.
+        evaluator: Creates what turns prompts and cells into scores.
         prompts: The requests.
         proposer: Suggests edits.
         strategy: How to search.
         gate: How a prompt is accepted.
         guards: Limits for every candidate.
         clusterer: Sorts failures into modes.
-        interval: How the final interval is computed.
+        interval: Method for the final confidence interval.
         confidence: Confidence of the final interval.
         test_pictures: Images per test request, prompt and generator.
-        calibration_requests: Requests of the first block, from which the variance ledger is made:
-            two rewrites each, two images per rewrite, two judgements of one of them. Below 2
-            there is no such block.
+        calibration_requests: Requests of the first block, from which the variance ledger is
+            computed: two rewrites each, two images per rewrite, two judgements of one of them.
+            Below 2 the block is skipped.
         shares: Shares of the search, selection and test split.
-        own_share: With several generators, the share of the images for search that goes to the
-            searches for each generator alone, which start from the shared prompt; 0 leaves them
-            out, and the comparison across generators with them.
-        show_pictures: Whether the proposer is shown failed images.
+        own_share: With several generators, the share of the search images for the searches per
+            generator, which start from the shared prompt; 0 skips these and the comparison across
+            generators.
+        show_pictures: Whether to show failed images to the proposer.
 
     Raises:
-        StudyConfigError: If a number makes no study.
+        StudyConfigError: A number is invalid.
     """
 
     evaluator: EvaluatorFactory
@@ -65,7 +65,7 @@ class StudyDesign:
     show_pictures: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse numbers with which the end of a study would fail."""
+        """Check the numbers now, because otherwise a study would only fail at its end."""
         shares = self.shares
         for name, fine, rule in (
             ("confidence", 0 < self.confidence < 1, "between 0 and 1"),
@@ -84,7 +84,7 @@ class StudyDesign:
         return {**evaluator.names, "propose": self.proposer.name}
 
     def idle_evaluator(self) -> Evaluator:
-        """An evaluator to ask for names and numbers, not to evaluate with."""
+        """An evaluator for looking up names and numbers; it is never used to evaluate."""
         requests = {request.id: request for request in self.prompts.requests}
         ledger = Ledger(Budget(calls=1))
         return self.evaluator(EvaluationContext(requests, MemoryJournal(), ledger))
@@ -92,7 +92,7 @@ class StudyDesign:
     def description(
         self, seed: SystemPrompt, splits: Splits, random_seed: int
     ) -> Mapping[str, Any]:
-        """Everything that a study's result depends on but for its budget, as JSON."""
+        """Everything that a study's result depends on except its budget, as JSON."""
         gate = self.gate
         return {
             "schema": 1,

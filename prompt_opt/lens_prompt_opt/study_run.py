@@ -37,11 +37,11 @@ from lens_prompt_opt.transfer import (
 from lens_reasoner.prompts import SystemPrompt
 
 _MANY = 10**6
-"""More images than any study draws."""
+"""More images than any study generates."""
 
 
 class StudyRun:
-    """One run of a study: the shared search, with several generators one for each, the claim."""
+    """One run of a study: the shared search, any searches per generator, and the claim."""
 
     def __init__(
         self,
@@ -72,11 +72,11 @@ class StudyRun:
         self._desk = self._make_desk(self._name, self._seed, tuple(range(len(self._generators))))
 
     def _make_desk(self, name: str, start: Candidate, places: tuple[int, ...]) -> Desk:
-        """A desk for a search that starts from a candidate and is about some generators."""
+        """A desk for a search from `start` that counts the generators at `places`."""
         design = self._design
         searches = 1 + len(self._generators) if len(self._generators) > 1 else 1
         gate = replace(design.gate, alpha=design.gate.alpha / searches)
-        history = History(self._monitor.tell)
+        history = History(self._monitor.report)
         history.candidate(start)
         return Desk(
             name=name,
@@ -100,10 +100,10 @@ class StudyRun:
         )
 
     async def finish(self, run_dir: Path | None) -> StudyResult:
-        """Go from beginning to end, over what the journal holds already.
+        """Run from beginning to end; recorded calls are not repeated.
 
         Raises:
-            BudgetError: If the budget does not even pay for the final claim.
+            BudgetError: The budget does not even cover the final claim.
         """
         test = self._test_cells()
         several = len(self._generators) > 1
@@ -170,12 +170,12 @@ class StudyRun:
             )
 
     def _images_per_generator(self) -> int:
-        """Images held back for each generator's own search."""
+        """Images reserved for each generator's own search."""
         left = self._ledger.cells_left(most=_MANY)
         return int(left * self._design.own_share / len(self._generators))
 
     async def _search(self, desk: Desk) -> Candidate:
-        """What the strategy finds; also of one that does not reckon with the end of the budget."""
+        """Run the strategy; if it does not handle the end of the budget, keep the incumbent."""
         try:
             return await self._design.strategy.search(desk)
         except BudgetExhaustedError:
@@ -185,13 +185,13 @@ class StudyRun:
     async def _specialise(
         self, start: Candidate, place: int, generator: str
     ) -> tuple[Candidate, Desk]:
-        """Search on from the shared prompt for one generator alone."""
+        """Continue the search from the shared prompt for one generator."""
         desk = self._make_desk(f"{self._name}:generator:{place}", start, (place,))
         self._monitor.enter("specialising", desk.history, generator=generator)
         return await self._search(desk), desk
 
     def _best_guess(self) -> Candidate | None:
-        """The last challenger that looked better and was not established to be."""
+        """The last challenger with a positive gain that was not accepted."""
         history = self._desk.history
         for decision in reversed(history.decisions):
             if decision.verdict != "guarded" and (decision.gain or 0.0) > 0:
@@ -241,7 +241,7 @@ class StudyRun:
         return [cell for block in stream.blocks(len(stream)) for cell in block]
 
     async def _compare(self, best: Candidate, cells: Sequence[Cell]) -> Comparison | None:
-        """Best against seed on the test split, which nothing has touched so far."""
+        """Compare best and seed on the test split, which nothing has used so far."""
         if best.id == self._seed.id:
             return None
         try:
@@ -261,7 +261,7 @@ class StudyRun:
     async def _matrix(
         self, best: Candidate, own: Sequence[Candidate], cells: Sequence[Cell]
     ) -> GeneratorMatrix | None:
-        """All prompts on all generators; None if there is one generator or nothing new."""
+        """All prompts on all generators; None with one generator or without a new prompt."""
         if not own or all(candidate.id == self._seed.id for candidate in own):
             return None
         named = dict(zip(self._generators, own, strict=True))
@@ -283,7 +283,7 @@ class StudyRun:
 
 
 def _lineage(best: Candidate, known: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """`best` and everything it descends from, ancestors first."""
+    """`best` and its ancestors, oldest first."""
     by_id = {candidate.id: candidate for candidate in known}
     found: dict[str, Candidate] = {}
 

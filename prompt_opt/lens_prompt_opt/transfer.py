@@ -1,4 +1,4 @@
-"""Prompts against generators: what each prompt is worth on each, and what moving one costs."""
+"""Prompts across generators: the score of each prompt on each, and the loss from moving one."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from lens_reasoner.types import Value
 
 SEED_ROW = "seed"
 SHARED_ROW = "shared"
-"""Names of the rows that are not made for one generator."""
+"""Names of the rows whose prompts are not for a single generator."""
 
 
 class GeneratorPrompt(Value):
-    """What the search for one generator came to.
+    """The result of the search for one generator.
 
     Attributes:
         generator: Its name.
-        card: Its best prompt, which is the shared one if nothing better was accepted, with a claim
-            against the seed prompt on this generator alone.
+        card: Its best prompt, which is the shared one if no better one was accepted; the claim
+            compares it with the seed prompt on this generator alone.
         history: What happened in its search.
     """
 
@@ -38,8 +38,8 @@ class MatrixEntry(Value):
         prompt: The row: "seed", "shared", or the generator that the prompt is for.
         generator: The column.
         score: Mean score; None if nothing could be judged.
-        gain: Mean difference to the seed prompt on this generator; None in its own row.
-        interval: Interval of `gain`.
+        gain: Mean score difference to the seed prompt on this generator; None in the seed row.
+        interval: Confidence interval of `gain`.
     """
 
     prompt: str
@@ -50,14 +50,14 @@ class MatrixEntry(Value):
 
 
 class TransferLoss(Value):
-    """What is lost by using a prompt on another generator than it is for.
+    """The loss from using a prompt on another generator than its own.
 
     Attributes:
-        prompt: The row that is used: "shared", or the generator the prompt is for.
-        generator: Where it is used.
-        loss: Mean score of that generator's own prompt less that of the one used.
-        interval: Interval of `loss`.
-        requests: Requests compared.
+        prompt: The row that is used: "shared", or the generator that the prompt is for.
+        generator: The generator it is used on.
+        loss: Mean score of that generator's own prompt minus that of the prompt used.
+        interval: Confidence interval of `loss`.
+        requests: Number of requests compared.
     """
 
     prompt: str
@@ -73,9 +73,9 @@ class GeneratorMatrix(Value):
     Attributes:
         prompts: Rows: "seed", "shared", then the generators, whose rows are their own prompts.
         generators: Columns.
-        entries: One for each row and column.
-        losses: One for each prompt used where it is not at home.
-        confidence: Confidence of the intervals, each taken by itself.
+        entries: One per row and column.
+        losses: One for each prompt on each generator other than its own.
+        confidence: Confidence of each single interval.
     """
 
     prompts: tuple[str, ...]
@@ -94,7 +94,7 @@ class GeneratorMatrix(Value):
         return found[prompt, generator]
 
     def __str__(self) -> str:
-        """The matrix as text, in points of a hundred, with gains over the seed prompt."""
+        """The matrix as text, in percent, with gains over the seed prompt."""
         width = max(len(name) for name in ("prompt for", *self.prompts))
         columns = [max(len(name), 14) for name in self.generators]
         heads = (f"{name:>{size}}" for name, size in zip(self.generators, columns, strict=True))
@@ -112,13 +112,13 @@ def generator_matrix(
     method: IntervalMethod,
     confidence: float,
 ) -> GeneratorMatrix:
-    """Put the matrix together.
+    """Build the matrix.
 
     Args:
         rows: Outcomes of each prompt on the same test cells of all generators; the seed prompt is
             under `SEED_ROW`, and each generator's own prompt under its name.
         generators: Names of the generators, in the order of `Cell.generator`.
-        method: How intervals are computed.
+        method: Method for confidence intervals.
         confidence: Their confidence.
     """
     parts = {
@@ -167,7 +167,7 @@ def _change(
     method: IntervalMethod,
     confidence: float,
 ) -> tuple[float, tuple[float, float], int] | None:
-    """Mean difference by request, its interval and the number of requests."""
+    """Mean difference by request, its interval, and the number of requests."""
     differences = list(paired_differences(after, before).values())
     if not differences:
         return None

@@ -260,6 +260,6 @@ def test_a_raised_budget_goes_on_where_the_old_one_ended(tmp_path: Path) -> None
     assert raised.earlier_ends == 1
     assert raised.unproven is None
     assert not (tmp_path / "run" / "unproven.json").exists()
-    assert "ended otherwise once" in raised.report(tmp_path / "report.html").read_text()
+    assert "ended with another result once" in raised.report(tmp_path / "report.html").read_text()
     assert max((_paid(tmp_path) - spent).values()) == 1
     assert not (_paid(tmp_path) - spent).keys() & spent.keys()

@@ -159,9 +159,9 @@ def test_no_gain_is_told_as_such(tmp_path: Path) -> None:
     result = finished(tmp_path / "run", 150, proposer=SimulatedProposer.placebo())
     assert result.claim is None
     text = Page(result.report(tmp_path / "a.html").read_text(encoding="utf-8")).text
-    assert "No better prompt was established" in text
+    assert "No better prompt was accepted" in text
     assert ("looked best" in text) == (result.unproven is not None)
-    assert "There are no pictures of the test split" in text
+    assert "There are no images of the test split" in text
 
 
 def test_several_generators_have_their_matrix(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_an_unfinished_run_is_told_as_such(tmp_path: Path) -> None:
     page = Page(report_run(folder).read_text(encoding="utf-8"))
     assert "This run is not finished" in page.text
     drawn = before.count(b'"key": "generate:')
-    assert f"{drawn}pictures so far" in page.text or f"pictures so far{drawn}" in page.text
+    assert f"{drawn}images so far" in page.text or f"images so far{drawn}" in page.text
     assert page.all("img")
     assert len(page.all("script")) == 1
     assert (folder / "calls.jsonl").read_bytes() == before

@@ -275,7 +275,7 @@ def test_texts_that_are_all_but_equal_never_sit_on_both_sides(seed: int) -> None
     ],
 )
 def test_texts_that_make_no_section_are_edits_that_do_not_fit(edit: SectionEdit) -> None:
-    with pytest.raises(EditError, match="makes no section"):
+    with pytest.raises(EditError, match="is not a valid section"):
         Candidate.edited(Candidate.seed(SEED), [edit])
 
 

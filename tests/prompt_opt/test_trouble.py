@@ -249,7 +249,7 @@ def test_a_prompt_that_hides_what_fails_is_guarded(tmp_path: Path) -> None:
     before, after = free.claim.undecided or (0, 0)
     assert after > before + 0.2
     page = free.report(tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "The judge could not tell" in page
+    assert "The judge could not decide" in page
 
 
 def test_a_draw_of_examples_that_is_guarded_is_not_the_last() -> None:

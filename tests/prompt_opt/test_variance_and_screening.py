@@ -41,7 +41,7 @@ def test_components_of_variance_are_recovered() -> None:
 
 @pytest.mark.parametrize(
     ("loud", "best"),
-    [("request", "a tenth more requests"), ("judge", "one more judgement of each picture")],
+    [("request", "a tenth more requests"), ("judge", "one more judgement of each image")],
 )
 def test_what_to_buy_next_follows_the_loudest_source(loud: str, best: str) -> None:
     deviations = dict.fromkeys(("request", "rewriter", "seed", "judge"), 0.01) | {loud: 0.3}
@@ -55,7 +55,7 @@ def test_purchases_promise_what_the_plan_keeps() -> None:
         SamplingPlan(requests=50),
         PRICES,
     )
-    bought = next(p for p in ledger.purchases if p.what == "one more picture of each rewrite")
+    bought = next(p for p in ledger.purchases if p.what == "one more image of each rewrite")
     more = SamplingPlan(requests=50, pictures=2)
     now = ledger.plan.variance(ledger.components)
     assert 1 - more.variance(ledger.components) / now == pytest.approx(bought.variance_cut)

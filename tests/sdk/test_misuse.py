@@ -43,7 +43,7 @@ def test_what_is_no_part_is_refused_at_once(parts: dict[str, Any], told: str) ->
 
 
 def test_a_loop_needs_a_generator() -> None:
-    with pytest.raises(LoopConfigError, match="None is no generator"):
+    with pytest.raises(LoopConfigError, match="None is not a generator"):
         AgentLoop(generator=None)  # type: ignore[arg-type]
 
 

@@ -83,7 +83,7 @@ def whole(order: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     stdout, stderr = _lens(*order, "--out", str(folder))
-    assert "60 pictures (limited by images)" in stderr
+    assert "60 images (limited by images)" in stderr
     for stage in ("rewrite", "generate", "judge", "total"):
         assert stage in stdout
     assert str(folder / "prompt.json") in stdout.replace("\n", "")
@@ -263,7 +263,7 @@ def test_dollars_need_prices_before_the_first_call(
     monkeypatch.delenv("OPENAI_BASE_URL")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-nobody")
     # 1500 tokens read at 1 dollar and 500 written at 4 are 0.0035 dollars a rewrite.
-    assert "1428 pictures (limited by usd)" in _lens(*arguments, "--estimate")[1]
+    assert "1428 images (limited by usd)" in _lens(*arguments, "--estimate")[1]
 
 
 def test_the_prompt_that_was_found_is_what_pictures_are_then_made_with(

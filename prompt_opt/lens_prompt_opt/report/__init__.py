@@ -1,4 +1,4 @@
-"""A study as one HTML page: self-contained, offline, for people."""
+"""A self-contained HTML report of a study."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def write_report(result: StudyResult, path: Path) -> Path:
 
     Args:
         result: The study; its images are read from its run directory, if it had one.
-        path: The file to write; its folder is made.
+        path: The file to write; missing folders are created.
     """
     return _write(path, _finished(result))
 
 
 def report_run(folder: str | Path, path: str | Path | None = None) -> Path:
-    """Write the page of a run directory, finished or not; nothing in it is changed.
+    """Write the page of a run directory, finished or not; the run itself is not changed.
 
     Args:
         folder: The run directory.
         path: The file to write; None means `report.html` in the run directory.
 
     Raises:
-        RunDirectoryError: If there is no run there, or it cannot be read.
+        RunDirectoryError: There is no run, or it cannot be read.
     """
     target = Path(path) if path is not None else Path(folder) / REPORT_FILE
     return _write(target, render_run(folder))
@@ -49,7 +49,7 @@ def render_run(folder: str | Path) -> str:
         folder: The run directory.
 
     Raises:
-        RunDirectoryError: If there is no run there, or it cannot be read.
+        RunDirectoryError: There is no run, or it cannot be read.
     """
     folder = Path(folder)
     directory = RunDirectory(folder)
@@ -62,7 +62,7 @@ def render_run(folder: str | Path) -> str:
     except ValidationError as error:
         raise RunDirectoryError(
             f"{str(folder / RESULT_FILE)!r} is not the result of a study: {error}.",
-            hint="It may come from another version; run the study again to write it anew.",
+            hint="It may be from another version; run the study again to rewrite it.",
         ) from error
     return _finished(result)
 

@@ -1,4 +1,4 @@
-"""Every challenge at the gate: what was decided, after how much, on what evidence."""
+"""The section about challenges: each decision with its evidence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def challenges(material: Material) -> Markup:
     """The section about the gate."""
     decisions = material.result.history.decisions
     if not decisions:
-        return el("p", "No candidate was put to the gate.", class_="soft")
+        return el("p", "No candidate challenged the incumbent.", class_="soft")
     cards = [_card(decision, material) for decision in decisions]
     return join([_rule(material), el("div", *cards, class_="challenges")])
 
@@ -26,10 +26,10 @@ def _rule(material: Material) -> Markup | None:
         return None
     return el(
         "p",
-        "Challenger and incumbent draw the same requests of the selection split from the same "
-        f"seeds, {gate.block_requests} requests at a time; the test may be looked at after each "
+        "Challenger and incumbent face the same requests of the selection split with the same "
+        f"image seeds, {gate.block_requests} requests at a time; the test is evaluated after each "
         f"block. A prompt that gains no more than {wording.points(gate.min_gain, sign=False)} "
-        f"points is accepted with probability at most {gate.alpha:.0%} in the whole study.",
+        f"points is accepted with a probability of at most {gate.alpha:.0%} in the whole study.",
         class_="note",
     )
 
@@ -59,7 +59,7 @@ def _card(decision: Decision, material: Material) -> Markup:
             "p",
             f"{wording.evidence(decision, betting=material.betting)}, at level "
             f"{decision.level:.4f}, after {wording.number(decision.requests, 'request')} and "
-            f"{wording.number(decision.images, 'new picture')}",
+            f"{wording.number(decision.images, 'new image')}",
             class_="note",
         ),
         *(el("p", f"{g.guard}: {g.message}", class_="note warn") for g in decision.guards),
@@ -68,7 +68,7 @@ def _card(decision: Decision, material: Material) -> Markup:
 
 
 def _evidence(decision: Decision) -> Markup | None:
-    """Evidence by requests: acceptance is where it reaches the line."""
+    """A chart of evidence against requests; a challenger is accepted where it reaches the line."""
     looks = decision.looks
     if not looks:
         return None

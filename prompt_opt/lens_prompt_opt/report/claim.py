@@ -1,4 +1,4 @@
-"""What the study claims, in one line, and what it took."""
+"""The top of the page: the claim, and what it took."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _WORTH_A_WORD = 0.02
 def headline(material: Material) -> Markup:
     """The top of the page."""
     claim = material.result.claim
-    said = _improved(claim) if claim is not None else _unchanged(material)
-    return join([said, _earlier(material.result.earlier_ends), _tiles(material)])
+    summary = _improved(claim) if claim is not None else _unchanged(material)
+    return join([summary, _earlier(material.result.earlier_ends), _tiles(material)])
 
 
 def _earlier(ends: int) -> Markup | None:
-    """A warning where the run had ended before and its budget was raised."""
+    """A warning if the run had ended before its budget was raised."""
     if not ends:
         return None
     times = "once" if ends == 1 else f"{ends} times"
     return el(
         "p",
-        f"The run had ended otherwise {times} before its budget was raised. Each end had the whole "
-        "error rate and looked at the same test split, so this one proves less than its numbers "
-        "say. New requests would settle it.",
+        f"The run had ended with another result {times} before its budget was raised. Each end "
+        "used the whole error rate and looked at the same test split, so this claim proves less "
+        "than its numbers suggest. New requests would settle it.",
         class_="note",
     )
 
@@ -35,17 +35,17 @@ def _earlier(ends: int) -> Markup | None:
 def _improved(claim: GainClaim) -> Markup:
     before, after = (wording.points(s, sign=False) for s in (claim.seed_score, claim.best_score))
     confidence = f"{claim.confidence:.0%}".replace("%", " %")
-    sure = "above zero" if claim.interval[0] > 0 else "not clear of zero"
+    sure = "above zero" if claim.interval[0] > 0 else "not entirely above zero"
     lead = el(
         "p",
-        "Criteria met rose from ",
+        "The share of criteria met rose from ",
         el("b", f"{before} %"),
-        " under the seed prompt to ",
+        " with the seed prompt to ",
         el("b", f"{after} %"),
-        " under the optimised one, on ",
-        el("b", wording.number(claim.requests, "request")),
-        f" that nothing was decided on, {wording.number(claim.pictures, 'picture')} each, both ",
-        f"prompts under the same image seeds. The {confidence} interval is {sure}.",
+        " with the optimised one, on ",
+        el("b", wording.number(claim.requests, "unseen request")),
+        f" with {wording.number(claim.pictures, 'image')} each and the same image seeds for both ",
+        f"prompts. The {confidence} interval is {sure}.",
         _undecided(claim),
         class_="lead",
     )
@@ -63,26 +63,26 @@ def _improved(claim: GainClaim) -> Markup:
 
 
 def _undecided(claim: GainClaim) -> str | None:
-    """What the scores leave out, where the optimised prompt makes it more."""
+    """A note on undecided criteria, if the optimised prompt has noticeably more of them."""
     if claim.undecided is None or claim.undecided[1] < claim.undecided[0] + _WORTH_A_WORD:
         return None
     before, after = (wording.points(share, sign=False) for share in claim.undecided)
     return (
-        f" The judge could not tell {after} % of the criteria, under the seed prompt {before} %; "
-        "they count neither way."
+        f" The judge could not decide {after} % of the criteria ({before} % with the seed prompt); "
+        "they do not count for the score."
     )
 
 
 def _unchanged(material: Material) -> Markup:
     tried = len(material.result.history.decisions)
     if material.result.end == "improved":
-        said = "A better prompt was accepted, but nothing was left to measure its gain."
+        said = "A better prompt was accepted, but there was no budget left to measure its gain."
     else:
-        said = "No better prompt was established, so the seed prompt is returned unchanged."
+        said = "No better prompt was accepted, so the seed prompt is returned unchanged."
     lead = el(
         "p",
-        f"{wording.number(len(material.candidates) - 1, 'other candidate')} made, ",
-        f"{wording.number(tried, 'challenge')} held. Nothing is claimed.",
+        f"{wording.number(len(material.candidates) - 1, 'candidate')} besides the seed, ",
+        f"{wording.number(tried, 'challenge')}. Nothing is claimed.",
         _unproven(material),
         class_="lead",
     )
@@ -90,19 +90,19 @@ def _unchanged(material: Material) -> Markup:
 
 
 def _unproven(material: Material) -> str | None:
-    """The challenger that looked best, where nothing was established."""
+    """A sentence about the most promising challenger, if none was accepted."""
     card = material.result.unproven
     if card is None or card.claim is None:
         return None
     gain, bounds = wording.points(card.claim.gain), wording.interval(card.claim.interval)
     return (
-        f" The challenger that looked best, {card.lineage[-1].id}, gained {gain} points on the "
-        f"test split ({bounds}), but the study's error rate does not speak for it."
+        f" The most promising challenger, {card.lineage[-1].id}, gained {gain} points on the "
+        f"test split ({bounds}), but the study's error rate does not cover it."
     )
 
 
 def _bar(claim: GainClaim) -> Markup:
-    """Zero, the interval and the gain on one line."""
+    """A line with zero, the interval and the gain."""
     low, high = min(claim.interval[0], 0.0), max(claim.interval[1], 0.0)
     span = (high - low) or 0.01
     low, high = low - 0.12 * span, high + 0.12 * span
@@ -137,10 +137,10 @@ def _tiles(material: Material) -> Markup:
     challenges = len(result.history.decisions)
     cost = wording.amount(total.usd) if total.usd or not total.unpriced else "unknown"
     tiles = [
-        (f"{total.images:,}", "pictures drawn"),
+        (f"{total.images:,}", "images generated"),
         (cost, "spent" if not total.unpriced else f"known, {total.unpriced:,} calls unpriced"),
         (wording.duration(total.seconds), "of work"),
-        (f"{len(material.candidates) - 1:,}", "candidates made"),
+        (f"{len(material.candidates) - 1:,}", "candidates"),
         (f"{accepted} of {challenges}", "challenges accepted"),
     ]
     return el(

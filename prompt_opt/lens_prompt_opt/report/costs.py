@@ -1,4 +1,4 @@
-"""What was consumed, by role, and what the limits were."""
+"""The section about cost: consumption by role, and the budget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROLES = {
     "propose": "Proposer",
     "total": "Total",
 }
-_HEADS = ("Role", "Part", "Calls", "Pictures", "Cost", "Time in calls", "Share")
+_HEADS = ("Role", "Part", "Calls", "Images", "Cost", "Time in calls", "Share")
 
 
 def costs(material: Material) -> Markup:
@@ -27,7 +27,7 @@ def costs(material: Material) -> Markup:
 
 
 def spending_table(rows: tuple[SpendRow, ...], models: dict[str, str]) -> Markup:
-    """Spending by role; shares are of dollars where there are any, of time otherwise."""
+    """Spending by role; shares are of dollars if there are any, otherwise of time."""
     parts = [row for row in rows if row.stage != "total"]
     paid = any(row.usd for row in parts)
     whole = sum(row.usd if paid else row.seconds for row in parts) or 1.0
@@ -74,8 +74,8 @@ def _row(row: SpendRow, models: dict[str, str], share: float) -> Markup:
 
 def _pictures(count: int) -> Markup:
     if not count:
-        return el("td", "—", class_="num empty", data_head="Pictures")
-    return el("td", f"{count:,}", class_="num", data_head="Pictures")
+        return el("td", "—", class_="num empty", data_head="Images")
+    return el("td", f"{count:,}", class_="num", data_head="Images")
 
 
 def _named(part: str) -> Markup | str:
@@ -86,12 +86,12 @@ def _named(part: str) -> Markup | str:
 def _limits(budget: Budget) -> str:
     limits = [
         f"{wording.amount(budget.usd)}" if budget.usd is not None else "",
-        wording.number(budget.images, "picture") if budget.images is not None else "",
+        wording.number(budget.images, "image") if budget.images is not None else "",
         wording.duration(budget.seconds) if budget.seconds is not None else "",
         wording.number(budget.calls, "call") if budget.calls is not None else "",
     ]
-    told = wording.listing([limit for limit in limits if limit])
+    listed = wording.listing([limit for limit in limits if limit])
     return (
-        f"The budget was {told}. Time in calls is summed over calls side by side; the total is "
-        "time that passed."
+        f"The budget was {listed}. Time in calls adds up concurrent calls; the total is "
+        "wall-clock time."
     )

@@ -1,4 +1,4 @@
-"""What became of each kind of criterion, and of the hypotheses behind the edits."""
+"""The section about kinds of criteria, and the hypotheses of edits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def criteria(material: Material) -> Markup:
     heads = ("Kind", "Met: before and after", "", "Change, 95 % interval", "Requests")
     ranked = sorted(claim.kinds, key=lambda kind: kind.before - kind.after)
     kinds = table(heads, map(_row, ranked), class_="kinds cards")
-    note = "A description: these intervals are not corrected for their number."
+    note = "Descriptive: the intervals are not corrected for multiple comparisons."
     return join([kinds, el("p", note, class_="note")])
 
 
@@ -28,7 +28,7 @@ def _row(kind: KindChange) -> Markup:
     low, high = kind.interval
     colour = "good" if low > 0 else "bad" if high < 0 else "soft"
     before, after = (wording.points(rate, sign=False) for rate in (kind.before, kind.after))
-    told = el(
+    shown = el(
         "span",
         el("b", wording.points(change), class_=colour),
         el("small", f" {wording.interval(kind.interval)}"),
@@ -38,7 +38,7 @@ def _row(kind: KindChange) -> Markup:
         el("th", kind.kind, scope="row"),
         el("td", _dumbbell(kind, colour), class_="chart"),
         el("td", f"{before} → {after} %", class_="num", data_head="Met"),
-        el("td", told, class_="num", data_head="Change"),
+        el("td", shown, class_="num", data_head="Change"),
         el("td", f"{kind.requests:,}", class_="num", data_head="Requests"),
     )
 
@@ -60,11 +60,11 @@ def _dumbbell(kind: KindChange, colour: str) -> Markup:
 
 
 def hypothesis(edit: SectionEdit) -> Markup | None:
-    """What an edit was meant to do, and what became of that."""
+    """What an edit was meant to do, and its test result."""
     known = edit.hypothesis
     if not (known.failure_mode or known.reason or known.kinds):
         return None
-    word, colour = wording.STATUSES[known.status] if known.kinds else ("no aim of its own", "soft")
+    word, colour = wording.STATUSES[known.status] if known.kinds else ("no specific aim", "soft")
     aim = f"aimed at {wording.listing(known.kinds)}" if known.kinds else ""
     change = ""
     if known.kinds and known.change is not None and known.interval is not None:

@@ -1,4 +1,4 @@
-"""The gain over the seed prompt as the study went on, with intervals."""
+"""The section about the gain over the seed prompt during the study, with intervals."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Mark:
         images: Images of all comparisons so far.
         gain: The estimate.
         low: Lower end of its interval.
-        high: Upper end.
-        kind: "screen" of the search, "accepted" or "rejected" by the gate, or the "claim".
-        label: What it is, in words.
+        high: Upper end of its interval.
+        kind: "screen" from the search, "accepted" or "rejected" by the gate, or "claim".
+        label: Description.
     """
 
     images: int
@@ -41,7 +41,7 @@ def curve(material: Material) -> Markup:
     """The section with the score curve."""
     marks = _marks(material)
     if not marks:
-        return el("p", "There was no comparison to show.", class_="soft")
+        return el("p", "There are no comparisons to show.", class_="soft")
     axes = _Axes(marks)
     kinds = {mark.kind for mark in marks}
     legend = [
@@ -66,7 +66,7 @@ def curve(material: Material) -> Markup:
            el("td", f"{m.images:,}", class_="num"))
         for m in marks
     ]  # fmt: skip
-    heads = ("Comparison", "Gain", "95 % interval", "Pictures so far")
+    heads = ("Comparison", "Gain", "95 % interval", "Images so far")
     scroll = el("div", svg, class_="scroll", tabindex="0", role="region", aria_label="Score curve")
     shown = el("div", table(heads, rows), class_="scroll")
     numbers = el("details", el("summary", "The numbers"), shown)
@@ -74,7 +74,7 @@ def curve(material: Material) -> Markup:
 
 
 _KINDS = {
-    "screen": ("ring-blue", "estimate of the search, shrunk towards zero"),
+    "screen": ("ring-blue", "screening estimate, shrunk towards zero"),
     "accepted": ("fill-good", "challenge, accepted"),
     "rejected": ("fill-bad", "challenge, not accepted"),
     "claim": ("fill-accent", "the claim, on the test split"),
@@ -82,7 +82,7 @@ _KINDS = {
 
 
 def _marks(material: Material) -> list[Mark]:
-    """Screens and challenges in the order of their candidates' rounds, then the claim."""
+    """Screenings and challenges by the round of their candidate, then the claim."""
     history = material.result.history
     events: list[tuple[int, ScreenRecord | Decision]] = [
         *((_round(material, screen.candidate), screen) for screen in history.screens),
@@ -128,7 +128,7 @@ def _of_decision(decision: Decision, images: int, start: float) -> Mark:
 
 
 class _Axes:
-    """From images and gains to places on the drawing."""
+    """Maps images and gains to coordinates."""
 
     def __init__(self, marks: Sequence[Mark]) -> None:
         low = min(0.0, *(max(mark.low, mark.gain - _REACH) for mark in marks))
@@ -147,7 +147,7 @@ class _Axes:
         return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * share
 
     def grid(self) -> list[Markup]:
-        """Lines and labels."""
+        """Grid lines and labels."""
         out = []
         for number in range(round((self.high - self.low) / self.step) + 1):
             gain = self.low + number * self.step
@@ -164,20 +164,20 @@ class _Axes:
         for images in range(0, self._most + 1, tick):
             out.append(el("text", f"{images:,}", x=self.x(images), y=floor, class_="axis middle"))
         middle = (_LEFT + _WIDTH - _RIGHT) / 2
-        told = "pictures of these comparisons"
-        out.append(el("text", told, x=middle, y=floor + 20, class_="axis middle"))
+        label = "images of these comparisons"
+        out.append(el("text", label, x=middle, y=floor + 20, class_="axis middle"))
         return out
 
 
 _REACH = 0.6
-"""Intervals that reach further than this are cut off where the drawing ends."""
+"""Intervals that extend further than this from the gain are clipped."""
 
 _TICKS = tuple(digit * 10**power for power in range(1, 7) for digit in (1, 2, 5))
 _STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 def _steps(marks: Sequence[Mark], axes: _Axes) -> Markup | None:
-    """The gain of the incumbent: it moves when a challenger is accepted."""
+    """The gain of the incumbent, which changes when a challenger is accepted."""
     accepted = [mark for mark in marks if mark.kind == "accepted"]
     if not accepted:
         return None
@@ -191,11 +191,11 @@ def _steps(marks: Sequence[Mark], axes: _Axes) -> Markup | None:
 def _drawn(mark: Mark, axes: _Axes) -> Markup:
     colour = _KINDS[mark.kind][0]
     x, low, high, y = axes.x(mark.images), axes.y(mark.low), axes.y(mark.high), axes.y(mark.gain)
-    told = f"{mark.label}: {wording.points(mark.gain)} ({wording.interval((mark.low, mark.high))})"
+    title = f"{mark.label}: {wording.points(mark.gain)} ({wording.interval((mark.low, mark.high))})"
     radius = 7.0 if mark.kind == "claim" else 5.5
     return el(
         "g",
-        el("title", told),
+        el("title", title),
         el("line", x1=x, x2=x, y1=low, y2=high, class_=f"whisker {mark.kind}"),
         el("circle", cx=x, cy=y, r=radius, class_=colour),
     )

@@ -1,4 +1,4 @@
-"""The optimised system prompt against the seed prompt, section by section."""
+"""The section about the prompt: changes from the seed prompt, section by section."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def prompt_diff(material: Material) -> Markup:
     ]
     whole = el(
         "details",
-        el("summary", "The whole prompt, to copy"),
+        el("summary", "Copy the whole prompt"),
         el("pre", material.result.best.text, tabindex="0"),
     )
     edits = material.result.best.hypotheses
@@ -33,9 +33,9 @@ def prompt_diff(material: Material) -> Markup:
 
 
 _NOTE = (
-    "The change beside an edit is that of the criteria it was aimed at, on the test split, from "
-    "the seed prompt to the optimised one. Edits with the same aim share it: it shows whether the "
-    "aim was reached, and not which of them reached it."
+    "The change beside an edit is measured on the test split, from the seed prompt to the "
+    "optimised one, for the criteria the edit aims at. Edits with the same aim share it: it shows "
+    "whether the aim was reached, but not which of them reached it."
 )
 
 
@@ -64,11 +64,11 @@ def _section(
 
 
 def _words(old: str, new: str) -> Iterator[Markup | str]:
-    """Pieces of both texts, what was removed and what was added marked."""
+    """Pieces of both texts, with removals and additions marked."""
     before, after = _PIECE.findall(old), _PIECE.findall(new)
     matcher = SequenceMatcher(None, before, after, autojunk=False)
     if matcher.ratio() < 0.6:
-        # Two texts with little in common read better one after the other.
+        # Texts with little in common are easier to read one after the other.
         if old:
             yield el("del", old)
         if new:

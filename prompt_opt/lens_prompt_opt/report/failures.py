@@ -1,4 +1,4 @@
-"""What failed, round by round, and whose fault it was."""
+"""The section about failures: failure modes by round and by the part at fault."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def failures(material: Material) -> Markup:
     numbered = list(enumerate(material.result.history.failures, start=1))
     records = evenly_spaced(numbered, _MOST_COLUMNS)
     if not records:
-        return el("p", "No failures were sorted.", class_="soft")
+        return el("p", "There are no failures to show.", class_="soft")
     return join([_legend(), _table(records), _examples(records[-1])])
 
 
@@ -29,7 +29,7 @@ def _legend() -> Markup:
         el("li", el("span", class_=f"dot fill-{_COLOURS[fault]}"), f"fault of the {said}")
         for fault, said in wording.FAULTS.items()
     ]
-    note = el("li", "only faults of the system prompt are worth an edit", class_="soft")
+    note = el("li", "only these system-prompt failures are worth an edit", class_="soft")
     return el("ul", *items, note, class_="legend")
 
 
@@ -48,7 +48,7 @@ def _table(records: Sequence[tuple[int, FailureRecord]]) -> Markup:
     foot = el("tr", el("th", "criteria checked", scope="row"), *checked)
     modes = table(heads, rows, [foot], class_="heat")
     left = len(ranked) - _MOST_ROWS
-    more = el("p", f"{wording.number(left, 'rarer mode')} left out.", class_="note")
+    more = el("p", f"{wording.number(left, 'rarer mode')} not shown.", class_="note")
     scroll = el(
         "div", modes, class_="scroll", tabindex="0", role="region", aria_label="Failure modes"
     )
@@ -91,5 +91,5 @@ def _examples(last: tuple[int, FailureRecord]) -> Markup | None:
         )
     if not items:
         return None
-    summary = el("summary", f"An example of each of the main modes of round {number}")
+    summary = el("summary", f"An example of each main failure mode of round {number}")
     return el("details", summary, el("ul", *items, class_="examples"))

@@ -1,4 +1,4 @@
-"""Where every candidate came from and what became of it: a tree, and a list to read."""
+"""The section about candidates: a tree of their origins, and a table."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from lens_prompt_opt.report.material import Material
 Fate = Literal["seed", "accepted", "rejected", "guarded", "kept", "dropped"]
 
 FATES: dict[Fate, tuple[str, str]] = {
-    "seed": ("the prompt it started from", "accent"),
+    "seed": ("seed prompt", "accent"),
     "accepted": ("accepted by the gate", "good"),
     "rejected": ("challenged, not accepted", "bad"),
-    "guarded": ("kept out by a guard", "warn"),
-    "kept": ("kept in the search", "blue"),
+    "guarded": ("rejected by a guard", "warn"),
+    "kept": ("kept by the search", "blue"),
     "dropped": ("tried, not kept", "soft"),
 }
-"""What became of a candidate, in words and as a colour."""
+"""The fate of a candidate: description and colour."""
 
 _COLUMN, _ROW, _TOP, _LEFT = 168, 22, 30, 26
 
 
 @dataclass(frozen=True)
 class Node:
-    """A candidate and its place in the tree."""
+    """A candidate and its position in the tree."""
 
     candidate: Candidate
     fate: Fate
@@ -63,7 +63,7 @@ def lineage(material: Material) -> Markup:
 
 
 def _hypotheses(material: Material) -> Markup | None:
-    """How many of the reasons for edits held on the search split."""
+    """How many hypotheses were confirmed on the search split."""
     tested = Counter(edit.hypothesis.status for edit in material.result.history.hypotheses)
     if not tested:
         return None
@@ -91,7 +91,7 @@ def _fate(material: Material, candidate: Candidate, kept: set[str]) -> Fate:
 
 
 def _kept(material: Material) -> set[str]:
-    """Candidates that others descend from, or whose only edit went into a sibling."""
+    """Candidates that others descend from, or whose only edit was merged into a sibling."""
     found: set[str] = set()
     everything = list(material.candidates.values())
     merged = {
@@ -112,7 +112,7 @@ def _kept(material: Material) -> set[str]:
 
 
 def _place(material: Material) -> dict[str, Node]:
-    """Columns by round: in the first row the way to the best prompt, below it the others."""
+    """Columns by round; the ancestors of the best prompt are in the first row."""
     kept, trunk = _kept(material), {c.id for c in material.result.best.lineage}
     parents = {parent for c in material.candidates.values() for parent in c.parents}
     columns: dict[int, list[Candidate]] = {}
@@ -191,7 +191,7 @@ def _mark(node: Node, *, best: bool, leading: bool) -> Markup:
 
 
 def _what(candidate: Candidate) -> str:
-    """What a candidate changes, in a few words."""
+    """A short description of what a candidate changes."""
     names = [f"{_SIGNS[edit.kind]}{edit.section}" for edit in candidate.edits]
     if len(names) > 1:
         return f"{candidate.origin} of {len(names)}"
@@ -209,8 +209,8 @@ def _list(nodes: dict[str, Node], material: Material) -> Markup:
     ranked = sorted(nodes.values(), key=lambda node: (node.candidate.round, node.y))
     rows = [_row(node, material) for node in ranked]
     listed = table(_HEADS, rows, class_="wide cards")
-    told = f"All {wording.number(len(nodes), 'candidate')}, one by one"
-    return el("details", el("summary", told), el("div", listed, class_="scroll"), id="candidates")
+    label = f"All {wording.number(len(nodes), 'candidate')} as a table"
+    return el("details", el("summary", label), el("div", listed, class_="scroll"), id="candidates")
 
 
 _HEADS = ("Candidate", "Change", "Why", "On the search split", "At the gate")
@@ -226,7 +226,7 @@ def _row(node: Node, material: Material) -> Markup:
     )
     if known is not None and known.hypothesis.change is not None:
         status = wording.STATUSES[known.hypothesis.status][0]
-        screened = f"{wording.points(known.hypothesis.change)} on its aim: {status}"
+        screened = f"{wording.points(known.hypothesis.change)} points on its aim: {status}"
     reasons = [edit.hypothesis.reason for edit in candidate.edits if edit.hypothesis.reason]
     gate = [
         f"{wording.VERDICTS[d.verdict][0]}, {wording.evidence(d, betting=material.betting)}"

@@ -1,4 +1,4 @@
-"""HTML that is escaped by construction: text is text unless it was built here."""
+"""HTML that is escaped by construction: a string is text unless it is `Markup`."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ _VOID = frozenset({"img", "br", "hr", "meta", "line", "rect", "circle", "path", 
 
 
 class Markup(str):
-    """Text that is HTML already; every other string is escaped where it is put into a page."""
+    """HTML; all other strings are escaped when they are put into a page."""
 
     __slots__ = ()
 
 
 Child = str | Markup | None
-"""What an element can hold; None is nothing."""
+"""A child of an element; None is skipped."""
 
 Attribute = str | int | float | bool | None
 """None and False leave an attribute out; True writes its bare name."""
 
 
 def el(tag: str, *children: Child, **attributes: Attribute) -> Markup:
-    """An element.
+    """Build an element.
 
     Args:
         tag: Its name.
-        children: Markup as it is, other strings escaped.
-        attributes: A trailing underscore is dropped and others become hyphens, as in `class_` and
+        children: `Markup` is inserted as it is; other strings are escaped.
+        attributes: Underscores become hyphens, except a trailing one, which is dropped: `class_`,
             `aria_label`.
     """
-    told = "".join(
+    rendered = "".join(
         f" {_name(name)}" if value is True else f' {_name(name)}="{escape(_text(value))}"'
         for name, value in attributes.items()
         if value is not None and value is not False
     )
     if tag in _VOID and not children:
-        return Markup(f"<{tag}{told}/>")
-    return Markup(f"<{tag}{told}>{join(children)}</{tag}>")
+        return Markup(f"<{tag}{rendered}/>")
+    return Markup(f"<{tag}{rendered}>{join(children)}</{tag}>")
 
 
 def join(children: Iterable[Child], separator: Child = "") -> Markup:
-    """Children one after the other."""
+    """Join children."""
     return Markup(_safe(separator).join(_safe(child) for child in children if child is not None))
 
 
@@ -51,13 +51,13 @@ def table(
     foot: Iterable[Markup] = (),
     **attributes: Attribute,
 ) -> Markup:
-    """A table.
+    """Build a table.
 
     Args:
-        heads: Names of its columns.
-        rows: Its rows.
-        foot: Rows below a line.
-        attributes: As of `el`.
+        heads: Column names.
+        rows: Rows of the body.
+        foot: Rows of the footer.
+        attributes: As in `el`.
     """
     columns = el("tr", *(el("th", name, scope="col") for name in heads))
     below = list(foot)

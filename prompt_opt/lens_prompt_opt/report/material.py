@@ -1,4 +1,4 @@
-"""What a page is made from: a result, and what its run directory adds."""
+"""The input of a page: a result, and what its run directory adds."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Material:
     """A finished study.
 
     Attributes:
-        result: What it came to.
-        study: What it was about; None if nothing was kept.
-        pictures: Folder of the images; None if nothing was kept.
+        result: The result.
+        study: Description of the study; None without a run directory.
+        pictures: Folder of the images; None without a run directory.
     """
 
     result: StudyResult
@@ -42,7 +42,7 @@ class Material:
 
     @cached_property
     def decisions(self) -> dict[str, list[Decision]]:
-        """The challenges by their challenger."""
+        """Challenges by challenger."""
         found: dict[str, list[Decision]] = {}
         for decision in self.result.history.decisions:
             found.setdefault(decision.challenger, []).append(decision)
@@ -50,17 +50,17 @@ class Material:
 
     @cached_property
     def accepted(self) -> tuple[str, ...]:
-        """Ids of the candidates that became incumbent, in order."""
+        """Ids of the accepted candidates, in order."""
         return tuple(d.challenger for d in self.result.history.decisions if d.accepted)
 
     @property
     def gate(self) -> GateTold | None:
-        """How prompts were accepted; None if that is not known."""
+        """How prompts were accepted; None if unknown."""
         return None if self.study is None else self.study.gate
 
     @property
     def betting(self) -> bool:
-        """Whether challenges were decided by betting, so that their evidence is an e-value."""
+        """Whether challenges were decided by a betting test, whose evidence is an e-value."""
         return self.gate is not None and self.gate.method.startswith("BettingTest")
 
     def tested(self, edit: SectionEdit) -> SectionEdit | None:
@@ -71,7 +71,7 @@ class Material:
         return None
 
     def scored_pairs(self) -> list[tuple[float, PicturePair]]:
-        """Images with a score under both prompts, and what they gained."""
+        """Pairs with a score under both prompts, each with its gain."""
         return [
             (pair.after.score - pair.before.score, pair)
             for pair in self.result.pictures
@@ -80,7 +80,7 @@ class Material:
 
 
 def evenly_spaced(items: Sequence[T], most: int) -> list[T]:
-    """The items; if there are more than `most`, so many with the first and the last."""
+    """At most `most` of the items, evenly spaced and including the first and the last."""
     if len(items) <= most:
         return list(items)
     last = len(items) - 1

@@ -1,4 +1,4 @@
-"""Several generators: prompts against generators, and what moving a prompt costs."""
+"""The section about several generators: every prompt on every generator, and transfer losses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROWS = {SEED_ROW: "seed prompt", SHARED_ROW: "shared prompt"}
 
 
 def matrix(material: Material) -> Markup | None:
-    """The section about generators; None for a study with one."""
+    """The section about generators; None if there is only one."""
     found = material.result.matrix
     if found is None:
         return None
@@ -45,8 +45,8 @@ def _table(found: GeneratorMatrix) -> Markup:
         for prompt in found.prompts
     ]
     note = (
-        f"On the test split; small print is the gain over the seed prompt with its "
-        f"{found.confidence:.0%} interval, each taken by itself."
+        f"On the test split. Small print: the gain over the seed prompt with its "
+        f"{found.confidence:.0%} interval; intervals are not corrected for multiple comparisons."
     )
     shown = table(heads, rows, class_="matrix")
     scroll = el("div", shown, class_="scroll", tabindex="0", role="region", aria_label="Matrix")
@@ -72,7 +72,7 @@ def _cell(entry: MatrixEntry, low: float, high: float) -> Markup:
 def _losses(found: GeneratorMatrix) -> Markup | None:
     if not found.losses:
         return None
-    heads = ("Prompt", "Used on", "Lost against that generator's own", "Requests")
+    heads = ("Prompt", "Used on", "Loss against that generator's own", "Requests")
     losses = table(heads, map(_loss, found.losses), class_="cards")
     return el("details", el("summary", "Loss on transfer"), el("div", losses, class_="scroll"))
 

@@ -1,4 +1,4 @@
-"""The page: sections put into one HTML file with everything inside."""
+"""The page: all sections in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lens_prompt_opt.study_description import StudyDescription
 
 
 class Section(NamedTuple):
-    """One part of the page: where to jump to, its heading, and what it is good for."""
+    """One section of the page: anchor, link text, heading, introduction and body."""
 
     name: str
     short: str
@@ -39,26 +39,26 @@ class Section(NamedTuple):
 
 _FINISHED: tuple[tuple[str, str, str, str, Callable[[Material], Markup | None]], ...] = (
     ("prompt", "Prompt", "The prompt",
-     "What was changed, section by section, and what became of the reason for it.", prompt_diff),
-    ("pictures", "Pictures", "Before and after",
-     "The same request and image seed under the seed prompt and the optimised one.", pictures),
+     "What was changed, section by section, with the result of each reason.", prompt_diff),
+    ("pictures", "Images", "Before and after",
+     "The same request and image seed with the seed prompt and with the optimised one.", pictures),
     ("criteria", "Criteria", "By kind of criterion",
-     "Pass rates on the test split: hollow before, filled after.", criteria),
+     "Pass rates on the test split: before (hollow) and after (filled).", criteria),
     ("generators", "Generators", "By generator",
-     "What each prompt is worth on each generator.", matrix),
-    ("curve", "Gain", "How the gain grew",
-     "Gain over the seed prompt in points, with 95 % intervals.", curve),
-    ("gate", "Gate", "At the gate",
-     "What was put to the proof, and how it ended.", challenges),
+     "The score of each prompt on each generator.", matrix),
+    ("curve", "Gain", "Gain over time",
+     "Gain over the seed prompt in percentage points, with 95 % intervals.", curve),
+    ("gate", "Gate", "Challenges",
+     "Every challenge to the current prompt, with its evidence and outcome.", challenges),
     ("lineage", "Lineage", "Lineage",
-     "Every candidate, where it came from and what became of it.", lineage),
-    ("failures", "Failures", "What failed",
-     "Failures on the search split by mode, as the rounds went on.", failures),
-    ("variance", "Spread", "Where the spread comes from",
-     "Shares of the variance of one score.", variance),
+     "Every candidate, its origin and its fate.", lineage),
+    ("failures", "Failures", "Failures",
+     "Failure modes on the search split, by round.", failures),
+    ("variance", "Variance", "Sources of variance",
+     "Shares of the variance of a single score.", variance),
     ("cost", "Cost", "Cost", "What each role consumed.", costs),
-    ("guards", "Guards", "Guards", "What no candidate may do.", guards),
-    ("about", "Sources", "What vouches for it", "", provenance),
+    ("guards", "Guards", "Guards", "Rules that no candidate may break.", guards),
+    ("about", "Provenance", "Provenance", "", provenance),
 )  # fmt: skip
 """The sections of a finished study: name, link, heading, lead, and what makes the body."""
 
@@ -74,12 +74,12 @@ def finished_page(material: Material) -> str:
 
 
 def unfinished_page(study: StudyDescription, progress: unfinished.Progress, folder: Path) -> str:
-    """The page of a run that is not finished.
+    """The page of an unfinished run.
 
     Args:
         study: What it is about.
-        progress: What its journal holds.
-        folder: Its images.
+        progress: The contents of its journal.
+        folder: Folder of its images.
     """
     sections = [
         Section("cost", "Cost", "Cost so far", "", unfinished.spending(progress, study)),
@@ -92,12 +92,12 @@ def unfinished_page(study: StudyDescription, progress: unfinished.Progress, fold
         ),
         Section(
             "pictures",
-            "Pictures",
-            "Latest pictures",
-            "Under whichever prompt was being tried.",
+            "Images",
+            "Latest images",
+            "From whichever prompt was being tried.",
             unfinished.latest(progress, folder),
         ),
-        Section("about", "Sources", "The study", "", unfinished.about(study)),
+        Section("about", "Provenance", "The study", "", unfinished.about(study)),
     ]
     return _page(
         f"Prompt study of “{study.seed_prompt.name}”", unfinished.headline(progress), sections
@@ -136,6 +136,6 @@ def _section(section: Section) -> Markup:
 
 
 def _source(text: str) -> str:
-    """A hash that allows exactly this text in the page."""
+    """A CSP hash that allows exactly this text in the page."""
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return f"'sha256-{digest}'"

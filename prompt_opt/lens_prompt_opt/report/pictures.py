@@ -1,4 +1,4 @@
-"""Images of the test split before and after, under equal seeds."""
+"""The section with images of the test split before and after, at equal seeds."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lens_prompt_opt.result import PicturePair, Side
 MOST_PAIRS = 24
 MOST_BYTES = 6_000_000
 
-_CHANGES = {"better": "better after", "same": "as before", "worse": "worse after"}
+_CHANGES = {"better": "better", "same": "unchanged", "worse": "worse"}
 
 
 def pictures(material: Material) -> Markup:
     """The section with images."""
     scored = sorted(material.scored_pairs(), key=lambda pair: -pair[0])
     if not scored:
-        return el("p", "There are no pictures of the test split.", class_="soft")
+        return el("p", "There are no images of the test split.", class_="soft")
     chosen = evenly_spaced(scored, MOST_PAIRS)
     store = Thumbnails(material.pictures, room=MOST_BYTES)
     cards = [_card(gain, pair, material, store) for gain, pair in chosen]
@@ -49,12 +49,12 @@ def _intro(
         for count, said, kind in tally
     ]
     shown = (
-        f"Shown are all {len(scored)} pairs"
+        f"All {len(scored)} pairs are shown"
         if len(chosen) == len(scored)
-        else f"Shown are {len(chosen)} of {len(scored):,} pairs, evenly spaced from the largest "
+        else f"{len(chosen)} of {len(scored):,} pairs are shown, evenly spaced from the largest "
         "gain to the largest loss"
     )
-    note = f"{shown}. Both pictures of a pair start from the same seed."
+    note = f"{shown}. Both images of a pair have the same seed."
     return join([bar, el("ul", *words, class_="legend"), el("p", note, class_="note")])
 
 
@@ -62,7 +62,7 @@ _HUES = {"better": "good", "same": "soft", "worse": "bad"}
 
 
 def _filters(kinds: Set[str]) -> Markup:
-    names = {"all": "All", "better": "Better", "same": "As before", "worse": "Worse"}
+    names = {"all": "All", "better": "Better", "same": "Unchanged", "worse": "Worse"}
     buttons = [
         el(
             "button",
@@ -74,7 +74,7 @@ def _filters(kinds: Set[str]) -> Markup:
         for kind, said in names.items()
         if kind in kinds | {"all"}
     ]
-    label = "Which pairs"
+    label = "Filter pairs"
     return el("div", *buttons, class_="filters", role="group", aria_label=label, hidden=True)
 
 
@@ -82,7 +82,7 @@ def _card(gain: float, pair: PicturePair, material: Material, store: Thumbnails)
     kind = _change(gain)
     names = material.result.generators
     place = names[pair.generator] if len(names) > 1 else ""
-    change = "as before" if kind == "same" else f"{wording.points(gain)} points"
+    change = "unchanged" if kind == "same" else f"{wording.points(gain)} points"
     return el(
         "article",
         el("h3", pair.request),
@@ -102,7 +102,7 @@ def _card(gain: float, pair: PicturePair, material: Material, store: Thumbnails)
         _verdicts(pair),
         el(
             "details",
-            el("summary", "The prompts in full"),
+            el("summary", "Full prompts"),
             el("p", el("b", "Seed prompt: "), pair.before.rewrite or pair.before.failure),
             el("p", el("b", "Optimised: "), pair.after.rewrite or pair.after.failure),
         ),
@@ -116,7 +116,7 @@ def _side(name: str, side: Side, store: Thumbnails) -> Markup:
     picture = (
         el("img", src=uri, alt=f"{name}: {side.rewrite}", decoding="async")
         if uri
-        else el("div", "not kept" if side.image else "not drawn", class_="missing")
+        else el("div", "not kept" if side.image else "no image", class_="missing")
     )
     score = "—" if side.score is None else f"{wording.points(side.score, sign=False)} %"
     drawn = el("span", side.rewrite or side.failure, class_="clamp")

@@ -1,4 +1,4 @@
-"""The variance ledger, the guards, and what vouches for the result."""
+"""The sections about variance, guards and provenance."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from lens_prompt_opt.report.material import Material
 from lens_prompt_opt.statistics.variance import SOURCES, Purchase, Source
 
 _SOURCES: dict[Source, tuple[str, str]] = {
-    "request": ("which request", "blue"),
-    "rewriter": ("which rewrite of it", "good"),
-    "seed": ("which image seed", "warn"),
-    "judge": ("the judge's mood", "bad"),
+    "request": ("requests", "blue"),
+    "rewriter": ("rewrites of a request", "good"),
+    "seed": ("image seeds", "warn"),
+    "judge": ("repeated judgements", "bad"),
 }
 _WIDTH = 640.0
 
 
 def variance(material: Material) -> Markup:
-    """The section about where the spread of scores comes from."""
+    """The section about the variance of scores."""
     ledger = material.result.variance
     if ledger is None:
-        return el("p", "There was no budget to find out.", class_="soft")
+        return el("p", "The budget was too small to measure it.", class_="soft")
     x, bars, words = 0.0, [], []
     for source in SOURCES:
         said, colour = _SOURCES[source]
@@ -44,8 +44,8 @@ def variance(material: Material) -> Markup:
         role="img",
     )
     note = (
-        f"From {wording.number(ledger.observations, 'score')} of the seed prompt on a nested first "
-        f"block; their mean was {wording.points(ledger.mean, sign=False)} %."
+        f"From {wording.number(ledger.observations, 'score')} of the seed prompt on the first "
+        f"block; the mean score was {wording.points(ledger.mean, sign=False)} %."
     )
     parts = [bar, el("ul", *words, class_="legend"), el("p", note, class_="note")]
     return join([*parts, _purchases(ledger.purchases)])
@@ -54,7 +54,7 @@ def variance(material: Material) -> Markup:
 def _purchases(purchases: Sequence[Purchase]) -> Markup | None:
     if not purchases:
         return None
-    heads = ("To know more, buy", "Cuts the variance by", "Worth for its price")
+    heads = ("To reduce the variance, buy", "Variance reduction", "Value for money")
     rows = [
         el(
             "tr",
@@ -85,9 +85,9 @@ def guards(material: Material) -> Markup:
         for candidate, guard in found
     ]
     said = (
-        f"{wording.number(len(items), 'finding')} kept candidates out."
+        f"{wording.number(len(items), 'guard finding')} against candidates."
         if items
-        else "No candidate ran into a guard."
+        else "No candidate was rejected by a guard."
     )
     dropped = [el("li", text) for text in history.dropped]
     return join(
@@ -95,7 +95,7 @@ def guards(material: Material) -> Markup:
             el("p", said),
             el("ul", *items) if items else None,
             el("details", el("summary", "The limits"), el("ul", *limits)) if limits else None,
-            el("details", el("summary", f"{len(dropped)} edits did not fit"), el("ul", *dropped))
+            el("details", el("summary", f"{len(dropped)} edits did not apply"), el("ul", *dropped))
             if dropped
             else None,
         ]
@@ -103,14 +103,14 @@ def guards(material: Material) -> Markup:
 
 
 _RULES = {
-    "protected": "sections that stay word for word",
-    "keep": "phrases that stay",
-    "max_characters": "longest prompt, in characters",
-    "copied_words": "words in a row that count as copied from a request",
-    "max_lost": "how much more of what was asked for a rewrite may lose",
-    "min_diversity": "least difference between seeds, against the incumbent",
-    "max_cut": "rewrites that may be longer than the generator reads",
-    "max_undecided": "how much more the judge may be unable to tell",
+    "protected": "sections that must not change",
+    "keep": "phrases that must stay",
+    "max_characters": "maximum prompt length, in characters",
+    "copied_words": "consecutive words that count as copied from a request",
+    "max_lost": "maximum increase in criteria lost by rewrites",
+    "min_diversity": "minimum diversity between seeds, relative to the incumbent",
+    "max_cut": "maximum share of rewrites longer than the generator reads",
+    "max_undecided": "maximum increase in criteria the judge cannot decide",
 }
 
 
@@ -121,7 +121,7 @@ def _limit(value: object) -> str:
 
 
 def provenance(material: Material) -> Markup:
-    """The section about what vouches for the result."""
+    """The section about provenance."""
     card = material.result.best
     parts = [
         el("div", el("dt", ROLES.get(stage, stage)), el("dd", el("code", name)))

@@ -1,4 +1,4 @@
-"""Images small enough to carry along in a page."""
+"""Thumbnails for embedding in a page."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from PIL import Image
 
 LONGEST_SIDE = 320
-"""Pixels; the page shows images at about half of that."""
+"""In pixels; the page shows images at about half this size."""
 
 _SMALL_PNG = 24_000
-"""Bytes up to which a PNG is worth its sharpness."""
+"""PNGs up to this many bytes are kept as PNG; larger ones become JPEG."""
 
 
 class Thumbnails:
-    """Makes data URIs of images, up to so many bytes in all.
+    """Makes data URIs of images, up to a total size.
 
     Args:
-        folder: Where the images are; None if there are none.
-        room: Most bytes of all data URIs together.
+        folder: Folder of the images; None if there are none.
+        room: Maximum total length of the data URIs, in bytes.
     """
 
     def __init__(self, folder: Path | None, *, room: int) -> None:
@@ -30,7 +30,7 @@ class Thumbnails:
         self._room = room
 
     def uri(self, name: str) -> str:
-        """An image as a data URI; empty if there is none, or no room for it."""
+        """The image as a data URI; empty if there is no such image, or no room for it."""
         if self._folder is None or not name or Path(name).name != name:
             return ""
         try:

@@ -1,4 +1,4 @@
-"""A run that is not finished: what it is about, and how far it is."""
+"""The page of an unfinished run: what it is about, and its progress."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _MOST_BYTES = 3_000_000
 
 @dataclass
 class Progress:
-    """What the journal of a run holds so far.
+    """The contents of a run's journal so far.
 
     Attributes:
         ledger: Calls, images, dollars and seconds by stage, and the time of the finished blocks.
-        pictures: Prompt and file of every image, oldest first.
-        proposals: What the proposer suggested, oldest first.
+        pictures: Prompt and file name of every image, oldest first.
+        proposals: The proposer's suggestions, oldest first.
         scores: Scores of the judged images, oldest first.
-        failures: Why calls failed, and how often.
+        failures: Reasons of failed calls, with counts.
     """
 
     ledger: Ledger = field(default_factory=lambda: Ledger(Budget(calls=1)))
@@ -44,7 +44,7 @@ class Progress:
 
     @classmethod
     def read(cls, path: Path) -> Progress:
-        """Read a journal without disturbing the run that writes it; half a line is left out."""
+        """Read a journal, even while a run writes it; an incomplete line is skipped."""
         progress = cls()
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         for line in text.split("\n"):
@@ -82,16 +82,16 @@ def headline(progress: Progress) -> Markup:
     total = progress.rows()[-1]
     mean = f"{wording.points(fmean(progress.scores), sign=False)} %" if progress.scores else "—"
     tiles = [
-        (f"{total.images:,}", "pictures so far"),
+        (f"{total.images:,}", "images so far"),
         (wording.amount(total.usd), "known cost so far"),
         (wording.duration(total.seconds), "in finished blocks"),
         (f"{len(progress.proposals):,}", "edits proposed"),
-        (mean, "criteria met, all prompts together"),
+        (mean, "criteria met, over all prompts"),
     ]
     lead = el(
         "p",
-        "Nothing is claimed before the end. Start the same study with the same directory to go on: "
-        "no finished call is made again.",
+        "There is no claim before the end. To resume, start the same study with the same "
+        "directory; finished calls are not repeated.",
         class_="lead",
     )
     return join(
@@ -112,7 +112,7 @@ def headline(progress: Progress) -> Markup:
 
 
 def about(study: StudyDescription) -> Markup:
-    """What the study is about."""
+    """The section about the study."""
     facts = {
         "Strategy": study.strategy.name,
         "Seed of the study": "" if study.random_seed is None else study.random_seed,
@@ -130,7 +130,7 @@ def about(study: StudyDescription) -> Markup:
 
 
 def proposals(progress: Progress) -> Markup:
-    """What was proposed so far."""
+    """The section about proposed edits."""
     if not progress.proposals:
         return el("p", "Nothing has been proposed yet.", class_="soft")
     blocks = [
@@ -151,7 +151,7 @@ def latest(progress: Progress, folder: Path) -> Markup:
     """The latest images."""
     shown: Sequence[tuple[str, str]] = progress.pictures[-_SHOWN:][::-1]
     if not shown:
-        return el("p", "Nothing has been drawn yet.", class_="soft")
+        return el("p", "There are no images yet.", class_="soft")
     store = Thumbnails(folder, room=_MOST_BYTES)
     figures = []
     for prompt, name in shown:
@@ -166,7 +166,7 @@ def latest(progress: Progress, folder: Path) -> Markup:
 
 
 def spending(progress: Progress, study: StudyDescription) -> Markup:
-    """The account so far, and calls that failed."""
+    """The section about cost so far, with failed calls."""
     failed = [
         el("li", el("b", f"{count:,} × "), reason)
         for reason, count in progress.failures.most_common(8)

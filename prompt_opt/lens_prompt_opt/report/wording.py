@@ -1,4 +1,4 @@
-"""Numbers and findings as words."""
+"""Wording of numbers and results."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ VERDICTS: Final[dict[Verdict, tuple[str, str]]] = {
     "worse": ("worse", "bad"),
     "no_difference": ("not better", "soft"),
     "out_of_budget": ("out of budget", "soft"),
-    "guarded": ("held by a guard", "warn"),
+    "guarded": ("rejected by a guard", "warn"),
 }
-"""What each verdict is called, and its colour."""
+"""Description and colour of each verdict."""
 
 STATUSES: Final[dict[HypothesisStatus, tuple[str, str]]] = {
     "confirmed": ("confirmed", "good"),
@@ -33,7 +33,7 @@ FAULTS: Final[dict[Fault, str]] = {
     "generator": "generator",
     "judge": "judge",
 }
-"""Whose fault a failure is, as readers of the page would say."""
+"""The part at fault, as the page calls it."""
 
 ANSWERS: Final[dict[Answer | None, tuple[str, str, str]]] = {
     "yes": ("✓", "good", "met"),
@@ -41,27 +41,27 @@ ANSWERS: Final[dict[Answer | None, tuple[str, str, str]]] = {
     "cannot_tell": ("?", "warn", "cannot tell"),
     None: ("·", "soft", "not judged"),
 }
-"""Mark, colour and meaning of an answer."""
+"""Mark, colour and meaning of each answer."""
 
 
 def points(value: float, *, sign: bool = True) -> str:
-    """A share as points of a hundred, with a real minus."""
+    """A share in percentage points, with a proper minus sign."""
     text = f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
     return text.replace("-", MINUS)
 
 
 def interval(bounds: tuple[float, float]) -> str:
-    """An interval of gains in points."""
+    """An interval of gains in percentage points."""
     return f"{points(bounds[0])} to {points(bounds[1])}"
 
 
 def amount(usd: float) -> str:
-    """Dollars, with as many digits as they deserve."""
+    """US dollars, with four decimals below 1."""
     return f"${usd:,.2f}" if usd >= 1 or usd == 0 else f"${usd:.4f}"
 
 
 def duration(seconds: float) -> str:
-    """A time in its largest sensible unit."""
+    """A duration in a suitable unit."""
     if seconds < 90:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -73,12 +73,12 @@ def number(count: float, noun: str, plural: str = "") -> str:
 
 
 def listing(names: Sequence[str]) -> str:
-    """Names with commas and a last "and"."""
+    """Names separated by commas and a final "and"."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""
 
 
 def evidence(decision: Decision, *, betting: bool) -> str:
-    """How strong the evidence for a challenger was, as an e-value where the test has one."""
+    """The strength of a challenger's evidence; an e-value if the test has one."""
     reached = decision.looks[-1].evidence if decision.looks else 0.0
     if not betting:
         return f"{min(reached, 9.99):.0%} of the evidence needed"

@@ -1,1 +1,1 @@
-"""A world without keys or GPU in which every prompt's true value is known."""
+"""A simulated world, without keys or a GPU, in which every prompt's true value is known."""

@@ -1,4 +1,4 @@
-"""The simulated world behind the study's evaluation seam, without the cost of real values."""
+"""An evaluator for the simulated world that skips making real images and values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = dict.fromkeys(("rubric", "rewrite", "generate", "judge", "fidelity"), "s
 
 
 class Prices(NamedTuple):
-    """Dollars per call."""
+    """US dollars per call."""
 
     rewrite: float = 0.002
     generate: float = 0.01
@@ -69,7 +69,7 @@ def picture_of(world: World, rewrite: str, request: str, seed: int) -> tuple[boo
 def answers_of(
     world: World, rewrite: str, request: str, seed: int, met: Sequence[bool], vote: int = 0
 ) -> dict[str, Answer]:
-    """What the simulated judge says about an image."""
+    """The simulated judge's answers about an image."""
     draws = Draws(f"{world.name}:judge:{rewrite}:{seed}:{vote}")
     noise = world.noise
     answers: dict[str, Answer] = {}
@@ -90,12 +90,12 @@ def stated_in(rewrite: str) -> frozenset[str]:
 
 @lru_cache(maxsize=100_000)
 def hash_of(rendered: str) -> int:
-    """A number for a rendered prompt, the same within and across processes."""
+    """A number for a rendered prompt, the same in every process."""
     return int(Draws(rendered).uniform() * 2**52)
 
 
 class SimulatedEvaluator:
-    """Scores of the world; what `PipelineEvaluator` gives with the simulated parts, but faster."""
+    """Evaluates in the world; like `PipelineEvaluator` with the simulated parts, but faster."""
 
     def __init__(
         self,
@@ -110,9 +110,9 @@ class SimulatedEvaluator:
         Args:
             world: Requests, reasoner and judge.
             context: The study.
-            prices: What calls cost.
-            generators: Worlds of the same name that differ in what draws, by the generators'
-                names; None is one generator, that of `world`.
+            prices: Prices of calls.
+            generators: Worlds by name of the generator, which have the same name and differ only in
+                what affects images; None means one generator, that of `world`.
         """
         self._world = world
         self._generators = dict(generators or {"simulated": world})
@@ -148,7 +148,7 @@ class SimulatedEvaluator:
         return [self._outcome(prompt.render(), cell) for prompt, cell in tasks]
 
     async def statements(self, outcomes: Sequence[Outcome]) -> list[Mapping[str, Statement]]:
-        """See `Evaluator.statements`; always right, and free."""
+        """See `Evaluator.statements`; always correct, and free."""
         return [
             statements_of(self._world, o.rewrite, self._texts[o.cell.request]) for o in outcomes
         ]

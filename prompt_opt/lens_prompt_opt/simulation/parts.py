@@ -27,10 +27,10 @@ from lens_reasoner.types import GenerationSettings, ImageRequest, Rewrite, Rubri
 from lens_reasoner.verdict import CriterionVerdict, Verdict
 
 OnCall = Callable[[str], None]
-"""Told what was called, each time something would be paid for."""
+"""Called with a description of every call that would cost money."""
 
 
-def _nobody(call: str) -> None:
+def _ignore(call: str) -> None:
     pass
 
 
@@ -40,20 +40,20 @@ def _paid(usd: float) -> Usage:
 
 @dataclass(frozen=True)
 class SimulatedReasoner:
-    """Rewrites as the world has it; draws differ by the request's seed.
+    """Rewrites as the world determines; the request's seed varies the rewrite.
 
     Attributes:
         world: The world.
         prompt: Its system prompt.
-        prices: What calls cost.
-        on_call: Told of every call.
-        seconds: How long a call takes.
+        prices: Prices of calls.
+        on_call: Called with a description of every call.
+        seconds: Duration of a call.
     """
 
     world: World
     prompt: SystemPrompt
     prices: Prices = PRICES
-    on_call: OnCall = _nobody
+    on_call: OnCall = _ignore
     seconds: float = 0.0
 
     def with_system_prompt(self, prompt: SystemPrompt) -> SimulatedReasoner:
@@ -72,11 +72,11 @@ class SimulatedReasoner:
 
 @dataclass(frozen=True)
 class SimulatedGenerator:
-    """Draws small grey images that carry what they show in their metadata."""
+    """Generates small grey images that carry their content as metadata."""
 
     world: World
     prices: Prices = PRICES
-    on_call: OnCall = _nobody
+    on_call: OnCall = _ignore
     seconds: float = 0.0
     name: str = "simulated"
 
@@ -125,11 +125,11 @@ class SimulatedGenerator:
 
 @dataclass(frozen=True)
 class SimulatedJudge:
-    """Reads what a simulated image shows, and errs as the world has it."""
+    """Reads an image's content from its metadata, with the world's rate of errors."""
 
     world: World
     prices: Prices = PRICES
-    on_call: OnCall = _nobody
+    on_call: OnCall = _ignore
     seconds: float = 0.0
     name: str = "simulated"
 
@@ -153,7 +153,7 @@ class SimulatedJudge:
 
 @dataclass(frozen=True)
 class SimulatedFidelity:
-    """Says, always rightly, what a simulated rewrite states."""
+    """Says, always correctly, what a simulated rewrite states."""
 
     world: World
 
@@ -182,7 +182,7 @@ def simulated_requests(world: World, count: int) -> PromptSet:
 
 
 def simulated_reasoner(
-    world: World, *, on_call: OnCall = _nobody, seconds: float = 0.0
+    world: World, *, on_call: OnCall = _ignore, seconds: float = 0.0
 ) -> SimulatedReasoner:
     """The world's reasoner with its poor seed prompt."""
     return SimulatedReasoner(world, seed_prompt(), on_call=on_call, seconds=seconds)

@@ -1,4 +1,4 @@
-"""A proposer that sometimes helps, sometimes hurts, and mostly does neither."""
+"""A simulated proposer whose edits help, hurt or have no effect."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from lens_reasoner.types import Usage
 
 @dataclass(frozen=True)
 class SimulatedProposer:
-    """Aims at the modes it is told of, in proportion to their counts, and edits their sections.
+    """Aims at failure modes in proportion to their counts, and edits their sections.
 
     Attributes:
-        helps: Chance that an edit helps.
-        hurts: Chance that it hurts; otherwise it changes nothing.
-        gain: Mean strength of help, as a shift of the section's `gain`.
-        harm: Mean strength of harm.
-        ceiling: Helpful edits add less the nearer a section's gain is to this.
-        side: Spread of what an edit does to criteria it is not aimed at.
+        helps: Probability that an edit helps.
+        hurts: Probability that it hurts; otherwise it has no effect.
+        gain: Mean strength of helpful edits, as a shift of the section's `gain`.
+        harm: Mean strength of harmful edits.
+        ceiling: Helpful edits add less the closer a section's gain is to this.
+        side: Standard deviation of an edit's effect on criteria it does not aim at.
         spread: How much an edit's effect differs between requests.
         whole_sections: Sections edited at once when the whole prompt is rewritten.
         usd: Price of a call.
@@ -43,7 +43,7 @@ class SimulatedProposer:
 
     @classmethod
     def placebo(cls) -> SimulatedProposer:
-        """One whose edits change the wording and nothing else."""
+        """A proposer whose edits change the wording and nothing else."""
         return cls(helps=0.0, hurts=0.0, side=0.0, spread=0.0, name="placebo")
 
     async def propose(self, brief: ProposalBrief, pictures: Mapping[str, bytes]) -> Proposals:
@@ -98,7 +98,7 @@ class SimulatedProposer:
 
 
 def _aims(brief: ProposalBrief, rng: random.Random, count: int) -> list[FailureMode | None]:
-    """Different modes, drawn in proportion to how often they occur."""
+    """Different modes, sampled in proportion to how often they occur."""
     modes = list(brief.failures.worth_an_edit)
     aims: list[FailureMode | None] = []
     while modes and len(aims) < count:

@@ -1,10 +1,9 @@
 """A world in which every system prompt's true value is known.
 
-A prompt's sections carry their effects in their text, as a tag such as
-`[gain=+0.40 side=-0.02 spread=0.30 key=9f3c]`: `gain` raises how readily the rewrite states
-criteria of the section's kinds, `side` does so for all other kinds, and `spread` is how much the
-gain differs from request to request. Optimisers have no use for the tag; they see failures and
-scores.
+The text of a prompt's sections contains their effects, as a tag such as `[gain=+0.40 side=-0.02
+spread=0.30 key=9f3c]`: `gain` raises how readily the rewrite states criteria of the section's
+kinds, `side` does so for all other kinds, and `spread` is how much the gain varies between
+requests. Optimisers do not use the tag; they see failures and scores.
 
 For criterion c of request r under a prompt, rewrite w and image seed s:
 
@@ -12,7 +11,7 @@ For criterion c of request r under a prompt, rewrite w and image seed s:
     met     <=>  ability(c) - penalty * [not stated] + seed_noise * normal(c, s[, prompt]) > 0
 
 and the judge answers wrongly with known probabilities. Both stages are normal, so the true pass
-rate of every criterion is a product of normal distribution functions.
+rate of every criterion follows from normal distribution functions.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Directive(NamedTuple):
     key: str
 
     def tag(self) -> str:
-        """The effect as the simulated reasoner reads it."""
+        """The effect, in the form that the simulated reasoner reads."""
         return (
             f"[gain={self.gain:+.3f} side={self.side:+.3f} spread={self.spread:.3f} key={self.key}]"
         )
@@ -63,17 +62,17 @@ class Directive(NamedTuple):
 
 @dataclass(frozen=True)
 class Noise:
-    """How much scores vary, and how often the judge errs.
+    """How much scores vary, and how often the judge is wrong.
 
     Attributes:
-        request: Spread of difficulty between requests.
-        criterion: Spread of difficulty between criteria of a request.
-        rewriter: Spread between rewrites.
-        seed: Spread between images.
-        shared_seed: Share of the image's variance that a seed keeps under another prompt.
-        false_yes: Chance that the judge says yes to what is not met.
-        false_no: Chance that it says no to what is met.
-        cannot_tell: Chance that it does not answer.
+        request: Standard deviation of difficulty between requests.
+        criterion: Standard deviation of difficulty between criteria of a request.
+        rewriter: Standard deviation between rewrites.
+        seed: Standard deviation between images.
+        shared_seed: Share of the image variance that a seed keeps under another prompt.
+        false_yes: Probability that the judge says yes to a criterion that is not met.
+        false_no: Probability that it says no to one that is met.
+        cannot_tell: Probability that it does not answer.
     """
 
     request: float = 0.35
@@ -87,11 +86,11 @@ class Noise:
 
 
 class Traits(NamedTuple):
-    """What is typical of a kind of criterion.
+    """Typical properties of a kind of criterion.
 
     Attributes:
-        readiness: How readily an empty prompt has it stated.
-        ability: How readily the generator draws it once stated.
+        readiness: How readily an empty prompt leads to rewrites that state it.
+        ability: How readily the generator gets it right once it is stated.
     """
 
     readiness: float
@@ -111,7 +110,7 @@ DEFAULT_TRAITS: Mapping[str, Traits] = {
 
 
 class Task(NamedTuple):
-    """One criterion of a request with what makes it hard."""
+    """One criterion of a request, with its difficulty."""
 
     name: str
     kind: str
@@ -121,15 +120,15 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """Requests, reasoner, generator and judge, all known.
+    """Requests, reasoner, generator and judge with known behaviour.
 
     Attributes:
-        name: Everything random follows from it.
+        name: Determines everything that is random.
         noise: Sources of variation.
-        traits: What is typical of each kind.
-        penalty: How much harder a criterion is to meet when it is not stated.
-        criteria: Least and most criteria per request.
-        example_gain: How much each example in the prompt that states a kind helps it.
+        traits: Typical properties of each kind.
+        penalty: How much harder a criterion is to meet if it is not stated.
+        criteria: Minimum and maximum criteria per request.
+        example_gain: How much each example that states a kind of criterion helps that kind.
     """
 
     name: str
@@ -148,7 +147,7 @@ class World:
         return replace(self, noise=replace(self.noise, **changes))
 
     def tasks(self, request: str) -> tuple[Task, ...]:
-        """The criteria of a request; they depend on the world's and the request's name alone."""
+        """The criteria of a request; they only depend on the names of the world and the request."""
         found = self._tasks.get(request)
         return found or self._tasks.setdefault(request, self._drawn_tasks(request))
 
@@ -170,7 +169,7 @@ class World:
         )
 
     def scores(self, rendered: str, request: str) -> tuple[float, ...]:
-        """For each criterion, the mean of what decides whether a rewrite states it."""
+        """For each criterion, the mean of the variable that decides whether a rewrite states it."""
         key = rendered, request
         found = self._scores.get(key)
         return found or self._scores.setdefault(key, self._summed_scores(rendered, request))
@@ -190,7 +189,7 @@ class World:
         return tuple(totals)
 
     def pass_rates(self, rendered: str, request: str) -> list[float]:
-        """True chance that each criterion of a request is met, over rewrites and seeds."""
+        """True probability that each criterion of a request is met, over rewrites and seeds."""
         rates = []
         scores = self.scores(rendered, request)
         for task, score in zip(self.tasks(request), scores, strict=True):
@@ -227,12 +226,12 @@ def examples(rendered: str) -> str:
 
 
 def population(size: int = 400) -> list[str]:
-    """Names of requests that stand for all there could be."""
+    """Names of requests that stand for the whole population."""
     return [f"population {i}" for i in range(size)]
 
 
 def seed_prompt(gains: Mapping[str, float] | None = None) -> SystemPrompt:
-    """A poor prompt: some sections do harm, none helps much."""
+    """A poor prompt: some sections hurt, and none helps much."""
     gains = gains or {"fidelity": -0.2, "counting": -0.3, "spatial": -0.2, "colour": -0.1}
     sections = tuple(
         PromptSection(
@@ -246,7 +245,7 @@ def seed_prompt(gains: Mapping[str, float] | None = None) -> SystemPrompt:
 
 
 class Draws:
-    """A cheap stream of random numbers that depends on a name alone."""
+    """A cheap stream of random numbers that only depends on a name."""
 
     __slots__ = ("_name", "_place", "_words")
 
@@ -270,5 +269,5 @@ class Draws:
 
 
 def blend(own: float, shared: float, share: float) -> float:
-    """A standard normal number of which `share` of the variance is `shared`."""
+    """A standard normal number that shares `share` of its variance with `shared`."""
     return sqrt(share) * shared + sqrt(1 - share) * own

@@ -1,11 +1,11 @@
-"""Evidence by betting: valid whenever one looks, because nobody grows rich at fair odds.
+"""Evidence by betting, valid at every look, because fair odds make no one rich.
 
-Let x_1, x_2, ... lie in [lowest, highest] and each have conditional mean at most m given the past.
-A gambler who puts the share b <= 1 / (m - lowest) of the capital on "x exceeds m" multiplies it by
-1 + b (x_t - m), whose conditional mean is at most 1. The capital, and any average over gamblers
-with different shares, is a nonnegative supermartingale: by Ville's inequality it ever reaches
-1 / alpha with probability at most alpha. Waudby-Smith and Ramdas, "Estimating means of bounded
-random variables by betting" (2024), sections 3 and 4.
+Let x_1, x_2, ... lie in [lowest, highest], each with conditional mean at most m given the past. A
+gambler who bets the share b <= 1 / (m - lowest) of the capital on "x exceeds m" multiplies it by 1
++ b (x_t - m), whose conditional mean is at most 1. The capital, and any average over gamblers with
+different shares, is a nonnegative supermartingale. By Ville's inequality it ever reaches 1 / alpha
+with probability at most alpha. See Waudby-Smith and Ramdas, "Estimating means of bounded random
+variables by betting" (2024), sections 3 and 4.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ _HINT_WEIGHT = 0.8
 
 
 class BettingEvidence:
-    """Evidence against "the mean is at most `null_mean`", as the logarithm of capital.
+    """Evidence against "the mean is at most `null_mean`", as the logarithm of the capital.
 
-    The capital is the average over fixed shares, so that no variance need be known beforehand.
+    The capital is averaged over fixed shares, so the variance need not be known beforehand.
     """
 
     def __init__(self, null_mean: float, *, lowest: float, hint: float | None = None) -> None:
-        """Take a seat with capital 1.
+        """Start with capital 1.
 
         Args:
-            null_mean: The m of the hypothesis; above `lowest`.
-            lowest: Least possible observation.
-            hint: A share thought to be good, from data independent of the observations; most of
-                the capital is put there. It cannot harm validity.
+            null_mean: The hypothesised maximum m of the mean; above `lowest`.
+            lowest: Smallest possible observation.
+            hint: A share that should work well, based on data independent of the observations; it
+                gets most of the capital. It cannot harm validity.
 
         Raises:
-            ValueError: If `null_mean` is not above `lowest`.
+            ValueError: `null_mean` is not above `lowest`.
         """
         if not null_mean > lowest:
-            raise ValueError(f"null_mean={null_mean} is not above the least value {lowest}")
+            raise ValueError(f"null_mean={null_mean} is not above the smallest value {lowest}")
         most = 1.0 / (null_mean - lowest)
         shares = [share * most for share in _SHARES]
         weights = [1.0 / len(shares)] * len(shares)
@@ -48,7 +48,7 @@ class BettingEvidence:
         self._logs = [log(weight) for weight in weights]
 
     def update(self, values: Iterable[float]) -> None:
-        """Settle the bets on `values`, in their order."""
+        """Settle the bets on `values`, in order."""
         for value in values:
             step = value - self._null_mean
             self._logs = [
@@ -58,20 +58,20 @@ class BettingEvidence:
 
     @property
     def log_capital(self) -> float:
-        """Natural logarithm of the capital; log(1 / alpha) is what level alpha asks for."""
+        """Natural logarithm of the capital; level alpha requires log(1 / alpha)."""
         top = max(self._logs)
         return top + log(fsum(exp(value - top) for value in self._logs))
 
 
 def log_optimal_share(gain: float, variance: float, *, most: float) -> float:
-    """The share that grows fastest for a mean of `gain` above the null, to second order."""
+    """The share with the fastest growth if the mean is `gain` above the null, to second order."""
     if gain <= 0:
         return 0.0
     return min(gain / (variance + gain * gain), most)
 
 
 def growth_per_observation(gain: float, variance: float, *, most: float) -> float:
-    """Expected growth of log capital per observation at the best share, to second order."""
+    """Expected growth of the log capital per observation at the best share, to second order."""
     share = log_optimal_share(gain, variance, most=most)
     return share * gain - share * share * (variance + gain * gain) / 2
 
@@ -81,8 +81,8 @@ def betting_interval(
 ) -> tuple[float, float]:
     """A confidence interval for the mean of independent values in [lowest, highest].
 
-    Valid for every sample size and distribution, and at every look: the means against which
-    neither the bets upwards nor those downwards reach 2 / (1 - confidence).
+    Valid for every distribution and sample size, and at every look. It contains the means against
+    which neither upward nor downward bets reach 2 / (1 - confidence).
     """
     threshold = log(2.0 / (1.0 - confidence))
     if not values:
@@ -94,7 +94,7 @@ def betting_interval(
 
 
 def _first_kept(values: Sequence[float], threshold: float, lowest: float, highest: float) -> float:
-    """Least mean that upward bets leave standing; capital falls as the mean rises."""
+    """Smallest mean that upward bets do not reject; the capital falls as the mean rises."""
     below, above = lowest, min(fsum(values) / len(values), highest)
     for _ in range(40):
         middle = (below + above) / 2

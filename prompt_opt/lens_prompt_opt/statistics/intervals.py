@@ -1,4 +1,4 @@
-"""Intervals for a mean gain from one value per request."""
+"""Confidence intervals for a mean gain, from one value per request."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Protocol
 from lens_prompt_opt.statistics.betting import betting_interval
 
 _NOTHING = 1e-7
-"""Standard errors below this are rounding."""
+"""Smaller standard errors are rounding errors."""
 
 _SMALL = 256
-"""Places below this fit a byte each."""
+"""With fewer values, an index fits into a byte."""
 
 
 class IntervalMethod(Protocol):
-    """A way to put an interval around a mean."""
+    """A method for confidence intervals of a mean."""
 
     @property
     def name(self) -> str:
@@ -35,7 +35,7 @@ class IntervalMethod(Protocol):
 
 @dataclass(frozen=True)
 class BettingInterval:
-    """Covers at least as often as it says for every distribution and sample size."""
+    """At least nominal coverage for every distribution and sample size."""
 
     name: str = "betting"
 
@@ -46,21 +46,22 @@ class BettingInterval:
 
 @dataclass(frozen=True)
 class ClusterBootstrap:
-    """Studentised bootstrap over requests: much narrower than betting, and asymptotic.
+    """Studentised bootstrap over requests: much narrower than betting, but asymptotic.
 
-    Requests are drawn with replacement, all their images together, and the quantiles of the
-    studentised mean take the place of Student's (Efron and Tibshirani 1993, chapter 12). A sample
-    whose requests are all alike has no spread and counts as infinitely far off; where that leaves
-    a side without a bound, as few requests differ, it is that of betting.
+    Requests are resampled with all of their images, and the quantiles of the studentised mean
+    replace those of Student's t (Efron and Tibshirani 1993, chapter 12). A resample without
+    variance has no standard error and counts as infinitely far off. If, because few requests
+    differ, that leaves a side unbounded, the betting interval bounds it.
 
-    Coverage measured at a confidence of 95 %: on 8 to 80 requests of which any share gains and the
-    others do not, at least 93 %; exponential gains on 10 to 50, 94 %. Gains with heavier tails are
-    covered less often: lognormal ones (sigma 1, or 1.5) on 10 requests 91 % (87 %), on 15 93 %
-    (91 %), on 25 94 % (92 %). `BettingInterval` covers these too.
+    Measured coverage at a confidence of 95 %: at least 93 % on 8 to 80 requests of which any share
+    gains and the others do not; 94 % for exponential gains on 10 to 50. Heavier tails have lower
+    coverage: for lognormal gains with sigma 1 (1.5) it is 91 % (87 %) on 10 requests, 93 % (91 %)
+    on 15 and 94 % (92 %) on 25. `BettingInterval` covers these too.
 
     Attributes:
-        resamples: How many samples are drawn.
-        seed: Seed of the drawing.
+        resamples: Number of resamples.
+        seed: Random seed.
+        name: Name for records.
     """
 
     resamples: int = 2000
@@ -85,7 +86,7 @@ class ClusterBootstrap:
         return max(mean - low * error, least), min(mean - high * error, most)
 
     def _scores(self, centred: Sequence[float]) -> Iterator[float]:
-        """Studentised means of samples of values that have mean 0."""
+        """Studentised means of resamples of values with mean 0."""
         count = len(centred)
         for indices in _resamples(self.seed, count, self.resamples):
             sample = itemgetter(*indices)(centred)
@@ -96,13 +97,13 @@ class ClusterBootstrap:
             if error > _NOTHING:
                 yield mean / error
             else:
-                # As far off as can be. Left out, rare gains would be covered far too seldom.
+                # As far off as possible. Dropping these would cover rare gains far too seldom.
                 yield copysign(inf, mean) if abs(mean) > _NOTHING else 0.0
 
 
 @lru_cache(maxsize=32)
 def _resamples(seed: int, count: int, number: int) -> tuple[bytes | tuple[int, ...], ...]:
-    """Places drawn with replacement; the same for all values of one count."""
+    """Indexes sampled with replacement; the same for all values of one count."""
     rng = random.Random(seed)
     places = range(count)
     pack = bytes if count <= _SMALL else tuple

@@ -1,4 +1,4 @@
-"""How the study-wide error rate is shared among all challengers tried."""
+"""How the study-wide error rate is shared among challengers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 
 class Tried(NamedTuple):
-    """One earlier test: the level it was given, and whether it accepted."""
+    """An earlier test: its level, and whether it accepted."""
 
     level: float
     accepted: bool
@@ -23,21 +23,21 @@ class ErrorSharing(Protocol):
         ...
 
     def next_level(self, alpha: float, tried: Sequence[Tried]) -> float:
-        """The level of the next test, given those before it."""
+        """The level of the next test, given the earlier ones."""
         ...
 
 
 @dataclass(frozen=True)
 class OnlineFallback:
-    """Test k gets alpha * first * (1 - first)^(k - 1), and an accepting test hands its level on.
+    """Test k gets alpha * first * (1 - first)^(k - 1); an accepting test passes its level on.
 
-    Family-wise rate: the probability that a study accepts any challenger whose gain does not exceed
-    the minimum is at most alpha. Until the first such mistake every share of alpha is held by at
-    most one challenger without gain, so the levels of those challengers sum to at most alpha
-    whatever the number of tests (Tian and Ramdas 2021, "online fallback").
+    Family-wise error rate: the probability that a study accepts any challenger whose gain does not
+    exceed the minimum is at most alpha. Until the first such mistake, every share of alpha is held
+    by at most one challenger without gain, so the levels of those challengers add up to at most
+    alpha, whatever the number of tests (Tian and Ramdas 2021, "online fallback").
 
     Attributes:
-        first: Share of alpha for the first test, and of what is left for each one after it.
+        first: Share of alpha for the first test, and share of the rest for each later one.
         name: Name for records.
     """
 
@@ -52,15 +52,16 @@ class OnlineFallback:
 
 @dataclass(frozen=True)
 class EqualShares:
-    """Each of `tests` tests gets alpha / tests (Bonferroni); later ones get nothing to accept with.
+    """Each of `tests` tests gets alpha / tests (Bonferroni); later ones get practically nothing.
 
     Attributes:
         tests: Planned number of tests.
+        name: Name for records.
     """
 
     tests: int = 5
     name: str = "equal-shares"
 
     def next_level(self, alpha: float, tried: Sequence[Tried]) -> float:
-        """See `ErrorSharing.next_level`; next to zero once the plan is used up."""
+        """See `ErrorSharing.next_level`; close to zero after the planned tests."""
         return alpha / self.tests if len(tried) < self.tests else 1e-12

@@ -1,9 +1,9 @@
-"""Many edits screened at once: a factorial design, and what it says of each edit.
+"""Screening many edits at once with a factorial design.
 
-Every edit is on in half of the images. Cells come in pairs with complementary halves, so that the
-difficulty of the request and part of the luck of the seed cancel, and every pair says something
-about every edit: the precision per image does not fall with the number of edits, as it does when
-they are tried one at a time.
+Every edit is active in half of the images. Cells come in pairs with complementary halves, so that
+the difficulty of the request and part of the randomness of the seed cancel. Every pair says
+something about every edit, so the precision per image does not fall with the number of edits, as it
+does when they are tried one at a time.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 
 def sign_rows(factors: int) -> list[tuple[int, ...]]:
-    """Rows of a two-level design in which no two factors go together (Sylvester's matrices).
+    """Rows of a two-level design with uncorrelated factors (Sylvester's matrices).
 
-    With its mirror image, as used in pairs, no factor goes with a pair of others either.
+    Together with its mirror image, as in pairs, no factor is correlated with a product of two
+    others.
     """
     size = 8
     while size <= factors:
@@ -30,12 +31,12 @@ def sign_rows(factors: int) -> list[tuple[int, ...]]:
 
 
 class PairScore(NamedTuple):
-    """One pair: which edits were on in its first image, and differences of pass rates.
+    """One pair: which edits were active in its first image, and differences of pass rates.
 
     Attributes:
-        signs: For each edit 1 if it was on in the first image, -1 if in the second.
-        differences: First minus second image, by kind of criterion; kinds that were not
-            answered in both are left out.
+        signs: For each edit, 1 if it was active in the first image and -1 if in the second.
+        differences: First minus second image, by kind of criterion; kinds without an answer in both
+            are left out.
         shares: Weight of each kind in the score of this request.
     """
 
@@ -46,16 +47,16 @@ class PairScore(NamedTuple):
 
 @dataclass(frozen=True)
 class EffectPrior:
-    """What is thought of edits before they are tried, in pass rates.
+    """Prior for the effects of edits on pass rates.
 
-    An edit that is aimed at counting may do much for counts and should do little else: most of the
-    noise in a score comes from criteria that an edit has nothing to do with, and this prior is
-    what keeps it out of the estimate.
+    An edit aimed at counting may help counts a lot, and should affect little else. Most of the
+    noise in a score comes from criteria that an edit has nothing to do with; this prior keeps that
+    noise out of the estimate.
 
     Attributes:
-        aimed: Standard deviation of an edit's effect on the kinds it is aimed at.
-        aside: That of its effect on all other kinds.
-        unknown: That on every kind, for edits without an aim.
+        aimed: Standard deviation of an edit's effect on the kinds it aims at.
+        aside: Standard deviation of its effect on all other kinds.
+        unknown: Standard deviation for every kind, for edits without an aim.
     """
 
     aimed: float = 0.08
@@ -63,20 +64,20 @@ class EffectPrior:
     unknown: float = 0.05
 
     def deviation(self, kind: str, aims: Collection[str]) -> float:
-        """Standard deviation of the effect on `kind` of an edit with `aims`."""
+        """Prior standard deviation of the effect on `kind` of an edit with `aims`."""
         if not aims:
             return self.unknown
         return self.aimed if kind in aims else self.aside
 
 
 class Effect(NamedTuple):
-    """Posterior of what an edit does to the score.
+    """Posterior of an edit's effect on the score.
 
     Attributes:
         gain: Mean.
         error: Standard deviation.
-        aimed_gain: Mean effect on the pass rate of the kinds it is aimed at.
-        aimed_error: Standard deviation of that.
+        aimed_gain: Mean effect on the pass rate of the kinds it aims at.
+        aimed_error: Standard deviation of `aimed_gain`.
     """
 
     gain: float
@@ -92,8 +93,8 @@ def edit_effects(
 
     Args:
         pairs: The pairs.
-        aims: For each edit the kinds it is aimed at.
-        prior: What was thought before.
+        aims: For each edit, the kinds it aims at.
+        prior: Prior for the effects.
     """
     kinds = sorted({kind for pair in pairs for kind in pair.shares})
     shares = {kind: fmean(pair.shares.get(kind, 0.0) for pair in pairs) for kind in kinds}

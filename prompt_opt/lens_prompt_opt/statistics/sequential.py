@@ -1,4 +1,4 @@
-"""Sequential tests of one challenger against one incumbent, from paired differences."""
+"""Sequential tests of a challenger against an incumbent, from paired differences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lens_prompt_opt.statistics.betting import (
 from lens_prompt_opt.statistics.spending import look
 
 Finding = Literal["better", "worse", "no_difference", "undecided"]
-"""What a test says so far; "undecided" asks for more data."""
+"""A test's current finding; "undecided" calls for more data."""
 
 LOWEST, HIGHEST = -1.0, 1.0
 """Bounds of a difference of two scores in [0, 1]."""
@@ -26,7 +26,7 @@ _FLOOR = 1e-4
 
 @dataclass(frozen=True)
 class Expectation:
-    """What is thought of the differences beforehand, from data the test will not see.
+    """Expectation about the differences, from data that the test does not use.
 
     Attributes:
         gain: Expected mean difference.
@@ -38,20 +38,20 @@ class Expectation:
 
 
 class SequentialTest(Protocol):
-    """A test under way."""
+    """A running test."""
 
     def update(self, differences: Sequence[float]) -> None:
-        """Take in one block of differences, challenger minus incumbent, one per request."""
+        """Add a block of differences, challenger minus incumbent, one per request."""
         ...
 
     @property
     def finding(self) -> Finding:
-        """What can be said now; may be looked at after every block."""
+        """The current finding; may be read after every block."""
         ...
 
     @property
     def evidence(self) -> float:
-        """How far it is on the way to "better": 0 at the start, 1 at acceptance."""
+        """Progress towards "better": 0 at the start, 1 at acceptance."""
         ...
 
 
@@ -66,16 +66,16 @@ class TestMethod(Protocol):
     def start(
         self, *, level: float, min_gain: float, horizon: int, expected: Expectation | None = None
     ) -> SequentialTest:
-        """Begin a test.
+        """Start a test.
 
-        It says "better" with probability at most `level` if the mean difference is at most
-        `min_gain`, however often one looks.
+        Its probability of finding "better" is at most `level` if the mean difference is at most
+        `min_gain`, however often it is looked at.
 
         Args:
-            level: The error rate of this one test, in (0, 1).
+            level: Error rate of this test, in (0, 1).
             min_gain: The gain that must be exceeded.
-            horizon: Most differences there will be.
-            expected: What other data say; affects power and stopping, never validity.
+            horizon: Maximum number of differences.
+            expected: Expectation from other data; affects power and stopping, never validity.
         """
         ...
 
@@ -85,11 +85,11 @@ class BettingTest:
     """The betting e-process; exact for every distribution of bounded differences.
 
     Attributes:
-        worse_level: Level at which "worse" is said. Rejecting a good challenger by mistake costs
-            an improvement and no false claim, so it can be loose.
-        optimism: How many standard errors above its mean the gain is assumed to be when asking
+        worse_level: Level for the finding "worse". Wrongly rejecting a good challenger costs an
+            improvement but makes no false claim, so this can be loose.
+        optimism: How many standard errors above its mean the gain is assumed to be when checking
             whether "better" can still be reached before the horizon.
-        patience: Requests before that is asked.
+        patience: Number of requests before that check starts.
         name: Name for records.
     """
 
@@ -162,17 +162,17 @@ class _BettingRun:
 class SpendingTest:
     """Normal tests at each look with O'Brien-Fleming-like alpha spending.
 
-    Needs fewer requests than betting, and holds its level only as far as the mean of the
-    differences is normal. It is not where a challenger gains a little on most requests and fails
-    on a few: such losses may not have been seen yet. The variance is taken around the minimum gain
-    and joined by a few imagined differences of usual size, which keeps the level for differences
-    that are not as skewed as that.
+    Needs fewer requests than betting, but holds its level only as far as the mean of the
+    differences is normal. That fails if a challenger gains a little on most requests and loses a
+    lot on a few, because those losses may not have been seen yet. The variance is taken around the
+    minimum gain and includes a few pseudo-observations of typical size, which keeps the level for
+    less skewed differences.
 
     Attributes:
-        worse_score: "worse" is said below this z value.
-        hopeless: "no_difference" is said when the conditional power under the current estimate,
-            raised by one standard error, falls below this.
-        imagined: Number of imagined differences.
+        worse_score: Below this z value the finding is "worse".
+        hopeless: The finding is "no_difference" if the conditional power, under the current
+            estimate plus one standard error, falls below this.
+        imagined: Number of pseudo-observations.
         usual: Their size, as a standard deviation.
         name: Name for records.
     """
@@ -190,7 +190,7 @@ class SpendingTest:
         return _SpendingRun(self, level, min_gain, horizon)
 
     def score(self, differences: Sequence[float], min_gain: float) -> float:
-        """The z value of the gain above the minimum."""
+        """The z value of the gain beyond the minimum."""
         excess = [value - min_gain for value in differences]
         squares = fsum(value * value for value in excess) + self.imagined * self.usual**2
         spread = squares / (len(excess) + self.imagined)
@@ -236,7 +236,7 @@ class _SpendingRun:
         return "undecided"
 
     def _power(self) -> float:
-        """Chance to be above the last boundary at the horizon, if the gain is as hoped."""
+        """Probability of exceeding the last boundary at the horizon, under an optimistic gain."""
         time = len(self._values) / self._horizon
         drift = (self._score + 1.0) / sqrt(time)
         end_mean = self._score * sqrt(time) + drift * (1 - time)

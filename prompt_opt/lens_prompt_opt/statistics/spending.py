@@ -1,7 +1,7 @@
 """Alpha spending for group-sequential tests (Lan and DeMets 1983), one-sided.
 
-The test statistic is treated as Brownian motion observed at the looks; how much of alpha may be
-spent by each look follows from a spending function, so looks need not be planned.
+The test statistic is treated as Brownian motion observed at the looks. A spending function
+determines how much of alpha each look may spend, so looks need not be planned.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _REACH = 8.0
 
 
 def obrien_fleming(alpha: float, information: float) -> float:
-    """Alpha spent by the fraction `information` in (0, 1]: little early, all at the end."""
+    """Alpha spent by the fraction `information` in (0, 1]: little early, all by the end."""
     quantile = _NORMAL.inv_cdf(1 - alpha / 2)
     return 2 * (1 - _NORMAL.cdf(quantile / sqrt(min(information, 1.0))))
 
@@ -26,10 +26,10 @@ class Look(NamedTuple):
     """The state after a look.
 
     Attributes:
-        score: The z value that had to be exceeded.
+        score: The z value that must be exceeded.
         spent: Alpha spent so far.
         points: Grid of values of the motion below the boundary.
-        masses: Probability of having crossed nowhere and being near each point.
+        masses: Probability of being near each point without having crossed.
     """
 
     score: float
@@ -40,14 +40,14 @@ class Look(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def look(alpha: float, times: tuple[float, ...]) -> Look:
-    """The boundary at the last of `times`, so that all looks together cross with chance alpha.
+    """The boundary at the last of `times`; all looks together cross with probability alpha.
 
-    The density of paths that have not crossed is carried from look to look on a grid
-    (Armitage, McPherson and Rowe 1969).
+    The density of paths that have not crossed is carried from look to look on a grid (Armitage,
+    McPherson and Rowe 1969).
 
     Args:
-        alpha: Chance to cross by information fraction 1.
-        times: Information fractions of the looks so far, rising.
+        alpha: Probability of crossing by information fraction 1.
+        times: Information fractions of the looks so far, increasing.
     """
     before = look(alpha, times[:-1]) if len(times) > 1 else None
     last, now = (times[-2] if before else 0.0), times[-1]
@@ -68,7 +68,7 @@ def look(alpha: float, times: tuple[float, ...]) -> Look:
 
 
 def _beyond(before: Look | None, time: float, edge: float) -> float:
-    """Chance to be beyond `edge` after `time` more."""
+    """Probability of being beyond `edge` after `time` more."""
     spread = sqrt(time)
     if before is None:
         return 1 - _NORMAL.cdf(edge / spread)

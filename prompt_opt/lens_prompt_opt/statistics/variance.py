@@ -1,4 +1,4 @@
-"""Where the spread of scores comes from, and what would shrink it most for its price."""
+"""Where the variance of scores comes from, and what would reduce it most for its price."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOURCES: tuple[Source, ...] = ("request", "rewriter", "seed", "judge")
 
 
 class Observation(NamedTuple):
-    """One score and what it was taken under; each name is nested in those before it."""
+    """A score with what it was measured under; each field is nested in those before it."""
 
     request: str
     draw: int
@@ -27,13 +27,13 @@ class Observation(NamedTuple):
 
 
 class SamplingPlan(Value):
-    """How many of each are taken per evaluation of a prompt.
+    """Sample sizes for one evaluation of a prompt.
 
     Attributes:
-        requests: Requests.
-        rewrites: Rewrites of each request.
-        pictures: Images of each rewrite.
-        votes: Judgements of each image.
+        requests: Number of requests.
+        rewrites: Rewrites per request.
+        pictures: Images per rewrite.
+        votes: Judgements per image.
     """
 
     requests: int = Field(ge=1)
@@ -42,7 +42,7 @@ class SamplingPlan(Value):
     votes: int = Field(default=1, ge=1)
 
     def cost(self, prices: Mapping[str, float]) -> float:
-        """Price of the whole plan, from prices per "rewrite", "generate" and "judge"."""
+        """Price of the whole plan, given prices per "rewrite", "generate" and "judge"."""
         picture = prices["generate"] + self.votes * prices["judge"]
         return self.requests * self.rewrites * (prices["rewrite"] + self.pictures * picture)
 
@@ -60,11 +60,11 @@ class Purchase(Value):
     """One way to spend more.
 
     Attributes:
-        what: What would be bought.
-        extra_cost: What it costs more per evaluation, in the unit of the prices.
+        what: What to buy.
+        extra_cost: Additional cost per evaluation, in the unit of the prices.
         variance_cut: Share of the variance of a mean score that it removes.
-        worth: Share of the variance removed per share of cost added; above 1 beats spending
-            more on everything alike.
+        worth: Relative reduction of the variance per relative increase of the cost; above 1 it
+            beats increasing everything in proportion.
     """
 
     what: str
@@ -81,8 +81,8 @@ class VarianceLedger(Value):
             a rewrite; between judgements of an image.
         mean: Mean score.
         observations: Number of scores used.
-        plan: The plan that `purchases` start from.
-        purchases: What to buy next, most worthwhile first; empty without prices.
+        plan: The plan that `purchases` extend.
+        purchases: What to buy next, the most worthwhile first; empty without prices.
     """
 
     components: dict[Source, float]
@@ -101,7 +101,7 @@ class VarianceLedger(Value):
 def variance_ledger(
     observations: Sequence[Observation], plan: SamplingPlan, prices: Mapping[str, float]
 ) -> VarianceLedger:
-    """Split the variance by the method of moments; components below zero become zero."""
+    """Split the variance by the method of moments; negative components become zero."""
     components = _components(observations)
     return VarianceLedger(
         components=components,
@@ -153,8 +153,8 @@ def _purchases(
     names = {
         "requests": "a tenth more requests",
         "rewrites": "one more rewrite of each request",
-        "pictures": "one more picture of each rewrite",
-        "votes": "one more judgement of each picture",
+        "pictures": "one more image of each rewrite",
+        "votes": "one more judgement of each image",
     }
     options = []
     for field, name in names.items():

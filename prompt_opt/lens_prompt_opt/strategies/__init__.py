@@ -1,1 +1,1 @@
-"""Ways to search for a better prompt, all behind one protocol."""
+"""Search strategies, all behind one protocol."""

@@ -17,15 +17,15 @@ from lens_prompt_opt.statistics.sequential import Expectation
 
 @dataclass(frozen=True)
 class BootstrappedExamples:
-    """Shows the reasoner its own best request-and-rewrite pairs; needs no strong model.
+    """Shows the reasoner its own best pairs of request and rewrite; needs no strong model.
 
-    Rewrites are ranked by the score of their images, among requests that are neither always
-    easy nor always failed. Several draws of examples are compared on search cells, each on those
-    of requests it does not show, and the best is put to the gate.
+    Rewrites are ranked by the score of their images, among requests that neither always pass nor
+    always fail. Several sets of examples are compared on search cells, each on requests it does not
+    show, and the best one challenges the incumbent.
 
     Attributes:
-        examples: Examples in a prompt.
-        draws: Prompts that are compared.
+        examples: Examples per prompt.
+        draws: Number of prompts to compare.
         pictures: Images per request when looking for good rewrites.
         batch: Images per comparison.
         name: Name for records.
@@ -73,7 +73,7 @@ class BootstrappedExamples:
         self, desk: Desk, good: Sequence[tuple[str, str]], number: int
     ) -> list[tuple[str, str]]:
         rng = desk.rng(f"examples:{number}")
-        # The first draw takes the best, the others are spread over twice as many.
+        # The first draw takes the best rewrites, later ones sample from three times as many.
         pool = list(good[: self.examples if number == 1 else 3 * self.examples])
         return rng.sample(pool, min(self.examples, len(pool)))
 
@@ -92,7 +92,7 @@ class BootstrappedExamples:
     async def _gain(
         self, desk: Desk, made: Candidate, cells: Sequence[Cell], shown: Collection[str]
     ) -> float:
-        """Mean gain on requests whose answers the prompt does not give away."""
+        """Mean gain on requests that the examples do not show."""
         outcomes = await desk.evaluate(made, cells)
         found = paired_differences(outcomes, desk.outcomes(desk.seed, cells))
         gains = [gain for request, gain in found.items() if request not in shown]
@@ -103,7 +103,7 @@ class BootstrappedExamples:
 
 
 def _good_rewrites(outcomes: Sequence[Outcome]) -> list[tuple[str, str]]:
-    """The best rewrite of each request, where it is much better than the request's mean first."""
+    """Each request's best rewrite, ranked by its score and its lead over the request's mean."""
     found: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.score is not None and outcome.rewrite:

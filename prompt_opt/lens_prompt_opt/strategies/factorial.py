@@ -1,4 +1,4 @@
-"""The default: edits aimed at attributed failures, screened together, confirmed by the gate."""
+"""The default strategy: edits aimed at attributed failures, screened together, then the gate."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from lens_prompt_opt.statistics.screening import (
 from lens_prompt_opt.statistics.sequential import Expectation
 
 _MOST_BARREN = 3
-"""Rounds in a row without a usable edit after which the search gives up."""
+"""The search gives up after this many consecutive rounds without a usable edit."""
 
 
 @dataclass(frozen=True)
 class FactorialSearch:
-    """Rounds of: attribute failures, propose edits, screen them all at once, keep what helps.
+    """Rounds that attribute failures, propose edits, screen them all at once, and keep what helps.
 
-    The leader of the search is changed without proof, on the posterior mean of each edit alone:
-    that is the best guess, and a wrong one costs little. What is claimed is another matter: the
-    leader becomes the incumbent only through the gate. It is put there when no further round fits
-    beside the challenge, because the more rounds it is ahead, the easier that is to prove; if it
-    fails early and something is left, the search goes on.
+    The search's leading prompt changes without proof, on the posterior mean of each edit alone:
+    that is the best guess, and a wrong one costs little. Claims need more: the leader becomes the
+    incumbent only through the gate. It challenges the incumbent once no further round fits beside
+    the challenge, because a larger lead is easier to prove. If the challenge ends early and budget
+    is left, the search continues.
 
     Attributes:
         edits: Edits per round.
-        pairs: Pairs of images per round and generator; twice as many images.
-        keep: An edit is kept if its posterior mean gain is above this.
-        prior: What is thought of edits before they are tried.
-        max_rounds: Most rounds.
-        max_challenges: Most challenges.
+        pairs: Pairs of images per round and generator; the number of images is twice that.
+        keep: Edits with a posterior mean gain above this are kept.
+        prior: Prior for the effects of edits.
+        max_rounds: Maximum number of rounds.
+        max_challenges: Maximum number of challenges.
         name: Name for records.
     """
 
@@ -80,7 +80,7 @@ class FactorialSearch:
         return desk.incumbent
 
     async def _rounds(self, desk: Desk, state: _State) -> None:
-        """Rounds, as long as one fits beside a challenge."""
+        """Run rounds as long as one fits beside a challenge."""
         barren = 0
         while state.round < self.max_rounds and barren < _MOST_BARREN:
             if not desk.fits(2 * self.pairs * desk.generators + desk.challenge_cells):
@@ -89,7 +89,7 @@ class FactorialSearch:
             barren = 0 if await self._round(desk, state, state.round) else barren + 1
 
     async def _round(self, desk: Desk, state: _State, number: int) -> bool:
-        """Whether there was anything to try."""
+        """Run one round; False if there was nothing to try."""
         edits = await self._propose(desk, state, number)
         if not edits:
             return False
@@ -112,7 +112,7 @@ class FactorialSearch:
     def _advance(
         self, desk: Desk, state: _State, kept: Sequence[tuple[SectionEdit, Effect]], number: int
     ) -> None:
-        """Make the edits that helped part of the leader."""
+        """Add the edits that helped to the leader."""
         made = desk.candidate(
             state.leader, [edit for edit, _ in kept], origin="composite", round=number
         )
@@ -125,7 +125,7 @@ class FactorialSearch:
         state.leader = made
 
     async def _propose(self, desk: Desk, state: _State, number: int) -> list[SectionEdit]:
-        """Edits of different sections, each of which passes the guards alone."""
+        """Edits of different sections, each of which passes the guards on its own."""
         by_candidate: dict[str, tuple[Candidate, list[Outcome]]] = {}
         for candidate, outcome in state.seen:
             by_candidate.setdefault(candidate.id, (candidate, []))[1].append(outcome)
@@ -165,7 +165,7 @@ async def _screen(
     rows: Sequence[tuple[int, ...]],
     number: int,
 ) -> tuple[list[PairScore], list[tuple[Candidate, Outcome]]]:
-    """Each cell under a half of the edits and under the other half."""
+    """Evaluate each cell under one half of the edits and under the other half."""
     made: dict[tuple[int, ...], Candidate] = {}
     work: dict[tuple[int, ...], list[Cell]] = {}
     plan = [(cell, rows[place % len(rows)]) for place, cell in enumerate(cells)]
@@ -191,7 +191,7 @@ async def _screen(
 
 
 def _with(parent: Candidate, edits: Sequence[SectionEdit], number: int) -> Candidate:
-    """The parent with edits that fit one by one; itself where they do not fit together."""
+    """The parent with the edits; the parent itself if they cannot be combined."""
     if not edits:
         return parent
     try:
@@ -218,7 +218,7 @@ def _pair(desk: Desk, signs: tuple[int, ...], first: Outcome, second: Outcome) -
 
 
 def _score_spread(seen: Sequence[tuple[Candidate, Outcome]]) -> float:
-    """Mean square of the differences of score within pairs."""
+    """Mean squared score difference within pairs."""
     scores = [outcome.score for _, outcome in seen]
     squares = [
         (a - b) ** 2
@@ -229,6 +229,6 @@ def _score_spread(seen: Sequence[tuple[Candidate, Outcome]]) -> float:
 
 
 def _tested(edit: SectionEdit, effect: Effect) -> SectionEdit:
-    """The edit with what became of its hypothesis."""
+    """The edit with the screening result of its hypothesis."""
     reach = NormalDist().inv_cdf(0.9) * effect.aimed_error
     return edit.tested(effect.aimed_gain, (effect.aimed_gain - reach, effect.aimed_gain + reach))

@@ -1,4 +1,4 @@
-"""GEPA (github.com/gepa-ai/gepa) as a search engine, through an adapter."""
+"""GEPA (github.com/gepa-ai/gepa) as a search strategy, through an adapter."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class GepaEngine:
-    """Runs `gepa.optimize` with its defaults on the search split; the study pays and keeps record.
+    """Runs `gepa.optimize` with its defaults on the search split, within the study's budget.
 
-    As it comes, GEPA takes a child if it has a higher sum on 3 requests than its parent, evaluates
-    it on the whole validation set, and returns the candidate with the highest mean there. Its
-    reflection is replaced by the study's proposer, so that engines are compared with equal help.
-    The gate is not asked; the final claim on the test split is the study's, as for every strategy.
-    Resuming works by running it again over results that are on disk.
+    By default, GEPA accepts a child if its sum of scores on 3 requests is higher than its parent's,
+    evaluates it on the whole validation set, and returns the candidate with the highest mean there.
+    Its reflection is replaced by the study's proposer, so that strategies are compared with equal
+    help. The gate is not used; the study makes the final claim on the test split, as for every
+    strategy. A resumed study runs GEPA again on the recorded results.
 
     Attributes:
-        sectioned: Whether each section is a component of its own, changed in turn, or the prompt
-            as a whole is the only one, as users of GEPA do it.
-        validation_share: Share of the search requests that is GEPA's validation set.
-        merge: Whether GEPA may merge candidates; only of use with sections.
+        sectioned: Whether each section is a separate component, changed in turn. Otherwise the
+            whole prompt is the only component, as usual with GEPA.
+        validation_share: Share of the search requests for GEPA's validation set.
+        merge: Whether GEPA may merge candidates; only useful with sections.
         name: Name for records.
     """
 
@@ -53,7 +53,7 @@ class GepaEngine:
         """See `Strategy.search`.
 
         Raises:
-            StudyConfigError: If GEPA is not installed.
+            StudyConfigError: GEPA is not installed.
         """
         try:
             gepa: Any = import_module("gepa")
@@ -62,8 +62,8 @@ class GepaEngine:
                 "The gepa engine needs the package 'gepa'.",
                 hint="Install it with: pip install lens-sdk[gepa]",
             ) from error
-        # The study's budget ends the search; results that are known already cost nothing here,
-        # though GEPA counts them again.
+        # The study's budget ends the search. GEPA also counts results that are already known, which
+        # cost nothing here.
         calls = 20 * desk.ledger.cells_left(most=100_000)
         cells = desk.batch("gepa", len(desk.splits.search))
         cut = round(len(cells) * (1 - self.validation_share))
@@ -82,7 +82,7 @@ class GepaEngine:
                 stop_callbacks=adapter.stop,
             )
         finally:
-            # Cancelling a study does not end the thread; it must not go on paying.
+            # Cancelling a study does not stop the thread, which must not make further calls.
             await adapter.close()
         return adapter.candidate(result.best_candidate)
 
@@ -93,7 +93,7 @@ class _Silent:
 
 
 class _Adapter:
-    """What GEPA asks of its user; called in its thread, works in the study's loop."""
+    """GEPA's adapter; called in GEPA's thread, works in the study's event loop."""
 
     def __init__(self, desk: Desk, loop: asyncio.AbstractEventLoop, sectioned: bool) -> None:
         self._desk = desk
@@ -106,20 +106,20 @@ class _Adapter:
         self._under_way: set[asyncio.Future[Any]] = set()
 
     async def close(self) -> None:
-        """End what GEPA waits for, and begin nothing more for it."""
+        """Cancel the calls in flight, and start no more."""
         self._closed = True
         for work in self._under_way:
             work.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
     def components(self, prompt: SystemPrompt) -> dict[str, str]:
-        """A prompt as GEPA's candidate."""
+        """Convert a prompt to GEPA's candidate."""
         if not self._sectioned:
             return {_WHOLE: prompt.render()}
         return {section.name: section.text for section in prompt.sections}
 
     def candidate(self, components: Mapping[str, str]) -> Candidate:
-        """GEPA's candidate as ours."""
+        """Convert GEPA's candidate to ours."""
         sections = dict(components) if self._sectioned else _parsed(components[_WHOLE])
         seed = self._desk.seed
         before = {section.name: section.text for section in seed.prompt.sections}
@@ -137,19 +137,19 @@ class _Adapter:
         return made or seed
 
     def stop(self, state: Any) -> bool:
-        """Tell GEPA that the budget is used up."""
+        """Stop GEPA when the budget is exhausted."""
         return self._exhausted
 
     def evaluate(
         self, batch: list[Cell], candidate: dict[str, str], capture_traces: bool = False
     ) -> Any:
-        """Scores of a candidate; without a score counts as 0, as GEPA knows no missing ones."""
+        """Scores of a candidate. A missing score becomes 0, because GEPA has no missing scores."""
         made = self.candidate(candidate)
         outcomes: list[Outcome]
         try:
             outcomes = self._wait(self._desk.evaluate(made, batch))
         except BudgetExhaustedError:
-            # GEPA stops before its next step; what it is told here decides nothing.
+            # GEPA stops before its next step, so these scores decide nothing.
             self._exhausted = True
             outcomes = [Outcome(cell, 0.0) for cell in batch]
         self._reports[made.id] = outcomes
@@ -165,7 +165,7 @@ class _Adapter:
         eval_batch: Any,
         components_to_update: list[str],
     ) -> dict[str, list[dict[str, object]]]:
-        """What GEPA records of the evaluation; our proposer reads the outcomes themselves."""
+        """GEPA's record of the evaluation; our proposer uses the outcomes themselves."""
         records: list[dict[str, object]] = [
             {
                 "Inputs": outcome.cell.request,
@@ -182,7 +182,7 @@ class _Adapter:
         reflective_dataset: Mapping[str, Sequence[Mapping[str, Any]]],
         components_to_update: list[str],
     ) -> dict[str, str]:
-        """New texts from the study's proposer, told of the failures of the last minibatch."""
+        """New texts from the study's proposer, based on the failures of the last minibatch."""
         texts: dict[str, str] = self._wait(self._propose(candidate, components_to_update))
         return texts
 

@@ -18,19 +18,19 @@ from lens_prompt_opt.statistics.sequential import Expectation
 
 @dataclass(frozen=True)
 class ParetoSearch:
-    """Keeps a pool of prompts that are best on some request, mutates and crosses them.
+    """Keeps a pool of prompts that are best on some request, and mutates and crosses them.
 
-    A parent is drawn by how many requests it is best on. Its child, an edit of one section aimed
-    at its attributed failures, or a crossover with another prompt that improved other sections, is
-    held against it on a few cells, then, if that looks well, on all cells of the front.
-    The pool's best by shrunk mean is put to the gate at the end.
+    Parents are sampled by the number of requests they are best on. A child is an edit of one
+    section, aimed at the parent's attributed failures, or a crossover with another prompt that
+    improved other sections. It is compared with its parent on a few cells and, if it looks better,
+    on all cells of the front. At the end, the pool's best by shrunk mean challenges the incumbent.
 
     Attributes:
-        front: Images on which every prompt of the pool is evaluated, one per request first.
-        screen: How many of them a child must do well on before the rest is paid for.
-        crossovers: Chance that a round tries a crossover instead of an edit.
-        prior: Standard deviation of the gain of a child before it is evaluated.
-        max_rounds: Most rounds.
+        front: Images on which every prompt of the pool is evaluated; one per request first.
+        screen: How many of these a child is compared on before the rest is paid for.
+        crossovers: Probability that a round tries a crossover instead of an edit.
+        prior: Prior standard deviation of a child's gain.
+        max_rounds: Maximum number of rounds.
         name: Name for records.
     """
 
@@ -113,7 +113,7 @@ class _Pool:
         self.members[candidate.id] = candidate
 
     def draw(self, rng: random.Random) -> Candidate:
-        """A member, by the number of requests on which no other is better."""
+        """Sample a member, weighted by the number of requests on which no other is better."""
         wins = dict.fromkeys(self.members, 0.0)
         scores = {name: self._by_request(member) for name, member in self.members.items()}
         for request in dict.fromkeys(cell.request for cell in self.cells):
@@ -121,7 +121,7 @@ class _Pool:
             winners = [n for n, by_request in scores.items() if by_request.get(request) == best]
             for name in winners:
                 wins[name] += 1 / len(winners)
-        # Ties are many; the better mean breaks them.
+        # There are many ties; the better mean breaks them.
         means = {name: mean_score(self._outcomes(m)) or 0.0 for name, m in self.members.items()}
         top = max(means.values())
         weights = [wins[name] * 0.5 ** ((top - means[name]) / self.prior) for name in wins]
@@ -141,7 +141,7 @@ class _Pool:
     def compare(
         self, outcomes: Sequence[Outcome], parent: Candidate, cells: Sequence[Cell]
     ) -> tuple[float, float]:
-        """Posterior mean and deviation of the gain over `parent` on `cells`."""
+        """Posterior mean and standard deviation of the gain over `parent` on `cells`."""
         gains = list(paired_differences(outcomes, self.desk.outcomes(parent, cells)).values())
         if len(gains) < 2:
             return 0.0, self.prior

@@ -1,4 +1,4 @@
-"""The seam to search strategies."""
+"""The protocol for search strategies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lens_prompt_opt.edits import Candidate
 
 
 class Strategy(Protocol):
-    """A way to look for a better prompt."""
+    """Searches for a better prompt."""
 
     @property
     def name(self) -> str:
@@ -18,17 +18,16 @@ class Strategy(Protocol):
 
     @property
     def description(self) -> dict[str, object]:
-        """Its settings, as JSON; part of what a run is about."""
+        """Its settings as JSON; part of the study's description."""
         ...
 
     async def search(self, desk: Desk) -> Candidate:
-        """Look for a better prompt until nothing more is to be gained or afforded.
+        """Search for a better prompt until there is nothing more to gain or no budget left.
 
-        `BudgetExhaustedError` from the desk ends the search. A strategy that has more to return
-        than the desk's incumbent then catches it.
+        `BudgetExhaustedError` from the desk ends the search. A strategy that wants to return
+        something other than the desk's incumbent must catch it.
 
         Returns:
-            The prompt that the final claim is about. Strategies with a gate return
-            `desk.incumbent`.
+            The prompt for the final claim. Strategies that use the gate return `desk.incumbent`.
         """
         ...

@@ -1,4 +1,4 @@
-"""Edits at random, kept if they score higher: what any method must beat."""
+"""Random edits, kept if they score higher: the baseline that any method must beat."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from lens_prompt_opt.edits import Candidate
 from lens_prompt_opt.failures import FailureReport
 from lens_prompt_opt.proposer import ProposalBrief
 
-_NOTHING_KNOWN = FailureReport(modes=(), checked=0, by_fault={})
+_NO_FAILURES = FailureReport(modes=(), checked=0, by_fault={})
 
 
 @dataclass(frozen=True)
 class RandomSearch:
-    """A beam of the best-scoring prompts; children are edits that know nothing of failures.
+    """A beam of the best-scoring prompts; edits are proposed without knowledge of failures.
 
-    With `beam=1` it is random search by hill climbing.
+    With `beam=1` this is hill climbing.
 
     Attributes:
         beam: Prompts kept after each round.
-        children: Edits tried of each kept prompt in a round.
-        batch: Images per evaluation of a prompt; all prompts share them.
-        max_rounds: Most rounds.
+        children: Edits per kept prompt and round.
+        batch: Images per evaluation of a prompt; all prompts share the cells.
+        max_rounds: Maximum number of rounds.
         name: Name for records.
     """
 
@@ -59,7 +59,7 @@ class RandomSearch:
     async def _children(self, desk: Desk, parent: Candidate, number: int) -> list[Candidate]:
         brief = ProposalBrief(
             prompt=parent.prompt,
-            failures=_NOTHING_KNOWN,
+            failures=_NO_FAILURES,
             wanted=self.children,
         )
         proposals = await desk.propose(brief)

@@ -13,17 +13,17 @@ from lens_prompt_opt.proposer import ProposalBrief
 
 @dataclass(frozen=True)
 class RewriteFromFailures:
-    """Feeds the prompt and a summary of its failures to the proposer, which rewrites it.
+    """Gives the prompt and a summary of its failures to the proposer, which rewrites the prompt.
 
     As published ("training-free system prompt search", arXiv 2605.21573): a rewrite replaces the
-    prompt if its own mean score on a batch is higher than the prompt's. Batches and image seeds are
-    drawn anew, nothing is corrected for noise or for the number of rewrites, and the gate is not
-    asked. It is here as the baseline; the final claim on the test split is the study's, as
-    for every strategy.
+    prompt if its mean score on a batch is higher than the prompt's. Every batch has new seeds,
+    there is no correction for noise or for the number of rewrites, and the gate is not used. It
+    serves as the baseline; the study makes the final claim on the test split, as for every
+    strategy.
 
     Attributes:
         batch: Images per evaluation of a prompt.
-        max_rounds: Most rewrites.
+        max_rounds: Maximum number of rewrites.
         name: Name for records.
     """
 
