@@ -117,8 +117,8 @@ class Settings(Value):
     )
     openai_extra_body: Annotated[JsonObject, BeforeValidator(_json_text)] = Field(
         default={},
-        description="Fields that this server knows besides, sent with every call to a language "
-        "model: a table in a file, JSON in the variable.",
+        description="Extra fields for that server, sent with every call to a language model: a "
+        "table in a file, JSON in the variable.",
     )
     prices: Path | None = Field(
         default=None, description="A JSON file with token prices, added to the built-in ones."

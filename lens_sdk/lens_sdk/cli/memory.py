@@ -37,8 +37,8 @@ def memory(
     from lens_sdk.models import require_packages
 
     require_packages()
-    from lens_core.memory.published import published_model
     from lens_core.memory.dry_run import Work
+    from lens_core.memory.published import published_model
     from lens_core.memory.table import DRAWING, predictions
     from lens_core.sizes import validate_size
 
