@@ -104,7 +104,7 @@ def _refuse_if_unjudged(outcomes: Sequence[Outcome]) -> None:
     missing = [outcome for outcome in outcomes if outcome.score is None]
     if 2 * len(missing) > len(outcomes):
         raise StudyInterruptedError(
-            f"{len(missing)} of {len(outcomes)} pictures got no score; the first because of: "
+            f"{len(missing)} of {len(outcomes)} images got no score; the first because of: "
             f"{missing[0].failure or 'no criterion could be answered'}.",
             hint="Check the judge and the criteria; scores from so few would mislead.",
         )

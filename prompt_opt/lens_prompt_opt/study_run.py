@@ -165,8 +165,8 @@ class StudyRun:
         if not self._ledger.fits(1):
             raise BudgetError(
                 f"The budget {self._ledger.budget.model_dump(exclude_none=True)} is used up by the "
-                f"{self._ledger.reserved_images} pictures of the final claim.",
-                hint="Raise the budget, or use fewer test requests or pictures.",
+                f"{self._ledger.reserved_images} images of the final claim.",
+                hint="Raise the budget, or use fewer test requests or test_pictures.",
             )
 
     def _images_per_generator(self) -> int:

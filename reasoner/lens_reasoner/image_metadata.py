@@ -65,7 +65,7 @@ def read_picture(path: str | Path) -> tuple[bytes, dict[str, Any]]:
         if metadata.get("sha256") != hashlib.sha256(data).hexdigest():
             raise ImageFileError(
                 f"{beside} describes another image than {path}.",
-                hint="The picture was changed or replaced after it was saved.",
+                hint="The image was changed or replaced after it was saved.",
             )
         return data, metadata
     text = png.read_text(data).get(METADATA_KEY)

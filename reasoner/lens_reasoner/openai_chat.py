@@ -1,4 +1,4 @@
-"""Language models behind OpenAI's API or any server that speaks it."""
+"""Language models at OpenAI or any compatible server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PROTOCOLS: dict[Api, tuple[str, Callable[[openai_wire.Json], openai_wire.WireRe
     "chat": ("/chat/completions", openai_wire.read_chat),
     "responses": ("/responses", openai_wire.read_responses),
 }
-"""Where questions are sent, and how answers are read."""
+"""Each protocol's endpoint, and the parser of its replies."""
 
 _log = logging.getLogger("lens_reasoner")
 _OF_SCHEMAS = re.compile(r"response.?format|text\.format|schema|grammar|json", re.IGNORECASE)
@@ -37,7 +37,7 @@ _OF_PICTURES = re.compile(r"image|vision|multi-?modal|must be a string", re.IGNO
 
 
 class ChatOptions(ConnectionOptions, total=False):
-    """Options of `OpenAIChat` that are those of a server rather than of a model.
+    """Options of `OpenAIChat` that depend on the server rather than the model.
 
     Attributes:
         extra_body: See `OpenAIChat`.
@@ -47,14 +47,14 @@ class ChatOptions(ConnectionOptions, total=False):
 
 
 class OpenAIChat(OpenAIClient):
-    """A `ChatModel` over the `openai` library, versions 2 and 3.
+    """A `ChatModel` that uses the `openai` library, version 2 or 3.
 
     One object serves any number of event loops and threads. Closing it (`aclose`, `async with`) is
-    polite and not required.
+    optional.
 
-    What a server refuses is asked for in another way, told in the log and kept for later calls: a
-    JSON schema in words, `max_tokens` by its newer name, a temperature not at all. A schema that it
-    did not keep to is told in words besides.
+    If a server rejects a parameter, later calls adapt and a warning is logged: a JSON schema moves
+    into the system message, `max_tokens` gets its newer name, and a temperature is left out. After
+    a reply that did not match its schema, later calls also have the schema in the system message.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class OpenAIChat(OpenAIClient):
         Args:
             model: Name of the model.
             api: Protocol; None means Responses on OpenAI and Chat Completions elsewhere.
-            reasoning_effort: For models that think first; None leaves it to the server.
-            extra_body: Fields that this server knows besides, sent as they are with every call,
-                such as `{"chat_template_kwargs": {"enable_thinking": False}}` for vLLM.
+            reasoning_effort: For reasoning models; None leaves it to the server.
+            extra_body: Further fields for this server, sent unchanged with every call, such as
+                `{"chat_template_kwargs": {"enable_thinking": False}}` for vLLM.
             **options: Server, key, prices, retries and limits; see `ConnectionOptions`.
 
         Raises:
-            MissingKeyError: If OpenAI is asked without a key.
-            PriceTableError: If the prices cannot be read.
+            MissingKeyError: The server is OpenAI and there is no API key.
+            PriceTableError: The prices cannot be read.
         """
         super().__init__(OpenAIConnection(model, **options))
         self._api: Api = api or ("responses" if self._connection.official else "chat")
@@ -89,12 +89,12 @@ class OpenAIChat(OpenAIClient):
 
     @property
     def api(self) -> Api:
-        """The protocol spoken."""
+        """The protocol in use."""
         return self._api
 
     @property
     def fingerprint(self) -> str:
-        """Model, server and what else shapes the answers."""
+        """Model, server and everything else that affects the answers."""
         usual = "responses" if self._connection.official else "chat"
         chosen = (
             f"api={self._api}" if self._api != usual else "",
@@ -112,7 +112,7 @@ class OpenAIChat(OpenAIClient):
         max_tokens: int | None = None,
         seed: int | None = None,
     ) -> ChatReply:
-        """See `ChatModel.complete`; a reply off the schema is asked for once more."""
+        """See `ChatModel.complete`. A reply that does not match the schema is retried once."""
         options = self._options(temperature, max_tokens, seed)
         load_library()
 
@@ -123,7 +123,7 @@ class OpenAIChat(OpenAIClient):
         async with self._connection.retry.within_deadline(self.model) as deadline:
             reply = await ask_checked(ask, messages, schema, model=self.model)
         if schema is not None and reply.reask != Usage.zero():
-            # A server that leaves schemas out without a word would be asked twice every time.
+            # Otherwise a server that silently ignores schemas would be asked twice every time.
             self._unheeded.add(schema)
         return reply
 
@@ -136,7 +136,7 @@ class OpenAIChat(OpenAIClient):
         max_tokens: int | None = None,
         seed: int | None = None,
     ) -> ChatReply:
-        """`complete` for plain code, notebooks included."""
+        """Synchronous version of `complete`, which also works in notebooks."""
         return run_sync(
             self.complete(
                 messages, schema=schema, temperature=temperature, max_tokens=max_tokens, seed=seed
@@ -158,7 +158,7 @@ class OpenAIChat(OpenAIClient):
         def read(data: openai_wire.Json) -> openai_wire.WireReply:
             wire = openai_wire.answered(read_wire(data), schema)
             spent.append(self._connection.cost(wire.model or self.model, wire.usage))
-            # A reply that broke off is asked for again like one that never came.
+            # An incomplete reply is retried like one that never arrived.
             self._check_complete(wire, _together(spent))
             return wire
 
@@ -202,7 +202,7 @@ class OpenAIChat(OpenAIClient):
     def _adapt(
         self, error: ChatError, body: openai_wire.Json, schema: type[BaseModel] | None
     ) -> bool:
-        """Whether a call was turned away for something that can be asked for in another way."""
+        """Adapt later calls to what the server rejected; False if there is nothing to adapt."""
         if error.fault != "rejected" or error.status not in {400, 422}:
             return False
         words = f"{error.message} {error.detail}"
@@ -238,7 +238,7 @@ class OpenAIChat(OpenAIClient):
             effort: object = {"effort": self._effort} if self._effort else None
             options = {"max_output_tokens": max_tokens, "reasoning": effort}
         else:
-            # Compatible servers know the older name, OpenAI's newer models only the newer one.
+            # Compatible servers know the older name; newer OpenAI models need the newer one.
             limit = "max_completion_tokens" if self._connection.official else "max_tokens"
             options = {limit: max_tokens, "reasoning_effort": self._effort, "seed": seed}
         options |= {"model": self.model, "temperature": temperature}
@@ -287,12 +287,12 @@ class OpenAIChat(OpenAIClient):
 
 
 def _together(spent: Sequence[Usage]) -> Usage:
-    """What a reply and those before it that broke off consumed, as far as these said it."""
+    """The usage of a reply and of incomplete ones before it, as far as those stated it."""
     return Usage.total([*(usage for usage in spent[:-1] if usage != Usage()), *spent[-1:]])
 
 
 def _explain(error: ChatError, messages: Sequence[Message]) -> None:
-    """Say in its hint what may be wrong where the server complains of an image it was shown."""
+    """Set a hint if the server seems to reject an image in the messages."""
     shown = any(isinstance(part, ImagePart) for m in messages for part in m.parts)
     refused = error.fault == "rejected" or error.status == 500
     if shown and refused and _OF_PICTURES.search(error.message):

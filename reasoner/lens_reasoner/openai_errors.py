@@ -57,7 +57,7 @@ _STATUS_HINTS = {
     403: "This key may not use this model.",
     404: "Check the model name and that base_url ends in /v1; the model may have been shut down.",
     405: _BASE_URL_HINT,
-    413: "Send less: a smaller picture, or a shorter request.",
+    413: "Send less: a smaller image, or a shorter request.",
     501: _BASE_URL_HINT,
 }
 _OF_MODERATION = re.compile(

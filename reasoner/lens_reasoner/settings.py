@@ -231,7 +231,7 @@ def check_seeds(seeds: Sequence[int], capabilities: Capabilities, *, backend: st
     if not 1 <= len(seeds) <= capabilities.max_images:
         raise UnsupportedSettingError(
             f"{len(seeds)} seeds were given to {backend!r}, which draws 1 to "
-            f"{capabilities.max_images} pictures in one call.",
+            f"{capabilities.max_images} images in one call.",
             setting="seeds",
             value=len(seeds),
             backend=backend,

@@ -195,7 +195,7 @@ def test_editing_declares_and_checks_what_it_takes(
         )
     }
     assert len(prints) == 4
-    with pytest.raises(ImageFileError, match="48x64 and the picture 70x75"):
+    with pytest.raises(ImageFileError, match="48x64 and the image 70x75"):
         generator.editing(png(70, 75), mask=transparent_mask(half_white()))
     with pytest.raises(UnsupportedSettingError, match="strength"):
         draw(generator, 1, extra={"strength": 0.5})

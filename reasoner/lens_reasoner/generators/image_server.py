@@ -58,7 +58,7 @@ class ServerDialect(Value):
         if able.seed and able.max_images > 1:
             raise ValueError(
                 f"max_images={able.max_images}: one seed is sent per call, so only the first "
-                "picture would have its own"
+                "image would have its own"
             )
         return self
 

@@ -37,10 +37,10 @@ from lens_reasoner.types import GenerationSettings, Usage
 _log = logging.getLogger("lens_reasoner")
 _TOKENS_PER_IMAGE = 4000
 _NO_PICTURE = (
-    "Its moderation may have taken the picture away, or base_url may name another kind of server."
+    "Its moderation may have removed the image, or base_url may name another kind of server."
 )
 _AT_AN_ADDRESS = (
-    "Where the server can, have it answer with the picture itself: by a ServerDialect with "
+    "If the server can, have it answer with the image itself: use a ServerDialect with "
     "response_format='b64_json'."
 )
 DOWNLOAD_SECONDS = 120.0
@@ -154,7 +154,7 @@ class ImagesApiGenerator(OpenAIClient, ABC):
                 failures.append(error)
         if found:
             for failure in failures:
-                _log.warning("%s: a picture of the reply was left out: %s", self.name, failure)
+                _log.warning("%s: an image of the reply was left out: %s", self.name, failure)
             return found
         if any(picture.blocked for picture in reply.pictures):
             raise GenerationRefusedError(
@@ -162,7 +162,7 @@ class ImagesApiGenerator(OpenAIClient, ABC):
                 usage=usage,
                 hint="Change the request; asking again does not help.",
             )
-        reason = str(failures[0]) if failures else "The list of pictures is empty."
+        reason = str(failures[0]) if failures else "The list of images is empty."
         raise ImageServiceError(
             f"{self.name!r} answered without an image. {reason}",
             fault="malformed",
@@ -179,7 +179,7 @@ class ImagesApiGenerator(OpenAIClient, ABC):
         if picture.blocked and not picture.url:
             raise ImageFileError("The server's moderation removed it.")
         if not picture.url:
-            raise ImageFileError("The entry has neither a picture nor an address.")
+            raise ImageFileError("The entry has neither an image nor a URL.")
         # The image is already paid for, and downloading it again is free.
         return await download(
             picture.url,

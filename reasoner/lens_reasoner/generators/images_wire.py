@@ -119,7 +119,7 @@ def decode(text: str) -> bytes:
     if text.startswith("data:"):
         text = text.partition(",")[2]
     if len(text) > MOST_BYTES * 4 // 3 + 4:
-        raise ImageFileError(f"The picture is larger than {MOST_BYTES} bytes.")
+        raise ImageFileError(f"The image is larger than {MOST_BYTES} bytes.")
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except ValueError as error:
@@ -144,7 +144,7 @@ def check_picture(data: bytes) -> tuple[int, int]:
             picture.load()
             return picture.size
     except Exception as error:  # Pillow's errors for damaged files are not documented
-        raise ImageFileError(f"The picture of {len(data)} bytes is damaged: {error}") from error
+        raise ImageFileError(f"The image of {len(data)} bytes is damaged: {error}") from error
 
 
 def shares(usage: Usage, count: int) -> list[Usage]:

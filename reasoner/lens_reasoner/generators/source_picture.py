@@ -76,13 +76,13 @@ def _check_mask(mask: bytes, size: Size) -> None:
     found = check_picture(mask)
     if found != size:
         raise ImageFileError(
-            f"The mask is {found[0]}x{found[1]} and the picture {size[0]}x{size[1]}.",
-            hint="Give a mask of the picture's size.",
+            f"The mask is {found[0]}x{found[1]} and the image {size[0]}x{size[1]}.",
+            hint="Give a mask of the image's size.",
         )
     if sniff(mask) != "image/png" or "A" not in _open(mask).getbands():
         raise ImageFileError(
             "The mask has no transparency.",
-            hint="Give a PNG file that is transparent where the picture may change.",
+            hint="Give a PNG file that is transparent where the image may change.",
         )
 
 
@@ -98,7 +98,7 @@ def _unsupported(setting: str, rule: str, backend: str) -> UnsupportedSettingErr
     return UnsupportedSettingError(
         f"{setting} is not supported by {backend!r}: {rule}.",
         setting=setting,
-        value="a picture",
+        value="an image",
         backend=backend,
         hint="Choose another generator.",
     )

@@ -76,7 +76,7 @@ class LocalJudge(ABC, Generic[Seen]):
             raise
         except Exception as error:
             raise JudgeError(
-                f"{self.name!r} could not look at picture {image.sha256[:8]}: "
+                f"{self.name!r} could not analyse image {image.sha256[:8]}: "
                 f"{type(error).__name__}: {error}",
                 usage=Usage.zero(),
             ) from error
