@@ -287,7 +287,7 @@ def test_a_repository_is_loaded_by_its_name_and_revision(client: Hub, hub: FakeH
         LensPipeline.from_pretrained("good/lens", hub=client, revision=SECOND)
     with pytest.raises(CheckpointError, match="gone/lens@main"):
         LensPipeline.from_pretrained("gone/lens", hub=client)
-    with pytest.raises(ParameterError, match="for hub repositories"):
+    with pytest.raises(ParameterError, match="only applies to hub repositories"):
         LensPipeline.from_pretrained("lens-turbo", hub=client, revision=FIRST)
 
 

@@ -112,7 +112,7 @@ def test_a_vae_of_no_known_blocks_is_refused(golden_checkpoint: Path, tmp_path: 
     config = tmp_path / "vae" / "config.json"
     stated = json.loads(config.read_text()) | {"down_block_types": ["DownNothing"] * 4}
     config.write_text(json.dumps(stated))
-    with pytest.raises(CheckpointError, match=r"of no FLUX\.2 autoencoder"):
+    with pytest.raises(CheckpointError, match=r"not the configuration of a FLUX\.2 autoencoder"):
         load_vae_weights(tmp_path / "vae")
 
 
@@ -279,13 +279,13 @@ def test_numbers_of_another_kind_are_refused(
 def test_a_configuration_of_no_such_model_is_refused(
     files: dict[tuple[str, str], Path],
 ) -> None:
-    with pytest.raises(CheckpointError, match="of no Lens denoiser"):
+    with pytest.raises(CheckpointError, match="not the configuration of a Lens denoiser"):
         load_denoiser(files["transformer", "single"], config={"num_layers": "two"})
     stated = json.loads(read_header(files["text_encoder", "nvfp4"]).metadata["lens_config"])
     for wrong in ({"num_hidden_layers": "two"}, {"num_attention_heads": 0}, {"vocab_size": -1}):
-        with pytest.raises(CheckpointError, match="of no GPT-OSS"):
+        with pytest.raises(CheckpointError, match="not the configuration of a GPT-OSS"):
             load_text_encoder(files["text_encoder", "nvfp4"], config={**stated, **wrong})
-    with pytest.raises(CheckpointError, match="of no FLUX"):
+    with pytest.raises(CheckpointError, match="not the configuration of a FLUX"):
         load_vae_weights(files["vae", "bfl"], config={"act_fn": None, "norm_num_groups": 0})
 
 
@@ -318,7 +318,7 @@ def test_float16_is_refused_everywhere(files: dict[tuple[str, str], Path], tmp_p
 def test_a_file_of_unknown_widths_asks_for_its_configuration() -> None:
     with pytest.raises(CheckpointError, match=r"inner_dim 128, the published Lens 1536: give its"):
         load_denoiser(GOLDEN / "transformer.safetensors")
-    with pytest.raises(CheckpointError, match="no Lens denoiser"):
+    with pytest.raises(CheckpointError, match="not a Lens denoiser"):
         load_denoiser(GOLDEN / "vae.safetensors")
 
 

@@ -116,7 +116,7 @@ class TestSingleFiles:
         ):
             with pytest.raises(CheckpointError, match=message):
                 LensPipeline.from_single_file(wrong, config=folder)
-        with pytest.raises(CheckpointError, match="no Lens denoiser"):
+        with pytest.raises(CheckpointError, match="not a Lens denoiser"):
             LensTransformer2DModel.from_single_file(vae)
         with pytest.raises(PrecisionError, match="float16"):
             LensTransformer2DModel.from_single_file(folder / WEIGHTS, dtype=torch.float16)

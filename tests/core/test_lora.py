@@ -287,7 +287,7 @@ def test_what_is_no_lora_for_this_model_is_refused(tmp_path: Path) -> None:
     [
         ({"transformer.KEY.lora_A.weight": torch.zeros(4, 1)}, "twice: transformer.KEY.lora_A"),
         ({"KEY.lora_A.other.weight": torch.zeros(4, 1)}, "the same tensor twice: KEY.lora_A"),
-        ({"KEY.alpha": torch.ones(2)}, "no single number: KEY"),
+        ({"KEY.alpha": torch.ones(2)}, "not a single number: KEY"),
         ({"KEY.alpha": torch.tensor(float("nan"))}, "alpha of KEY is not a finite number"),
         ({"KEY.lora_A.weight": torch.tensor(1.0)}, "other shape: KEY"),
         ({"KEY.lora_A.weight": "none", "KEY.lora_B.weight": "none"}, "other shape: KEY"),

@@ -226,7 +226,7 @@ def test_where_a_lora_is_can_be_said_as_in_diffusers(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="save_file"):
         pipeline.load_lora_weights(load_file(path))
     for arguments, message in (
-        ({"revision": "main"}, "revision 'main' is for hub repositories"),
+        ({"revision": "main"}, "revision 'main' only applies to hub repositories"),
         ({"prefix": "transformer"}, "key styles are recognised"),
         ({"alpha": 2}, "does not know alpha"),
     ):

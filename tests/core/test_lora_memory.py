@@ -202,7 +202,7 @@ def test_a_run_keeps_the_form_of_its_weights(
     with pytest.raises(ParameterError, match="cannot be compiled"):
         run(images, tiny, tmp_path, memory="auto", compile="true")
     record.write_text(json.dumps(asdict(PLANS["6gb"])))
-    with pytest.raises(ParameterError, match=r"was begun with .*'fp8', and '8gb' has 'full'"):
+    with pytest.raises(ParameterError, match=r"was started with .*'fp8', and '8gb' has 'full'"):
         run(images, tiny, tmp_path, memory="8gb")
     record.write_text("{")
     with pytest.raises(CheckpointError, match="is damaged"):
@@ -212,10 +212,10 @@ def test_a_run_keeps_the_form_of_its_weights(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"memory": "10gb"}, "memory '10gb' is no plan; there are"),
+        ({"memory": "10gb"}, "memory '10gb' is not a plan; choose one of"),
         ({"memory": '{"transformer": "disk"}'}, "disk"),
         ({"memory": "12gb", "method": "full"}, "method=full trains them all"),
-        ({"memory": "auto", "method": "full"}, "reckons with frozen weights"),
+        ({"memory": "auto", "method": "full"}, "assumes frozen weights"),
         ({"memory": "4gb", "compile": "true"}, "cannot be compiled"),
         ({"memory": "12gb", "modules": '["modulation"]'}, "leave modulation out of modules"),
         ({"memory": "8gb", "target_modules": '["txt_mod.1"]'}, "where they are not trained"),

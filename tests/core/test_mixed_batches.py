@@ -249,7 +249,7 @@ def test_a_preview_map_travels_with_the_checkpoint(pipeline: LensPipeline, tmp_p
     loaded = LensPipeline.from_pretrained(tmp_path / "saved")
     assert max_error(loaded.preview_map.weight, weight) < 1e-5
     (tmp_path / "saved" / "vae" / FILE_NAME).write_text('{"weight": [[1, 2]]}')
-    with pytest.raises(CheckpointError, match="no preview map"):
+    with pytest.raises(CheckpointError, match="not a preview map"):
         LensPipeline.from_pretrained(tmp_path / "saved")
     with pytest.raises(ParameterError, match="square cells"):
         PreviewMap(torch.zeros(16, 5), torch.zeros(5))

@@ -138,7 +138,7 @@ def test_a_checkpoints_sizes_are_known_from_its_settings(tmp_path: Path) -> None
         assert rules == SizeRules(1024, 1024, multiple)
     for wrong in ({"patch_size": 2}, {"patch_size": []}, {"block_out_channels": 4}):
         (vae / "config.json").write_text(json.dumps(config | wrong))
-        with pytest.raises(CheckpointError, match=r"vae: its configuration is of no FLUX\.2"):
+        with pytest.raises(CheckpointError, match=r"vae: not the configuration of a FLUX\.2"):
             read_size_rules(tmp_path, vae)
     (vae / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"config\.json does not exist"):

@@ -65,9 +65,9 @@ def test_shapes_and_places_that_cannot_be_are_refused(
     ("header", "message"),
     [
         ("[" * 100_000, "RecursionError"),
-        ("[1]", "no safetensors"),
-        ('{"a": [1, 2]}', "no safetensors"),
-        ('{"__metadata__": 5}', "no safetensors"),
+        ("[1]", "not a safetensors file"),
+        ('{"a": [1, 2]}', "not a safetensors file"),
+        ('{"__metadata__": 5}', "not a safetensors file"),
         ('{"__metadata__": {"a": {}}}', "metadata must be text"),
         (f'{{"a": {json.dumps(FOUR)}, "a": {json.dumps(NEXT)}}}', "a name appears twice"),
         (f'{{"\\ud800": {json.dumps(FOUR)}}}', "surrogates not allowed"),

@@ -70,7 +70,7 @@ def config_errors(path: Path, kind: str) -> Iterator[None]:
         yield
     except Exception as error:  # They check little and fail where they first compute with it.
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: its configuration is of no {kind}: {reason}") from error
+        raise CheckpointError(f"{path}: not the configuration of a {kind}: {reason}") from error
 
 
 def released_encoder_config() -> GptOssConfig:
