@@ -1,4 +1,4 @@
-"""Agentic image generation: a request is rewritten, drawn, judged and the best picture chosen.
+"""Agentic image generation: rewrite a request, generate images, judge them, keep the best one.
 
 Example:
     ```python
@@ -8,7 +8,7 @@ Example:
     result.best.image.save("apples.png")
     ```
 
-Importing this package loads no torch; the names below are loaded when they are first used.
+Importing this package does not import torch; the names below are loaded on first use.
 """
 
 from importlib import import_module

@@ -11,7 +11,7 @@ def main() -> None:
     try:
         from lens_sdk.cli import app
     except KeyboardInterrupt:
-        # Importing takes long enough to be interrupted.
+        # Importing takes long enough that the user may press Ctrl-C.
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
 
@@ -19,7 +19,7 @@ def main() -> None:
 
 
 def _write_any_character() -> None:
-    """Let files and pipes take every character: on Windows they are in a code page by default."""
+    """Use UTF-8 for files and pipes, whose default on Windows is a code page."""
     for stream in (sys.stdout, sys.stderr):
         if not isinstance(stream, io.TextIOWrapper) or stream.encoding.lower().startswith("utf"):
             continue

@@ -1,4 +1,4 @@
-"""Pictures side by side, in a notebook and in one file."""
+"""Images side by side, in a notebook or in one file."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Comparable = GeneratedImage | Candidate | LoopResult | str | Path
-"""A picture, a candidate, a run (its best picture), or a file that `save` wrote."""
+"""An image, a candidate, a run (its best image), or a file that `save` wrote."""
 
 _GAP = 8
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Pictures side by side; shows itself in notebooks.
+    """Images side by side; displays itself in notebooks.
 
     Attributes:
-        labels: What each is called.
-        candidates: The pictures, with their verdicts where there are any.
+        labels: The label of each image.
+        candidates: The images, with their verdicts if there are any.
         rubric: The criteria they share; None if they share none.
     """
 
@@ -38,7 +38,7 @@ class Comparison:
 
     @property
     def image(self) -> Image:
-        """All pictures in one row at their own size, tops aligned, on white."""
+        """All images in one row at their own size, top-aligned, on white."""
         from PIL import Image
 
         pictures = [candidate.image.image.convert("RGB") for candidate in self.candidates]
@@ -51,10 +51,10 @@ class Comparison:
         return row
 
     def save(self, path: str | Path) -> Path:
-        """Write the row as PNG; what made each picture stands in its metadata, under `lens_sdk`.
+        """Write the row as a PNG file, with each image's record in its metadata, under `lens_sdk`.
 
         Returns:
-            The file.
+            The path of the file.
         """
         from PIL.PngImagePlugin import PngInfo
 
@@ -90,7 +90,7 @@ class Comparison:
 
 
 def compare(*pictures: Comparable, **labelled: Comparable) -> Comparison:
-    """Put pictures side by side.
+    """Put images side by side.
 
     Example:
         ```python
@@ -98,12 +98,12 @@ def compare(*pictures: Comparable, **labelled: Comparable) -> Comparison:
         ```
 
     Args:
-        *pictures: Called "1", "2" and so on.
-        **labelled: Called by their names.
+        *pictures: Images, labelled "1", "2" and so on.
+        **labelled: Images, labelled with their names.
 
     Raises:
-        NothingToCompareError: There is no picture, or a run drew none.
-        ImageFileError: A file that `save` did not write.
+        NothingToCompareError: There is no image, or a run generated none.
+        ImageFileError: A file was not written by `save`.
     """
     named: Mapping[str, Any] = {
         **{str(number): one for number, one in enumerate(pictures, start=1)},

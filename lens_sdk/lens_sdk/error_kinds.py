@@ -1,4 +1,4 @@
-"""Errors sorted by what can be done about them."""
+"""Groups errors by what can be done about them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _BY_CLASS: tuple[tuple[ErrorKind, tuple[type[ReasonerError], ...]], ...] = (
     ("server", (ChatError, ImageServiceError, LensServerError)),
     ("generator", (GeneratorError,)),
 )
-"""The first that fits counts."""
+"""Error classes and their kinds; the first match counts."""
 
 _BY_FAULT: dict[str, ErrorKind] = {
     "timeout": "timeout",
@@ -65,17 +65,17 @@ _BY_CODE: dict[str, ErrorKind] = {
     "generator_failed": "generator",
 }
 TRANSIENT = frozenset({"connection", "timeout", "rate_limited", "server"})
-"""Faults of a service that may be over later."""
+"""Service faults that may be temporary."""
 
 
 def error_kind(error: ReasonerError) -> ErrorKind:
-    """What an error is about.
+    """Return the kind of an error.
 
     Args:
         error: Any `LensError`.
 
     Returns:
-        "configuration" for whatever is wrong with names, files, keys and parts.
+        The kind; "configuration" for anything wrong with names, files, keys or parts.
     """
     if isinstance(error, ChatError | ImageServiceError) and error.fault in _BY_FAULT:
         return _BY_FAULT[error.fault]
@@ -88,7 +88,7 @@ def error_kind(error: ReasonerError) -> ErrorKind:
 
 
 def may_work_later(error: ReasonerError) -> bool:
-    """Whether the same call may succeed later, without anything being changed."""
+    """Whether the same call may succeed later without any changes."""
     if isinstance(error, JudgeError) and isinstance(error.__cause__, ChatError):
         error = error.__cause__
     if isinstance(error, ChatError | ImageServiceError):

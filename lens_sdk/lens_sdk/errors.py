@@ -1,7 +1,7 @@
-"""Errors of the SDK itself, each saying what was wrong and what to do about it.
+"""Errors of the SDK itself; each says what was wrong and what to do about it.
 
-`LensError` is the base of all errors that the packages raise on purpose, those of calls to servers
-(`lens_sdk.client.errors`) included; `lens_sdk.error_kinds` sorts them by what can be done.
+`LensError` is the base class of all errors that the packages raise on purpose, including those of
+calls to servers (`lens_sdk.client.errors`). `lens_sdk.error_kinds` groups them by remedy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class MissingExtraError(SdkError, ImportError):
 
     Attributes:
         extra: Name of the extra.
-        packages: What is missing.
+        packages: The missing packages.
     """
 
     def __init__(self, extra: str, packages: tuple[str, ...]) -> None:
@@ -41,15 +41,15 @@ class MissingExtraError(SdkError, ImportError):
 
 
 class UnknownModelError(SdkError, ValueError):
-    """A model name that is neither known nor a folder with a Lens checkpoint."""
+    """A model name is neither known nor a folder with a Lens checkpoint."""
 
 
 class MissingWeightsError(SdkError, ValueError):
-    """A published model whose weights are not on this machine.
+    """The weights of a published model are not on this machine.
 
     Attributes:
-        model: Its name.
-        parts: What is missing.
+        model: The name of the model.
+        parts: The missing parts.
     """
 
     def __init__(self, model: str, parts: tuple[str, ...]) -> None:
@@ -62,35 +62,35 @@ class MissingWeightsError(SdkError, ValueError):
 
 
 class ReproductionError(SdkError, ValueError):
-    """A picture that cannot be made again from what its file says."""
+    """An image cannot be reproduced from the record in its file."""
 
 
 class UnknownPartError(SdkError, ValueError):
-    """A reasoner or judge that is none of those on offer."""
+    """A reasoner, judge or other part is not one of the available choices."""
 
 
 class SettingsError(SdkError, ValueError):
-    """A setting that is not known or cannot be used; the message says where it was found."""
+    """A setting is unknown or invalid; the message says where it was found."""
 
 
 class NothingToCompareError(SdkError, ValueError):
-    """No pictures where some are to be compared."""
+    """There are no images to compare."""
 
 
 class UnfinishedRunError(SdkError, ValueError):
-    """A folder that holds a run with other settings than those it is to go on with."""
+    """A folder holds a run with settings other than those to resume it with."""
 
 
 class BatchFileError(SdkError, ValueError):
-    """A file of requests with lines that cannot be used; the message names them."""
+    """A file of requests has invalid lines; the message names them."""
 
 
 class LimitReachedError(SdkError):
-    """A run that a limit ended before its target was reached.
+    """A limit ended a run before it reached its target.
 
     Attributes:
-        stop_reason: Which limit.
-        result: The run; None if there is nothing of it.
+        stop_reason: The limit that ended it.
+        result: The run so far; None if there is none.
     """
 
     def __init__(self, message: str, *, stop_reason: str, result: LoopResult | None) -> None:
@@ -100,12 +100,12 @@ class LimitReachedError(SdkError):
 
     @property
     def best(self) -> Candidate | None:
-        """The best picture so far, if there is any."""
+        """The best image so far, if there is one."""
         return None if self.result is None else self.result.best
 
     @classmethod
     def of(cls, result: LoopResult) -> LimitReachedError:
-        """The error of a run."""
+        """Make the error for a run."""
         best = None if result.best is None else result.best.score
         so_far = "nothing is judged" if best is None else f"the best score is {best:.2f}"
         words = result.stop_reason.replace("_", " ")
@@ -117,7 +117,7 @@ class LimitReachedError(SdkError):
 
 
 class NothingDrawnError(LimitReachedError):
-    """A run that reached a limit before there was any picture."""
+    """A run reached a limit before there was any image."""
 
     def __init__(self, stop_reason: str) -> None:
         super().__init__(
@@ -129,10 +129,10 @@ class NothingDrawnError(LimitReachedError):
 
 
 class PartlyDrawnError(SdkError, GeneratorError):
-    """A call of which some pictures were drawn before another one failed; the cause says why.
+    """A call failed after some of its images were generated; the cause says why.
 
     Attributes:
-        images: The pictures there are.
+        images: The images generated before the failure.
     """
 
     def __init__(

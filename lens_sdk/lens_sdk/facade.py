@@ -1,4 +1,4 @@
-"""One call from a request to a judged picture."""
+"""One function from a request to a judged image."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ async def agenerate(
     cache: Cache | str | Path | FromSettings | None = FROM_SETTINGS,
     **options: Any,
 ) -> LoopResult:
-    """Rewrite a request, draw it, judge the pictures; `result.best` is the best one.
+    """Rewrite a request, generate images and judge them; `result.best` is the best one.
 
-    To make many pictures, use `Lens` or build the loop once with `build_loop`: the model then stays
-    in memory. What is not given here comes from `Settings`.
+    For many requests, use `Lens` or build the loop once with `build_loop`, so that the model stays
+    in memory. Arguments that are not given come from `Settings`.
 
     Args:
-        request: What to draw.
+        request: What to generate.
         model: See `build_loop`.
         reasoner: See `build_loop`.
         judge: See `build_loop`.
@@ -50,15 +50,15 @@ async def agenerate(
         system_prompt: See `build_loop`.
         limits: When the run ends, such as `LoopLimits(max_rounds=3, deadline=60)`; by default after
             one round.
-        record: The run's own folder, where everything is written as it happens; a run that was
-            killed goes on from there. See `AgentLoop.stream`.
+        record: Folder for this run, where every event is written as it happens. If it already holds
+            the same run, that run is resumed. See `AgentLoop.stream`.
         cache: See `build_loop`.
-        **options: Fields of `ImageRequest`, such as `seed=1`, `num_images=4`, `width` and `height`,
-            where `request` is text.
+        **options: If `request` is text, fields of `ImageRequest`, such as `seed=1`, `num_images=4`,
+            `width` and `height`.
 
     Raises:
-        ReasonerError: With what was wrong and what to do about it; see `build_loop` for the cases.
-        ValidationError: An option that is no field of `ImageRequest`, or a value out of range.
+        ReasonerError: The message says what was wrong and what to do; see `build_loop`.
+        ValidationError: An option is not a field of `ImageRequest`, or is out of range.
     """
     known = Settings.load()
     drawing = known.model if model is None else model
@@ -75,7 +75,7 @@ async def agenerate(
         system_prompt=given_or(system_prompt, known.prompt_for(rewriting)),
     )
     asked = ImageRequest.of(request, **options)
-    # Loading blocks; done here, the event loop stays free meanwhile.
+    # Loading blocks, so it runs in a thread to keep the event loop free.
     await asyncio.to_thread(load_generator, generator, asked)
     return await loop.run(asked, record=record)
 
@@ -93,9 +93,9 @@ def generate(
     cache: Cache | str | Path | FromSettings | None = FROM_SETTINGS,
     **options: Any,
 ) -> LoopResult:
-    """Rewrite a request, draw it, judge the pictures; `result.best` is the best one.
+    """Rewrite a request, generate images and judge them; `result.best` is the best one.
 
-    For code that is not async, notebooks included; arguments and errors are those of `agenerate`.
+    Synchronous version of `agenerate`, which also works in notebooks; same arguments and errors.
 
     Example:
         ```python

@@ -1,4 +1,4 @@
-"""Generators chosen by a word on the command line or in Python."""
+"""Generators chosen by name, on the command line or in Python."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ _SERVERS = {"server": "plain", **{name: name for name in DIALECTS if name != "pl
 def choose_generator(
     model: str = DEFAULT_MODEL, *, on_unsupported: OnUnsupported = "raise"
 ) -> Generator:
-    """The generator that a word means; nothing is loaded or called yet.
+    """Return the generator for a name; nothing is loaded or called yet.
 
     Args:
-        model: One of `MODEL_CHOICES`. The folder of another diffusers pipeline is recognised.
-        on_unsupported: Refuse settings it cannot honour, or leave them out with a warning.
+        model: One of `MODEL_CHOICES`. A folder with another diffusers pipeline is recognised.
+        on_unsupported: Whether to refuse unsupported settings or drop them with a warning.
 
     Raises:
-        UnknownModelError: It means nothing, or there is no such model.
-        MissingExtraError: The packages to run a Lens model here are not installed.
-        MissingPackagesError: The packages to run a diffusers pipeline here are not installed.
-        MissingKeyError: OpenAI is chosen and there is no key for it.
+        UnknownModelError: The name is unknown, or there is no such model.
+        MissingExtraError: The packages that run a Lens model locally are not installed.
+        MissingPackagesError: The packages that run a diffusers pipeline locally are not installed.
+        MissingKeyError: OpenAI is chosen, but there is no API key.
     """
     if model in HUB_PIPELINES:
         return DiffusersGenerator(HUB_PIPELINES[model], on_unsupported=on_unsupported)
@@ -78,11 +78,11 @@ def choose_generator(
 def as_generator(
     model: str | Path | Generator, *, on_unsupported: OnUnsupported = "raise"
 ) -> Generator:
-    """The generator that a word or a folder means, or the one that is given.
+    """Return the generator for a name or folder; a generator is returned as it is.
 
     Raises:
-        LoopConfigError: Something that cannot draw.
-        ReasonerError: As `choose_generator` does.
+        LoopConfigError: The object is not a generator.
+        ReasonerError: See `choose_generator`.
     """
     if isinstance(model, str | Path):
         return choose_generator(str(model), on_unsupported=on_unsupported)
@@ -91,14 +91,14 @@ def as_generator(
 
 
 def local_generator(model: str = DEFAULT_MODEL) -> LocalLensGenerator:
-    """A generator that draws with a Lens model on this machine; nothing is loaded yet.
+    """Return a generator that runs a Lens model locally; nothing is loaded yet.
 
     Args:
-        model: A name of `PACKAGED_MODELS` or the path of a Lens folder.
+        model: A name in `PACKAGED_MODELS` or the path of a Lens folder.
 
     Raises:
         UnknownModelError: There is no such model.
-        MissingExtraError: The packages to run a model here are not installed.
+        MissingExtraError: The packages that run a model locally are not installed.
     """
     return LocalLensGenerator(LensRuntime(resolve_model(model)))
 
@@ -106,15 +106,15 @@ def local_generator(model: str = DEFAULT_MODEL) -> LocalLensGenerator:
 def plan_memory(
     generator: Generator, memory: str | None = None, feature_cache: Path | None = None
 ) -> None:
-    """Say how a Lens model is to share this machine's memory, before it is loaded.
+    """Set how a Lens model uses this machine's memory, before it is loaded.
 
     Args:
-        generator: As chosen.
-        memory: `auto` or the name of a plan; see `lens_core.memory.plan`. None plans nothing.
-        feature_cache: Folder of text features to use again, and to keep in.
+        generator: The chosen generator.
+        memory: `auto` or the name of a plan, see `lens_core.memory.plan`; None changes nothing.
+        feature_cache: Folder where text features are kept and reused.
 
     Raises:
-        UnknownPartError: The generator is not a Lens model on this machine.
+        UnknownPartError: The generator is not a local Lens model.
         ParameterError: There is no such plan.
     """
     if memory is None and feature_cache is None:
@@ -124,14 +124,14 @@ def plan_memory(
 
 
 def plan_loras(generator: Generator, loras: Sequence[tuple[Path, float]]) -> None:
-    """Say which LoRAs work with a Lens model, before it is loaded.
+    """Set the LoRAs of a Lens model, before it is loaded.
 
     Args:
-        generator: As chosen.
+        generator: The chosen generator.
         loras: Files in any known key style or PEFT folders, each with its weight.
 
     Raises:
-        UnknownPartError: The generator is not a Lens model on this machine.
+        UnknownPartError: The generator is not a local Lens model.
         GeneratorError: There is no such file.
     """
     if not loras:
@@ -140,14 +140,14 @@ def plan_loras(generator: Generator, loras: Sequence[tuple[Path, float]]) -> Non
 
 
 def plan_speed(generator: Generator, speed: str | None = None) -> None:
-    """Say which of the faster paths a Lens model is to take, before it is loaded.
+    """Set which faster code paths a Lens model uses, before it is loaded.
 
     Args:
-        generator: As chosen.
-        speed: The name of a plan; see `lens_core.speed.plan`. None plans nothing.
+        generator: The chosen generator.
+        speed: The name of a plan, see `lens_core.speed.plan`; None changes nothing.
 
     Raises:
-        UnknownPartError: The generator is not a Lens model on this machine.
+        UnknownPartError: The generator is not a local Lens model.
         ParameterError: There is no such plan.
     """
     if speed is None:
@@ -158,30 +158,30 @@ def plan_speed(generator: Generator, speed: str | None = None) -> None:
 def refuse_unsupported(
     generator: Generator, request: ImageRequest, on_unsupported: OnUnsupported | None = None
 ) -> None:
-    """Refuse what a Lens model on this machine cannot honour, before it is loaded.
+    """Refuse settings that a local Lens model does not support, before it is loaded.
 
     Args:
-        generator: As chosen; others than Lens models are not asked.
-        request: What is to be drawn.
-        on_unsupported: What the caller does with settings that cannot be honoured.
+        generator: The chosen generator; only local Lens models are checked.
+        request: What to generate.
+        on_unsupported: What the caller does with unsupported settings.
 
     Raises:
-        UnsupportedSettingError: Such as a size that the model does not draw.
+        UnsupportedSettingError: A setting is not supported, such as a size.
     """
     if isinstance(generator, LocalLensGenerator) and on_unsupported != "warn":
         honoured_settings(request, generator)
 
 
 def load_generator(generator: Generator, request: ImageRequest | None = None) -> None:
-    """Load what runs on this machine, which blocks; other generators have nothing to load.
+    """Load a local model, which blocks; other generators have nothing to load.
 
     Args:
-        generator: As chosen.
-        request: What is drawn first, held against what the generator can do before it is loaded.
+        generator: The chosen generator.
+        request: The first request, checked against the generator's capabilities before loading.
 
     Raises:
-        UnsupportedSettingError: As `refuse_unsupported` does.
-        GeneratorError: It cannot be loaded.
+        UnsupportedSettingError: See `refuse_unsupported`.
+        GeneratorError: The model cannot be loaded.
     """
     if request is not None:
         refuse_unsupported(generator, request)
@@ -192,17 +192,17 @@ def load_generator(generator: Generator, request: ImageRequest | None = None) ->
 
 
 def editing_generator(generator: Generator, image: bytes, mask: bytes | None = None) -> Generator:
-    """A generator that changes a picture; decodes it and loads what is not loaded, which blocks.
+    """Return a generator that edits an image; blocks while it decodes the image and loads models.
 
     Args:
-        generator: Who draws.
-        image: The picture file.
-        mask: A PNG file of the same size, transparent where the picture may change.
+        generator: The generator to edit with.
+        image: The image file.
+        mask: A PNG file of the same size, transparent where the image may change.
 
     Raises:
-        UnsupportedSettingError: It starts from no picture, or takes no mask.
-        ImageFileError: A file is no picture, or the mask does not fit.
-        GeneratorError: It cannot be loaded.
+        UnsupportedSettingError: The generator does not edit images, or takes no mask.
+        ImageFileError: A file is not an image, or the mask does not fit.
+        GeneratorError: The model cannot be loaded.
     """
     if not isinstance(generator, ImageEditor) or not generator.capabilities.image_input:
         raise UnsupportedSettingError(
@@ -213,13 +213,13 @@ def editing_generator(generator: Generator, image: bytes, mask: bytes | None = N
             hint="Leave the image out, or choose another model.",
         )
     editing = generator.editing(image, mask=mask)
-    # Looked at here, where blocking is allowed: some decode the picture only now.
+    # Checked here, where blocking is allowed: some generators decode the image only now.
     _ = editing.capabilities
     return editing
 
 
 def lens_model(generator: Generator) -> LensModel | None:
-    """The Lens checkpoint that draws, for records; None for other generators."""
+    """Return the generator's Lens checkpoint, for records; None for other generators."""
     return generator.runtime.model if isinstance(generator, LocalLensGenerator) else None
 
 
@@ -233,7 +233,7 @@ def _foreign_pipeline(folder: Path) -> bool:
 
 
 def _runtime(generator: Generator, lacks: str, options: str) -> LensRuntime:
-    """What a Lens model on this machine is loaded by; others are told which options to leave."""
+    """Return a local Lens model's runtime; other generators raise an error naming `options`."""
     if not isinstance(generator, LocalLensGenerator):
         raise UnknownPartError(
             f"{generator.name!r} {lacks}.", hint=f"Leave out {options}, or choose a Lens model."

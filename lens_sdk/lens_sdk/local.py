@@ -1,4 +1,4 @@
-"""Drawing with a Lens model on this machine."""
+"""Generates images with a local Lens model."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
     from lens_core.sizes import SizeRules
 
 PIXELS_AT_ONCE = 1024 * 1024
-"""Pictures drawn in one batch have together at most about this many pixels."""
+"""The images of one batch together have at most about this many pixels."""
 
 MOST_AT_ONCE = 8
-"""Most pictures in one batch."""
+"""Most images in one batch."""
 
 
 class LocalLensGenerator(BlockingGenerator):
-    """A `Generator` round a `LensPipeline`.
+    """A `Generator` that wraps a `LensPipeline`.
 
-    Every picture starts from noise of its own seed, which no batch changes. What
-    `GenerationSettings.extra` may hold: `date`, the day that the text encoder believes it is,
-    `guidance_interval`, the noise levels between which guidance works, `solver`, and `shift`, the
-    time shift of the noise levels.
+    Every image starts from the noise of its own seed, whatever else is in the batch.
+    `GenerationSettings.extra` may hold `date`, the date given to the text encoder,
+    `guidance_interval`, the noise levels between which guidance applies, `solver`, and `shift`,
+    the time shift of the noise levels.
     """
 
     def __init__(self, runtime: LensRuntime) -> None:
@@ -60,12 +60,12 @@ class LocalLensGenerator(BlockingGenerator):
 
     @property
     def fingerprint(self) -> str:
-        """The weights and the versions of what draws with them."""
+        """Identifies the weights and the library versions."""
         return self.runtime.fingerprint
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the checkpoint can do, known without loading it.
+        """The checkpoint's capabilities, available without loading it.
 
         Raises:
             GeneratorError: The checkpoint's settings cannot be read.
@@ -86,7 +86,7 @@ class LocalLensGenerator(BlockingGenerator):
         return broken
 
     def _checks(self, settings: GenerationSettings) -> dict[str, Callable[[], object]]:
-        """What raises `ParameterError` for a value that the pipeline would refuse, by setting."""
+        """Return a check for each setting, which raises `ParameterError` as the pipeline would."""
         scale, extra = settings.guidance_scale, settings.extra
         checks: dict[str, Callable[[], object]] = {}
         if scale is not None:
@@ -110,11 +110,11 @@ class LocalLensGenerator(BlockingGenerator):
         settings: GenerationSettings,
         on_step: StepCallback,
     ) -> Finish:
-        """Draw one picture per seed in one batch; encoding them is left to do.
+        """Generate one image per seed in one batch; the returned function encodes them.
 
         Raises:
-            UnsupportedSettingError: A size Lens cannot make.
-            GeneratorError: The model refused for another reason.
+            UnsupportedSettingError: Lens does not support the size.
+            GeneratorError: The model failed for another reason.
         """
         with self.runtime.exclusive() as pipeline:
             used = self._filled(settings)
@@ -164,18 +164,18 @@ class LocalLensGenerator(BlockingGenerator):
         strength: float | None = None,
         mask_feather: int | None = None,
     ) -> LocalLensGenerator:
-        """A generator that shares the weights and starts from a picture; see `ImageEditor`.
+        """Return a generator that edits an image with the same weights; see `ImageEditor`.
 
         Args:
-            image: The picture file.
-            mask: A PNG file of the same size, transparent where the picture may change. Elsewhere
+            image: The image file.
+            mask: A PNG file of the same size, transparent where the image may change. Elsewhere
                 every pixel stays as it was.
-            strength: Share of the steps that are run, above 0 to 1; by default 0.6, with a mask 1.
-            mask_feather: Pixels outside the mask over which new and old mix; 8 by default.
+            strength: Fraction of the steps to run, in (0, 1]; by default 0.6, or 1 with a mask.
+            mask_feather: Pixels outside the mask over which new and old blend; 8 by default.
 
         Raises:
-            ImageFileError: A file is no picture, or the mask does not fit.
-            UnsupportedSettingError: A strength or feather outside its range, or without a mask.
+            ImageFileError: A file is not an image, or the mask does not fit.
+            UnsupportedSettingError: Strength or feather is out of range, or feather has no mask.
         """
         from lens_sdk.editing import EditingLensGenerator
 
@@ -186,12 +186,12 @@ class LocalLensGenerator(BlockingGenerator):
     def recipe(
         self, settings: GenerationSettings, *, batch: Sequence[int], index: int
     ) -> dict[str, JsonValue]:
-        """What else it takes to make a picture again; see `GeneratedImage.recipe`.
+        """Return what else is needed to reproduce an image; see `GeneratedImage.recipe`.
 
         Args:
-            settings: What was really used.
-            batch: Seeds of all pictures that were drawn together.
-            index: Which of them it is.
+            settings: The settings actually used.
+            batch: Seeds of all images generated together.
+            index: The image's position in `batch`.
         """
         return make_recipe(
             self.runtime.model,
@@ -205,7 +205,7 @@ class LocalLensGenerator(BlockingGenerator):
         )
 
     def _own_settings(self) -> dict[str, Any]:
-        """What is drawn where nothing else is asked for."""
+        """The checkpoint's own settings, used for whatever a request leaves open."""
         own = self.runtime.load().defaults
         return {
             "width": own.width,
@@ -215,19 +215,19 @@ class LocalLensGenerator(BlockingGenerator):
         }
 
     def _filled(self, settings: GenerationSettings) -> GenerationSettings:
-        """The settings with the checkpoint's own values where none are given."""
+        """Fill missing settings with the checkpoint's own values."""
         chosen = settings.model_dump(exclude_none=True)
         return GenerationSettings(**{**self._own_settings(), **chosen})
 
     def _arguments(self, settings: GenerationSettings) -> dict[str, Any]:
-        """What the pipeline is told besides prompt, seeds and the usual settings."""
+        """Pipeline arguments besides prompt, seeds and the usual settings."""
         return {
             "date": _date(settings),
             **{name: settings.extra.get(name) for name in _readers()},
         }
 
     def _source_files(self) -> dict[str, SourceFile | None]:
-        """What drawing starts from, by its name in the recipe."""
+        """The files that generation starts from, by name in the recipe."""
         return {}
 
 
@@ -261,7 +261,7 @@ def _run(
 
 
 def _readers() -> dict[str, Callable[[object], object]]:
-    """What reads the settings that only Lens knows, and refuses what it cannot be drawn with."""
+    """Parsers for the settings that only Lens has; each refuses invalid values."""
     from lens_core.guidance import GuidanceInterval
     from lens_core.sampling import read_shift
     from lens_core.solvers import read_solver
@@ -307,7 +307,7 @@ def _size_limits() -> SizeLimits:
 
 
 def _preferred_sizes(height: int, width: int, *, nano: bool) -> tuple[tuple[int, int], ...]:
-    """Width and height of the sizes a model was trained on, where they are known."""
+    """Width and height of the sizes a model was trained on, if known."""
     if nano:
         from lens_core.nano.sampling import TRAINING_SIZES
 

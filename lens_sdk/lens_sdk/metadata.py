@@ -1,8 +1,8 @@
-"""What a saved picture says about how it was made.
+"""What a saved image records about how it was made.
 
 `GeneratedImage.save` writes two text chunks into PNG files: `parameters`, in the form that image
-viewers and other generators read, and `lens_sdk`, one JSON object; for other formats that object
-goes into a file beside the picture. This module fills it and reads it back.
+viewers and other generators read, and `lens_sdk`, a JSON object. For other formats, that object
+goes into a file next to the image. This module writes and reads the object.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _RECORDED_PACKAGES = ("torch", "diffusers", "transformers")
 def save_candidate(
     result: LoopResult, candidate: Candidate, path: str | Path, model: LensModel | None = None
 ) -> Path:
-    """Write one picture of a run with everything that made and judged it.
+    """Write one image of a run, with all data about how it was made and judged.
 
     Args:
         result: The run.
         candidate: One of its candidates.
-        path: The file; missing folders are made, and its ending becomes that of the picture.
-        model: The local model that drew it, if one did.
+        path: The file. Missing folders are created; its suffix becomes that of the image's format.
+        model: The local model that generated it, if any.
     """
     return candidate.image.save(path, record=run_record(result, candidate, model))
 
@@ -37,7 +37,7 @@ def save_candidate(
 def run_record(
     result: LoopResult, candidate: Candidate, model: LensModel | None = None
 ) -> dict[str, Any]:
-    """The JSON values of a picture's run: request, rewrite, verdict, model, versions and date."""
+    """Return an image's JSON record: request, rewrite, verdict, model, versions and date."""
     verdict, rewrite = candidate.verdict, rewrite_of(result, candidate)
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -52,23 +52,23 @@ def run_record(
 
 
 def rewrite_of(result: LoopResult, candidate: Candidate) -> Rewrite | None:
-    """What a picture was drawn from; None if that was the request's own words."""
+    """Return the rewrite an image was generated from; None if it was the request itself."""
     if result.rewrite is None and not candidate.prompt_version:
         return None
     return result.prompts[candidate.prompt_version]
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """The JSON object of a picture that `save_candidate` or `GeneratedImage.save` wrote.
+    """Return the JSON object written by `save_candidate` or `GeneratedImage.save`.
 
     Raises:
-        ImageFileError: It is no picture file or has no such object inside or beside it.
+        ImageFileError: The file is not an image, or there is no such object in it or next to it.
     """
     return read_picture(path)[1]
 
 
 def versions() -> dict[str, str]:
-    """Versions of this distribution, Python and the libraries that set the pixels."""
+    """Versions of this package, Python and the libraries that affect pixels."""
     found = {"lens-sdk": package_version(), "python": platform.python_version()}
     for name in _RECORDED_PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Which model a name means, found out without loading it."""
+"""Resolves model names without loading the model."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from lens_core.packaged import PACKAGED_MODELS, packaged_folder
 from lens_sdk.errors import MissingExtraError, MissingWeightsError, UnknownModelError
 
 DEFAULT_MODEL = PACKAGED_MODELS[0]
-"""The usual one of the models inside the package, which need neither network nor keys."""
+"""The default model, one of those in the package, which need neither network nor keys."""
 
 PUBLISHED_MODELS = ("lens", "lens-turbo", "lens-base")
-"""The published models; `lens pull` fetches their weights. Steps and guidance come with each."""
+"""The published models; `lens pull` downloads them. Each has its own steps and guidance."""
 
 HUB_PIPELINES = {
     "qwen-image": "Qwen/Qwen-Image",
     "z-image-turbo": "Tongyi-MAI/Z-Image-Turbo",
     "hunyuan-image": "hunyuanvideo-community/HunyuanImage-2.1-Diffusers",
 }
-"""Short names of diffusers pipelines on the hub."""
+"""Short names of diffusers pipelines on the Hugging Face Hub."""
 
 MODEL_CHOICES = (
     f"{', '.join((*PACKAGED_MODELS, *PUBLISHED_MODELS))}, the folder of a Lens model, "
     f"{', '.join(HUB_PIPELINES)}, diffusers:ID_OR_FOLDER, openai, openai:MODEL, "
     "or a server: vllm-omni:URL#MODEL, sglang:URL#MODEL or server:URL#MODEL"
 )
-"""What can draw, in words; see `choose_generator`."""
+"""The available models, as text for messages; see `choose_generator`."""
 
 LARGEST_HASHED = 2**29
-"""Bytes; the SHA-256 of larger weight files is not computed, as it would take minutes."""
+"""In bytes; larger weight files are not hashed, as that would take minutes."""
 
 LOCAL_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "scipy")
-"""What it takes to run a model on this machine."""
+"""Packages needed to run a model locally."""
 
 _COMPONENTS = ("transformer", "text_encoder", "vae")
 _LARGEST_NANO_TOKENIZER = 2**20
@@ -48,13 +48,13 @@ _LARGEST_NANO_TOKENIZER = 2**20
 
 @dataclass(frozen=True)
 class LensModel:
-    """A checkpoint and what it is called.
+    """A checkpoint and its name.
 
     Attributes:
-        name: Name for records.
-        folder: Folder in the diffusers layout; None for a published model, whose parts lie apart.
-        nano: Whether it draws the procedural world and its text encoder can rewrite requests.
-        parts: Of a published model, the file or folder of each part.
+        name: Name used in records.
+        folder: Folder in the diffusers layout; None for a published model, which has no single one.
+        nano: Whether it is a model of the nano world, whose text encoder can rewrite requests.
+        parts: File or folder of each part, for a published model.
     """
 
     name: str
@@ -64,17 +64,17 @@ class LensModel:
 
     @property
     def source(self) -> str | Path:
-        """What `LensPipeline.from_pretrained` loads: the folder, or the published name."""
+        """The argument for `LensPipeline.from_pretrained`: the folder, or the published name."""
         return self.name if self.folder is None else self.folder
 
     @property
     def vae(self) -> Path:
-        """The file or folder of its autoencoder."""
+        """The file or folder of the autoencoder."""
         return self.parts["vae"] if self.folder is None else self.folder / "vae"
 
     @cached_property
     def files(self) -> dict[str, Path]:
-        """Every weight file by a name that starts with that of its part."""
+        """The weight files by name; each name starts with that of its part."""
         parts = self.parts or {part: self.folder / part for part in _COMPONENTS if self.folder}
         return {
             f"{part}/{path.relative_to(place if place.is_dir() else place.parent).as_posix()}": path
@@ -86,27 +86,27 @@ class LensModel:
     def weights(self) -> dict[str, dict[str, Any]]:
         """Size and SHA-256 of each weight file.
 
-        The hash of a file above `LARGEST_HASHED` bytes is None, unless its name in the cache of
-        downloads tells it.
+        Files above `LARGEST_HASHED` bytes have the hash None, unless their name in the download
+        cache contains it.
         """
         return {name: _identity(path) for name, path in self.files.items()}
 
     def record(self) -> dict[str, Any]:
-        """What identifies the model, as JSON values."""
+        """The model's identity as JSON values."""
         return {"name": self.name, "weights": self.weights}
 
 
 def resolve_model(name: str = DEFAULT_MODEL) -> LensModel:
-    """The model that a name or a path means.
+    """Return the model for a name or a path.
 
     Args:
         name: `lens-nano`, `lens-nano-base` or `lens-nano-turbo`; `lens`, `lens-turbo` or
-            `lens-base`, if their weights are on this machine; or a folder with `transformer/`,
-            `text_encoder/` and `vae/`, which comes before a published model of the same name.
+            `lens-base`, if downloaded; or a folder with `transformer/`, `text_encoder/` and `vae/`,
+            which takes precedence over a published model of the same name.
 
     Raises:
-        MissingExtraError: The packages to run it are not installed.
-        MissingWeightsError: A published model that is not, or not wholly, on this machine.
+        MissingExtraError: The packages that run it are not installed.
+        MissingWeightsError: The published model is not, or only partly, on this machine.
         UnknownModelError: There is no such model.
     """
     require_packages()
@@ -138,7 +138,7 @@ def require_packages(names: tuple[str, ...] = LOCAL_PACKAGES) -> None:
     """Check that packages of the `local` extra are installed, without importing them.
 
     Raises:
-        MissingExtraError: Names the missing packages and the extra that brings them.
+        MissingExtraError: Some are missing; names them and the extra that installs them.
     """
     missing = tuple(name for name in names if find_spec(name) is None)
     if missing:
@@ -154,7 +154,7 @@ def package_version() -> str:
 
 
 def _published(name: str) -> LensModel:
-    """A published model whose parts were fetched before; asks nobody for them."""
+    """Return a published model from the download cache; makes no network requests."""
     from lens_core.checkpoints.hub import Hub
     from lens_core.checkpoints.local_models import find_part
     from lens_core.checkpoints.sources import find_preset
@@ -172,9 +172,9 @@ def _published(name: str) -> LensModel:
 
 
 def _rewrites(folder: Path) -> bool:
-    """Whether the folder's tokenizer was made for the nano model's rewriting task."""
+    """Whether the folder's tokenizer is that of the nano model, which can rewrite requests."""
     path = folder / "tokenizer" / "tokenizer.json"
-    # The large models bring megabytes of vocabulary; telling them apart by size imports nothing.
+    # The large models' vocabularies have megabytes; comparing sizes needs no imports.
     if not path.is_file() or path.stat().st_size > _LARGEST_NANO_TOKENIZER:
         return False
     from lens_core.nano.chat import REWRITE_INSTRUCTION

@@ -1,4 +1,4 @@
-"""A Lens checkpoint in memory, loaded once and shared by everything that uses it."""
+"""A Lens checkpoint in memory, loaded once and shared by all its users."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ T = TypeVar("T")
 
 
 class LensRuntime:
-    """Loads a model's pipeline when it is first needed and hands it to one thread at a time.
+    """Loads a model's pipeline on first use and gives it to one thread at a time.
 
-    Generator and reasoner of the nano model share one runtime, so that the text encoder is in
-    memory once.
+    The nano model's generator and reasoner share one runtime, so that the text encoder is in memory
+    only once.
     """
 
     def __init__(self, model: LensModel) -> None:
@@ -44,16 +44,16 @@ class LensRuntime:
 
     @classmethod
     def of_pipeline(cls, model: LensModel, pipeline: LensPipeline) -> LensRuntime:
-        """A runtime round a pipeline that is already in memory."""
+        """Wrap a pipeline that is already in memory."""
         runtime = cls(model)
         runtime._pipeline = pipeline
         return runtime
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with weights, settings, LoRAs and plans, and with the libraries that compute.
+        """Identifies weights, settings, LoRAs, plans and the versions of computing libraries.
 
-        Weight files too large to hash are known by path, size and time of change.
+        Weight files too large to hash are identified by path, size and modification time.
         """
         from lens_sdk.metadata import versions
 
@@ -68,18 +68,18 @@ class LensRuntime:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _index(self) -> str | None:
-        """Digest of the file that holds the checkpoint's own steps, guidance and noise levels."""
+        """Digest of the file with the checkpoint's own steps, guidance and noise levels."""
         path = None if self.model.folder is None else self.model.folder / "model_index.json"
         if path is None or not path.is_file():
             return None
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
     def plan_memory(self, memory: str | None = None, feature_cache: Path | None = None) -> None:
-        """Say, before the weights are loaded, how they are to share the device's memory.
+        """Set how the weights use the device's memory, before they are loaded.
 
         Args:
             memory: `auto` or the name of a plan; see `lens_core.memory.plan`.
-            feature_cache: Folder of text features to use again, and to keep in.
+            feature_cache: Folder where text features are kept and reused.
 
         Raises:
             ParameterError: There is no such plan.
@@ -89,23 +89,23 @@ class LensRuntime:
         self._memory, self._feature_cache = memory, feature_cache
 
     def plan_loras(self, loras: Sequence[tuple[Path, float]]) -> None:
-        """Say, before the weights are loaded, which LoRAs work with them, and how strongly.
+        """Set which LoRAs to apply, and how strongly, before the weights are loaded.
 
         Args:
             loras: Files in any known key style or PEFT folders, each with its weight.
 
         Raises:
-            GeneratorError: There is no such file, or not only safetensors.
+            GeneratorError: A file does not exist or is not a safetensors file.
         """
         for path, _ in loras:
             _digest(path)
         self._loras = tuple(loras)
 
     def plan_speed(self, speed: str | None = None) -> None:
-        """Say, before the weights are loaded, which of the faster paths to take.
+        """Set which faster code paths to use, before the weights are loaded.
 
         Args:
-            speed: The name of a plan; see `lens_core.speed.plan`. None leaves everything as it is.
+            speed: The name of a plan, see `lens_core.speed.plan`; None changes nothing.
 
         Raises:
             ParameterError: There is no such plan.
@@ -118,12 +118,12 @@ class LensRuntime:
 
     @property
     def speed(self) -> str | None:
-        """The faster paths taken, by the name of their plan; None for those of any pipeline."""
+        """The name of the speed plan; None for the pipeline's usual code paths."""
         return self._speed
 
     @property
     def size_rules(self) -> SizeRules:
-        """Which sizes the model draws; known without loading it.
+        """The sizes the model supports; available without loading it.
 
         Raises:
             GeneratorError: The checkpoint's settings cannot be read.
@@ -149,12 +149,12 @@ class LensRuntime:
         return self._pipeline is not None
 
     def load(self) -> LensPipeline:
-        """The pipeline; the first call takes seconds, or minutes for the large models.
+        """Return the pipeline; the first call takes seconds, or minutes for the large models.
 
         Raises:
             GeneratorError: The checkpoint cannot be loaded.
         """
-        # Who only asks something of it need not wait for a picture that is being drawn.
+        # Callers that only read something need not wait while an image is being generated.
         if self._pipeline is not None:
             return self._pipeline
         with self._lock, no_loading_bars():
@@ -163,10 +163,10 @@ class LensRuntime:
             return self._pipeline
 
     async def write(self, work: Callable[[], T]) -> T:
-        """Have something written in a thread of its own, one after the other.
+        """Run a text-writing job in a separate thread, one job at a time.
 
-        So however much is to be written, it takes turns with drawing and leaves the threads alone
-        that all share. What is cancelled before its turn is never begun.
+        Writing thus takes turns with image generation, and does not occupy the shared thread pool.
+        A job that is cancelled before its turn is never started.
         """
         return await get_running_loop().run_in_executor(self._writer, copy_context().run, work)
 
@@ -176,11 +176,11 @@ class LensRuntime:
 
     @contextmanager
     def exclusive(self) -> Iterator[LensPipeline]:
-        """The pipeline for one thread alone: reading text features marks its layers for a while.
+        """Lock the pipeline for one thread: reading text features changes its layers temporarily.
 
         Threads get it in the order in which they asked.
         """
-        # Under a memory plan the text encoder is loaded when it is first needed.
+        # Under a memory plan the text encoder is loaded on first use.
         with self._lock, no_loading_bars():
             pipeline = self.load()
             if not self.model.nano:
@@ -201,7 +201,7 @@ class LensRuntime:
                 self.model.source,
                 dtype=torch.float32 if self.model.nano else torch.bfloat16,
                 hub=Hub(local_only=True),
-                # The large models belong on the accelerator, in whatever way they fit there.
+                # The large models belong on the accelerator, whichever way they fit.
                 memory=self._memory or (None if self.model.nano else AUTO),
                 feature_cache=self._feature_cache,
             )
@@ -239,7 +239,7 @@ def _digest(lora: Path) -> str:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute on one core: tensors so small gain nothing from more and lose on a busy machine."""
+    """Compute on one core: more do not help with tensors this small and hurt on a busy machine."""
     import torch
 
     before = torch.get_num_threads()
@@ -252,7 +252,7 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def no_loading_bars() -> Iterator[None]:
-    """Keep transformers and diffusers from showing bars of their own while they load weights."""
+    """Keep transformers and diffusers from showing their own progress bars while loading."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

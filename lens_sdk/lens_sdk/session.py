@@ -1,4 +1,4 @@
-"""The parts of the loop chosen by name and put together."""
+"""Builds the loop from parts chosen by name."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from lens_sdk.models import DEFAULT_MODEL, require_packages
 from lens_sdk.runtime import LensRuntime
 
 RUBRIC_SETTING = "the setting rubric = 'openai:{model}', or LLMRubricWriter(OpenAIChat('{model}'))"
-"""What a user changes to have criteria written by another model."""
+"""The setting that chooses another model for writing criteria."""
 
 PartChoice = str
-"""`auto`, `nano`, `openai`, `openai:MODEL` or `none`; to rewrite also `local` and `gguf[:FILE]`."""
+"""`auto`, `nano`, `openai`, `openai:MODEL` or `none`; reasoners also `local` and `gguf[:FILE]`."""
 
 _Kind = Literal["reasoner", "judge", "rubric"]
 _CHOICES: dict[_Kind, str] = {
@@ -75,38 +75,38 @@ def build_loop(
     provider: ChatOptions | None = None,
     system_prompt: SystemPrompt | str | Path | None = None,
 ) -> AgentLoop:
-    """Put a loop together from names, or from parts of your own.
+    """Build a loop from parts chosen by name, or from your own parts.
 
-    With the nano model everything is offline: its own text encoder rewrites, a detector judges.
-    Other models are rewritten for and judged by a language model behind OpenAI's API or a server
-    that speaks it (`OPENAI_API_KEY`, `OPENAI_BASE_URL`).
+    With the nano model everything runs offline: its own text encoder rewrites requests, and a
+    detector judges the images. For other models, a language model does both, through OpenAI's API
+    or a compatible server (`OPENAI_API_KEY`, `OPENAI_BASE_URL`).
 
     Args:
-        model: `lens-nano`, the path of a Lens folder, another choice of `choose_generator`, such
-            as `diffusers:ID_OR_FOLDER`, `openai` or `server:URL#MODEL`, or any `Generator`.
-        reasoner: `auto`, `nano`, `openai`, `openai:MODEL`, `local` (the text encoder of the Lens
-            that draws, which is a GPT-OSS, at no extra memory), `gguf` or `gguf:FILE` (a small
-            model on this machine), a `Reasoner`, or `none` or None to draw requests as they are.
-        judge: `auto`, `nano`, `openai`, `openai:MODEL`, a `Judge`, or `none` or None; a `Judge` of
-            your own needs a `rubric_writer`, or a rubric given to each run.
-        rubric_writer: Writes the criteria: `nano`, `openai`, `openai:MODEL`, or one of your own;
-            by default (`auto` or None) the one that goes with `judge`.
-        fidelity_checker: Looks the criteria up in the prompts: `auto` is the one that goes with
-            `judge`, if there is one; or one of your own, or `none` or None.
-        reviser: Mends prompts between rounds: `auto` is the one that goes with `reasoner`, if there
-            is one; or one of your own, or `none` or None to draw further rounds from new seeds.
+        model: `lens-nano`, the path of a Lens folder, another choice of `choose_generator`, such as
+            `diffusers:ID_OR_FOLDER`, `openai` or `server:URL#MODEL`, or any `Generator`.
+        reasoner: `auto`, `nano`, `openai`, `openai:MODEL`, `local` (the text encoder of the local
+            Lens model, a GPT-OSS; needs no extra memory), `gguf` or `gguf:FILE` (a small local
+            model), or a `Reasoner`. `none` or None uses each request as the prompt.
+        judge: `auto`, `nano`, `openai`, `openai:MODEL`, a `Judge`, or `none` or None. Your own
+            judge needs a `rubric_writer`, or a rubric for each run.
+        rubric_writer: Writes the criteria: `nano`, `openai`, `openai:MODEL`, or a `RubricWriter`;
+            by default (`auto` or None), the one that belongs to `judge`.
+        fidelity_checker: Checks which criteria each prompt states. `auto` uses the one that belongs
+            to `judge`, if any; or a `FidelityChecker`, or `none` or None.
+        reviser: Rewrites prompts between rounds. `auto` uses the one that belongs to `reasoner`, if
+            any; or a `Reviser`. With `none` or None, further rounds only use new seeds.
         limits: When a run ends; by default after one round.
-        cache: Where results are kept for other runs, or its folder; see `lens_reasoner.Cache`.
-        on_unsupported: Refuse what the generator cannot honour, or leave it out with a warning and
-            a note in the picture's record; None leaves it to the generator.
-        provider: Server, key and prices of the language models chosen by name; see
-            `OpenAIChat`. None takes what the environment says.
-        system_prompt: What the reasoner follows, or its file; None means its own.
+        cache: Cache shared with other runs, or its folder; see `lens_reasoner.Cache`.
+        on_unsupported: Whether to refuse settings that the generator does not support, or to drop
+            them with a warning and a note in the image's record; None follows the generator.
+        provider: Server, key and prices of the language models chosen by name; see `OpenAIChat`.
+            None reads them from the environment.
+        system_prompt: The reasoner's system prompt, or a file with it; None means the built-in one.
 
     Raises:
         UnknownModelError: There is no such model.
-        UnknownPartError: A reasoner or judge that is not on offer, or not for this model.
-        LoopConfigError: A part that cannot do what is asked of it, such as a bare function.
+        UnknownPartError: A reasoner or judge is unknown, or does not work with this model.
+        LoopConfigError: A part does not have the methods it needs, such as a plain function.
         MissingExtraError: The packages to run a model here are not installed.
         MissingKeyError: A language model is needed and there is no key for it.
     """
@@ -136,15 +136,15 @@ def choose_reasoner(
     runtime: LensRuntime | None,
     provider: ChatOptions | None = None,
 ) -> Reasoner | None:
-    """The reasoner a choice means; None for none.
+    """Return the reasoner for a choice; None for `none`.
 
     Args:
         choice: See `build_loop`.
-        runtime: The local model, if one draws.
+        runtime: The local model, if the generator is one.
         provider: See `build_loop`.
 
     Raises:
-        UnknownPartError: It is not on offer, or not for this model.
+        UnknownPartError: The choice is unknown, or does not work with this model.
         MissingKeyError: A language model is needed and there is no key for it.
     """
     if not isinstance(choice, str):
@@ -176,7 +176,7 @@ def choose_judge(
     runtime: LensRuntime | None,
     provider: ChatOptions | None = None,
 ) -> tuple[Judge | None, RubricWriter | None]:
-    """The judge a choice means, and who writes its criteria; see `choose_reasoner`."""
+    """Return the judge for a choice and its rubric writer; see `choose_reasoner`."""
     if not isinstance(choice, str):
         return choice, None
     kind, name = _read(choice, "judge", runtime, provider)
@@ -195,7 +195,7 @@ def choose_judge(
 def choose_rubric_writer(
     choice: PartChoice | RubricWriter | None, provider: ChatOptions | None = None
 ) -> RubricWriter | None:
-    """Who writes criteria; None, for `auto` too, leaves it to the judge; see `choose_judge`."""
+    """Return the rubric writer; None, also for `auto`, means the judge's; see `choose_judge`."""
     if choice == "auto" or not isinstance(choice, str):
         return None if isinstance(choice, str) else choice
     kind, name = _read(choice, "rubric", None, provider)
@@ -214,16 +214,16 @@ def choose_reviser(
     runtime: LensRuntime | None,
     provider: ChatOptions | None = None,
 ) -> Reviser | None:
-    """Who mends the prompts of a reasoner; None for nobody.
+    """Return the reviser for a reasoner's prompts; None for no reviser.
 
     Args:
         choice: See `build_loop`.
-        reasoner: The choice of the reasoner, which `auto` follows.
-        runtime: The local model, if one draws.
+        reasoner: The choice of reasoner, which `auto` follows.
+        runtime: The local model, if the generator is one.
         provider: See `build_loop`.
 
     Raises:
-        UnknownPartError: It is not on offer, or not for this model.
+        UnknownPartError: The choice is unknown, or does not work with this model.
     """
     if not isinstance(choice, str):
         return choice
@@ -249,7 +249,7 @@ def choose_fidelity_checker(
     runtime: LensRuntime | None,
     provider: ChatOptions | None = None,
 ) -> FidelityChecker | None:
-    """Who looks a judge's criteria up in the prompts; see `choose_reviser`."""
+    """Return the fidelity checker that belongs to a judge; see `choose_reviser`."""
     if not isinstance(choice, str):
         return choice
     if not _follows(choice, "fidelity_checker") or not isinstance(judge, str):
@@ -265,7 +265,7 @@ def choose_fidelity_checker(
 
 
 def _follows(choice: PartChoice, part: str) -> bool:
-    """Whether a part is the one that goes with another, or none."""
+    """Whether the choice is `auto`; anything other than `auto` or `none` is an error."""
     if choice not in {"auto", "none"}:
         raise UnknownPartError(
             f"{part} {choice!r} is not known.", hint="Choices: auto, none, or your own part."
@@ -274,11 +274,11 @@ def _follows(choice: PartChoice, part: str) -> bool:
 
 
 def named_chat(model: str, setting: str, provider: ChatOptions | None) -> OpenAIChat:
-    """A language model chosen by name.
+    """Return a language model chosen by name.
 
     Args:
         model: Its name.
-        setting: What a user changes to choose another.
+        setting: The setting that chooses another model, for error messages.
         provider: See `build_loop`.
     """
     options: ChatOptions = {**(provider or ChatOptions()), "setting": setting}
@@ -288,7 +288,7 @@ def named_chat(model: str, setting: str, provider: ChatOptions | None) -> OpenAI
 def _read(
     choice: PartChoice, part: _Kind, runtime: LensRuntime | None, provider: ChatOptions | None
 ) -> tuple[str, str]:
-    """The kind of a part and, for `openai` and `gguf`, its model."""
+    """Return the kind of a part and, for `openai` and `gguf`, its model."""
     kind, _, name = choice.partition(":")
     if kind == "auto" and not name:
         kind = "nano" if runtime is not None and runtime.model.nano else "openai"

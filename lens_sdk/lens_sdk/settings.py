@@ -1,8 +1,8 @@
 """One settings object for the command line and the clients.
 
-Values come from arguments, then the environment, then `lens.toml` of the project, then `lens.toml`
-of the user, then the defaults below. Keys are never in a file: a setting names the environment
-variable that holds them.
+Values come from arguments, then the environment, then the project's `lens.toml`, then the user's
+`lens.toml`, then the defaults below. Files never contain API keys: a setting names the environment
+variable that holds the key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DEFAULT_RUNS = Path("lens-runs")
 
 
 class FromSettings(Enum):
-    """Stands for an argument that was not given, where None means something of its own."""
+    """Default for arguments that were not given, where None has a meaning of its own."""
 
     FROM_SETTINGS = "from settings"
 
@@ -36,13 +36,13 @@ class FromSettings(Enum):
 
 
 FROM_SETTINGS: Literal[FromSettings.FROM_SETTINGS] = FromSettings.FROM_SETTINGS
-"""The value of the settings is used."""
+"""Use the value from the settings."""
 
 T = TypeVar("T")
 
 
 def given_or(argument: T | FromSettings, setting: T) -> T:
-    """An argument, or the value of the settings where none was given."""
+    """Return the argument, or the setting if no argument was given."""
     return setting if isinstance(argument, FromSettings) else argument
 
 
@@ -51,7 +51,7 @@ def _none_is_no_limit(value: object) -> object:
 
 
 Limit = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_none_is_no_limit)]
-"""Seconds; None is no limit."""
+"""In seconds; None means no limit."""
 
 
 def _json_text(value: object) -> object:
@@ -59,7 +59,7 @@ def _json_text(value: object) -> object:
 
 
 class TimeoutSettings(Value):
-    """Seconds that calls to a Lens server may take; "none" is no limit."""
+    """Timeouts in seconds for calls to a Lens server; "none" means no limit."""
 
     connect: Limit = Field(default=5.0, description="Seconds to connect.")
     first_byte: Limit = Field(
@@ -72,7 +72,7 @@ class TimeoutSettings(Value):
 class Settings(Value):
     """Defaults for the command line and the clients.
 
-    Each field's description says what it means; `lens config` shows where its value comes from.
+    Each field has a description; `lens config` shows where each value comes from.
     """
 
     model: str = Field(
@@ -138,13 +138,13 @@ class Settings(Value):
 
     @classmethod
     def load(cls, **arguments: Any) -> Settings:
-        """The settings that hold here and now.
+        """Load the settings that apply in the current folder and environment.
 
         Args:
-            **arguments: Values by field that outrank all others; None counts as not given.
+            **arguments: Values by field, which override all others; None counts as not given.
 
         Raises:
-            SettingsError: A value that cannot be used, with its source; a file that cannot be read.
+            SettingsError: A value is invalid or a file cannot be read; the message names the source.
         """
         from lens_sdk.settings_sources import load_settings
 
@@ -152,13 +152,13 @@ class Settings(Value):
 
     @property
     def provider(self) -> ChatOptions:
-        """Server, key, prices and fields for language models, as `OpenAIChat` takes them.
+        """Server, key, prices and extra fields for language models, as `OpenAIChat` takes them.
 
         Raises:
             PriceTableError: The prices cannot be read.
         """
         options = ChatOptions(
-            # Where the variable that is named holds none, OpenAI's own key is not sent instead.
+            # If the named variable is empty, OpenAI's own key must not be sent instead.
             base_url=self.openai_base_url,
             api_key=os.environ.get(self.openai_api_key_env, ""),
             extra_body=self.openai_extra_body,
@@ -171,9 +171,9 @@ class Settings(Value):
         return options
 
     def prompt_for(self, reasoner: object) -> Path | None:
-        """The system prompt of a reasoner that is chosen by name; others have their own or none."""
+        """The system prompt for a reasoner chosen by name; None for other reasoners."""
         return self.system_prompt if isinstance(reasoner, str) and reasoner != "none" else None
 
     def key(self, environ: Mapping[str, str] = os.environ) -> str | None:
-        """The Lens server's key, if there is one."""
+        """The API key for the Lens server, if set."""
         return environ.get(self.api_key_env) or None

@@ -1,4 +1,4 @@
-"""Where settings come from, value by value."""
+"""Loads settings and tracks where each value comes from."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ class Source:
     """Where a value comes from.
 
     Attributes:
-        kind: What sort of place.
-        place: The variable or the file; empty for the others.
+        kind: The kind of source.
+        place: The variable or the file; empty for other kinds.
     """
 
     kind: Literal["argument", "environment", "file", "default"]
     place: str = ""
 
     def __str__(self) -> str:
-        """In words."""
+        """Describe the source."""
         return self.place or self.kind
 
 
@@ -58,8 +58,8 @@ class LoadedSettings:
 
     Attributes:
         settings: The values.
-        sources: Where each comes from, by dotted name.
-        files: The files that were read, the stronger first.
+        sources: The source of each value, by dotted name.
+        files: The files that were read, highest precedence first.
     """
 
     settings: Settings
@@ -68,7 +68,7 @@ class LoadedSettings:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The values as JSON values, by dotted name."""
+        """The settings as JSON values, by dotted name."""
         return _flat(self.settings.model_dump(mode="json"))
 
 
@@ -78,12 +78,12 @@ def load_settings(
     """Read all sources.
 
     Args:
-        folder: Where a project's file is looked for; the current folder by default.
-        environ: The environment; that of this process by default.
-        **arguments: Values that outrank all others; None counts as not given.
+        folder: Where to start looking for the project's file; by default the current folder.
+        environ: The environment; by default that of this process.
+        **arguments: Values that override all others; None counts as not given.
 
     Raises:
-        SettingsError: A value that cannot be used, with its source; a file that cannot be read.
+        SettingsError: A value is invalid or a file cannot be read; the message names the source.
     """
     environ = os.environ if environ is None else environ
     known: dict[str, tuple[Any, Source]] = {}
@@ -104,10 +104,10 @@ def load_settings(
 def settings_files(
     folder: Path | None = None, environ: Mapping[str, str] | None = None
 ) -> tuple[Path, ...]:
-    """Where settings files are looked for, the stronger first; they need not exist.
+    """Paths where settings files may be, highest precedence first; they need not exist.
 
-    A project's file is the nearest one from `folder` up to the folder that holds `.git` or
-    `pyproject.toml`; outside such a project only `folder` itself counts.
+    The project's file is the nearest one between `folder` and the folder that holds `.git` or
+    `pyproject.toml`. Outside a project, only `folder` itself is searched.
     """
     start = (folder or Path.cwd()).resolve()
     above = [start, *start.parents]
@@ -136,10 +136,10 @@ def _from_file(path: Path) -> dict[str, tuple[Any, Source]]:
         if value == "":
             continue
         if isinstance(value, str) and any(mark in value for mark in "\t\n\r\f\b"):
-            # That is what became of a backslash in double quotes.
+            # A backslash escape in a double-quoted string became this character.
             raise SettingsError(f"{path}: {name} = {value!r} cannot be used.", hint=_FORM)
         if name in _PATHS and isinstance(value, str):
-            # Relative to the file, so that it means the same from every folder of a project.
+            # Relative to the file, so that it means the same in every folder of a project.
             value = str(path.parent / Path(value).expanduser())
         found[name] = value, Source("file", str(path))
     return found
@@ -180,7 +180,7 @@ def _validated(known: Mapping[str, tuple[Any, Source]]) -> Settings:
 
 
 def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables opened into dotted names, but for those that are a setting's value."""
+    """Flatten tables into dotted names, except tables that are the value of a setting."""
     flat: dict[str, Any] = {}
     for name, value in data.items():
         if isinstance(value, Mapping) and name not in VARIABLES:
