@@ -1,1 +1,1 @@
-"""`Lens` and `AsyncLens`: one client for models in this process and for servers elsewhere."""
+"""`Lens` and `AsyncLens`: one client for models in this process and on servers."""

@@ -1,4 +1,4 @@
-"""The seam between the client's calls and where they are carried out."""
+"""The interface between the client's calls and where they run."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from lens_sdk.client.types import Edit, Judgement, RunInfo
 
 
 class RunStream(AsyncIterator[Event]):
-    """A run under way, event by event; closing it early ends the run.
+    """The events of a run in progress; closing the stream early ends the run.
 
     Attributes:
-        id: The run's name, once it is known; None for runs that are not recorded.
+        id: The run's ID once it is known; None for runs that are not recorded.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class RunStream(AsyncIterator[Event]):
         self._events: AsyncGenerator[Event] | None = None
 
     def begin(self, events: AsyncGenerator[Event]) -> Self:
-        """Set where the events come from."""
+        """Set the source of the events."""
         self._events = events
         return self
 
@@ -45,7 +45,7 @@ class RunStream(AsyncIterator[Event]):
         return event
 
     async def result(self) -> LoopResult:
-        """Wait for the end; what the events so far add up to, and those to come."""
+        """Wait for the end and return the result, including events that were already read."""
         async with self:
             async for _ in self:
                 pass
@@ -53,20 +53,20 @@ class RunStream(AsyncIterator[Event]):
 
     @property
     def so_far(self) -> LoopResult:
-        """What there is already.
+        """The result so far.
 
         Raises:
-            ValueError: If not even the start was seen.
+            ValueError: The run's first event has not arrived yet.
         """
         return self._state.result()
 
     async def aclose(self) -> None:
-        """End the run, unless it is over; its pictures so far stay."""
+        """End the run if it is still in progress; images generated so far are kept."""
         if self._events is not None:
             await self._events.aclose()
 
     async def __aenter__(self) -> Self:
-        """The run itself."""
+        """Return the stream."""
         return self
 
     async def __aexit__(
@@ -75,21 +75,21 @@ class RunStream(AsyncIterator[Event]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close it."""
+        """Close the stream."""
         await self.aclose()
 
 
 class Backend(Protocol):
-    """Carries out a client's calls; see `AsyncLens` for what they mean."""
+    """Runs a client's calls; see `AsyncLens` for their meaning."""
 
     async def images(self, request: ImageRequest, edit: Edit | None = None) -> list[GeneratedImage]:
-        """Draw `request.num_images` pictures from `request.text` as it is, or change one."""
+        """Generate `request.num_images` images from `request.text` unchanged, or edit one."""
         ...
 
     def stream(
         self, request: ImageRequest, *, rubric: Rubric | None, limits: LoopLimits
     ) -> RunStream:
-        """Begin a run."""
+        """Start a run."""
         ...
 
     async def rewrite(self, request: ImageRequest) -> Rewrite | Refused:
@@ -99,7 +99,7 @@ class Backend(Protocol):
     async def judge(
         self, image: GeneratedImage, request: ImageRequest, *, rubric: Rubric | None
     ) -> Judgement:
-        """Hold a picture against a request."""
+        """Judge how well an image fulfils a request."""
         ...
 
     async def runs(self, limit: int) -> list[RunInfo]:
@@ -107,17 +107,17 @@ class Backend(Protocol):
         ...
 
     async def run(self, name: str) -> RunInfo:
-        """One run."""
+        """Summary of one run."""
         ...
 
     async def result(self, name: str) -> LoopResult:
-        """What a run produced, or has so far."""
+        """The result of a run, or what it has produced so far."""
         ...
 
     def resume(self, name: str) -> RunStream:
-        """Go on with a run; what it recorded comes first."""
+        """Resume a run; the events already recorded come first."""
         ...
 
     async def close(self) -> None:
-        """Give up connections."""
+        """Close connections."""
         ...

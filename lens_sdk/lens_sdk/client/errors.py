@@ -1,4 +1,4 @@
-"""Errors of calls to a server.
+"""Errors raised by calls to a server.
 
 SdkError
  +- LensServerError
@@ -17,14 +17,14 @@ from lens_sdk.errors import SdkError
 
 
 class LensServerError(SdkError):
-    """A call to a server that gave no result.
+    """A call to a server returned no result.
 
     Attributes:
         status: HTTP status; None if there was no answer.
-        code: The server's short name for what was wrong.
-        param: The parameter it is about.
-        request_id: The server's name for the call.
-        retry_after: Seconds after which asking again makes sense, if the server said so.
+        code: The server's error code.
+        param: The parameter that caused the error.
+        request_id: The server's ID for the call.
+        retry_after: Seconds to wait before retrying, if the server gave a time.
     """
 
     def __init__(
@@ -47,15 +47,15 @@ class LensServerError(SdkError):
 
 
 class AuthenticationError(LensServerError):
-    """The server does not know the API key."""
+    """The server does not accept the API key."""
 
 
 class RequestRefusedError(LensServerError, ValueError):
-    """The server cannot honour the request as it is; asking again does not help."""
+    """The server refuses the request; retrying it unchanged does not help."""
 
 
 class ServerBusyError(LensServerError):
-    """Too much is waiting there, or the server is shutting down, and retrying did not help."""
+    """The server is overloaded or shutting down, and retrying did not help."""
 
 
 class ServerFailedError(LensServerError):
@@ -63,7 +63,7 @@ class ServerFailedError(LensServerError):
 
 
 class ServerUnreachableError(LensServerError):
-    """There is no connection, or it was lost and could not be made again."""
+    """The server could not be reached, or the connection was lost and could not be restored."""
 
 
 class ServerTimeoutError(ServerUnreachableError):
@@ -71,11 +71,11 @@ class ServerTimeoutError(ServerUnreachableError):
 
 
 class RunEndedError(LensServerError):
-    """A run that ended before it was finished.
+    """A run ended before it was finished.
 
     Attributes:
-        run_id: Its name, to look at it or resume it.
-        run_status: What became of it: "cancelled", "failed" or "interrupted".
+        run_id: ID of the run, for reading or resuming it.
+        run_status: How the run ended: "cancelled", "failed" or "interrupted".
     """
 
     def __init__(self, message: str, *, run_id: str, run_status: str, hint: str = "") -> None:

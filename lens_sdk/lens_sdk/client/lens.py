@@ -1,4 +1,4 @@
-"""The async client: the same calls in this process and on a server."""
+"""The async client: the same calls, in this process or on a server."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from lens_prompt_opt import Budget, ProgressCallback, PromptSet, StudyResult
 
 LIMITS = frozenset({"max_rounds", "max_images", "max_cost", "cost_unknown", "deadline"})
-"""The reasons to stop that are limits."""
+"""Stop reasons that mean a limit was reached."""
 
 
 class AsyncLens:
-    """Pictures and runs, from a model in this process or from a server.
+    """Generates images and runs the loop, with a model in this process or on a server.
 
     Example:
         ```python
@@ -49,7 +49,7 @@ class AsyncLens:
         ```
 
     Attributes:
-        images: Pictures from prompts as they are.
+        images: Generates and edits images; prompts are used unchanged.
         runs: Recorded runs.
     """
 
@@ -69,26 +69,26 @@ class AsyncLens:
         max_retries: int | None = None,
         settings: Settings | None = None,
     ) -> None:
-        """Choose where calls are carried out; what is not given comes from the settings.
+        """Choose where calls run; arguments that are not given come from the settings.
 
         Args:
-            model: In this process: see `lens_sdk.build_loop`.
-            base_url: A server, such as "http://127.0.0.1:8000". Without one in the settings either,
-                or with "" here, everything is done in this process.
-            api_key: The server's key.
-            reasoner: In this process: see `lens_sdk.build_loop`.
-            judge: In this process: see `lens_sdk.build_loop`.
-            rubric_writer: In this process: see `lens_sdk.build_loop`.
-            system_prompt: In this process: see `lens_sdk.build_loop`.
-            folder: In this process: where runs are recorded; None records none.
-            cache: In this process: where results are kept for other runs; None keeps none.
-            timeouts: How long a server may take.
-            max_retries: Times to ask a server again; it never does the same work twice.
-            settings: Settings to use; by default those that hold here and now.
+            model: Only without a server; see `lens_sdk.build_loop`.
+            base_url: Address of a server, such as "http://127.0.0.1:8000". With "", or if the
+                settings name no server either, everything runs in this process.
+            api_key: API key for the server.
+            reasoner: Only without a server; see `lens_sdk.build_loop`.
+            judge: Only without a server; see `lens_sdk.build_loop`.
+            rubric_writer: Only without a server; see `lens_sdk.build_loop`.
+            system_prompt: Only without a server; see `lens_sdk.build_loop`.
+            folder: Only without a server: folder for recorded runs; None records none.
+            cache: Only without a server: cache shared with other runs; None caches nothing.
+            timeouts: How long calls to a server may take.
+            max_retries: How often to retry a call to a server, which never does the work twice.
+            settings: Settings to use; by default, they are loaded now.
 
         Raises:
             ReasonerError: As `lens_sdk.build_loop` does; `SettingsError` for the settings.
-            LoopConfigError: A part for this process is given, and the address of a server.
+            LoopConfigError: Both a server's address and a part for this process are given.
         """
         known = settings or Settings.load(max_retries=max_retries)
         url = known.base_url if base_url is None else base_url
@@ -131,19 +131,20 @@ class AsyncLens:
         raise_on_limit: bool = False,
         **options: Any,
     ) -> LoopResult:
-        """Rewrite, draw, judge and revise until a limit; `result.best` is the best picture.
+        """Rewrite, generate, judge and revise until a limit; `result.best` is the best image.
 
         Args:
-            request: What to draw.
-            rubric: The criteria; by default they are written.
-            limits: When to end; after one round by default.
-            raise_on_limit: Raise where a limit ended the run before its target score.
+            request: What to generate.
+            rubric: The criteria; written from the request by default.
+            limits: When the run ends; after one round by default.
+            raise_on_limit: Raise if a limit ended the run before it reached its target score.
             **options: Fields of `ImageRequest`, such as `seed=1` and `num_images=4`.
 
         Raises:
-            LensError: With what was wrong and what to do about it.
-            LimitReachedError: With the result so far, if `raise_on_limit`.
-            ValidationError: An option that is no field of `ImageRequest`, or out of range.
+            LensError: The call failed; the message says why and what to do.
+            LimitReachedError: A limit ended the run, and `raise_on_limit` is set; the error holds
+                the result so far.
+            ValidationError: An option is not a field of `ImageRequest`, or is out of range.
         """
         run = self.stream(request, rubric=rubric, limits=limits, **options)
         result = await run.result()
@@ -159,12 +160,12 @@ class AsyncLens:
         limits: LoopLimits | None = None,
         **options: Any,
     ) -> RunStream:
-        """`create`, event by event; closing the stream early ends the run between two steps."""
+        """`create` as a stream of events; closing it early ends the run between two steps."""
         asked = ImageRequest.of(request, **options)
         return self._backend.stream(asked, rubric=rubric, limits=limits or LoopLimits())
 
     async def rewrite(self, request: ImageRequest | str, **options: Any) -> Rewrite | Refused:
-        """Turn a request into a prompt, or learn why it is refused."""
+        """Turn a request into a prompt; returns `Refused` with the reason if it is refused."""
         asked = ImageRequest.of(request, **options)
         with call_span("rewrite") as span:
             outcome = await self._backend.rewrite(asked)
@@ -174,15 +175,15 @@ class AsyncLens:
     async def judge(
         self, image: Picture, request: ImageRequest | str, *, rubric: Rubric | None = None
     ) -> Judgement:
-        """Hold a picture against a request.
+        """Judge how well an image fulfils a request.
 
         Args:
-            image: The picture.
-            request: What it was to show.
-            rubric: The criteria; by default they are written from the request.
+            image: The image.
+            request: What the image should show.
+            rubric: The criteria; written from the request by default.
 
         Raises:
-            ImageFileError: There is no such file, or it is no picture or a damaged one.
+            ImageFileError: The file does not exist, is not an image, or is damaged.
         """
         picture, asked = await asyncio.to_thread(as_picture, image), ImageRequest.of(request)
         with call_span("judge") as span:
@@ -201,24 +202,25 @@ class AsyncLens:
         defaults: Mapping[str, object] | None = None,
         **order: Any,
     ) -> StudyResult:
-        """Improve the reasoner's system prompt over many requests, with a claim that holds.
+        """Improve the reasoner's system prompt over many requests and test the gain statistically.
 
-        Everything is written into a folder; the study that is found there goes on.
+        Everything is written to a folder; a study that is already there is continued.
 
         Args:
-            requests: What to draw, or a JSONL file of it.
-            budget: Limits over everything, such as `{"images": 600}`.
-            folder: The study's own.
-            seed_prompt: The system prompt to start from, or its file; by default the one that this
+            requests: The requests, or a JSONL file that contains them.
+            budget: Limits for the whole study, such as `{"images": 600}`.
+            folder: The study's folder.
+            seed_prompt: The system prompt to start from, or its file; by default, the one this
                 client rewrites with, or else the built-in one.
-            on_progress: Told how far it is.
-            defaults: Settings for requests that have none of their own, such as `width`.
+            on_progress: Called with the progress so far.
+            defaults: Settings for requests that do not set them, such as `width`.
             **order: Fields of `lens_sdk.optimize_run.StudyOrder`, such as `strategy` and `alpha`.
 
         Raises:
-            LensError: With what was wrong and what to do about it; `StudyInterruptedError` where
-                the same call goes on later.
-            ValidationError: A field that `StudyOrder` or `Budget` does not have, or out of range.
+            LensError: The study failed; the message says why and what to do. After a
+                `StudyInterruptedError`, the same call continues the study.
+            ValidationError: An option is not a field of `StudyOrder` or `Budget`, or is out of
+                range.
         """
         if self._remote:
             raise LoopConfigError(
@@ -240,11 +242,11 @@ class AsyncLens:
         )
 
     async def close(self) -> None:
-        """Close the connections of the running event loop; the next call opens new ones."""
+        """Close the running event loop's connections; the next call opens new ones."""
         await self._backend.close()
 
     async def __aenter__(self) -> Self:
-        """The client itself."""
+        """Return the client."""
         return self
 
     async def __aexit__(
@@ -253,7 +255,7 @@ class AsyncLens:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close it."""
+        """Close the client."""
         await self.close()
 
 
@@ -273,7 +275,7 @@ def _there(
     timeouts: Timeouts | None,
     max_retries: int | None,
 ) -> Backend:
-    """What has calls carried out by a server."""
+    """The backend that calls a server."""
     from lens_sdk.client.remote import RemoteBackend
 
     return RemoteBackend(
@@ -293,7 +295,7 @@ def _here(
     cache: Cache | str | Path | None,
     system_prompt: SystemPrompt | str | Path | None,
 ) -> Backend:
-    """What carries out calls in this process."""
+    """The backend that runs calls in this process."""
     from lens_sdk.client.local import LocalBackend
     from lens_sdk.client.parts import choose_parts
     from lens_sdk.generators import as_generator

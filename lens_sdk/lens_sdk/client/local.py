@@ -1,4 +1,4 @@
-"""Calls carried out in this process."""
+"""Calls that run in this process."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from lens_sdk.tracing import traced
 
 
 class LocalBackend:
-    """Uses parts in this process; they may call providers themselves.
+    """Runs calls with parts in this process; the parts may themselves call providers.
 
     Args:
-        parts: What to use.
-        folder: Where runs are recorded; None records none.
-        cache: Where results are kept for other runs; None keeps none.
+        parts: The parts to use.
+        folder: Folder for recorded runs; None records none.
+        cache: Cache shared with other runs; None caches nothing.
     """
 
     def __init__(
@@ -131,12 +131,12 @@ class LocalBackend:
         )
 
     async def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing, since nothing is held open."""
 
     async def _play(
         self, events: AsyncGenerator[Event], request: ImageRequest | None = None, *, known: int = 0
     ) -> AsyncGenerator[Event]:
-        # Loading blocks; done here, the event loop stays free meanwhile.
+        # Loading blocks, so do it in a thread to keep the event loop free.
         await asyncio.to_thread(load_generator, self._parts.generator, request)
         async with aclosing(traced(events, known=known)) as told:
             async for event in told:
@@ -151,7 +151,7 @@ class LocalBackend:
 
 
 def run_info(record: RunRecord) -> RunInfo:
-    """A recorded run in a few words; one that is under way counts as interrupted."""
+    """Summary of a recorded run; a run still in progress counts as interrupted."""
     return RunInfo(
         id=record.folder.name,
         created_at=int(datetime.fromisoformat(record.header.created).timestamp()),

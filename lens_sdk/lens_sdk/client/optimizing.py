@@ -1,4 +1,4 @@
-"""Prompt studies begun from a client."""
+"""Prompt studies started from a client."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def optimize(
     defaults: Mapping[str, object] | None,
     order: Mapping[str, Any],
 ) -> StudyResult:
-    """Run a study in a folder, or go on with the one that is there; see `AsyncLens.optimize`."""
+    """Run a study in a folder, or continue the one that is there; see `AsyncLens.optimize`."""
     from lens_prompt_opt import Budget
     from lens_sdk.optimize_run import ORDER_FILE, OptimizeRun, StudyOrder
 

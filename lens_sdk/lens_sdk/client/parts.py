@@ -1,4 +1,4 @@
-"""The parts of the loop, chosen by name once and used by many runs."""
+"""The parts of the loop, chosen once by name and shared by many runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def choose_parts(
     provider: ChatOptions | None = None,
     system_prompt: SystemPrompt | str | Path | None = None,
 ) -> LoopParts:
-    """The parts that `lens_sdk.build_loop` would put together; see there.
+    """Assemble the same parts as `lens_sdk.build_loop`.
 
     Raises:
         ReasonerError: As `build_loop` does.
@@ -61,7 +61,7 @@ def choose_parts(
 def loop_of(
     parts: LoopParts, limits: LoopLimits | None = None, cache: Cache | None = None
 ) -> AgentLoop:
-    """A loop of these parts."""
+    """Build a loop from these parts."""
     return AgentLoop(
         generator=parts.generator,
         reasoner=parts.reasoner,

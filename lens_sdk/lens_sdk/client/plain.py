@@ -1,4 +1,4 @@
-"""The client for code that is not async."""
+"""The synchronous client."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from lens_prompt_opt import Budget, ProgressCallback, PromptSet, StudyResult
 
 LONGEST_FAREWELL = 6.0
-"""Seconds that ending what is under way may take after Ctrl-C."""
+"""Seconds allowed after Ctrl-C to end the work in progress."""
 
 T = TypeVar("T")
 
 
 class _Closing(ABC):
-    """Closed at the end of a `with`."""
+    """Base of objects that the end of a `with` block closes."""
 
     @abstractmethod
     def close(self) -> None: ...
 
     def __enter__(self) -> Self:
-        """The object itself."""
+        """Return the object."""
         return self
 
     def __exit__(
@@ -53,12 +53,12 @@ class _Closing(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close it."""
+        """Close the object."""
         self.close()
 
 
 class Lens(_Closing):
-    """`AsyncLens` for code that is not async, notebooks included; Ctrl-C ends what is under way.
+    """Synchronous version of `AsyncLens`, which also works in notebooks; Ctrl-C ends the call.
 
     Example:
         ```python
@@ -68,12 +68,12 @@ class Lens(_Closing):
         ```
 
     Attributes:
-        images: Pictures from prompts as they are.
+        images: Generates and edits images; prompts are used unchanged.
         runs: Recorded runs.
     """
 
     def __init__(self, model: str | Path | Generator | None = None, **options: Any) -> None:
-        """Choose where calls are carried out; see `AsyncLens`."""
+        """Choose where calls run; see `AsyncLens`."""
         self._lens = AsyncLens(model, **options)
         self.images = Images(self._lens.images)
         self.runs = Runs(self._lens.runs)
@@ -87,7 +87,7 @@ class Lens(_Closing):
         raise_on_limit: bool = False,
         **options: Any,
     ) -> LoopResult:
-        """Rewrite, draw, judge and revise until a limit; see `AsyncLens.create`."""
+        """Rewrite, generate, judge and revise until a limit; see `AsyncLens.create`."""
         return _wait(
             self._lens.create(
                 request, rubric=rubric, limits=limits, raise_on_limit=raise_on_limit, **options
@@ -102,17 +102,17 @@ class Lens(_Closing):
         limits: LoopLimits | None = None,
         **options: Any,
     ) -> PlainRunStream:
-        """`create`, event by event; closing it early ends the run between two steps."""
+        """`create` as a stream of events; closing it early ends the run between two steps."""
         return PlainRunStream(self._lens.stream(request, rubric=rubric, limits=limits, **options))
 
     def rewrite(self, request: ImageRequest | str, **options: Any) -> Rewrite | Refused:
-        """Turn a request into a prompt, or learn why it is refused."""
+        """Turn a request into a prompt; returns `Refused` with the reason if it is refused."""
         return _wait(self._lens.rewrite(request, **options))
 
     def judge(
         self, image: Picture, request: ImageRequest | str, *, rubric: Rubric | None = None
     ) -> Judgement:
-        """Hold a picture against a request; see `AsyncLens.judge`."""
+        """Judge how well an image fulfils a request; see `AsyncLens.judge`."""
         return _wait(self._lens.judge(image, request, rubric=rubric))
 
     def optimize(
@@ -145,7 +145,7 @@ class Lens(_Closing):
 
 
 class Images:
-    """Pictures from prompts as they are: nothing is rewritten or judged."""
+    """Generates and edits images; prompts are used unchanged, and nothing is judged."""
 
     def __init__(self, images: AsyncImages) -> None:
         self._images = images
@@ -153,7 +153,7 @@ class Images:
     def generate(
         self, prompt: ImageRequest | str, *, n: int = 1, **options: Any
     ) -> list[GeneratedImage]:
-        """Draw; see `AsyncImages.generate`."""
+        """Generate images; see `AsyncImages.generate`."""
         return _wait(self._images.generate(prompt, n=n, **options))
 
     def edit(
@@ -167,7 +167,7 @@ class Images:
         mask_feather: int | None = None,
         **options: Any,
     ) -> list[GeneratedImage]:
-        """Change a picture; see `AsyncImages.edit`."""
+        """Edit an image; see `AsyncImages.edit`."""
         return _wait(
             self._images.edit(
                 image,
@@ -182,7 +182,7 @@ class Images:
 
 
 class Runs:
-    """Runs that were recorded, on the server or in the client's folder."""
+    """Recorded runs, on the server or in the client's folder."""
 
     def __init__(self, runs: AsyncRuns) -> None:
         self._runs = runs
@@ -192,24 +192,24 @@ class Runs:
         return _wait(self._runs.list(limit))
 
     def get(self, run_id: str) -> RunInfo:
-        """One run in a few words."""
+        """Summary of one run."""
         return _wait(self._runs.get(run_id))
 
     def result(self, run_id: str) -> LoopResult:
-        """What a run produced, or has so far."""
+        """The result of a run, or what it has produced so far."""
         return _wait(self._runs.result(run_id))
 
     def stream(self, run_id: str) -> PlainRunStream:
-        """Go on with a run, event by event; what it recorded comes first."""
+        """Resume a run as a stream of events, starting with those already recorded."""
         return PlainRunStream(self._runs.stream(run_id))
 
     def resume(self, run_id: str) -> LoopResult:
-        """Go on with a run to its end; one that is finished is only read."""
+        """Resume a run and wait for its end; a finished run is only read."""
         return _wait(self._runs.resume(run_id))
 
 
 class PlainRunStream(_Closing, Iterator[Event]):
-    """A run under way, event by event; closing it early ends the run. See `RunStream`."""
+    """The events of a run in progress; closing the stream early ends the run. See `RunStream`."""
 
     def __init__(self, run: RunStream) -> None:
         self._run = run
@@ -217,15 +217,15 @@ class PlainRunStream(_Closing, Iterator[Event]):
 
     @property
     def id(self) -> str | None:
-        """The run's name, once it is known; None for runs that are not recorded."""
+        """The run's ID once it is known; None for runs that are not recorded."""
         return self._run.id
 
     @property
     def so_far(self) -> LoopResult:
-        """What there is already.
+        """The result so far.
 
         Raises:
-            ValueError: If not even the start was seen.
+            ValueError: The run's first event has not arrived yet.
         """
         return self._run.so_far
 
@@ -234,13 +234,13 @@ class PlainRunStream(_Closing, Iterator[Event]):
         return next(self._events)
 
     def result(self) -> LoopResult:
-        """Wait for the end; what the events so far add up to, and those to come."""
+        """Wait for the end and return the result, including events that were already read."""
         for _ in self:
             pass
         return self._run.so_far
 
     def close(self) -> None:
-        """End the run, unless it is over; its pictures so far stay."""
+        """End the run if it is still in progress; images generated so far are kept."""
         self._events.close()
 
 
@@ -253,7 +253,7 @@ def _iterate(run: RunStream) -> Events[Event, None, None]:
 
 
 def _wait(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; after Ctrl-C, until what is under way was ended, on a server too."""
+    """Run to the end; after Ctrl-C, wait until the work has ended, also on a server."""
     over = threading.Event()
 
     async def work() -> T:

@@ -1,4 +1,4 @@
-"""Calls carried out by a server, such as `lens serve`."""
+"""Calls that a server such as `lens serve` carries out."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from lens_sdk.client.types import Edit, Judgement, RunInfo, Timeouts
 from lens_sdk.client.wire import Wire, worth_retrying
 
 _FAREWELL = 5.0
-"""Seconds that telling the server of a cancelled run may take."""
+"""Seconds allowed for telling the server that a run was cancelled."""
 
 
 class RemoteBackend:
     """Calls a server.
 
     Args:
-        base_url: The server.
-        api_key: Its key; None if it needs none.
+        base_url: Address of the server.
+        api_key: API key; None if the server needs none.
         timeouts: How long calls may take.
-        max_retries: Times to ask again.
+        max_retries: How often to retry a call.
 
     Raises:
         SettingsError: `base_url` is not a server address.
@@ -128,14 +128,14 @@ class RemoteBackend:
     async def _play(
         self, run: RunStream, path: str, body: dict[str, Any] | None
     ) -> AsyncGenerator[Event]:
-        """Begin a run and follow it; leaving it early ends it on the server too."""
+        """Start a run and follow it; leaving early also ends it on the server."""
         run.id = (await self._wire.post(path, body))["id"]
         total, over = self._timeouts.total, False
         until = None if total is None else asyncio.get_running_loop().time() + total
         try:
             async with aclosing(self._follow(str(run.id))) as events:
                 while True:
-                    # Not round the yield: the next event may be awaited in another task.
+                    # The timeout must not enclose the yield: another task may await the next event.
                     async with asyncio.timeout_at(until):
                         event = await anext(events)
                     over = event.type == "finished"
@@ -155,8 +155,8 @@ class RemoteBackend:
                 await self._end(str(run.id))
 
     async def _follow(self, name: str) -> AsyncGenerator[Event]:
-        """A run's events, through lost connections and a server that is started again."""
-        # One that was gone on with to be judged has more than one end.
+        """A run's events, across lost connections and restarts of the server."""
+        # A run that was resumed for judging has more than one end event.
         known, failures, over = 0, 0, False
         while True:
             try:
@@ -179,7 +179,7 @@ class RemoteBackend:
                 await asyncio.sleep(min(8.0, 0.5 * 2**failures))
 
     async def _ended(self, name: str, data: dict[str, Any]) -> None:
-        """Go on with a run that its server left unfinished."""
+        """Resume a run that its server left unfinished."""
         if data["status"] == "interrupted":
             await self._wire.post(f"runs/{name}/resume")
         elif data["status"] != "running":
@@ -192,14 +192,14 @@ class RemoteBackend:
             )
 
     async def _end(self, name: str) -> None:
-        """Have the server stop drawing; best effort."""
+        """Ask the server to end the run; best effort."""
         with suppress(LensServerError, TimeoutError, asyncio.CancelledError):
             async with asyncio.timeout(_FAREWELL):
                 await asyncio.shield(asyncio.ensure_future(self._wire.post(f"runs/{name}/cancel")))
 
 
 def _run(name: str) -> str:
-    """The path of a run; a name that is none leads nowhere else."""
+    """The path of a run, quoted so that no name can lead to another path."""
     return f"runs/{quote(name, safe='')}"
 
 

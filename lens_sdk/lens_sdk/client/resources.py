@@ -1,4 +1,4 @@
-"""The parts of the async client: pictures and recorded runs."""
+"""The parts of the async client: images and recorded runs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lens_sdk.client.types import Edit, RunInfo
 from lens_sdk.tracing import call_span
 
 Picture = GeneratedImage | bytes | str | Path
-"""A picture, a picture file's bytes, or its path."""
+"""An image, the bytes of an image file, or its path."""
 
 
 class AsyncImages:
-    """Pictures from prompts as they are: nothing is rewritten or judged."""
+    """Generates and edits images; prompts are used unchanged, and nothing is judged."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -30,18 +30,18 @@ class AsyncImages:
     async def generate(
         self, prompt: ImageRequest | str, *, n: int = 1, **options: Any
     ) -> list[GeneratedImage]:
-        """Draw.
+        """Generate images.
 
         Args:
-            prompt: What to draw.
-            n: Number of pictures.
+            prompt: The prompt.
+            n: Number of images.
             **options: Fields of `ImageRequest`: `width` and `height`, `seed`,
                 `num_inference_steps`, `guidance_scale`, `negative_prompt`, `extra`.
 
         Raises:
-            ReasonerError: With what was wrong and what to do about it; `PartlyDrawnError`, which
-                has the pictures there are, where some were drawn in this process before.
-            ValidationError: An option that is no field of `ImageRequest`, or out of range.
+            ReasonerError: The call failed; the message says why and what to do. If some images
+                were finished in this process before, it is a `PartlyDrawnError` that holds them.
+            ValidationError: An option is not a field of `ImageRequest`, or is out of range.
         """
         return await self._draw(ImageRequest.of(prompt, **{"num_images": n, **options}), None)
 
@@ -56,21 +56,22 @@ class AsyncImages:
         mask_feather: int | None = None,
         **options: Any,
     ) -> list[GeneratedImage]:
-        """Change a picture.
+        """Edit an image.
 
         Args:
-            image: The picture.
-            prompt: What it should show.
-            mask: A PNG file of the same size, transparent where the picture may change.
-            n: Number of pictures.
-            strength: How far from the picture, above 0 to 1; the model's own by default.
-            mask_feather: Pixels outside the mask over which new and old mix.
+            image: The image.
+            prompt: What the result should show.
+            mask: A PNG file of the same size, transparent where the image may change.
+            n: Number of results.
+            strength: How far to depart from the image, above 0 and at most 1; the model's default
+                if None.
+            mask_feather: Width in pixels of the transition outside the mask from new to old.
             **options: Fields of `ImageRequest`, as for `generate`.
 
         Raises:
-            LensError: With what was wrong and what to do about it; `UnsupportedSettingError` if the
-                model starts from no picture.
-            ValidationError: An option that is no field of `ImageRequest`, or out of range.
+            LensError: The call failed; the message says why and what to do. It is an
+                `UnsupportedSettingError` if the model cannot edit images.
+            ValidationError: An option is not a field of `ImageRequest`, or is out of range.
         """
         told = {"strength": strength, "mask_feather": mask_feather}
         edit = Edit(
@@ -88,7 +89,7 @@ class AsyncImages:
 
 
 class AsyncRuns:
-    """Runs that were recorded, on the server or in the client's folder."""
+    """Recorded runs, on the server or in the client's folder."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -98,27 +99,27 @@ class AsyncRuns:
         return await self._backend.runs(limit)
 
     async def get(self, run_id: str) -> RunInfo:
-        """One run in a few words."""
+        """Summary of one run."""
         return await self._backend.run(run_id)
 
     async def result(self, run_id: str) -> LoopResult:
-        """What a run produced, or has so far."""
+        """The result of a run, or what it has produced so far."""
         return await self._backend.result(run_id)
 
     def stream(self, run_id: str) -> RunStream:
-        """Go on with a run, event by event; what it recorded comes first."""
+        """Resume a run as a stream of events, starting with those already recorded."""
         return self._backend.resume(run_id)
 
     async def resume(self, run_id: str) -> LoopResult:
-        """Go on with a run to its end; one that is finished is only read."""
+        """Resume a run and wait for its end; a finished run is only read."""
         return await self._backend.resume(run_id).result()
 
 
 def as_picture(image: Picture) -> GeneratedImage:
-    """A picture in memory, which can be decoded to its end.
+    """Load an image and check that it decodes completely.
 
     Raises:
-        ImageFileError: There is no such file, or it is no picture or a damaged one.
+        ImageFileError: The file does not exist, is not an image, or is damaged.
     """
     if isinstance(image, GeneratedImage):
         return image

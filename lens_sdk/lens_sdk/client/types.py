@@ -1,4 +1,4 @@
-"""What the client is given and gives back."""
+"""Arguments and results of the client's calls."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ RunStatus = Literal["running", "finished", "cancelled", "failed", "interrupted"]
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds that calls to a server may take; None is no limit.
+    """Time limits in seconds for calls to a server; None means no limit.
 
     Attributes:
-        connect: For the connection.
-        first_byte: From asking to the first byte of an answer, drawing included.
-        silence: Between two events of a run; the server shows signs of life every 15 seconds.
-        total: For a whole call, retries included; for a run, until its last event.
+        connect: For opening the connection.
+        first_byte: From the request to the first byte of the answer, including generation.
+        silence: Between two events of a run; the server sends a keep-alive every 15 seconds.
+        total: For a whole call, including retries; for a run, until its last event.
     """
 
     connect: float | None = 5.0
@@ -32,12 +32,12 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class Edit:
-    """A picture to change, and how.
+    """An image to edit, and how.
 
     Attributes:
-        image: The picture file.
-        mask: A PNG file of the same size, transparent where the picture may change.
-        extra: Settings that only some generators know, such as `strength`.
+        image: The image file.
+        mask: A PNG file of the same size, transparent where the image may change.
+        extra: Generator-specific settings, such as `strength`.
     """
 
     image: bytes = field(repr=False)
@@ -46,11 +46,11 @@ class Edit:
 
 
 class Judgement(Value):
-    """A picture held against a request.
+    """How well an image fulfils a request.
 
     Attributes:
         rubric: The criteria.
-        verdict: What the judge answered.
+        verdict: The judge's answers.
     """
 
     rubric: Rubric
@@ -58,7 +58,7 @@ class Judgement(Value):
 
     @property
     def score(self) -> float | None:
-        """The verdict's score; None, and not zero, if nothing could be told."""
+        """The verdict's score; None, not zero, if the judge could not tell anything."""
         return self.verdict.score
 
     def _repr_html_(self) -> str:
@@ -68,16 +68,16 @@ class Judgement(Value):
 
 
 class RunInfo(Value):
-    """A recorded run in a few words.
+    """Summary of a recorded run.
 
     Attributes:
-        id: Its name.
-        created_at: When it began, in seconds since 1970.
-        status: What became of it.
-        request: What was asked for.
-        limits: When it ends.
-        events: How many events are recorded.
-        error: Why it failed, if it did.
+        id: ID of the run.
+        created_at: Start time, in seconds since 1970.
+        status: Whether the run is in progress, or how it ended.
+        request: The request.
+        limits: When the run ends.
+        events: Number of recorded events.
+        error: Why the run failed, if it did.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""HTTP to a server: retries that are never paid for twice, errors, server-sent events."""
+"""HTTP calls to a server: retries without repeated work, errors and server-sent events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lens_sdk.client.types import Timeouts
 from lens_sdk.errors import SettingsError
 
 LONGEST_WAIT = 120.0
-"""Seconds; a server that asks to wait longer is not asked again."""
+"""Seconds; if a server asks for a longer wait, the call is not retried."""
 
 _log = logging.getLogger("lens_sdk")
 
@@ -37,9 +37,9 @@ class ServerEvent:
     """One server-sent event.
 
     Attributes:
-        kind: Its name.
-        data: Its JSON value.
-        number: Its id, for going on after it; None if it has none.
+        kind: Name of the event.
+        data: The event's data, parsed from JSON.
+        number: ID of the event, for continuing after it; None if it has none.
     """
 
     kind: str
@@ -50,14 +50,14 @@ class ServerEvent:
 class Wire:
     """Calls one server.
 
-    Every POST carries an idempotency key, the same in all retries, so the server does its work once
-    however often it is asked. Each event loop has connections of its own, as they belong to it.
+    Every POST carries an idempotency key that stays the same in all retries, so the server does the
+    work only once. Connections belong to an event loop, so each loop has its own.
 
     Args:
-        base_url: The server, with or without "/v1".
-        api_key: Sent as bearer token; None sends none.
+        base_url: Address of the server, with or without "/v1".
+        api_key: Sent as a bearer token; None sends none.
         timeouts: How long calls may take.
-        max_retries: Times to ask again after lost connections, 408, 429 and 5xx.
+        max_retries: How often to retry after lost connections and statuses 408, 429 and 5xx.
 
     Raises:
         SettingsError: `base_url` is not a server address.
@@ -79,7 +79,7 @@ class Wire:
         self._attempts = max_retries + 1
 
     async def get(self, path: str) -> Any:
-        """The JSON value at a path."""
+        """Get the JSON value at a path."""
         return await self._retried("GET", path, {})
 
     async def post(
@@ -88,17 +88,17 @@ class Wire:
         body: Mapping[str, Any] | None = None,
         files: Mapping[str, bytes] | None = None,
     ) -> Any:
-        """The JSON value of the answer to a body, sent as a form where there are files."""
+        """Send a body, as a form if there are files, and return the answer's JSON value."""
         key = {"idempotency-key": f"lens-{secrets.token_hex(16)}"}
         if files is None:
             return await self._retried("POST", path, {"json": body, "headers": key})
         return await self._retried("POST", path, {"data": body, "files": files, "headers": key})
 
     async def events(self, path: str, after: int) -> AsyncGenerator[ServerEvent]:
-        """The events at a path after a number, in one connection.
+        """The events at a path after event number `after`, over one connection.
 
         Raises:
-            LensServerError: It cannot be made or breaks.
+            LensServerError: The connection fails or breaks.
         """
         timeout = _limits(self._timeouts, self._timeouts.silence)
         headers = {"last-event-id": str(after)} if after else {}
@@ -112,7 +112,7 @@ class Wire:
                     yield event
 
     async def close(self) -> None:
-        """Close the connections of the running event loop; the next call opens new ones."""
+        """Close the running event loop's connections; the next call opens new ones."""
         client = self._clients.pop(asyncio.get_running_loop(), None)
         if client is not None:
             await client.aclose()
@@ -120,7 +120,7 @@ class Wire:
     def _client(self) -> httpx.AsyncClient:
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
-            # A copy, as other threads with loops of their own may be adding to it.
+            # Iterate over a copy: other threads may be adding their own loops.
             for ended in [known for known in tuple(self._clients) if known.is_closed()]:
                 self._clients.pop(ended, None)
             self._clients[loop] = httpx.AsyncClient(
@@ -169,7 +169,7 @@ class Wire:
 
 
 class _Translated:
-    """Turns the HTTP library's errors into ours."""
+    """Turns the HTTP library's errors into `LensServerError`."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -219,7 +219,7 @@ def _limits(timeouts: Timeouts, read: float | None) -> httpx.Timeout:
 
 
 def _refused(answer: httpx.Response) -> LensServerError:
-    """The error of an answer that is none of success."""
+    """The error for an unsuccessful answer."""
     told: dict[str, Any] = {}
     with suppress(ValueError, AttributeError):
         told = answer.json().get("error") or {}

@@ -1,1 +1,1 @@
-"""Pages of pictures and verdicts, each one file with everything inside."""
+"""Pages with images and verdicts, each a self-contained HTML file."""

@@ -1,4 +1,4 @@
-"""A page as one HTML file."""
+"""A page as a single HTML file."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _SCRIPTS = ("labels.js", "static.js")
 def document(
     title: str, *, header: Markup, main: Markup, footer: Markup, style: str = "", runs: str
 ) -> str:
-    """A page with pictures and verdicts inside, and nothing loaded from elsewhere.
+    """Build a self-contained page with images and verdicts.
 
-    Its verdicts can be labelled; without scripts it shows the same.
+    Users can label the verdicts; without scripts, the page shows the same content.
 
     Args:
-        title: What it is called.
-        header: Its beginning.
-        main: Its pictures and verdicts.
-        footer: Its end.
-        style: Rules besides those all pages have.
-        runs: Where the runs are whose verdicts it shows, as `lens calibrate --runs` takes it.
+        title: Title of the page.
+        header: Content of the header.
+        main: The images and verdicts.
+        footer: Content of the footer.
+        style: CSS rules in addition to those of all pages.
+        runs: Location of the runs whose verdicts are shown, as `lens calibrate --runs` takes it.
     """
     style = "".join([*map(asset, _STYLES), style])
     script = "".join(map(asset, _SCRIPTS))
@@ -50,11 +50,11 @@ def document(
 
 
 def asset(name: str) -> str:
-    """A file that pages are made of."""
+    """Text of a file that pages are built from."""
     return files("lens_sdk.pages").joinpath(name).read_text(encoding="utf-8")
 
 
 def source(text: str) -> str:
-    """What a content security policy calls exactly this style or script."""
+    """The content security policy source that allows exactly this style or script."""
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return f"'sha256-{digest}'"

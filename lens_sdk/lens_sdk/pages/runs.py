@@ -1,4 +1,4 @@
-"""Recorded runs as one page."""
+"""Recorded runs on one page."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from lens_sdk.pages.verdicts import picture, score_badge, verdict_list
 
 
 def render_runs(records: Iterable[RunRecord], *, runs: str) -> str:
-    """Every picture of some runs with what was said of it, as HTML.
+    """Render every image of the given runs, with its verdict, as HTML.
 
     Args:
-        records: The runs; read one after the other and not kept. One of which nothing but its
-            header was written is left out.
-        runs: Where they are, as `lens calibrate --runs` takes it.
+        records: The runs, read one at a time to save memory. Runs with only a header are left out.
+        runs: Location of the runs, as `lens calibrate --runs` takes it.
 
     Raises:
-        RunRecordError: One cannot be read.
+        RunRecordError: A run cannot be read.
     """
     begun = (record for record in records if record.events)
     cases = [_case(n, record) for n, record in enumerate(begun, start=1)]

@@ -1,4 +1,4 @@
-"""Pictures and what was said of them, as HTML."""
+"""Images and verdicts as HTML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lens_prompt_opt.report.markup import Markup, el
 from lens_reasoner import GeneratedImage, Rubric, Verdict
 
 MOST_BYTES = 400_000
-"""A larger picture is made smaller, so that a page of many can be opened."""
+"""Larger image files are scaled down, so that pages with many images stay usable."""
 
 _LONGEST_SIDE = 1024
 _ANSWERS = {
@@ -20,7 +20,7 @@ _ANSWERS = {
 
 
 def picture(image: GeneratedImage, caption: Markup, *, best: bool) -> Markup:
-    """A picture with words below it."""
+    """An image with a caption."""
     settings = image.settings
     shown = el(
         "img",
@@ -34,7 +34,7 @@ def picture(image: GeneratedImage, caption: Markup, *, best: bool) -> Markup:
 
 
 def data_uri(image: GeneratedImage) -> str:
-    """A picture inside an address; its own bytes unless they are many."""
+    """An image as a data URI: the file itself, or a smaller version if it is large."""
     data, kind = image.data, str(image.media_type)
     if len(data) > MOST_BYTES:
         smaller = image.image.convert("RGB")
@@ -46,7 +46,7 @@ def data_uri(image: GeneratedImage) -> str:
 
 
 def verdict_list(verdict: Verdict, rubric: Rubric | None) -> Markup:
-    """What a judge said of a picture, criterion by criterion; each line can be labelled."""
+    """A judge's verdict on an image, criterion by criterion; users can label each line."""
     questions = {c.name: c.question for c in rubric.criteria} if rubric else {}
     lines = []
     for line in verdict.verdicts:
@@ -64,7 +64,7 @@ def verdict_list(verdict: Verdict, rubric: Rubric | None) -> Markup:
 
 
 def score_badge(score: float | None) -> Markup:
-    """A picture's score."""
+    """An image's score as a badge."""
     if score is None:
         return el("span", "not judged", class_="score none")
     kind = "full" if score == 1 else "part"
