@@ -1,4 +1,4 @@
-"""Where along the noise levels guidance works."""
+"""The range of noise levels in which guidance is on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ from lens_core.errors import ParameterError
 
 @dataclass(frozen=True)
 class GuidanceInterval:
-    """Noise levels at which the prompt is weighed against the negative prompt.
+    """Noise levels at which the prompt is weighted against the negative prompt.
 
-    At the others only the prompt's branch runs, in half the time (Kynkäänniemi et al., "Applying
-    guidance in a limited interval", arXiv 2404.07724).
+    At other levels only the prompt's branch runs, which takes half the time (Kynkäänniemi et al.,
+    "Applying guidance in a limited interval", arXiv 2404.07724).
 
     Attributes:
-        low: Least sigma, from 0 (data); included.
-        high: Largest sigma, to 1 (noise); included.
+        low: Lowest sigma, inclusive; at least 0 (data).
+        high: Highest sigma, inclusive; at most 1 (noise).
 
     Raises:
-        ParameterError: Levels that are none, or in the wrong order.
+        ParameterError: The values are not noise levels, or are in the wrong order.
     """
 
     low: float = 0.0
@@ -36,10 +36,10 @@ class GuidanceInterval:
 
     @classmethod
     def read(cls, given: object) -> "GuidanceInterval":
-        """From (low, high); None is everywhere.
+        """Build an interval from (low, high); None covers all noise levels.
 
         Raises:
-            ParameterError: Anything else.
+            ParameterError: `given` is anything else.
         """
         if given is None:
             return cls()
@@ -48,5 +48,5 @@ class GuidanceInterval:
         return cls(*given)
 
     def scale_at(self, sigma: float, guidance_scale: float) -> float:
-        """The scale of a step that begins at a noise level: the one given, or 1, which is none."""
+        """Return the scale for a step starting at `sigma`: outside the interval 1, no guidance."""
         return guidance_scale if self.low <= sigma <= self.high else 1.0

@@ -1,4 +1,4 @@
-"""Integration of the guided velocity from noise, or from a noisy picture, to data."""
+"""Integration of the guided velocity from noise, or from a noisy image, to data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from lens_core.starting_points import KeptRegion
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What is known after a step.
+    """State after a step.
 
     Attributes:
-        index: Steps done before this one.
-        total: Steps that are run.
-        timestep: Of the step, the scheduler's: a scalar from 0 to 1000.
-        sigma: The noise level that was reached.
+        index: Index of the step, from 0.
+        total: Number of steps to run.
+        timestep: The scheduler's timestep for this step: a scalar from 0 to 1000.
+        sigma: Noise level reached.
         latents: Tokens `[B, tokens, channels]` at that level.
-        velocity: The direction that led there, same shape; Euler's is the guided velocity.
-        kept: What is not sampled, if anything.
+        velocity: Direction of the step, same shape; with Euler, the guided velocity.
+        kept: Region that is not sampled, if any.
     """
 
     index: int
@@ -38,13 +38,13 @@ class StepOutcome:
     kept: KeptRegion | None
 
     def estimate(self) -> Tensor:
-        """The latents without the noise that is left, by going on in a straight line."""
+        """Estimate the clean latents by extrapolating in a straight line to sigma 0."""
         clean = self.latents - self.sigma * self.velocity
         return clean if self.kept is None else self.kept.held(clean, 0.0)
 
 
 AfterStep = Callable[[StepOutcome], tuple[Tensor, bool]]
-"""Told each step's outcome; gives the latents to go on with, and whether to go on."""
+"""Called with each step's outcome; returns the latents to continue with and whether to continue."""
 
 
 def set_schedule(
@@ -54,14 +54,14 @@ def set_schedule(
     shift: float | None,
     device: torch.device,
 ) -> None:
-    """Lay out the shifted noise levels of all steps in the scheduler.
+    """Set the scheduler's shifted noise levels for all steps.
 
     Args:
         scheduler: Its `sigmas` become `[steps + 1]`, its `timesteps` `[steps]`.
-        tokens: Image tokens of each picture.
-        levels: Before the shift, one per step of the full schedule, also where sampling enters it
-            later.
-        shift: The time shift; None is Lens's own.
+        tokens: Number of tokens per image.
+        levels: Noise levels before the shift, one per step of the full schedule, even if sampling
+            starts partway through it.
+        shift: The time shift; None uses Lens's rule.
         device: Where sampling runs.
     """
     scheduler.set_timesteps(sigmas=levels, mu=chosen_mu(tokens, len(levels), shift), device=device)
@@ -76,19 +76,22 @@ def integrate(
     kept: KeptRegion | None,
     after_step: AfterStep,
 ) -> Tensor:
-    """Latents after the last step, or after the one that `after_step` ended with.
+    """Run the steps of the schedule, until the last or until `after_step` stops.
 
     Args:
-        scheduler: With the schedule set.
-        denoiser: Gives the guided velocity.
+        scheduler: A scheduler whose schedule is set.
+        denoiser: Computes the guided velocity.
         latents: Tokens `[B, tokens, channels]` at noise level `sigmas[begin]`.
-        begin: Steps of the schedule that are left out.
-        solver: Of these steps, without earlier ones.
-        kept: Tokens that follow a given picture instead.
-        after_step: Told each step's outcome.
+        begin: Number of initial schedule steps to skip.
+        solver: A fresh solver for the remaining steps.
+        kept: Tokens that follow the starting image instead of being sampled.
+        after_step: Called with each step's outcome.
+
+    Returns:
+        The latents after the last step run, same shape.
 
     Raises:
-        NonFiniteError: NaN or infinity in the latents; names the step.
+        NonFiniteError: The latents contain NaN or infinity; names the step.
     """
     timesteps, levels = scheduler.timesteps[begin:], scheduler.sigmas[begin:].tolist()
     scheduler.set_begin_index(begin)

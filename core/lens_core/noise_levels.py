@@ -1,4 +1,4 @@
-"""Noise levels before the time shift, one for each step."""
+"""Noise levels before the time shift, one per step."""
 
 from collections.abc import Sequence
 
@@ -8,21 +8,22 @@ from lens_core.errors import ParameterError
 
 
 def linear_sigmas(steps: int) -> np.ndarray:
-    """Noise levels before the shift: `linspace(1, 1 / steps, steps)`."""
+    """Return evenly spaced noise levels: `linspace(1, 1 / steps, steps)`."""
     if steps < 1:
         raise ParameterError(f"num_inference_steps {steps} must be at least 1")
     return np.linspace(1.0, 1.0 / steps, steps)
 
 
 def given_sigmas(levels: Sequence[float], steps: int | None) -> np.ndarray:
-    """Noise levels before the shift that a caller chose, one per step.
+    """Check noise levels given by the caller and return them as a float64 array.
 
     Args:
-        levels: From at most 1 down, each above 0; the final 0 is not among them.
-        steps: The caller's number of steps, if there was one besides.
+        levels: Decreasing values in (0, 1], one per step, without the final 0.
+        steps: The number of steps, if the caller gave one as well.
 
     Raises:
-        ParameterError: Levels that do not fall from 1 to 0, or another number of steps.
+        ParameterError: The levels do not decrease within (0, 1], or `steps` differs from their
+            number.
     """
     try:
         chosen = np.asarray(levels, dtype=np.float64)

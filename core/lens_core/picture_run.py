@@ -1,4 +1,4 @@
-"""One call of the pipeline from text features to pictures, size by size."""
+"""One pipeline call, from text features to images, one size at a time."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PictureCall:
-    """What a call asks for besides its text, checked as far as that goes without it.
+    """Arguments of a call apart from its text, validated as far as possible without the text.
 
     Attributes:
         sizes: One for all prompts, or one per prompt.
         levels: Noise levels before the time shift, one per step of the full schedule.
-        shift: The time shift; None is Lens's own.
-        guidance_scale: 1 is no guidance.
-        interval: Noise levels at which it is more than that.
-        solver: How noise levels are integrated over.
-        images_per_prompt: Pictures for each prompt.
+        shift: The time shift; None uses Lens's rule.
+        guidance_scale: 1 means no guidance.
+        interval: Noise levels at which guidance is on.
+        solver: Name of the ODE solver.
+        images_per_prompt: Number of images per prompt.
         output_type: Form of the result.
-        batch_size: Most pictures sampled at once; None for all of one size.
-        start: Pictures to start from; None for pure noise.
+        batch_size: Maximum images sampled at once; None samples all of one size together.
+        start: Starting images; None starts from pure noise.
         generator: Source of the noise.
-        seed: Or the seeds of the pictures' own generators.
-        latents: Or the noise itself.
-        reference: Repeat the published code's roundings.
-        callback: Told after each step as in diffusers.
-        on_step: Told after each step.
-        cancel: Ends sampling when it is set.
+        seed: Seeds of per-image generators, instead of `generator`.
+        latents: The noise itself, instead of generating it.
+        reference: Reproduce the published code's rounding and choices.
+        callback: diffusers callback, called after each step.
+        on_step: Called with a `StepReport` after each step.
+        cancel: Event that stops sampling.
 
     Raises:
-        ParameterError: A value outside its range, or two that exclude each other.
+        ParameterError: A value is out of range, or two values exclude each other.
     """
 
     sizes: Sequence[Size]
@@ -99,26 +99,26 @@ class PictureCall:
 
     @property
     def steps(self) -> int:
-        """Of the full schedule."""
+        """Number of steps in the full schedule."""
         return len(self.levels)
 
     @property
     def begin(self) -> int:
-        """Steps of the schedule that are left out."""
+        """Number of initial schedule steps to skip."""
         return 0 if self.start is None else first_step(self.steps, self.start.strength)
 
 
 class PictureRun:
-    """Draws the pictures of one call.
+    """Generates the images of one call.
 
     Args:
-        pipeline: Whose parts draw.
-        call: What is asked for.
+        pipeline: The pipeline whose components are used.
+        call: Arguments of the call.
         cond: Features of the prompts, one row each.
         uncond: Features of the negative prompts; None runs that branch without text.
 
     Raises:
-        ParameterError: Generators, latents, sizes or pictures not as many as there are prompts.
+        ParameterError: The number of generators, seeds, sizes or starting images does not match.
     """
 
     def __init__(
@@ -146,11 +146,12 @@ class PictureRun:
         return len({(group.height, group.width) for group in self._groups})
 
     def images(self) -> Pictures:
-        """Draw everything.
+        """Generate all images.
 
         Raises:
-            SamplingCancelledError: It was cancelled; has the pictures that were finished.
-            NonFiniteError: NaN in the latents; names the step.
+            ParameterError: The latents do not match the images in number or shape.
+            SamplingCancelledError: The call was cancelled; holds the finished images.
+            NonFiniteError: The latents contain NaN or infinity; names the step.
         """
         collected = Collected(self._count, self._sizes)
         for group in self._groups:
@@ -212,7 +213,7 @@ class PictureRun:
         return inputs.initial_latents(shape, self._given(group), generator, device, dtype)
 
     def _given(self, group: SizeGroup) -> Tensor | None:
-        """The caller's noise for a group."""
+        """Return the caller's noise for a group, if given."""
         given = self._call.latents
         if given is None or (isinstance(given, Tensor) and len(self._groups) == 1):
             return given
@@ -231,7 +232,7 @@ class PictureRun:
         return torch.stack(chosen)
 
     def _on_canvas(self, canvas: Canvas, noise: Tensor) -> tuple[Tensor, KeptRegion | None]:
-        """The noisy picture that sampling enters with, and what of it stays."""
+        """Return the noisy latents to start sampling from, and the region to keep."""
         tokens = canvas.tokens(self._pipeline.vae, noise.device).to(noise)
         sigma = float(self._pipeline.scheduler.sigmas[self._call.begin])
         free = canvas.free_tokens(self._pipeline.size_multiple)
@@ -260,7 +261,7 @@ class PictureRun:
         return after
 
     def _tell(self, callback: StepCallback, denoiser: Denoiser, state: StepOutcome) -> StepOutcome:
-        """Ask a callback, which may change the latents, and LoRAs for the steps to come."""
+        """Call a callback, which may replace the latents or change LoRAs for later steps."""
         pipeline = self._pipeline
         loras = pipeline.transformer.lora_state
         given = callback(pipeline, state.index, state.timestep, {"latents": state.latents})

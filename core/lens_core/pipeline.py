@@ -1,4 +1,4 @@
-"""Text to image with Lens, in the manner of a diffusers pipeline."""
+"""Image generation with Lens, with the interface of a diffusers pipeline."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Never
@@ -47,19 +47,19 @@ Start = StartingPictures | None
 
 
 class LensPipeline(LoadablePipeline):
-    """Lens, Lens-Base and Lens-Turbo.
+    """Generates images with Lens, Lens-Base or Lens-Turbo.
 
     Args:
         transformer: The denoiser.
-        text_encoder: GPT-OSS. None if every call brings its own `prompt_embeds`.
+        text_encoder: GPT-OSS. None if every call passes `prompt_embeds`.
         vae: The FLUX.2 autoencoder.
-        tokenizer: The text encoder's, with the harmony control tokens.
+        tokenizer: The text encoder's tokenizer, with the harmony control tokens.
         scheduler: Euler with exponential dynamic shifting.
-        defaults: Size, steps and guidance where a call names none.
+        defaults: Size, steps and guidance for calls that do not specify them.
 
     Raises:
-        ComponentError: Components that do not belong together.
-        PrecisionError: A component in float16.
+        ComponentError: The components do not belong together.
+        PrecisionError: A component is in float16.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -95,7 +95,7 @@ class LensPipeline(LoadablePipeline):
 
     @property
     def guidance_scale(self) -> float:
-        """Guidance of the latest call; set in a callback, it holds from the next step on."""
+        """Guidance scale of the latest call. Set in a callback, it applies from the next step."""
         return self._guidance_scale
 
     @guidance_scale.setter
@@ -104,7 +104,7 @@ class LensPipeline(LoadablePipeline):
 
     @property
     def num_timesteps(self) -> int:
-        """Steps of the latest call."""
+        """Number of steps run by the latest call."""
         return self._num_timesteps
 
     @property
@@ -118,7 +118,7 @@ class LensPipeline(LoadablePipeline):
 
     @property
     def preview_map(self) -> PreviewMap:
-        """From latents to small pictures; fitted to the autoencoder if the checkpoint has none."""
+        """Maps latents to small images. Fitted to the autoencoder if the checkpoint has no map."""
         if self._preview_map is None:
             self._preview_map = fit_preview_map(self.vae, device=self._execution_device)
         return self._preview_map
@@ -134,7 +134,7 @@ class LensPipeline(LoadablePipeline):
 
     @property
     def size_rules(self) -> SizeRules:
-        """The sizes it draws; `read_size_rules` knows them before anything is loaded."""
+        """The sizes it can generate; `read_size_rules` returns them without loading weights."""
         return SizeRules(self.defaults.height, self.defaults.width, self.size_multiple)
 
     @torch.no_grad()
@@ -146,22 +146,22 @@ class LensPipeline(LoadablePipeline):
         max_sequence_length: int = MAX_SEQUENCE_LENGTH,
         device: torch.device | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Text features of prompts, to be kept and given back as `prompt_embeds`.
+        """Encode prompts into text features, which a call accepts as `prompt_embeds`.
 
         Args:
-            prompt: One or more.
-            num_images_per_prompt: Each row that many times in succession.
-            date: The day the encoder believes it is, `YYYY-MM-DD`.
-            max_sequence_length: Most tokens of a prompt with the text around it.
-            device: Where to compute; the pipeline's own by default.
+            prompt: One or more prompts.
+            num_images_per_prompt: How often to repeat each row; copies are adjacent.
+            date: The current date in the encoder's system message, `YYYY-MM-DD`.
+            max_sequence_length: Maximum tokens of a prompt, including the chat format around it.
+            device: Where to compute; by default the pipeline's device.
 
         Returns:
             Features `[layers, B, S, width]`, one slice per selected encoder layer, and the mask
             `[B, S]`, True for text, padding on the right.
 
         Raises:
-            PromptError: A prompt that is empty or not text.
-            ParameterError: A malformed date or length.
+            PromptError: A prompt is empty or not text.
+            ParameterError: The date or length is malformed.
             ComponentError: The pipeline has no text encoder or tokenizer.
         """
         inputs.check_count("num_images_per_prompt", num_images_per_prompt)
@@ -210,64 +210,65 @@ class LensPipeline(LoadablePipeline):
         cancel: Cancel | None = None,
         **others: Never,
     ) -> LensPipelineOutput | tuple[Any]:
-        """Make pictures.
+        """Generate images.
 
         Args:
-            prompt: One or more descriptions.
-            negative_prompt: What to stay away from; blank runs that branch without text.
-            height: Pixels, a multiple of 16; one for all prompts or one each.
-            width: The same. Height to width from 1:2 to 2:1, at most 1440^2 pixels.
-            num_inference_steps: Euler steps of the full schedule.
-            guidance_scale: Weight of the prompt against the negative prompt; 1 is no guidance.
-            num_images_per_prompt: Pictures for each prompt.
-            generator: Seeds the noise: one for the batch, or one per picture, whatever its batch.
-            latents: Noise `[B, tokens, channels]` to use instead; where sizes differ, a list of
-                `[tokens, channels]`, one per picture.
+            prompt: One or more prompts.
+            negative_prompt: What to avoid. If blank, the negative branch runs without text.
+            height: Pixels, a multiple of 16; one for all prompts or one per prompt.
+            width: The same. The ratio must lie from 1:2 to 2:1, the area be at most 1440^2 pixels.
+            num_inference_steps: Number of steps in the full schedule.
+            guidance_scale: Weight of the prompt against the negative prompt; 1 means no guidance.
+            num_images_per_prompt: Number of images per prompt.
+            generator: Source of the noise: one for the whole call, or one per image, which makes
+                each image's noise independent of the batch.
+            latents: Noise `[B, tokens, channels]` to use instead; for images of different sizes, a
+                list of `[tokens, channels]`, one per image.
             prompt_embeds: `[layers, B, S, width]` from `encode_prompt`, instead of `prompt`.
             prompt_embeds_mask: Its mask `[B, S]`.
-            negative_prompt_embeds: The same for the negative prompt.
-            negative_prompt_embeds_mask: The same.
+            negative_prompt_embeds: Features of the negative prompt, same layout.
+            negative_prompt_embeds_mask: Their mask, same layout.
             output_type: `pil`, `np`, `pt` or `latent`; see `LensPipelineOutput`.
             return_dict: Return a `LensPipelineOutput` rather than a tuple.
-            callback_on_step_end: Called as (pipeline, step, timestep, tensors) after each step; a
-                dictionary it returns may replace `latents`.
-            callback_on_step_end_tensor_inputs: What it is given; only `latents` is on offer.
-            date: The day the text encoder believes it is, `YYYY-MM-DD`. It changes the picture.
-            max_sequence_length: Most tokens of a prompt with the text around it, up to 512.
-            reference: Repeat the published code's choices (noise and latents in the transformer's
-                dtype, time rounded to it, one masked batch, truncated pixels, blank negative
-                prompts read beside others, the format's end cut off where a prompt is too long).
-            sigmas: Noise levels before the time shift, one per step, falling from 1; those of
-                `default_sigmas` by default. Instead of `num_inference_steps`.
-            guidance_interval: Noise levels (low, high) between which guidance works; 0 to 1.
-            solver: `euler`, or of second order `dpmpp_2m` or `ab2`, which need fewer steps.
-            shift: Time shift of the noise levels, in place of the one that size and steps give;
-                more spends more steps on noise, 1 spaces levels evenly.
-            size: Instead of height and width, a name such as `16:9`, `16:9@1440` or `1376x768`
-                (width first); one for all prompts or one each.
-            seed: Instead of generator: one per picture, or the first of numbers in a row.
-            batch_size: Most prompts read and pictures sampled at once, of all by default. With 1
-                every picture is drawn as if it were alone, to the bit in any precision.
-            image: A picture to start from, or one per prompt. It is scaled to the size, which by
-                default is its own as nearly as may be; what stands out is cut off.
-            mask_image: White where it may change. Elsewhere every pixel stays as it was.
-            strength: Share of the steps that are run on `image`; 0.6 by default, 1 with a mask.
-            mask_feather: Pixels outside the mask over which new and old mix; 8 by default.
-            on_step: Told after each step; see `StepReport`, which can show a preview.
-            cancel: Once it is set, no further step is begun.
-            **others: There is nothing else; what diffusers takes is told what to do instead.
+            callback_on_step_end: Called as (pipeline, step, timestep, tensors) after each step. It
+                may return a dictionary that replaces `latents`.
+            callback_on_step_end_tensor_inputs: Tensors to pass to it; only `latents` is available.
+            date: The current date in the encoder's system message, `YYYY-MM-DD`. Affects the image.
+            max_sequence_length: Maximum tokens of a prompt, including the chat format; up to 512.
+            reference: Reproduce the published code: noise and latents in the transformer's dtype,
+                time rounded to it, one masked batch, truncated pixels, blank negative prompts
+                encoded with the others, the chat format's end cut off if a prompt is too long.
+            sigmas: Noise levels before the time shift, one per step, decreasing from 1. Replaces
+                `num_inference_steps`; the default is `default_sigmas`.
+            guidance_interval: Noise levels (low, high), from 0 to 1, between which guidance is on.
+            solver: `euler`, or the second-order `dpmpp_2m` or `ab2`, which need fewer steps.
+            shift: Time shift of the noise levels; by default computed from size and steps. Higher
+                values spend more steps at high noise; 1 spaces the levels evenly.
+            size: Instead of height and width: a name such as `16:9`, `16:9@1440` or `1376x768`
+                (width first); one for all prompts or one per prompt.
+            seed: Instead of generator: one seed per image, or the first of consecutive seeds.
+            batch_size: Maximum prompts encoded and images sampled at once; no limit by default.
+                With 1, every image has the same bits as if generated alone, in any precision.
+            image: A starting image, or one per prompt, scaled to cover the output size and cropped.
+                The default size is the legal one nearest to the image's own.
+            mask_image: White where the image may change; pixels beyond `mask_feather` are kept.
+            strength: Share of the steps to run on `image`; 0.6 by default, 1 with a mask.
+            mask_feather: Pixels outside the mask over which new and old blend; 8 by default.
+            on_step: Called with a `StepReport` after each step; it can render previews.
+            cancel: Event that stops sampling before the next step.
+            **others: Not accepted; arguments known from diffusers raise an error with advice.
 
-        Size, steps and guidance default to the checkpoint's own (`defaults`). Pictures of
-        different sizes are sampled one size after the other.
+        Size, steps and guidance default to the checkpoint's `defaults`. Images of different sizes
+        are sampled one size after another.
 
         Raises:
-            InvalidSizeError: A size Lens cannot make.
-            PromptError: Missing, empty or wrongly counted prompts.
-            ComponentError: Another scheduler was put in.
-            ParameterError: Any other argument outside its range.
-            SamplingCancelledError: `cancel` was set; has what exists.
-            PrecisionError: float16 anywhere.
-            NonFiniteError: NaN in the latents; names the step.
+            InvalidSizeError: Lens cannot generate this size.
+            PromptError: Prompts are missing, empty or the wrong number.
+            ComponentError: The scheduler was replaced by an unsuitable one.
+            ParameterError: Any other argument is invalid.
+            SamplingCancelledError: `cancel` was set; holds the results so far.
+            PrecisionError: A component, tensor or autocast context is float16.
+            NonFiniteError: The latents contain NaN or infinity; names the step.
         """
         refuse_unsupported("a call", others, CALL_ARGUMENTS)
         check_precision(transformer=self.transformer, text_encoder=self.text_encoder, vae=self.vae)
@@ -316,7 +317,7 @@ class LensPipeline(LoadablePipeline):
 
     @torch.no_grad()
     def decode(self, latents: Tensor, height: int, width: int) -> Tensor:
-        """Pixels `[B, 3, height, width]` in [0, 1] of normalised tokens, such as a callback's.
+        """Decode normalised tokens, such as a callback's, to `[B, 3, height, width]` in [0, 1].
 
         Args:
             latents: `[B, tokens, channels]`.
@@ -328,25 +329,25 @@ class LensPipeline(LoadablePipeline):
         return (pixels / 2 + 0.5).clamp(0, 1)
 
     def preview(self, latents: Tensor, height: int, width: int) -> list[Image.Image]:
-        """Quarter-size pictures of normalised tokens by the linear `preview_map`.
+        """Render quarter-size images of normalised tokens with the linear `preview_map`.
 
         Args:
             latents: `[B, tokens, channels]`.
-            height: Pixels of the whole picture.
-            width: Pixels of the whole picture.
+            height: Pixels of the full-size image.
+            width: Pixels of the full-size image.
         """
         multiple = self.size_multiple
         return self.preview_map.pictures(latents, height // multiple, width // multiple)
 
     def default_sigmas(self, steps: int | None = None) -> np.ndarray:
-        """Noise levels before the time shift that a call without `sigmas` is drawn on.
+        """Return the noise levels before the time shift used by a call without `sigmas`.
 
         Args:
-            steps: How many; the checkpoint's own number by default. If it states levels for that
-                many they are its own, otherwise they are even.
+            steps: Number of levels; by default the checkpoint's number of steps. The checkpoint's
+                own levels apply if it defines them for this number; otherwise they are even.
 
         Raises:
-            ParameterError: A number below 1, or levels of the checkpoint that are none.
+            ParameterError: `steps` is below 1, or the checkpoint's levels are invalid.
         """
         own = self.defaults
         count = own.num_inference_steps if steps is None else steps
@@ -356,9 +357,9 @@ class LensPipeline(LoadablePipeline):
         return linear_sigmas(count)
 
     def fitting_size(self, height: int, width: int) -> Size:
-        """Height and width that are drawn by default from a picture of this size.
+        """Return the default output (height, width) for a starting image of this size.
 
-        They are the nearest that Lens can make, with at most twice the checkpoint's own area.
+        It is the nearest legal size with at most twice the checkpoint's default area.
         """
         return self.size_rules.fitting(height, width)
 
@@ -387,7 +388,7 @@ class LensPipeline(LoadablePipeline):
         )
 
     def _run(self, request: TextRequest, call: PictureCall) -> PictureRun:
-        """Read the text; what remains is drawing."""
+        """Encode the text and prepare the sampling run."""
         conditioner = self._conditioner(
             truncate=truncate_row if call.reference else truncate_prompt, at_once=call.batch_size
         )

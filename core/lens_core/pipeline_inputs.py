@@ -1,4 +1,4 @@
-"""Checks of what a caller gives the pipeline, and the noise a picture starts from."""
+"""Validation of pipeline arguments, and the initial noise."""
 
 import math
 import warnings
@@ -19,16 +19,16 @@ OutputType = Literal["pil", "np", "pt", "latent"]
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 CALLBACK_TENSORS = ("latents",)
-"""Names that `callback_on_step_end` may ask for and give back."""
+"""Names of tensors that `callback_on_step_end` may request and return."""
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """Numbers of one call, checked.
+    """Validated numbers of one call.
 
     Attributes:
         grid: (height, width) in tokens.
-        steps: Euler steps.
+        steps: Number of steps.
         guidance_scale: 1 or more.
         images_per_prompt: 1 or more.
         output_type: Form of the result.
@@ -42,7 +42,7 @@ class SamplingSettings:
 
     @property
     def tokens(self) -> int:
-        """Image tokens."""
+        """Number of image tokens."""
         return self.grid[0] * self.grid[1]
 
     def __post_init__(self) -> None:
@@ -60,20 +60,20 @@ class SamplingSettings:
 
 
 def check_count(name: str, value: int) -> None:
-    """Check a number of things.
+    """Check that a value is a positive integer.
 
     Raises:
-        ParameterError: It is no whole number of at least 1.
+        ParameterError: It is not a whole number of at least 1.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ParameterError(f"{name} {value!r} must be a whole number of at least 1")
 
 
 def check_sequence_length(value: int) -> None:
-    """Check the most tokens the text encoder may read.
+    """Check the maximum number of tokens for the text encoder.
 
     Raises:
-        ParameterError: It is no whole number from 1 to 512.
+        ParameterError: It is not a whole number from 1 to 512.
     """
     check_count("max_sequence_length", value)
     if value > MAX_SEQUENCE_LENGTH:
@@ -84,10 +84,10 @@ def check_sequence_length(value: int) -> None:
 
 
 def check_listeners(on_step: object, cancel: object) -> None:
-    """Check what is told after a step, and what ends sampling.
+    """Check the step listener and the cancel event.
 
     Raises:
-        ParameterError: They cannot do that.
+        ParameterError: `on_step` is not callable, or `cancel` has no `is_set` method.
     """
     if on_step is not None and not callable(on_step):
         raise ParameterError(f"on_step {on_step!r} must be a function")
@@ -96,15 +96,15 @@ def check_listeners(on_step: object, cancel: object) -> None:
 
 
 def replaced_latents(given: object, latents: Tensor) -> Tensor:
-    """Latents after a callback, which may have given others.
+    """Return the latents to continue with after a callback, which may have replaced them.
 
     Args:
-        given: What it returned.
-        latents: Those that it was shown.
+        given: The callback's return value.
+        latents: The latents passed to it.
 
     Raises:
-        ParameterError: Something else than a dictionary with latents of the same shape.
-        PrecisionError: float16.
+        ParameterError: The value is not None or a dictionary, or its latents have another shape.
+        PrecisionError: The returned latents are float16.
     """
     if given is None:
         return latents
@@ -123,14 +123,17 @@ def replaced_latents(given: object, latents: Tensor) -> Tensor:
 
 
 def changed_guidance(scale: float, begun_with: float) -> float:
-    """Guidance of the steps to come, which a callback may have set; at most 1 is none.
+    """Return the guidance scale for later steps, which a callback may have set.
+
+    Values below 1 become 1, which means no guidance.
 
     Args:
-        scale: What it is now.
-        begun_with: What the call began with.
+        scale: The current value.
+        begun_with: The value at the start of the call.
 
     Raises:
-        ParameterError: It is no number, or guidance was to begin in the middle of a picture.
+        ParameterError: It is not a number below 10,000, or it turns guidance on in a call that
+            started without it.
     """
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not scale < 1e4:
         raise ParameterError(f"guidance_scale {scale!r}, set by a callback, must be a number")
@@ -143,14 +146,14 @@ def changed_guidance(scale: float, begun_with: float) -> float:
 
 
 def check_callback(callback: object, names: Sequence[str] | None) -> None:
-    """Check a step callback and what it asks for.
+    """Check a step callback and the tensors it requests.
 
     Raises:
-        ParameterError: It cannot be called, or asks for something other than `latents`.
+        ParameterError: It is not callable, or requests something other than `latents`.
     """
     if callback is not None and not callable(callback):
         raise ParameterError(f"callback_on_step_end {callback!r} must be a function")
-    # Callbacks that are objects, as those of diffusers, say themselves what they read.
+    # Callback objects, such as those in diffusers, list the tensors they need.
     asked = {*(names or ()), *getattr(callback, "tensor_inputs", ())}
     if unknown := sorted(asked - {*CALLBACK_TENSORS}):
         raise ParameterError(
@@ -161,10 +164,10 @@ def check_callback(callback: object, names: Sequence[str] | None) -> None:
 
 
 def check_prompts(prompt: str | Sequence[str]) -> list[str]:
-    """The prompts as a list.
+    """Check the prompts and return them as a list.
 
     Raises:
-        PromptError: None at all, one that is not text, or one that is blank.
+        PromptError: There is no prompt, or one is blank, not text or not valid Unicode.
     """
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, (list, tuple)) or not prompts:
@@ -179,10 +182,10 @@ def check_prompts(prompt: str | Sequence[str]) -> list[str]:
 
 
 def check_encodable(text: str) -> None:
-    """Check that text can be written as UTF-8, which lone surrogates cannot.
+    """Check that text can be encoded as UTF-8; lone surrogates cannot.
 
     Raises:
-        PromptError: It cannot.
+        PromptError: The text cannot be encoded.
     """
     try:
         text.encode("utf-8")
@@ -191,10 +194,10 @@ def check_encodable(text: str) -> None:
 
 
 def check_negative_prompts(negative: str | Sequence[str] | None, count: int) -> list[str]:
-    """One negative prompt for each of `count` prompts; blank ones mean none.
+    """Return one negative prompt for each of `count` prompts; a blank one means none.
 
     Raises:
-        PromptError: One is not text, or a list of another length.
+        PromptError: One is not text or not valid Unicode, or their number is wrong.
     """
     if negative is None or isinstance(negative, str):
         negative = [negative or ""] * count
@@ -225,19 +228,20 @@ def initial_latents(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The noise a batch starts from, drawn as tokens.
+    """Return the initial noise of a batch, as tokens.
 
     Args:
         shape: (batch, tokens, channels).
-        given: The caller's own, used instead.
-        generator: One for the batch, or one per picture, which then does not depend on the batch.
-        device: Where the result is needed. Noise is drawn on the generator's device.
-        dtype: Precision to draw and to return.
+        given: The caller's noise, used instead if not None.
+        generator: One for the batch, or one per image, which makes an image's noise independent of
+            the batch.
+        device: Where to put the result. Noise is generated on the generator's device.
+        dtype: Precision in which noise is generated and returned.
 
     Raises:
-        ParameterError: Latents of another shape, or a list of another length than the batch.
-        PrecisionError: float16 latents.
-        NonFiniteError: NaN or infinity in given latents.
+        ParameterError: The latents have the wrong shape, or the generators are not one per image.
+        PrecisionError: The given latents are float16.
+        NonFiniteError: The given latents contain NaN or infinity.
     """
     if given is None:
         check_generators(generator, shape[0])
@@ -255,10 +259,10 @@ def initial_latents(
 
 
 def check_generators(generator: Generators, count: int) -> None:
-    """Check that there is one generator for all pictures or one for each.
+    """Check that there is one generator for all images, or one per image.
 
     Raises:
-        ParameterError: A list of another length.
+        ParameterError: The list has the wrong length, or an entry is not a generator.
     """
     given = list(generator) if isinstance(generator, Sequence) else [generator]
     for one in given:
@@ -272,14 +276,14 @@ def check_generators(generator: Generators, count: int) -> None:
 
 
 def seeded(seed: int | Sequence[int], count: int) -> list[torch.Generator]:
-    """A generator for each picture, on the CPU so that every device gets the same noise.
+    """Create a generator for each image, on the CPU so that the noise is the same on every device.
 
     Args:
-        seed: One per picture; or that of the first, and the others follow one by one.
-        count: Pictures.
+        seed: One per image, or the first of consecutive seeds.
+        count: Number of images.
 
     Raises:
-        ParameterError: A list of another length, or something that is no seed.
+        ParameterError: The list has the wrong length, or a value is not a valid seed.
     """
     seeds = list(seed) if isinstance(seed, Sequence) else _following(seed, count)
     if len(seeds) != count:
@@ -298,14 +302,14 @@ def _following(seed: int, count: int) -> list[int]:
 
 
 def check_finite(finite: Sequence[Tensor], sigmas: Tensor) -> None:
-    """Check that latents stayed finite.
+    """Check that the latents stayed finite.
 
     Args:
-        finite: One boolean per step that was run.
+        finite: One boolean tensor per step run.
         sigmas: Noise levels, `[steps + 1]`.
 
     Raises:
-        NonFiniteError: Names the first step after which they were not.
+        NonFiniteError: They did not; names the first step after which they were not finite.
     """
     if not finite:
         return

@@ -1,4 +1,4 @@
-"""The forms in which a pipeline gives its pictures."""
+"""Output types of the pipeline."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ Pictures = list[Image.Image] | np.ndarray | Tensor | list[Any]
 
 @dataclass
 class LensPipelineOutput(BaseOutput):  # type: ignore[misc]
-    """Pictures of one call, those of the first prompt first.
+    """Images of one call, those of the first prompt first.
 
     Attributes:
-        images: PIL pictures; or float arrays `[B, H, W, 3]` (`np`) or tensors `[B, 3, H, W]` (`pt`)
-            in [0, 1]; or normalised tokens `[B, h * w, channels]` (`latent`). Where sizes differ,
-            a list with one entry per picture, without the axis B; None for a picture whose size
-            was not begun when sampling was interrupted.
+        images: PIL images; or float arrays `[B, H, W, 3]` (`np`) or tensors `[B, 3, H, W]` (`pt`)
+            in [0, 1]; or normalised tokens `[B, h * w, channels]` (`latent`). If sizes differ, a
+            list with one entry per image, without the batch axis. After an interruption, a list
+            with None for every image whose sampling had not started.
     """
 
     images: Pictures
@@ -37,13 +37,13 @@ def finished(
     canvas: Canvas | None,
     to_bytes: Callable[[Tensor], Tensor],
 ) -> Pictures:
-    """Decoded pixels in the form that was asked for.
+    """Convert decoded pixels to the requested output type.
 
     Args:
         pixels: `[B, 3, H, W]` in [0, 1].
         output_type: `pil`, `np` or `pt`.
-        canvas: What was drawn on; where nothing may change, its bytes come through unchanged.
-        to_bytes: From [0, 1] to 8 bits.
+        canvas: The starting images, if any; their pixels are kept where nothing may change.
+        to_bytes: Converts [0, 1] to 8 bits.
     """
     if canvas is not None:
         pixels = canvas.laid_over(pixels)
@@ -58,11 +58,11 @@ def finished(
 
 
 class Collected:
-    """Pictures of all groups on the way to one result, each at its own position.
+    """Collects the images of all groups into one result, in the order of the call.
 
     Args:
-        count: Pictures of the call.
-        sizes: How many sizes it has.
+        count: Number of images in the call.
+        sizes: Number of different sizes.
     """
 
     def __init__(self, count: int, sizes: int) -> None:
@@ -71,14 +71,14 @@ class Collected:
         self._single = sizes == 1
 
     def add(self, group: SizeGroup, pictures: Pictures) -> None:
-        """Take in the pictures of a group."""
+        """Add the images of a group."""
         self._parts.append(pictures)
         for row, picture in zip(group.rows, pictures, strict=True):
             self._by_row[row] = picture
 
     @property
     def images(self) -> Pictures:
-        """All together if they have one size, otherwise one by one."""
+        """All images: batched if complete and of one size, otherwise a list."""
         if not self._single or any(picture is None for picture in self._by_row):
             return self._by_row
         if len(self._parts) == 1:
@@ -91,11 +91,11 @@ class Collected:
 
     @property
     def one_by_one(self) -> Sequence[Any]:
-        """One entry per picture, None for those that are not there."""
+        """One entry per image, None for missing ones."""
         return tuple(self._by_row)
 
 
 def to_pictures(pixels: Tensor) -> list[Image.Image]:
-    """PIL pictures of `[B, 3, H, W]` in [0, 1], rounded to 8 bits."""
+    """Convert `[B, 3, H, W]` in [0, 1] to PIL images, rounding to 8 bits."""
     rows = (pixels.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
     return [Image.fromarray(row) for row in rows.cpu().numpy()]

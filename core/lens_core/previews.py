@@ -1,7 +1,7 @@
-"""Small pictures of latents at next to no cost: a linear map from tokens to colours.
+"""Fast previews of latents with a linear map from tokens to colours.
 
-Decoding costs as much as a step; this map costs nothing that could be measured, shows shapes and
-colours at a quarter of the size, and is fitted to each autoencoder by least squares.
+Decoding takes as long as a step. The map takes no measurable time and shows shapes and colours at a
+quarter of the size. It is fitted to each autoencoder by least squares.
 """
 
 import json
@@ -21,10 +21,10 @@ from lens_core.latents import check_grid, decode_tokens
 from lens_core.memory.placements import working_device
 
 FILE_NAME = "preview_map.json"
-"""In the autoencoder's folder of a checkpoint."""
+"""File name, in the checkpoint's `vae` folder."""
 
 CELL = 4
-"""Preview pixels per token side: a quarter of the picture's size at 16 pixels per token."""
+"""Preview pixels per token side: a quarter of the image's size at 16 pixels per token."""
 
 _RIDGE = 1e-4
 _FIT_GRID = 8
@@ -34,7 +34,7 @@ _TOKENS_PER_CHANNEL = 10
 
 @dataclass(frozen=True)
 class PreviewMap:
-    """A linear map from normalised tokens to the colours of their cells.
+    """A linear map from normalised tokens to colours, one square cell of pixels per token.
 
     Attributes:
         weight: Float32 `[channels, cell * cell * 3]`, colours in [0, 1], row by row.
@@ -58,18 +58,18 @@ class PreviewMap:
         return round(math.sqrt(self.bias.numel() / 3))
 
     def pixels(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """Colours of tokens.
+        """Map tokens to pixels.
 
         Args:
             tokens: Normalised, `[B, height * width, channels]`.
-            height: Tokens.
-            width: Tokens.
+            height: Height in tokens.
+            width: Width in tokens.
 
         Returns:
             Float32 `[B, 3, height * cell, width * cell]` in [0, 1].
 
         Raises:
-            ParameterError: There are more or fewer tokens.
+            ParameterError: The number of tokens is not `height * width`.
         """
         check_grid(tokens, height, width)
         colours = tokens.float() @ self.weight.to(tokens.device) + self.bias.to(tokens.device)
@@ -77,18 +77,21 @@ class PreviewMap:
         return cells.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3).clamp(0, 1)
 
     def pictures(self, tokens: Tensor, height: int, width: int) -> list[Image.Image]:
-        """The same as PIL pictures."""
+        """Map tokens to PIL images; see `pixels`."""
         rows = (self.pixels(tokens, height, width) * 255).round().to(torch.uint8)
         return [Image.fromarray(row) for row in rows.permute(0, 2, 3, 1).cpu().numpy()]
 
     @classmethod
     def fitted(cls, tokens: Tensor, pixels: Tensor, cell: int = CELL) -> Self:
-        """The map that comes nearest to known pictures by least squares.
+        """Fit a map to known images by least squares.
 
         Args:
             tokens: Normalised, `[B, h, w, channels]`.
-            pixels: Their pictures, `[B, 3, H, W]` in [0, 1]; H and W are multiples of h and w.
+            pixels: Their images, `[B, 3, H, W]` in [0, 1]; H and W are multiples of h and w.
             cell: Preview pixels per token side.
+
+        Raises:
+            ParameterError: There are too few tokens for the number of channels.
         """
         batch, height, width, channels = tokens.shape
         small = torch.nn.functional.adaptive_avg_pool2d(
@@ -101,13 +104,13 @@ class PreviewMap:
             raise ParameterError(f"{len(inputs)} tokens are too few to fit {channels} channels")
         mean, middle = inputs.mean(0), targets.mean(0)
         centred = inputs - mean
-        # A little ridge keeps channels that never vary from taking any value.
+        # Without some ridge regularisation, channels that never vary could take any value.
         gram = centred.T @ centred / len(inputs) + _RIDGE * torch.eye(channels).double()
         weight = torch.linalg.solve(gram, centred.T @ (targets - middle) / len(inputs))
         return cls(weight.float(), (middle - mean @ weight).float())
 
     def save(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write the map as JSON."""
         values = {
             "weight": [[round(x, 6) for x in row] for row in self.weight.tolist()],
             "bias": [round(x, 6) for x in self.bias.tolist()],
@@ -116,10 +119,10 @@ class PreviewMap:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
+        """Read a map written by `save`.
 
         Raises:
-            CheckpointError: It cannot be read as such a map.
+            CheckpointError: The file is not a valid preview map.
         """
         values: dict[str, Any] = read_json(path)
         try:
@@ -129,7 +132,7 @@ class PreviewMap:
 
 
 def find_preview_map(checkpoint: str | Path) -> PreviewMap | None:
-    """The map that a checkpoint folder brings, if there is one."""
+    """Load the map from a checkpoint folder, if it has one."""
     path = Path(checkpoint) / "vae" / FILE_NAME
     return PreviewMap.load(path) if path.is_file() else None
 
@@ -138,15 +141,16 @@ def find_preview_map(checkpoint: str | Path) -> PreviewMap | None:
 def fit_preview_map(
     vae: AutoencoderKLFlux2, seed: int = 0, device: torch.device | None = None
 ) -> PreviewMap:
-    """Fit a map to an autoencoder from what it decodes random latents to.
+    """Fit a map to an autoencoder by decoding random latents.
 
-    The latents vary slowly from token to token, as those of pictures do. This decodes 20 pictures
-    of 128 x 128 pixels with the FLUX.2 autoencoder, a third of what one of 1024 x 1024 takes.
+    The latents vary slowly from token to token, like those of real images. With the FLUX.2
+    autoencoder this decodes 20 images of 128 x 128 pixels, a third of the work of decoding one of
+    1024 x 1024.
 
     Args:
         vae: The autoencoder.
-        seed: Of the latents.
-        device: Where to compute, if the autoencoder is only brought there for the call.
+        seed: Seed of the latents.
+        device: Where to compute, if the autoencoder is moved there only for each call.
     """
     generator = torch.Generator().manual_seed(seed)
     channels = vae.bn.num_features
@@ -160,7 +164,7 @@ def fit_preview_map(
 
 
 def _smooth_noise(channels: int, generator: torch.Generator) -> Tensor:
-    """Tokens `[1, 64, channels]` of unit variance: noise of several sizes, added up."""
+    """Sum noise at several scales into tokens `[1, 64, channels]` of unit variance."""
     total = torch.zeros(1, channels, _FIT_GRID, _FIT_GRID)
     for side in (1, 2, 4, _FIT_GRID):
         noise = torch.randn(1, channels, side, side, generator=generator)

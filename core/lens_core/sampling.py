@@ -12,10 +12,10 @@ from lens_core.noise_levels import linear_sigmas
 
 
 def compute_mu(tokens: int, steps: int) -> float:
-    """Time-shift parameter for a number of image tokens and of steps (FLUX.2's empirical rule).
+    """Return the time-shift parameter mu for a number of image tokens and steps.
 
-    Above 4300 tokens it depends on the tokens alone; below, it is the line in `steps` through the
-    values fitted at 10 and at 200 steps.
+    This is FLUX.2's empirical rule. Above 4300 tokens mu depends on the tokens alone; otherwise it
+    is linear in `steps`, through the values fitted at 10 and 200 steps.
     """
     at_200 = 0.00016927 * tokens + 0.45666666
     if tokens > 4300:
@@ -26,22 +26,22 @@ def compute_mu(tokens: int, steps: int) -> float:
 
 
 def chosen_mu(tokens: int, steps: int, shift: float | None) -> float:
-    """Time-shift parameter of a schedule: `compute_mu`'s, or that of a shift the caller chose.
+    """Return mu for a schedule: from `compute_mu`, or from a shift the caller chose.
 
     Args:
-        tokens: Image tokens.
-        steps: Of the full schedule.
-        shift: s of `sigma = s * level / (1 + (s - 1) * level)`, which is `exp(mu)`; None is Lens's
-            own.
+        tokens: Number of image tokens.
+        steps: Number of steps in the full schedule.
+        shift: `s` in `sigma = s * level / (1 + (s - 1) * level)`, equal to `exp(mu)`; None uses
+            `compute_mu`.
     """
     return compute_mu(tokens, steps) if shift is None else math.log(shift)
 
 
 def read_shift(given: object) -> float | None:
-    """A shift that a caller chose; None is Lens's own.
+    """Check a shift given by the caller; None means Lens's rule.
 
     Raises:
-        ParameterError: It is no positive number.
+        ParameterError: It is not a positive number below 10,000.
     """
     if given is None:
         return None
@@ -54,15 +54,15 @@ def read_shift(given: object) -> float | None:
 
 
 def make_sigmas(steps: int, mu: float) -> Tensor:
-    """Noise levels of even steps, from 1 (noise) down, and a final 0: float32 `[steps + 1]`."""
+    """Shift evenly spaced levels, from 1 (noise), and append a 0: float32 `[steps + 1]`."""
     return shifted_sigmas(linear_sigmas(steps), mu)
 
 
 def shifted_sigmas(levels: np.ndarray, mu: float) -> Tensor:
-    """Noise levels after the time shift, and a final 0: float32 `[steps + 1]`.
+    """Apply the time shift to noise levels and append a final 0: float32 `[steps + 1]`.
 
     Args:
-        levels: Those before it, one per step.
+        levels: Noise levels before the shift, one per step.
         mu: Time-shift parameter.
     """
     scheduler = default_scheduler()
@@ -72,9 +72,9 @@ def shifted_sigmas(levels: np.ndarray, mu: float) -> Tensor:
 
 
 def default_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """Euler with the exponential time shift, configured as in the published checkpoints.
+    """Build the Euler scheduler with exponential time shift of the published checkpoints.
 
-    The shift constants of that configuration are not used: mu is always passed.
+    The shift constants in that configuration have no effect because mu is always passed.
     """
     return FlowMatchEulerDiscreteScheduler(
         num_train_timesteps=1000,
@@ -89,10 +89,10 @@ def default_scheduler() -> FlowMatchEulerDiscreteScheduler:
 
 
 def check_scheduler(scheduler: FlowMatchEulerDiscreteScheduler) -> None:
-    """Check that a scheduler applies mu as Lens needs it.
+    """Check that a scheduler applies mu the way Lens needs.
 
     Raises:
-        ComponentError: Another class, or a configuration that would change the sigmas.
+        ComponentError: The class differs, or its configuration would change the sigmas.
     """
     if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         raise ComponentError(
@@ -117,15 +117,15 @@ def check_scheduler(scheduler: FlowMatchEulerDiscreteScheduler) -> None:
 
 
 def guide(cond: Tensor, uncond: Tensor, guidance_scale: float) -> Tensor:
-    """Classifier-free guidance whose result keeps the conditional velocity's length.
+    """Apply classifier-free guidance and keep the norm of the conditional velocity.
 
     Args:
         cond: Velocity with the prompt, `[B, tokens, channels]`.
-        uncond: Velocity without it or with the negative prompt, same shape.
-        guidance_scale: Weight g of `uncond + g * (cond - uncond)`.
+        uncond: Velocity without a prompt or with the negative prompt, same shape.
+        guidance_scale: `g` in `uncond + g * (cond - uncond)`.
 
     Returns:
-        The combination, rescaled per token to the L2 norm over channels of `cond`.
+        The combination, with each token rescaled to the L2 norm of `cond` over channels.
     """
     combined = uncond + guidance_scale * (cond - uncond)
     length = torch.linalg.vector_norm(cond, dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Picture sizes that Lens can make, and the named buckets it was trained on."""
+"""Image sizes that Lens can generate, and its named buckets."""
 
 import math
 import re
@@ -10,15 +10,15 @@ from typing import Any
 from lens_core.errors import InvalidSizeError
 
 SIZE_MULTIPLE = 16
-"""Pixels per token side: 8 by the VAE, 2 by patching."""
+"""Pixels per token side: a factor of 8 from the VAE and 2 from patching."""
 
 _VAE_LEVELS, _VAE_PATCH = range(4), (2, 2)
 
 MAX_AREA = 1440 * 1440
-"""Largest picture in pixels, apart from the named buckets of base 1440, some of which pass it."""
+"""Maximum area in pixels. Some named buckets of base 1440 exceed it and are still allowed."""
 
 MAX_ASPECT_RATIO = 2
-"""Longest side over shortest side."""
+"""Maximum ratio of the longer to the shorter side."""
 
 SizeTable = Mapping[str, tuple[int, int]]
 
@@ -80,22 +80,23 @@ BUCKETS: Mapping[int, SizeTable] = MappingProxyType(
 )
 """Base resolution -> aspect ratio (width:height) -> (height, width) in pixels.
 
-Lens was trained on the 27 of bases 512, 768 and 1024; those of base 1440 are for pictures alone.
+Lens was trained on the 27 buckets of bases 512, 768 and 1024. Those of base 1440 are only for
+generation.
 """
 
 _NAMED_SIZES = frozenset(size for table in BUCKETS.values() for size in table.values())
 
 LARGER_SIZES = tuple(sorted(size for size in _NAMED_SIZES if size[0] * size[1] > MAX_AREA))
-"""Height and width of the named buckets that pass `MAX_AREA`."""
+"""(height, width) of the named buckets that exceed `MAX_AREA`."""
 
 
 @dataclass(frozen=True)
 class SizeRules:
-    """The sizes of one model; what else holds is the same for all, see `validate_size`.
+    """The size rules specific to one model; `validate_size` has the rules common to all.
 
     Attributes:
-        height: Pixels where no size is asked for.
-        width: Pixels where no size is asked for.
+        height: Default height in pixels.
+        width: Default width in pixels.
         multiple: Pixels per token side.
     """
 
@@ -104,37 +105,38 @@ class SizeRules:
     multiple: int = SIZE_MULTIPLE
 
     def fitting(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width that are drawn by default from a picture of this size.
+        """Return the default output (height, width) for a starting image of this size.
 
-        They are the nearest that Lens can make, with at most twice the model's own area.
+        It is the nearest legal size with at most twice the model's default area.
         """
         most = min(MAX_AREA, 2 * self.height * self.width)
         return nearest_size(height, width, self.multiple, most)
 
 
 def token_side(vae_config: Mapping[str, Any]) -> int:
-    """Pixels per token side, which the autoencoder's configuration decides.
+    """Return the pixels per token side for an autoencoder configuration.
 
     Args:
-        vae_config: As `AutoencoderKLFlux2` takes it; what it leaves out is as published.
+        vae_config: Arguments of `AutoencoderKLFlux2`; missing ones have their published values.
     """
     levels = len(vae_config.get("block_out_channels", _VAE_LEVELS))
     return int(2 ** (levels - 1) * vae_config.get("patch_size", _VAE_PATCH)[0])
 
 
 def resolve_size(aspect_ratio: str = "1:1", base: int = 1024) -> tuple[int, int]:
-    """Height and width in pixels for an aspect ratio.
+    """Return (height, width) in pixels for an aspect ratio.
 
-    The bases of `BUCKETS` use the published sizes, also for `32:18` or `1920:1080`. Anything else
-    gets the sides nearest to an area of `base ** 2` that are multiples of 16, rounded down where
-    they would be too large for Lens.
+    The bases of `BUCKETS` use the published sizes, also if the ratio is written differently, such
+    as `32:18` or `1920:1080`. Other cases use the multiples of 16 nearest to an area of
+    `base ** 2`, rounded down if rounding would exceed the maximum area.
 
     Args:
         aspect_ratio: Width to height, such as `"16:9"`, from 1:2 to 2:1.
-        base: Side in pixels of the square picture with the same area.
+        base: Side in pixels of the square with the same area.
 
     Raises:
-        InvalidSizeError: The ratio cannot be read or is too long, or the base does not fit.
+        InvalidSizeError: The ratio is malformed or out of range, the base is not a positive
+            multiple of 16, or the size is too large.
     """
     ratio = _parse_ratio(aspect_ratio)
     for name, published in BUCKETS.get(base, {}).items():
@@ -148,15 +150,15 @@ def resolve_size(aspect_ratio: str = "1:1", base: int = 1024) -> tuple[int, int]
 
 
 def read_size(name: str, base: int = 1024) -> tuple[int, int]:
-    """Height and width in pixels of a size by its name.
+    """Return (height, width) in pixels for the name of a size.
 
     Args:
-        name: An aspect ratio, width to height, such as `16:9`, alone or with a base, `16:9@1440`;
-            or pixels, width times height, such as `1376x768`.
-        base: Base where the name has none.
+        name: A width-to-height ratio, such as `16:9`, optionally with a base, such as `16:9@1440`;
+            or width and height in pixels, such as `1376x768`.
+        base: Base to use if the name has none.
 
     Raises:
-        InvalidSizeError: It is none of these, or not a size Lens can make.
+        InvalidSizeError: The name has another form, or Lens cannot generate this size.
     """
     found = re.fullmatch(
         r"\s*(?:(?P<ratio>[\d.]+:[\d.]+)(?:@(?P<base>\d{1,5}))?|(?P<w>\d{1,5})[xX×](?P<h>\d{1,5}))\s*",
@@ -175,45 +177,45 @@ def read_size(name: str, base: int = 1024) -> tuple[int, int]:
 
 
 def base_of(height: int, width: int) -> int:
-    """The base whose square has about the area of a size, a multiple of 16."""
+    """Return the base, a multiple of 16, of the square whose area is nearest to a size's."""
     return _round(math.sqrt(height * width))
 
 
 def nearest_size(
     height: int, width: int, multiple: int = SIZE_MULTIPLE, most_pixels: int = MAX_AREA
 ) -> tuple[int, int]:
-    """The size Lens can make that is nearest to that of a picture.
+    """Return the size nearest to an image's that Lens can generate.
 
     Args:
-        height: Pixels of the picture.
-        width: Pixels of the picture.
-        multiple: Pixels per token side of the model at hand.
-        most_pixels: Largest height times width.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        multiple: Pixels per token side of the model.
+        most_pixels: Maximum height times width.
 
     Returns:
-        Height and width: multiples, from 1:2 to 2:1, with at most `most_pixels` or, where that is
-        `MAX_AREA`, a named bucket.
+        (height, width): multiples of `multiple` with a ratio from 1:2 to 2:1 and at most
+        `most_pixels`. If that is `MAX_AREA`, the larger named buckets are allowed too.
     """
     named = (height, width) in _NAMED_SIZES and height % multiple == width % multiple == 0
     if named and (most_pixels >= MAX_AREA or height * width <= most_pixels):
         return height, width
     ratio = min(max(width / height, 1 / MAX_ASPECT_RATIO), MAX_ASPECT_RATIO)
-    # Too long a picture loses its ends, so that its shorter side keeps its scale.
+    # An image that is too long is cropped at its ends, so its shorter side keeps its scale.
     long_side = MAX_ASPECT_RATIO * min(height, width)
     area = min(min(height, long_side) * min(width, long_side), most_pixels)
     return _sides(area, ratio, multiple, most_pixels)
 
 
 def validate_size(height: int, width: int, multiple: int = SIZE_MULTIPLE) -> None:
-    """Check that Lens can make a picture of this size.
+    """Check that Lens can generate an image of this size.
 
     Args:
         height: Pixels.
         width: Pixels.
-        multiple: Pixels per token side of the model at hand.
+        multiple: Pixels per token side of the model.
 
     Raises:
-        InvalidSizeError: Names the value and the rule it breaks.
+        InvalidSizeError: It cannot; names the value and the rule it breaks.
     """
     for name, value in (("height", height), ("width", width)):
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
@@ -238,12 +240,12 @@ def validate_size(height: int, width: int, multiple: int = SIZE_MULTIPLE) -> Non
 def _sides(
     area: int, ratio: float, multiple: int = SIZE_MULTIPLE, most_pixels: int = MAX_AREA
 ) -> tuple[int, int]:
-    """Height and width: multiples near an area and a ratio of width to height."""
+    """Return (height, width) as multiples near an area and a width-to-height ratio."""
     exact = [math.sqrt(area / ratio), math.sqrt(area * ratio)]
     sides = [_round(side, multiple) for side in exact]
     if sides[0] * sides[1] > most_pixels:
         sides = [max(multiple, int(side // multiple) * multiple) for side in exact]
-    # Rounding may push an extreme ratio past the limit; the shorter side then sets the longer one.
+    # Rounding may push an extreme ratio past the limit; the shorter side then caps the longer one.
     limit = MAX_ASPECT_RATIO * min(sides)
     return min(sides[0], limit), min(sides[1], limit)
 

@@ -1,7 +1,7 @@
-"""How the velocity is integrated over the noise levels: Euler, and two second-order solvers.
+"""ODE solvers for sampling: Euler and two second-order methods.
 
-A solver turns the velocity at a noise level into the direction of the step to the next one, so that
-every step is `latents + (following - sigma) * direction`.
+A solver turns the velocity at a noise level into the direction of the step to the next level. Every
+step is `latents + (following - sigma) * direction`.
 """
 
 import math
@@ -13,28 +13,28 @@ from torch import Tensor
 from lens_core.errors import ParameterError
 
 SolverName = Literal["euler", "dpmpp_2m", "ab2"]
-"""`euler` is what Lens was published with; the others are second order and need fewer steps."""
+"""Lens was published with `euler`; the others are second order and need fewer steps."""
 
 
 class Solver(Protocol):
-    """Integrates the velocity of one batch. Call it for every step, in order."""
+    """Integrates the velocity of one batch. Call `direction` for every step, in order."""
 
     def direction(
         self, step: int, latents: Tensor, velocity: Tensor, guidance_scale: float
     ) -> Tensor:
-        """The direction to step in, same shape as the velocity.
+        """Return the direction of the step, same shape as the velocity.
 
         Args:
-            step: Steps done before this one.
+            step: Index of the step, from 0.
             latents: `[..., channels]` at this step's noise level.
-            velocity: The model's at these latents, guidance included, same shape.
-            guidance_scale: The guidance that is included.
+            velocity: The model's velocity at these latents, with guidance applied, same shape.
+            guidance_scale: The guidance scale applied.
         """
         ...
 
 
 class EulerSolver:
-    """First order: along the velocity."""
+    """First order: steps along the velocity."""
 
     def direction(
         self, step: int, latents: Tensor, velocity: Tensor, guidance_scale: float
@@ -44,7 +44,7 @@ class EulerSolver:
 
 
 class _Before:
-    """What the step before left behind, unless the guidance changed in between."""
+    """The previous step's value, discarded if the guidance scale has changed since."""
 
     def __init__(self) -> None:
         self._kept: tuple[Tensor, float] | None = None
@@ -55,14 +55,13 @@ class _Before:
 
 
 class AdamsBashforthSolver:
-    """Adams-Bashforth of second order: the velocity, extrapolated linearly to half the step.
+    """Second-order Adams-Bashforth: extrapolates the velocity linearly to the middle of the step.
 
-    Second order in the last step too, where it overshoots if that step is much longer than the one
-    before: of few steps, take a `shift` of about 3 with it. (ComfyUI has it as `ipndm_v`, with
-    `max_order` 2.)
+    The last step is second order too and overshoots if it is much longer than the one before. With
+    few steps, use a `shift` of about 3. ComfyUI calls this solver `ipndm_v` with `max_order` 2.
 
     Args:
-        sigmas: Falling noise levels `[steps + 1]` of the steps that are taken.
+        sigmas: Decreasing noise levels `[steps + 1]` of the steps to run.
     """
 
     def __init__(self, sigmas: Sequence[float]) -> None:
@@ -81,13 +80,13 @@ class AdamsBashforthSolver:
 
 
 class MultistepSolver:
-    """DPM-Solver++(2M) (arXiv 2211.01095) for flow matching: second order, one call per step.
+    """DPM-Solver++(2M) (arXiv 2211.01095) for flow matching: second order, one model call per step.
 
     For flow matching, alpha is `1 - sigma` and lambda is `log(alpha / sigma)`. The prediction of
-    the clean latents is extrapolated from the one before.
+    the clean latents is extrapolated using the previous one.
 
     Args:
-        sigmas: Falling noise levels `[steps + 1]` of the steps that are taken.
+        sigmas: Decreasing noise levels `[steps + 1]` of the steps to run.
     """
 
     def __init__(self, sigmas: Sequence[float]) -> None:
@@ -110,11 +109,11 @@ class MultistepSolver:
 
 
 def make_solver(name: SolverName, sigmas: Sequence[float]) -> Solver:
-    """The solver of one batch.
+    """Create the solver for one batch.
 
     Args:
-        name: Which.
-        sigmas: Falling noise levels `[steps + 1]` of the steps that are taken.
+        name: Name of the solver.
+        sigmas: Decreasing noise levels `[steps + 1]` of the steps to run.
     """
     if name == "euler":
         return EulerSolver()
@@ -122,10 +121,10 @@ def make_solver(name: SolverName, sigmas: Sequence[float]) -> Solver:
 
 
 def read_solver(given: object) -> SolverName:
-    """The name of a solver; None is Euler's.
+    """Check the name of a solver; None means `euler`.
 
     Raises:
-        ParameterError: There is none of that name.
+        ParameterError: The name is unknown.
     """
     for name in get_args(SolverName):
         if given == name:
@@ -136,10 +135,10 @@ def read_solver(given: object) -> SolverName:
 
 
 def multistep_orders(steps: int) -> tuple[int, ...]:
-    """Order of every step of `MultistepSolver`.
+    """Return the order `MultistepSolver` uses at each step.
 
-    The first and the last are first order and, of less than 15 steps, the last but one, as in the
-    published DiffusionNFT.
+    The first and last steps are first order. With fewer than 15 steps, so is the second to last, as
+    in the published DiffusionNFT.
     """
     first_order = {0, steps - 1} | ({steps - 2} if steps < 15 else set())
     return tuple(1 if step in first_order else 2 for step in range(steps))

@@ -1,4 +1,4 @@
-"""Where sampling begins: pure noise, or a picture with noise on it, parts of which may stay."""
+"""Starting points of sampling for image to image and inpainting."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,13 +29,13 @@ DEFAULT_FEATHER = 8
 
 @dataclass(frozen=True)
 class StartingPictures:
-    """Pictures of one call to start from, one for all or one per prompt.
+    """Starting images of one call, one for all prompts or one per prompt.
 
     Attributes:
-        pictures: RGB, in sizes of their own.
-        masks: One for each, 255 where it may change; None lets everything change.
-        strength: Share of the steps that are run, above 0 to 1.
-        feather: Pixels outside the mask over which new and old are mixed.
+        pictures: RGB images in their original sizes.
+        masks: One per image, 255 where it may change; None lets everything change.
+        strength: Share of the steps to run, in (0, 1].
+        feather: Pixels outside the mask over which new and old blend.
     """
 
     pictures: tuple[Image.Image, ...]
@@ -51,11 +51,12 @@ class StartingPictures:
         strength: float | None,
         mask_feather: int | None,
     ) -> Self | None:
-        """The starting pictures of a call's arguments; None if it starts from noise.
+        """Read the starting images from a call's arguments; None if it starts from noise.
 
         Raises:
-            ParameterError: Something that is no picture, a mask that does not fit or comes alone, a
-                strength or feather outside its range, or either without what it is for.
+            ParameterError: An image or mask is invalid, a mask does not match its image, strength
+                or feather is out of range, or an argument lacks the `image` or `mask_image` it
+                needs.
         """
         if image is None:
             for name, value in (("mask_image", mask_image), ("strength", strength)):
@@ -80,10 +81,10 @@ class StartingPictures:
         return cls(tuple(pictures), None if masks is None else tuple(masks), strength, feather)
 
     def spread(self, prompts: int) -> Self:
-        """The same for a number of prompts.
+        """Expand to one image per prompt.
 
         Raises:
-            ParameterError: There is neither one picture nor one per prompt.
+            ParameterError: There is neither one image nor one per prompt.
         """
         count = len(self.pictures)
         if count == prompts:
@@ -98,11 +99,12 @@ class StartingPictures:
 
 @dataclass(frozen=True)
 class Canvas:
-    """Starting pictures of one size, brought to it.
+    """Starting images scaled and cropped to one output size.
 
     Attributes:
-        pictures: RGB, one per picture that is drawn.
-        fresh: How much of each pixel is new, float32 `[B, H, W]`; None if everything is.
+        pictures: RGB, one per output image.
+        fresh: Weight of the generated image at each pixel, float32 `[B, H, W]`; None if 1
+            everywhere.
     """
 
     pictures: tuple[Image.Image, ...]
@@ -110,10 +112,10 @@ class Canvas:
 
     @classmethod
     def of(cls, start: StartingPictures, prompts: Sequence[int], height: int, width: int) -> Self:
-        """The canvas of pictures drawn from these prompts, named by their positions.
+        """Build the canvas for the images of the prompts at these positions.
 
         Raises:
-            ParameterError: What a mask lets change is cut off at this size.
+            ParameterError: Cropping to this size removes all that a mask lets change.
         """
         needed = dict.fromkeys(prompts)
         pictures = {i: cover(start.pictures[i], height, width) for i in needed}
@@ -130,7 +132,7 @@ class Canvas:
         return cls(drawn, np.stack([fresh[i] for i in prompts]))
 
     def tokens(self, vae: AutoencoderKLFlux2, device: torch.device) -> Tensor:
-        """Normalised float32 tokens `[B, tokens, channels]`; a picture is encoded once."""
+        """Encode to normalised float32 tokens `[B, tokens, channels]`, each image only once."""
         encoded: dict[int, Tensor] = {}
         for picture in self.pictures:
             if id(picture) not in encoded:
@@ -138,7 +140,11 @@ class Canvas:
         return torch.cat([encoded[id(picture)] for picture in self.pictures])
 
     def free_tokens(self, multiple: int) -> Tensor | None:
-        """Which tokens may change: bool `[B, tokens, 1]`, True where any of their pixels may."""
+        """Return which tokens may change: bool `[B, tokens, 1]`, True if any of their pixels may.
+
+        Args:
+            multiple: Pixels per token side.
+        """
         if self.fresh is None:
             return None
         batch, height, width = self.fresh.shape
@@ -146,7 +152,7 @@ class Canvas:
         return torch.from_numpy(cells.max((2, 4)) > 0).reshape(batch, -1, 1)
 
     def laid_over(self, pixels: Tensor) -> Tensor:
-        """New pixels where they may be, the picture's own elsewhere.
+        """Blend generated pixels over the starting images, weighted by `fresh`.
 
         Args:
             pixels: `[B, 3, H, W]` in [0, 1].
@@ -158,7 +164,7 @@ class Canvas:
         return torch.where(fresh == 0, own, own + fresh * (pixels - own))
 
     def kept_bytes(self, pixels: np.ndarray) -> np.ndarray:
-        """8-bit pixels `[B, H, W, 3]` with the picture's own bytes wherever nothing is new."""
+        """Restore the original bytes in 8-bit pixels `[B, H, W, 3]` wherever `fresh` is 0."""
         if self.fresh is None:
             return pixels
         own = np.stack([np.asarray(picture) for picture in self.pictures])
@@ -167,11 +173,11 @@ class Canvas:
 
 @dataclass(frozen=True)
 class KeptRegion:
-    """Tokens that follow the starting picture while the others are sampled.
+    """Tokens that follow the starting image while the others are sampled.
 
     Attributes:
-        tokens: The starting picture's, `[B, tokens, channels]`.
-        noise: What sampling began with, same shape.
+        tokens: Tokens of the starting image, `[B, tokens, channels]`.
+        noise: The initial noise, same shape.
         free: `[B, tokens, 1]`, True where tokens may change.
     """
 
@@ -180,25 +186,25 @@ class KeptRegion:
     free: Tensor
 
     def held(self, latents: Tensor, sigma: float) -> Tensor:
-        """The latents of noise level `sigma` with the kept tokens put back."""
+        """Replace the kept tokens in latents by the starting image at noise level `sigma`."""
         own = with_noise(self.tokens, self.noise, sigma).to(latents)
         return torch.where(self.free, latents, own)
 
 
 def with_noise(tokens: Tensor, noise: Tensor, sigma: float) -> Tensor:
-    """Tokens at a noise level: `(1 - sigma) * tokens + sigma * noise`."""
+    """Add noise to tokens: `(1 - sigma) * tokens + sigma * noise`."""
     return (1 - sigma) * tokens + sigma * noise
 
 
 def first_step(steps: int, strength: float) -> int:
-    """Steps of the full schedule that are left out, as diffusers counts them.
+    """Return how many initial schedule steps to skip, counted as in diffusers.
 
     Args:
-        steps: Of the full schedule.
-        strength: Share of them that is run.
+        steps: Number of steps in the full schedule.
+        strength: Share of them to run.
 
     Raises:
-        ParameterError: None would be run.
+        ParameterError: No step would be left.
     """
     begin = int(max(steps - min(steps * strength, steps), 0))
     if begin >= steps:

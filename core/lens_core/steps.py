@@ -1,4 +1,4 @@
-"""What callers are told after every sampler step, and how they end sampling."""
+"""Step reports and cancellation."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Cancel = threading.Event
-"""Set by any thread, it ends sampling before the next step with `SamplingCancelledError`."""
+"""Set it from any thread to stop sampling before the next step with `SamplingCancelledError`."""
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """Pictures of one size after a step.
+    """State of the images of one size after a step.
 
     Attributes:
-        step: Steps done of these pictures, from 1 to `total`.
-        total: Steps they take.
-        sigma: The noise level that is reached, from near 1 to 0.
-        rows: Positions of the pictures among all of the call.
+        step: Steps completed for these images, from 1 to `total`.
+        total: Number of steps they take.
+        sigma: Noise level reached, from near 1 down to 0.
+        rows: Positions of these images among all images of the call.
         height: Pixels.
         width: Pixels.
         latents: Normalised tokens `[len(rows), tokens, channels]`.
-        estimate: What the latents would be without the noise that is left, same shape.
+        estimate: Estimate of the clean latents, same shape.
     """
 
     step: int
@@ -43,13 +43,13 @@ class StepReport:
     _decode: Callable[[Tensor, int, int], list[Image.Image]] = field(repr=False)
 
     def previews(self) -> list[Image.Image]:
-        """A quarter-size picture of each estimate, by a linear map; next to free."""
+        """Render a quarter-size image of each estimate with a linear map, at almost no cost."""
         return self._preview(self.estimate, self.height, self.width)
 
     def pictures(self) -> list[Image.Image]:
-        """Each estimate decoded in full, which costs about as much as a step."""
+        """Decode each estimate at full size, which takes about as long as a step."""
         return self._decode(self.estimate, self.height, self.width)
 
 
 StepListener = Callable[[StepReport], None]
-"""Called after every step; an exception from it ends the call."""
+"""Called after every step. An exception it raises ends the call."""
