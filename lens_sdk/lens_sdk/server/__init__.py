@@ -1,4 +1,4 @@
-"""`lens serve`: the SDK behind HTTP, for OpenAI's client, for `lens_sdk.Lens` and for a browser.
+"""`lens serve`: the SDK over HTTP, for OpenAI's client, `lens_sdk.Lens` and browsers.
 
 Importing this package loads neither torch nor the web framework.
 """

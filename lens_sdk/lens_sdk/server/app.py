@@ -55,13 +55,13 @@ from lens_sdk.tracing import call_span
 
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=LONGEST_KEY)]
 WORK = (400, 408, 429, 502, 503)
-"""What may go wrong wherever a body is read and somebody works."""
+"""Error statuses of every endpoint that reads a body and does work."""
 
 _log = logging.getLogger(__name__)
 
 
 def create_app(config: ServerConfig) -> FastAPI:
-    """The application; its model is loaded while it starts, and `/readyz` tells when it is."""
+    """Create the application, which loads its model in the background; see `/readyz`."""
     services = Services.of(config)
 
     @asynccontextmanager
@@ -76,7 +76,7 @@ def create_app(config: ServerConfig) -> FastAPI:
             if isinstance(config.parts.generator, BatchingLensGenerator):
                 await asyncio.to_thread(config.parts.generator.close)
 
-    # FastAPI's own pages about the description load scripts from elsewhere.
+    # FastAPI's own documentation pages load scripts from other sites.
     app = FastAPI(
         title="Lens",
         version=package_version(),
@@ -132,7 +132,7 @@ def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
 
 
 def _wants_html(request: Request) -> bool:
-    """Whether a browser opens an address; programs take anything, or JSON."""
+    """Whether a browser opened the URL; programs accept anything, or JSON."""
     return "text/html" in request.headers.get("accept", "")
 
 
@@ -147,7 +147,7 @@ def _http_error(error: HTTPException, request: Request) -> ApiError:
 
 
 def _allowed(app: FastAPI, request: Request) -> str:
-    """The methods of all routes of a path; the error itself tells those of the first."""
+    """The methods of all routes that match a path; the error only lists those of the first."""
     routes = [route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE]
     return ", ".join(sorted({name for route in routes for name in _methods(route)}))
 
@@ -164,7 +164,7 @@ def _add_status(app: FastAPI, services: Services) -> None:
 
     @app.get("/healthz", response_model=Status, responses=answers(open_=True))
     def healthz() -> dict[str, str]:
-        """Whether the process answers."""
+        """Whether the process is alive."""
         return {"status": "ok"}
 
     @app.get(
@@ -174,7 +174,7 @@ def _add_status(app: FastAPI, services: Services) -> None:
         | {503: {"model": Status, "description": "Not now"}},
     )
     def readyz() -> JSONResponse:
-        """Whether work is taken."""
+        """Whether the server accepts work."""
         draining = services.admission.draining
         ready = services.ready and not draining
         status = "ready" if ready else "draining" if draining else "loading"
@@ -182,24 +182,24 @@ def _add_status(app: FastAPI, services: Services) -> None:
 
     @app.get("/metrics", response_class=PlainTextResponse, responses=answers())
     def metrics() -> Response:
-        """Numbers for Prometheus."""
+        """Metrics in Prometheus's text format."""
         return Response(services.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models", response_model=ModelList, responses=answers())
     def models() -> dict[str, Any]:
-        """The one model there is."""
+        """List the server's only model."""
         return {"object": "list", "data": [_model(services)]}
 
     @app.get("/v1/models/{name:path}", response_model=ModelAnswer, responses=answers(404))
     def model(name: str) -> dict[str, Any]:
-        """The model, by its name."""
+        """Get the model by name."""
         if name != services.config.parts.generator.name:
             raise ApiError(404, f"The model {name!r} does not exist.", code="model_not_found")
         return _model(services)
 
 
 def _shown(config: ServerConfig) -> tuple[str, str]:
-    """The folders of runs and studies, for a page that is open to all who can reach it."""
+    """The folders of runs and studies to show on the page, which needs no key."""
     if config.keys:
         return "FOLDER/runs", "FOLDER/studies"
     return str(config.folder / "runs"), str(config.shelf)
@@ -223,7 +223,7 @@ def _add_images(app: FastAPI, services: Services) -> None:
     async def generations(
         body: ImagesBody, request: Request, idempotency_key: Key = None
     ) -> Response | dict[str, Any]:
-        """Draw pictures from a prompt as it is."""
+        """Generate images from a prompt, which is used unchanged."""
         work = services.images.begin(
             body,
             caller=caller_of(request.state),
@@ -239,7 +239,7 @@ def _add_images(app: FastAPI, services: Services) -> None:
         openapi_extra=FORM,
     )
     async def edits(request: Request, idempotency_key: Key = None) -> Response | dict[str, Any]:
-        """Change a picture as a prompt says, everywhere or where a mask is transparent."""
+        """Edit an image according to a prompt, everywhere or where a mask is transparent."""
         body, source = await read_form(request, services.config.limits)
         work = await services.images.begin_edit(
             body,
@@ -254,7 +254,7 @@ def _add_images(app: FastAPI, services: Services) -> None:
 async def _told(
     work: SharedWork[Answer], request: Request, *, stream: bool
 ) -> Response | dict[str, Any]:
-    """The answer to who asked for pictures: event by event, or when all are there."""
+    """Answer a request for images, as a stream of events or once all are finished."""
     if stream:
         return EventStream(frames(work))
     with work.joined():
@@ -277,7 +277,7 @@ def _add_runs(app: FastAPI, services: Services) -> None:
     async def create(
         body: RunBody, request: Request, idempotency_key: Key = None
     ) -> dict[str, Any]:
-        """Begin a run: rewrite, draw, judge, revise."""
+        """Start a run: rewrite, generate, judge, revise."""
         work = runs.create(body, caller=caller_of(request.state), key=idempotency_key)
         with work.joined():
             answer = await unless_left(request, work.result())
@@ -285,17 +285,17 @@ def _add_runs(app: FastAPI, services: Services) -> None:
 
     @app.get("/v1/runs", response_model=RunList, responses=answers(400))
     def newest(limit: Annotated[int, Query(ge=1, le=200)] = 20) -> dict[str, Any]:
-        """The latest runs, newest first."""
+        """List the latest runs, newest first."""
         return {"object": "list", "data": runs.newest(limit)}
 
     @app.get("/v1/runs/{name}", response_model=RunAnswer, responses=answers(404))
     def describe(name: str) -> dict[str, Any]:
-        """A run in a few words."""
+        """Get a summary of a run."""
         return runs.describe(name)
 
     @app.get("/v1/runs/{name}/result", responses=answers(404, model=LoopResult))
     def result(name: str) -> Response:
-        """What a run produced, or has so far, with its pictures."""
+        """Get the result of a run, or what it has produced so far, including the images."""
         return Response(runs.record(name).result().model_dump_json(), media_type="application/json")
 
 
@@ -313,13 +313,13 @@ def _add_run_control(app: FastAPI, services: Services) -> None:
         last_event_id: Annotated[int | None, Header(ge=0, le=10**9)] = None,
         after: Annotated[int | None, Query(ge=0, le=10**9)] = None,
     ) -> Response:
-        """A run's events as they happen, from the first or after a number."""
+        """Follow a run's events as they happen, from the first one or after a given number."""
         runs.record(name)
         return EventStream(runs.frames(name, last_event_id or after or 0))
 
     @app.post("/v1/runs/{name}/cancel", response_model=RunAnswer, responses=answers(404, 503))
     async def cancel(name: str) -> dict[str, Any]:
-        """End a run between two steps; its pictures so far stay."""
+        """End a run between two steps; images generated so far are kept."""
         await runs.cancel(name)
         return runs.describe(name)
 
@@ -329,7 +329,7 @@ def _add_run_control(app: FastAPI, services: Services) -> None:
         responses=answers(400, 404, 409, 429, 503),
     )
     async def resume(name: str) -> dict[str, Any]:
-        """Go on with a run that was interrupted or cancelled."""
+        """Resume a run that was interrupted or cancelled."""
         await runs.resume(name)
         return runs.describe(name)
 
@@ -351,7 +351,7 @@ def _add_parts(app: FastAPI, services: Services) -> None:
 
     @app.post("/v1/judgements", response_model=Judgement, responses=answers(*WORK, 422))
     async def judge(body: JudgementBody, request: Request) -> dict[str, Any]:
-        """Hold a picture against a request."""
+        """Judge how well an image fulfils a request."""
         asked = as_request(body.request)
         limits.check_request(asked)
         if parts.judge is None or parts.rubric_writer is None:

@@ -1,4 +1,4 @@
-"""What the endpoints are sent, as pydantic types; unknown fields are refused, never ignored."""
+"""Request bodies as pydantic types; unknown fields are refused, never ignored."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Body(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """Tells equal bodies from others.
+        """A hash that is the same for equal bodies.
 
         Raises:
-            ApiError: It holds text that is not Unicode.
+            ApiError: The body contains text that is not valid Unicode.
         """
         try:
             return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
@@ -32,33 +32,33 @@ class Body(BaseModel):
 
 
 class ImagesBody(Body):
-    """`POST /v1/images/generations`, as OpenAI has it and with fields of our own.
+    """Body of `POST /v1/images/generations`: OpenAI's fields and some additional ones.
 
-    What OpenAI offers beyond this and cannot be honoured here is refused.
+    OpenAI fields and values that this server cannot honour are refused.
     """
 
     prompt: str = Field(min_length=1)
-    """What to draw; it is not rewritten."""
+    """The prompt, used unchanged."""
     model: str | None = None
-    """The server's model; nothing else is known."""
+    """Name of the server's model; other names are refused."""
     n: int | None = Field(default=None, ge=1)
-    """Number of pictures; 1 by default."""
+    """Number of images; 1 by default."""
     size: str | None = Field(default=None, pattern=r"^(auto|[1-9]\d{0,4}x[1-9]\d{0,4})$")
-    """WIDTHxHEIGHT in pixels, or auto for the model's own."""
+    """WIDTHxHEIGHT in pixels, or auto for the model's default."""
     response_format: Literal["b64_json", "url"] | None = None
-    """Pictures in the answer, or addresses that work for an hour; b64_json by default."""
+    """Images in the answer, or URLs that work for an hour; b64_json by default."""
     output_format: Literal["png", "jpeg", "webp"] | None = None
-    """Kind of picture file; png by default."""
+    """Image file format; png by default."""
     output_compression: int | None = Field(default=None, ge=0, le=100)
-    """Quality of jpeg and webp; 100 by default."""
+    """Quality of JPEG and WebP files; 100 by default."""
     stream: bool | None = None
-    """Answer with events."""
+    """Whether to answer with server-sent events."""
     partial_images: int | None = Field(default=None, ge=0, le=3)
-    """Unfinished pictures to stream before each finished one."""
+    """Number of previews to stream before each finished image."""
     quality: Literal["auto", "standard"] | None = None
-    """There is only one; set num_inference_steps instead."""
+    """Only one quality exists; set num_inference_steps instead."""
     background: Literal["auto", "opaque"] | None = None
-    """Pictures are opaque."""
+    """Images are always opaque."""
     moderation: Literal["auto", "low"] | None = None
     """Has no effect."""
     user: str | None = None
@@ -66,17 +66,17 @@ class ImagesBody(Body):
     safety_identifier: str | None = None
     """Has no effect."""
     seed: Seed | None = None
-    """Seed of the first picture, the others follow; drawn and told if left out."""
+    """Seed of the first image; the others count up from it. Chosen and reported if not given."""
     num_inference_steps: int | None = Field(default=None, ge=1)
-    """Sampler steps; the model's own by default."""
+    """Number of sampler steps; the model's default if not given."""
     guidance_scale: float | None = Field(default=None, ge=1, le=100)
-    """Guidance; 1 is none. The model's own by default."""
+    """Guidance scale; 1 turns guidance off. The model's default if not given."""
     negative_prompt: str = ""
-    """What should not be in the picture."""
+    """What the image should not show."""
     solver: str | None = None
     """Lens only: `euler`, `dpmpp_2m` or `ab2`; euler by default."""
     shift: float | None = Field(default=None, gt=0)
-    """Lens only: time shift of the noise levels; by default from size and steps."""
+    """Lens only: time shift of the noise levels; by default, it depends on size and steps."""
 
     @field_validator("prompt")
     @classmethod
@@ -95,18 +95,18 @@ class ImagesBody(Body):
 
     @property
     def extra(self) -> dict[str, JsonValue]:
-        """Settings that only some generators know."""
+        """Generator-specific settings."""
         told: dict[str, JsonValue] = {"solver": self.solver, "shift": self.shift}
         return {name: value for name, value in told.items() if value is not None}
 
 
 class EditsBody(ImagesBody):
-    """`POST /v1/images/edits`: the fields of the form beside the picture and the mask."""
+    """Body of `POST /v1/images/edits`: the form's fields other than image and mask."""
 
     strength: float | None = Field(default=None, gt=0, le=1)
-    """How far from the picture; the model's own by default."""
+    """How far to depart from the image, above 0 and at most 1; the model's default if not given."""
     mask_feather: int | None = Field(default=None, ge=0, le=256)
-    """Pixels outside the mask over which new and old mix; the model's own by default."""
+    """Pixels of transition outside the mask from new to old; the model's default if not given."""
 
     @property
     def extra(self) -> dict[str, JsonValue]:
@@ -116,44 +116,44 @@ class EditsBody(ImagesBody):
 
 
 class RunBody(Body):
-    """`POST /v1/runs`."""
+    """Body of `POST /v1/runs`."""
 
     request: ImageRequest | str
-    """What to draw, in the user's words."""
+    """What to generate, in the user's words."""
     limits: LoopLimits = LoopLimits()
     """When the run ends."""
     rubric: Rubric | None = None
-    """Criteria; written by the server's judge if left out."""
+    """Criteria; written by the server if not given."""
 
     @property
     def image_request(self) -> ImageRequest:
-        """The request in full."""
+        """The request as an `ImageRequest`."""
         return as_request(self.request)
 
 
 class RewriteBody(Body):
-    """`POST /v1/rewrites`."""
+    """Body of `POST /v1/rewrites`."""
 
     request: ImageRequest | str
-    """What to rewrite."""
+    """The request to rewrite."""
 
 
 class JudgementBody(Body):
-    """`POST /v1/judgements`."""
+    """Body of `POST /v1/judgements`."""
 
     image: str
-    """A PNG, JPEG or WebP file in base64."""
+    """A PNG, JPEG or WebP file, base64-encoded."""
     request: ImageRequest | str
-    """What the picture was to show."""
+    """What the image should show."""
     rubric: Rubric | None = None
-    """Criteria; written by the server if left out."""
+    """Criteria; written by the server if not given."""
 
 
 def as_request(request: ImageRequest | str) -> ImageRequest:
-    """A request in full.
+    """The request as an `ImageRequest`.
 
     Raises:
-        ApiError: It says nothing.
+        ApiError: The request is empty.
     """
     if not isinstance(request, str):
         return request

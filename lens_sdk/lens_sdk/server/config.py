@@ -1,4 +1,4 @@
-"""What a server is started with."""
+"""The configuration of a server."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ DEFAULT_FOLDER = Path("lens-server")
 
 
 class UnsafeAddressError(SdkError, ValueError):
-    """An address that others can reach, without keys."""
+    """The server has no keys, but others could reach its address."""
 
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """A server's parts and bounds.
+    """A server's parts and limits.
 
     Attributes:
-        parts: What runs are played with; its generator also draws single pictures.
-        folder: Where runs, pictures and answers are kept.
-        keys: Who may ask.
-        limits: For how much.
-        studies: Where the prompt studies are that are shown; None is "studies" in the folder.
+        parts: The parts of the loop; the generator also serves the image endpoints.
+        folder: Folder for runs, images and answers.
+        keys: API keys the server accepts.
+        limits: Limits on requests and on the work in progress.
+        studies: Folder of the prompt studies to show; None means "studies" in `folder`.
     """
 
     parts: LoopParts
@@ -43,19 +43,19 @@ class ServerConfig:
 
     @property
     def shelf(self) -> Path:
-        """Where the prompt studies are."""
+        """Folder of the prompt studies."""
         return self.studies or self.folder / "studies"
 
 
 @dataclass(frozen=True)
 class ServerChoices:
-    """What a server is to be made of, in words that can be sent to other processes.
+    """How to configure a server, as plain values that can be sent to other processes.
 
     Attributes:
-        model: See `serving_parts`, as all that has no line here.
-        folder: Where runs, pictures and answers are kept.
-        keys: Who may ask.
-        limits: For how much.
+        model: See `serving_parts`, also for the attributes not listed here.
+        folder: Folder for runs, images and answers.
+        keys: API keys the server accepts.
+        limits: Limits on requests and on the work in progress.
         studies: See `ServerConfig`.
     """
 
@@ -74,11 +74,11 @@ class ServerChoices:
     studies: Path | None = None
 
     def config(self) -> ServerConfig:
-        """The server's configuration; nothing is loaded yet.
+        """Build the server's configuration; no model is loaded yet.
 
         Raises:
             ReasonerError: As `serving_parts` does.
-            ParameterError: There is no such plan.
+            ParameterError: The memory or speed plan does not exist.
         """
         parts = serving_parts(
             self.model,
@@ -106,7 +106,7 @@ def serving_parts(
     feature_cache: Path | None = None,
     speed: str | None = None,
 ) -> LoopParts:
-    """The parts of a server; local Lens models draw for all callers in one batch.
+    """Assemble a server's parts; a local Lens model serves all callers in one batch.
 
     Args:
         model: See `lens_sdk.build_loop`.
@@ -121,8 +121,8 @@ def serving_parts(
 
     Raises:
         ReasonerError: As `build_loop` does.
-        UnknownPartError: A plan for a model that is not on this machine.
-        ParameterError: There is no such plan.
+        UnknownPartError: A plan is given, but the model does not run on this machine.
+        ParameterError: The memory or speed plan does not exist.
     """
     generator = choose_generator(model) if isinstance(model, str) else model
     plan_memory(generator, memory, feature_cache)
@@ -138,10 +138,10 @@ def serving_parts(
 
 
 def check_address(host: str, keys: ApiKeys) -> None:
-    """Refuse to be reachable by others without keys.
+    """Refuse an address that others can reach if there are no keys.
 
     Raises:
-        UnsafeAddressError: Naming the address.
+        UnsafeAddressError: Others could reach the address; the message names it.
     """
     if not keys and not is_local(host):
         raise UnsafeAddressError(

@@ -1,4 +1,4 @@
-"""What the endpoints answer, for the OpenAPI description; the tests hold the server to it."""
+"""Answers of the endpoints, for the OpenAPI description; tests check the server against it."""
 
 from __future__ import annotations
 
@@ -35,33 +35,33 @@ EVENTS = {
         }
     }
 }
-"""Content of an answer of server-sent events; the schema is that of one."""
+"""Content of an answer that consists of server-sent events; the schema describes one event."""
 
 _OPEN = ("/healthz", "/readyz")
 _SCHEMES = {"key": {"type": "http", "scheme": "bearer"}}
 
 
 class _Answer(BaseModel):
-    """Base of what is answered."""
+    """Base of the answers."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class ErrorDetail(_Answer):
-    """What was wrong and what to do about it."""
+    """What went wrong and what to do about it."""
 
     message: str
-    """In words."""
+    """Message for people."""
     type: str
     """Kind of error."""
     param: str | None
-    """The parameter it is about."""
+    """Name of the parameter that caused the error."""
     code: str | None
-    """Short name for programs."""
+    """Error code for programs."""
 
 
 class ErrorAnswer(_Answer):
-    """An answer other than success."""
+    """An unsuccessful answer."""
 
     error: ErrorDetail
     """The error."""
@@ -71,107 +71,107 @@ class Status(_Answer):
     """Answer of `/healthz` and `/readyz`."""
 
     status: Literal["ok", "ready", "loading", "draining"]
-    """In one word."""
+    """State of the server."""
 
 
 class ModelAnswer(_Answer):
     """A model."""
 
     id: str
-    """Its name."""
+    """Name of the model."""
     object: Literal["model"]
-    """Always the same."""
+    """Always "model"."""
     created: int
-    """Not known, and so 0."""
+    """Always 0, since the time is not known."""
     owned_by: str
-    """Always the same."""
+    """Always "lens"."""
     capabilities: Capabilities
-    """What it can honour."""
+    """What the model supports."""
 
 
 class ModelList(_Answer):
-    """All models."""
+    """The server's models."""
 
     object: Literal["list"]
-    """Always the same."""
+    """Always "list"."""
     data: list[ModelAnswer]
     """The models."""
 
 
 class DrawnPicture(_Answer):
-    """A picture of an answer, with everything that made it."""
+    """A generated image, with everything needed to reproduce it."""
 
     seed: Seed | None
-    """Its seed; null if the generator takes none."""
+    """The seed; null if the generator does not take seeds."""
     prompt: str
-    """What it was drawn from."""
+    """The prompt that was used."""
     settings: GenerationSettings
-    """As they were used."""
+    """The settings that were used."""
     generator: str
-    """Who drew it."""
+    """Name of the generator."""
     timings: dict[str, Seconds]
-    """Seconds by stage."""
+    """Seconds per stage."""
     usage: Usage
-    """What it consumed."""
+    """Tokens and cost."""
     recipe: JsonObject
-    """What else it takes to make it again."""
+    """What else is needed to reproduce the image."""
 
 
 class SentPicture(DrawnPicture):
-    """A picture in the answer."""
+    """An image contained in the answer."""
 
     b64_json: str
-    """The file, in base64."""
+    """The image file, base64-encoded."""
 
 
 class KeptPicture(DrawnPicture):
-    """A picture that is fetched by address."""
+    """An image to download from a URL."""
 
     url: str
-    """Works for an hour."""
+    """URL of the image; works for an hour."""
 
 
 class ImagesAnswer(_Answer):
     """Answer of `/v1/images/...`."""
 
     created: int
-    """When, in seconds since 1970."""
+    """Time of creation, in seconds since 1970."""
     model: str
-    """Who drew."""
+    """Name of the model."""
     output_format: Literal["png", "jpeg", "webp"]
-    """Kind of picture file."""
+    """Image file format."""
     size: str
-    """WIDTHxHEIGHT of the first, or auto where it is not known."""
+    """WIDTHxHEIGHT of the first image, or auto if unknown."""
     data: list[SentPicture | KeptPicture]
-    """The pictures, in the order of their seeds."""
+    """The images, in the order of their seeds."""
 
 
 class RunAnswer(_Answer):
-    """A run in a few words."""
+    """Summary of a run."""
 
     id: str
-    """Its name."""
+    """ID of the run."""
     object: Literal["run"]
-    """Always the same."""
+    """Always "run"."""
     created_at: int
-    """When it was begun, in seconds since 1970."""
+    """Start time, in seconds since 1970."""
     status: RunStatus
-    """How it stands."""
+    """Whether the run is in progress, or how it ended."""
     request: ImageRequest
-    """What was asked for."""
+    """The request."""
     limits: LoopLimits
-    """When it ends."""
+    """When the run ends."""
     events: int
-    """How many are recorded."""
+    """Number of recorded events."""
     error: ErrorDetail | None
-    """Why it failed, if it did."""
+    """Why the run failed, if it did."""
 
 
 class RunList(_Answer):
     """Runs, newest first."""
 
     object: Literal["list"]
-    """Always the same."""
+    """Always "list"."""
     data: list[RunAnswer]
     """The runs."""
 
@@ -180,21 +180,21 @@ class Judgement(_Answer):
     """Answer of `/v1/judgements`."""
 
     rubric: Rubric
-    """By what the picture was judged."""
+    """The criteria the image was judged by."""
     verdict: Verdict
-    """How it did."""
+    """The judge's answers."""
 
 
 def answers(
     *errors: int, model: Any = None, content: Mapping[str, Any] | None = None, open_: bool = False
 ) -> Responses:
-    """What an endpoint may answer, for its decorator.
+    """An endpoint's possible answers, for its decorator.
 
     Args:
-        errors: Statuses of its own; those that the guard gives are added.
-        model: Type of its success, where the decorator does not say it.
-        content: More content types of its success.
-        open_: Whether it needs no key.
+        errors: The endpoint's own error statuses; those of the guard are added.
+        model: Type of the successful answer, if the decorator does not give it.
+        content: Additional content types of the successful answer.
+        open_: Whether the endpoint works without a key.
     """
     guard = {403, 413, 500} if open_ else {401, 403, 413, 500}
     found: Responses = {
@@ -210,7 +210,7 @@ def answers(
 
 
 def describe(app: FastAPI, *, with_keys: bool) -> None:
-    """Correct what FastAPI says of every endpoint: its answer 422, and who may ask.
+    """Correct FastAPI's description of every endpoint: the 422 answer and whether a key is needed.
 
     Args:
         app: The application.
@@ -243,5 +243,5 @@ def _without_fastapi_errors(responses: dict[str, Any]) -> None:
         del responses["422"]
     for status, response in responses.items():
         if int(status) >= 400:
-            # FastAPI takes them for answers in the type of the endpoint's success.
+            # FastAPI would describe errors with the type of the endpoint's successful answer.
             response["content"] = {"application/json": next(iter(response["content"].values()))}

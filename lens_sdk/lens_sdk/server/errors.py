@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients read them: `{"error": {"message", "type", "param", "code"}}`."""
+"""Errors in OpenAI's format: `{"error": {"message", "type", "param", "code"}}`."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ BAD_REQUEST = "invalid_request_error"
 
 
 class ApiError(Exception):
-    """An answer other than success.
+    """An unsuccessful answer.
 
     Attributes:
         status: HTTP status.
-        message: What was wrong and what to do about it.
+        message: What went wrong and what to do about it.
         kind: The error's `type`.
-        code: Short name for programs; may be None.
-        param: The parameter it is about; may be None.
-        retry_after: Seconds after which asking again makes sense; None if unknown.
+        code: Error code for programs; may be None.
+        param: Name of the parameter that caused the error; may be None.
+        retry_after: Seconds to wait before retrying; None if unknown.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class ApiError(Exception):
     def bad_request(
         cls, message: str, *, param: str | None = None, code: str | None = None
     ) -> ApiError:
-        """A request that can never succeed as it is."""
+        """An error for a request that cannot succeed unchanged."""
         return cls(400, message, param=param, code=code or "invalid_value")
 
     @property
     def body(self) -> dict[str, Any]:
-        """The JSON object to answer with."""
+        """The JSON body of the answer."""
         error = {
             "message": self.message,
             "type": self.kind,
@@ -77,7 +77,7 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers to answer with."""
+        """The headers of the answer."""
         if self.status == 401:
             return {"www-authenticate": "Bearer"}
         if self.retry_after is None:
@@ -86,7 +86,7 @@ class ApiError(Exception):
 
 
 def api_error(error: Exception) -> ApiError:
-    """What to answer where an error was raised; the words of unknown errors are kept inside."""
+    """The answer to a raised error; messages of unknown errors are not passed on to the client."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, ValidationError):
@@ -99,12 +99,12 @@ def api_error(error: Exception) -> ApiError:
 
 
 def invalid(details: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The answer to a body that does not fit its schema.
+    """The answer to a body that does not match its schema.
 
     Args:
         details: Pydantic's error descriptions.
     """
-    # A request may also be a string alone; that an object is none says nothing.
+    # A request may also be a plain string, so "not a string" says nothing about an object.
     details = [one for one in details if one["loc"][-1:] != ("str",)] or details
     first = details[0]
     parts = [str(part) for part in first["loc"] if part != "body"]

@@ -1,4 +1,4 @@
-"""The server in a process of its own."""
+"""The server as its own process."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from lens_sdk.server.connections import timely
 from lens_sdk.server.services import Services
 
 GRACE = 30
-"""Seconds that requests under way have to finish when the server is told to stop."""
+"""Seconds that requests in progress have to finish when the server is asked to stop."""
 
 
 class GracefulServer(uvicorn.Server):
-    """Takes no new work from the first signal on, while what is under way is finished."""
+    """Accepts no new work after the first signal, but finishes the work in progress."""
 
     def __init__(self, config: uvicorn.Config, services: Services) -> None:
         super().__init__(config)
         self._services = services
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to shut down."""
+        """Start to shut down."""
         self._services.drain()
         super().handle_exit(sig, frame)
 
@@ -31,17 +31,17 @@ class GracefulServer(uvicorn.Server):
 def make_server(
     config: ServerConfig, *, host: str, port: int, grace: int = GRACE, log_level: str = "info"
 ) -> GracefulServer:
-    """A server that is ready to run.
+    """Create a server that is ready to run.
 
     Args:
-        config: Its parts and bounds.
+        config: The server's parts and limits.
         host: Address to listen on.
-        port: Port; 0 takes a free one.
-        grace: Seconds that requests under way have to finish when it stops.
-        log_level: How much it tells.
+        port: Port to listen on; 0 picks a free one.
+        grace: Seconds that requests in progress have to finish when the server stops.
+        log_level: Uvicorn's log level.
 
     Raises:
-        UnsafeAddressError: Others could reach it, and there are no keys.
+        UnsafeAddressError: Others could reach the server, and there are no keys.
     """
     check_address(host, config.keys)
     app = create_app(config)
@@ -59,9 +59,9 @@ def make_server(
 
 
 def serve(config: ServerConfig, *, host: str, port: int) -> None:
-    """Serve until told to stop.
+    """Serve until the process is asked to stop.
 
     Raises:
-        UnsafeAddressError: Others could reach it, and there are no keys.
+        UnsafeAddressError: Others could reach the server, and there are no keys.
     """
     make_server(config, host=host, port=port).run()

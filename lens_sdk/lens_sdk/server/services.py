@@ -1,4 +1,4 @@
-"""What the endpoints use."""
+"""The services behind the endpoints."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from lens_sdk.server.runs import RunService
 
 @dataclass
 class Services:
-    """What the endpoints use.
+    """The services behind the endpoints.
 
     Attributes:
-        config: What the server was started with.
-        admission: How much work may wait.
-        images: Single pictures.
+        config: The server's configuration.
+        admission: Limits how much work may wait.
+        images: Generates and edits single images.
         runs: Runs of the loop.
-        pictures: Pictures by address.
-        metrics: Numbers.
+        pictures: Images that are served at URLs.
+        metrics: Metrics for Prometheus.
         ready: Whether the model is loaded.
     """
 
@@ -40,7 +40,7 @@ class Services:
 
     @classmethod
     def of(cls, config: ServerConfig) -> Services:
-        """The services of a new server."""
+        """Create the services of a new server."""
         metrics, limits = Metrics(), config.limits
         admission = Admission(limits.waiting_images)
         keys = Idempotency(config.folder / "answers")
@@ -68,7 +68,7 @@ class Services:
         return services
 
     def drain(self) -> None:
-        """Take no new work; whoever follows a run is let go, and can come back elsewhere."""
+        """Accept no new work, and release clients that follow runs so that they can reconnect."""
         self.admission.draining = True
         self.runs.wake()
 
