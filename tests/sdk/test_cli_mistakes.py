@@ -76,7 +76,7 @@ MISTAKES = [
     ("generate --resume missing", 1, "missing"),
     ("judge missing.png x", 2, "missing.png"),
     ("judge text.txt x", 1, "text.txt"),
-    ("judge cut.png x", 1, "cut.png: The picture"),
+    ("judge cut.png x", 1, "cut.png: The image"),
     ("judge red.png", 2, "give the request too"),
     ("judge red.png x --rubric missing.json", 1, "missing.json"),
     ("judge red.png x --rubric broken.json", 1, "broken.json"),

@@ -272,7 +272,7 @@ def test_a_cache_tells_its_settings_apart(nano: LensRuntime) -> None:
 
 
 async def test_pictures_are_refused(chat: LocalChat) -> None:
-    with pytest.raises(TextOnlyError, match="picture"):
+    with pytest.raises(TextOnlyError, match="image"):
         await chat.complete([Message.user("What is it?", ImagePart(b"png"))])
 
 

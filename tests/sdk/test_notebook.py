@@ -112,7 +112,7 @@ def test_everything_shows_itself_and_escapes_what_others_wrote() -> None:
         assert len(checked.images) == pictures, name
         assert all(address.startswith("data:image/png;base64,") for address in checked.images)
     words = Checker(result._repr_html_()).words
-    for told in ("✓", "score 1.00", "1 more", "stopped: max rounds", "2 pictures", "seed 1"):
+    for told in ("✓", "score 1.00", "1 more", "stopped: max rounds", "2 images", "seed 1"):
         assert told in words
 
 
