@@ -1,4 +1,4 @@
-"""Answers about pictures in the shape that OpenAI's clients read, at once or event by event."""
+"""Image answers in OpenAI's format, as one body or as a stream of events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lens_sdk.server.sse import frame
 
 
 async def frames(work: SharedWork[Answer]) -> AsyncIterator[str]:
-    """The events of a streamed answer; leaving them counts as leaving the work."""
+    """The events of a streamed answer; closing the stream counts as leaving the work."""
     with work.joined():
         async for entry in work.log.follow():
             yield frame(entry)
@@ -25,7 +25,7 @@ async def frames(work: SharedWork[Answer]) -> AsyncIterator[str]:
 
 
 def replayed(answer: Answer, *, events: str) -> SharedWork[Answer]:
-    """Work that is done already: an answer that was kept."""
+    """Present a stored answer as work that is already done."""
 
     async def work(log: EventLog) -> Answer:
         for index, datum in enumerate(answer["data"]):
@@ -40,14 +40,14 @@ def replayed(answer: Answer, *, events: str) -> SharedWork[Answer]:
 def completed(
     datum: dict[str, Any], index: int, kind: str, created: float, events: str
 ) -> dict[str, Any]:
-    """The event of a finished picture.
+    """The event for a finished image.
 
     Args:
-        datum: The picture as in an answer.
-        index: Its number.
-        kind: Kind of picture file.
-        created: When, in seconds since 1970.
-        events: What the event's name begins with.
+        datum: The image as in an answer.
+        index: Index of the image.
+        kind: Image file format.
+        created: Time of creation, in seconds since 1970.
+        events: Prefix of the event's name.
     """
     return {
         **datum,
@@ -63,13 +63,13 @@ def completed(
 
 
 def size_of(datum: dict[str, Any]) -> str:
-    """The size of a picture as OpenAI writes it."""
+    """The size of an image in OpenAI's format."""
     settings = datum["settings"]
     return f"{settings['width']}x{settings['height']}" if settings["width"] else "auto"
 
 
 def _usage(usage: Usage) -> dict[str, Any] | None:
-    """Tokens in OpenAI's shape; None where they are not known."""
+    """Token usage in OpenAI's format; None if unknown."""
     read, written = usage.input_tokens, usage.output_tokens
     if read is None or written is None:
         return None

@@ -1,4 +1,4 @@
-"""Sampling in a batch whose pictures are at different steps."""
+"""Sampling in a batch whose images are at different steps."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
     from lens_core.pipeline import LensPipeline
 
 MOST_TABULATED = 256
-"""Steps of schedules met before that stay in a modulation table: 0.45 GB of Lens in bfloat16."""
+"""Maximum number of steps that stay in a modulation table: 0.45 GB for Lens in bfloat16."""
 
 
 class RowSampler:
-    """Sampling with exact guidance, as `LensPipeline` does, but row by row.
+    """Samples with exact guidance like `LensPipeline`, but each row on its own schedule.
 
-    The rows of a batch may be at different steps, with prompts, guidance and numbers of steps of
-    their own; only their size must be the same. Prompts of different lengths run together under a
-    mask, where the pipeline runs each length by itself, so results agree up to rounding. A
-    transformer that keeps a modulation table gets one of the timesteps of all that is drawn.
+    The rows of a batch may be at different steps and differ in prompt, guidance and number of
+    steps; only their size must be the same. Prompts of different lengths run together under a mask,
+    whereas the pipeline runs each length separately, so results agree up to rounding. If the
+    transformer keeps a modulation table, the table covers the timesteps of all rows.
     """
 
     def __init__(self, pipeline: LensPipeline) -> None:
@@ -59,15 +59,15 @@ class RowSampler:
     def schedule(
         self, prompt: str, settings: GenerationSettings, start: StartingPictures | None = None
     ) -> Schedule:
-        """Encode the prompts of a call and lay out its steps.
+        """Encode the prompts of a call and plan its steps.
 
         Args:
             prompt: The prompt.
-            settings: With size, steps and guidance filled in.
-            start: The picture to start from; None starts from noise.
+            settings: Settings with size, steps and guidance filled in.
+            start: The image to start from; None starts from noise.
 
         Raises:
-            LensCoreError: A setting that Lens cannot honour.
+            LensCoreError: Lens does not support a setting.
         """
         checked = _checked(settings, self._pipeline.size_multiple)
         pipeline = self._pipeline
@@ -99,7 +99,7 @@ class RowSampler:
         )
 
     def row(self, schedule: Schedule, seed: int) -> Row:
-        """A picture before its first step; its noise comes from its own seed."""
+        """Create an image before its first step; its noise comes from its own seed."""
         height, width = schedule.grid
         shape = (1, height * width, int(self._pipeline.transformer.config.in_channels))
         noise = torch.Generator().manual_seed(seed)
@@ -113,10 +113,10 @@ class RowSampler:
 
     @torch.no_grad()
     def advance(self, rows: Sequence[Row]) -> None:
-        """Do one step of every row.
+        """Advance every row by one step.
 
         Args:
-            rows: At least one, all of one size, none of them done.
+            rows: At least one row; all have the same size, and none is done.
         """
         self._tabulate(rows)
         latents = torch.stack([row.latents for row in rows])
@@ -139,10 +139,10 @@ class RowSampler:
 
     @torch.no_grad()
     def picture(self, row: Row) -> Image:
-        """The picture of a row, decoded; what its mask protects is as it was.
+        """Decode a row's image; the area its mask protects stays unchanged.
 
         Raises:
-            NonFiniteError: Its latents are not numbers any more.
+            NonFiniteError: The latents became NaN or infinite.
         """
         if not bool(torch.isfinite(row.latents).all()):
             raise NonFiniteError(
@@ -156,14 +156,14 @@ class RowSampler:
 
     @torch.no_grad()
     def preview(self, row: Row) -> Preview:
-        """What a row would be if it ended now, small and at next to no cost."""
+        """A small preview of a row as estimated at its latest step, at almost no cost."""
         height, width = self._size(row)
         tokens = row.latents if row.estimate is None else row.estimate
         picture = self._pipeline.preview(tokens[None], height, width)[0]
         return Preview(picture, (width, height))
 
     def rest(self) -> None:
-        """Let go of what a memory plan brings to the device only for work."""
+        """Release what a memory plan keeps on the device only during work."""
         self._pipeline.maybe_free_model_hooks()
 
     def _size(self, row: Row) -> tuple[int, int]:
@@ -179,9 +179,9 @@ class RowSampler:
         return Source(canvas, tokens, None if free is None else free.to(self._device))
 
     def _tabulate(self, rows: Sequence[Row]) -> None:
-        """Have all timesteps of these rows in the modulation table, if one is kept.
+        """Ensure that the modulation table, if there is one, has all timesteps of these rows.
 
-        Schedules met before stay in it as long as there is room, since sizes take turns.
+        Earlier schedules stay in the table while there is room, since sizes take turns.
         """
         transformer = self._pipeline.transformer
         if not transformer.keeps_modulation_table:
@@ -205,7 +205,7 @@ class RowSampler:
         times: Tensor,
         grid: tuple[int, int],
     ) -> Tensor:
-        """Velocity of one branch, float32; rows without text run apart from those with text."""
+        """Velocity of one branch, float32; rows with and without text run separately."""
         velocity = torch.empty_like(latents)
         told = [i for i, text in enumerate(texts) if text is not None]
         blank = [i for i, text in enumerate(texts) if text is None]
@@ -241,7 +241,7 @@ def _to_bytes(pixels: Tensor) -> Tensor:
 
 
 def _together(texts: Sequence[TextFeatures]) -> tuple[list[Tensor], Tensor | None]:
-    """Features of single rows as one batch, and its mask where their lengths differ."""
+    """Features of single rows as one batch, and a mask if their lengths differ."""
     longest = max(text.embeds.shape[2] for text in texts)
     padded: list[TextFeatures] = [text.padded(longest) for text in texts]
     mask = torch.cat([text.mask for text in padded])

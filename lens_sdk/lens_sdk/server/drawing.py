@@ -1,4 +1,4 @@
-"""The generator of the server: a local Lens model that draws for all callers in one batch."""
+"""The server's generator: a local Lens model that serves all callers in one batch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class PreviewingGenerator(Protocol):
-    """A generator that can show pictures before they are finished."""
+    """A generator that can produce previews of unfinished images."""
 
     async def generate_with_previews(
         self,
@@ -41,24 +41,24 @@ class PreviewingGenerator(Protocol):
         on_preview: PreviewCallback,
         previews: int,
     ) -> list[GeneratedImage]:
-        """`Generator.generate` that also shows `previews` unfinished states of each picture."""
+        """Like `Generator.generate`, with `previews` previews of each unfinished image."""
         ...
 
 
 class SharingSteps(LocalLensGenerator):
-    """A local Lens whose calls share their steps with those of other callers.
+    """A local Lens model that runs the steps of different callers together.
 
-    Pictures are those drawn alone up to rounding: each has noise of its own seed.
+    Images match those generated alone up to rounding, since each has noise from its own seed.
 
     Attributes:
-        scheduler: Draws for all of them.
+        scheduler: Runs the steps of all calls.
     """
 
     scheduler: StepScheduler
 
     @property
     def capabilities(self) -> Capabilities:
-        """The checkpoint's; calls may run side by side."""
+        """The checkpoint's capabilities, with concurrent calls allowed."""
         return super().capabilities.model_copy(
             update={"max_concurrency": self.scheduler.most_pictures}
         )
@@ -71,7 +71,7 @@ class SharingSteps(LocalLensGenerator):
         settings: GenerationSettings,
         on_step: StepCallback | None = None,
     ) -> list[GeneratedImage]:
-        """See `Generator.generate`; every picture reports steps of its own."""
+        """See `Generator.generate`; every image reports its own steps."""
         return await self._draw(Order(prompt, settings, on_step), seeds)
 
     async def generate_with_previews(
@@ -111,7 +111,7 @@ class SharingSteps(LocalLensGenerator):
         return await asyncio.to_thread(self._images, order, seeds, drawn)
 
     def _start(self, settings: GenerationSettings) -> StartingPictures | None:
-        """What to start from, decoded."""
+        """Decode the image and mask to start from."""
         from lens_core.starting_points import StartingPictures
 
         names = ("image", "mask_image", "strength", "mask_feather")
@@ -136,7 +136,7 @@ class SharingSteps(LocalLensGenerator):
 
 
 class BatchingLensGenerator(SharingSteps):
-    """A local Lens that draws for all callers in one batch, from prompts and from pictures."""
+    """A local Lens model that generates and edits images for all callers in one batch."""
 
     def __init__(
         self,
@@ -158,25 +158,25 @@ class BatchingLensGenerator(SharingSteps):
         strength: float | None = None,
         mask_feather: int | None = None,
     ) -> BatchingEditor:
-        """See `LocalLensGenerator.editing`; its pictures join the same batch."""
+        """See `LocalLensGenerator.editing`; the edits join the same batch."""
         takes = Capabilities(image_input=True, mask=True)
         source = SourcePicture.of(image, mask, takes, backend=self.name)
         return BatchingEditor(self.runtime, source, strength, mask_feather, self.scheduler)
 
     def close(self) -> None:
-        """Stop drawing."""
+        """Stop generating."""
         self.scheduler.close()
 
 
 class BatchingEditor(SharingSteps, EditingLensGenerator):
-    """Starts from a picture, in the batch of the generator it came from.
+    """Edits an image in the batch of the generator that created this editor.
 
     Args:
         runtime: The model.
-        source: What to start from.
+        source: The image to start from.
         strength: See `EditingLensGenerator`.
         mask_feather: See `EditingLensGenerator`.
-        scheduler: Draws.
+        scheduler: Runs the steps.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class BatchingEditor(SharingSteps, EditingLensGenerator):
 
 
 def batching(generator: Generator) -> Generator:
-    """A generator that batches calls where the model allows it; others are returned as they are."""
+    """Return a generator that batches calls, or the same one if it does not support batching."""
     if type(generator) is LocalLensGenerator:
         return BatchingLensGenerator(generator.runtime)
     return generator

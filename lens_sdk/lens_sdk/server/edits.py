@@ -1,4 +1,4 @@
-"""Pictures that callers send to be changed: the form, the checks, and who changes them."""
+"""Uploads of images to edit: reading and checking the form."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ FORM = {
         },
     }
 }
-"""What the endpoint's description says of its body."""
+"""OpenAPI description of the endpoint's body."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A picture to change, checked.
+    """An image to edit, already checked.
 
     Attributes:
-        image: The picture file.
-        mask: A PNG file that is transparent where the picture may change, if one was sent.
+        image: The image file.
+        mask: A PNG file that is transparent where the image may change; None if none was sent.
     """
 
     image: bytes = field(repr=False)
@@ -58,17 +58,17 @@ class Source:
 
     @property
     def fingerprint(self) -> str:
-        """Tells equal pictures and masks from others."""
+        """A hash that is the same for equal images and masks."""
         return hashlib.sha256(
             hashlib.sha256(self.image).digest() + hashlib.sha256(self.mask or b"").digest()
         ).hexdigest()
 
 
 async def read_form(request: Request, limits: ServerLimits) -> tuple[EditsBody, Source]:
-    """The fields and the picture of a multipart form.
+    """Read the fields and the image of a multipart form.
 
     Raises:
-        ApiError: It is no such form, or a picture cannot be used.
+        ApiError: The body is not such a form, or the image or mask cannot be used.
         RequestValidationError: A field is unknown or out of range.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -102,7 +102,7 @@ async def _form(request: Request, limits: ServerLimits) -> AsyncIterator[FormDat
         form = await request.form(
             max_files=_MOST_FILES, max_fields=_MOST_FIELDS, max_part_size=limits.body_bytes
         )
-    except FormParserError as error:  # Starlette before 1.8 lets it through.
+    except FormParserError as error:  # Starlette before 1.8 does not handle it.
         raise ApiError.bad_request(f"The form cannot be read: {error}.") from error
     try:
         yield form

@@ -1,4 +1,4 @@
-"""The events of a run that another process plays, read from its record while they are written."""
+"""Follows a run that another process executes, by reading its record while it is written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lens_sdk.server.claims import POLL_SECONDS
 from lens_sdk.server.shared import Entry
 
 OUTCOME = "outcome.json"
-"""In a run's folder: how it ended, where its events do not say."""
+"""File in a run's folder that says how the run ended if its events do not."""
 
 _BEAT = 15.0
 
@@ -21,19 +21,19 @@ _BEAT = 15.0
 async def follow_record(
     folder: Path, after: int, going_on: Callable[[], bool]
 ) -> AsyncIterator[Entry | None]:
-    """A run's recorded events after a number, and those that are added while it goes on.
+    """A run's recorded events after number `after`, then new ones while it continues.
 
     Args:
-        folder: The run's.
-        after: The last number that is known already.
+        folder: Folder of the run.
+        after: Number of the last event already known.
         going_on: Whether more may be added.
 
     Yields:
-        Events, and None after 15 silent seconds.
+        Events, and None after 15 seconds without one.
     """
     silent, size = 0.0, -1
     while True:
-        # Asked before the record is read, so that nothing written in between is missed.
+        # Ask before reading the record, so that nothing written in between is missed.
         more = await asyncio.to_thread(going_on)
         now = (folder / "events.jsonl").stat().st_size
         if now != size:
@@ -51,7 +51,7 @@ async def follow_record(
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """How a run ended; empty where its events say so, or it did not end."""
+    """How a run ended; empty if its events say so or it has not ended."""
     try:
         told = json.loads((folder / OUTCOME).read_bytes())
     except (OSError, ValueError):
@@ -61,7 +61,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 def _recorded(folder: Path, after: int) -> list[Entry]:
     record = RunRecord(folder)
-    # Pictures of what is known already need not be read again.
+    # The images of events already known need not be read again.
     del record.lines[1 : after + 1]
     return [
         Entry(event.type, event.model_dump_json(), number)

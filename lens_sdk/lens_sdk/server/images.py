@@ -1,4 +1,4 @@
-"""`/v1/images/...`: pictures from prompts and pictures, as OpenAI's clients ask for them."""
+"""`/v1/images/...`: image generation and editing for OpenAI's clients."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from lens_sdk.tracing import call_span
 
 
 class ImageService:
-    """Draws for callers, sharing what is asked for twice under one idempotency key."""
+    """Generates images; requests with the same idempotency key share the work."""
 
     def __init__(
         self,
@@ -55,19 +55,19 @@ class ImageService:
     async def begin_edit(
         self, body: EditsBody, source: Source, *, caller: str, key: str | None, base_url: str
     ) -> SharedWork[Answer]:
-        """Begin to change a picture, or join what the same key began; see `begin`.
+        """Start an edit, or join the one started with the same key; see `begin`.
 
         Args:
-            body: What was asked for.
-            source: The picture, checked.
-            caller: Who asks.
+            body: The request.
+            source: The image, already checked.
+            caller: Identifies the caller.
             key: The idempotency key.
-            base_url: Where the server was asked.
+            base_url: The address at which the caller reached the server.
 
         Raises:
             ApiError: The request is refused.
-            UnsupportedSettingError: The generator starts from no picture, or cannot honour it.
-            ImageFileError: The mask does not fit the picture.
+            UnsupportedSettingError: The generator cannot edit images or does not support a setting.
+            ImageFileError: The mask does not fit the image.
         """
         self._admission.check(body.n or 1)
         generator = await asyncio.to_thread(
@@ -80,11 +80,11 @@ class ImageService:
     def begin(
         self, body: ImagesBody, *, caller: str, key: str | None, base_url: str
     ) -> SharedWork[Answer]:
-        """Begin to draw, or join what the same key began.
+        """Start generating images, or join the work started with the same key.
 
         Raises:
             ApiError: The request is refused.
-            UnsupportedSettingError: The generator cannot honour it.
+            UnsupportedSettingError: The generator does not support a setting.
         """
         job = partial(self._job, body, base_url, self._generator, GENERATIONS)
         return self._begin(job, body.fingerprint, (caller, GENERATIONS, key))
@@ -132,7 +132,7 @@ class ImageService:
         self._limits.check_text("negative_prompt", body.negative_prompt)
         drawn = (width, height)
         if width is None and endpoint == EDITS:
-            # The size of an edit is the picture's own, which the caller chose.
+            # An edit keeps the size of the image, which the caller chose.
             drawn = generator.capabilities.native_size or drawn
         self._limits.check_drawing(
             images=number, width=drawn[0], height=drawn[1], steps=body.num_inference_steps
@@ -158,11 +158,11 @@ class ImageService:
         return Job(body, generator, settings, seeds, base_url, endpoint)
 
     def _slot(self, job: Job) -> AbstractAsyncContextManager[object]:
-        """A call's turn, among those of all callers; the shared batch is a queue of its own."""
+        """Limits concurrent calls to the generator; the shared batch does its own queueing."""
         if isinstance(job.generator, SharingSteps):
             return nullcontext()
         if self._calls is None:
-            # Waiting in threads, calls would take all there are, and none would be left to encode.
+            # If calls waited in threads, they could occupy all of them and leave none for encoding.
             self._calls = asyncio.Semaphore(self._generator.capabilities.max_concurrency)
         return self._calls
 
@@ -217,7 +217,7 @@ class ImageService:
             )
 
     def _datum(self, job: Job, image: GeneratedImage) -> dict[str, Any]:
-        """One picture of the answer; beside OpenAI's fields it has all that made it."""
+        """One image of the answer: OpenAI's fields and everything needed to reproduce the image."""
         quality = 100 if job.body.output_compression is None else job.body.output_compression
         data = encode(image, job.kind, quality)
         made = image.model_dump(mode="json", exclude={"data"})

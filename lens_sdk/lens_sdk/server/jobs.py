@@ -1,4 +1,4 @@
-"""A checked request for pictures, and how its unfinished ones are told."""
+"""A checked request for images, and the previews it streams."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ EVENTS = {GENERATIONS: "image_generation", EDITS: "image_edit"}
 
 @dataclass(frozen=True)
 class Job:
-    """One request, checked.
+    """One checked request.
 
     Attributes:
-        body: As it was sent.
-        generator: Who draws.
-        settings: How to draw.
-        seeds: One for each picture.
-        base_url: Where the server was asked, for addresses of pictures.
-        endpoint: Which one was asked.
+        body: The body as it was sent.
+        generator: The generator to use.
+        settings: The generation settings.
+        seeds: One seed per image.
+        base_url: The address at which the caller reached the server, for image URLs.
+        endpoint: Path of the endpoint.
     """
 
     body: ImagesBody
@@ -42,17 +42,17 @@ class Job:
 
     @property
     def kind(self) -> str:
-        """Kind of picture file."""
+        """Image file format."""
         return self.body.output_format or "png"
 
     @property
     def events(self) -> str:
-        """What the names of its events begin with."""
+        """Prefix of the names of the events."""
         return EVENTS[self.endpoint]
 
     @property
     def work(self) -> float:
-        """Pixel steps of one picture."""
+        """Pixel steps of one image: width times height times steps."""
         settings = self.settings
         own = self.generator.capabilities.native_size or (1024, 1024)
         pixels = (settings.width or own[0]) * (settings.height or own[1])
@@ -60,14 +60,14 @@ class Job:
 
 
 class Partials:
-    """Tells a call's unfinished pictures in order, encoding them while the model goes on.
+    """Sends a call's previews in order, encoding them while the model continues.
 
-    Leaving it waits until all are told; where the call failed, those that are left are dropped.
+    Leaving the context waits until all are sent; if the call failed, the rest is dropped.
 
     Args:
         job: The request.
-        first: Number of the call's first picture in it.
-        log: Where to tell.
+        first: Index of the call's first image in the request.
+        log: Log that receives the events.
     """
 
     def __init__(self, job: Job, first: int, log: EventLog) -> None:
@@ -78,15 +78,15 @@ class Partials:
         self._told: dict[int, int] = {}
 
     def show(self, preview: Preview, index: int) -> None:
-        """Take an unfinished picture; called from the drawing thread."""
+        """Accept a preview; called from the scheduler's thread."""
         self._loop.call_soon_threadsafe(self._begin, preview, index)
 
     async def __aenter__(self) -> Partials:
-        """Begin."""
+        """Return the object."""
         return self
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        """Wait for what is being encoded."""
+        """Wait for the previews that are still being encoded."""
         if error is not None:
             for task in self._telling:
                 task.cancel()

@@ -1,4 +1,4 @@
-"""What one request may ask for, and how much may wait at once."""
+"""Limits on single requests and on how much work may wait at once."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from lens_sdk.server.errors import ApiError
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """Bounds that keep one caller from taking everything.
+    """Limits that keep one caller from using the whole server.
 
     Attributes:
-        body_bytes: Largest request body.
-        upload_bytes: Largest body where a picture is uploaded.
-        body_seconds: Longest time a body may take to arrive, and the head of a request before it.
-        prompt_characters: Longest prompt, request or negative prompt.
-        images: Most pictures of one request, and of one round of a run.
-        pixels: Most width times height.
-        steps: Most sampler steps.
-        rounds: Most rounds of a run.
-        waiting_images: Most pictures that are drawn or wait to be drawn, of all callers together.
-        runs: Most runs under way.
-        parts: Most rewrites and judgements by themselves that are worked on or wait.
-        upload_pixels: Most width times height of an uploaded picture.
-        retry_seconds: How long unwatched work of a request with an idempotency key goes on, so that
-            a retry finds it.
+        body_bytes: Maximum size of a request body.
+        upload_bytes: Maximum size of a body that contains an image.
+        body_seconds: Maximum time for a request's head to arrive, and again for its body.
+        prompt_characters: Maximum length of a prompt, request or negative prompt.
+        images: Maximum number of images of one request, and of one round of a run.
+        pixels: Maximum width times height of an image.
+        steps: Maximum number of sampler steps.
+        rounds: Maximum number of rounds of a run.
+        waiting_images: Maximum number of images in progress or waiting, over all callers.
+        runs: Maximum number of runs in progress.
+        parts: Maximum number of separate rewrites and judgements in progress or waiting.
+        upload_pixels: Maximum width times height of an uploaded image.
+        retry_seconds: How long the work of a request with an idempotency key continues after the
+            client disconnects, so that a retry can join it.
     """
 
     body_bytes: int = 1 << 20
@@ -44,10 +44,10 @@ class ServerLimits:
     retry_seconds: float = 10.0
 
     def check_text(self, name: str, text: str) -> None:
-        """Refuse text that is too long or not text.
+        """Refuse text that is too long or not valid Unicode.
 
         Raises:
-            ApiError: Naming the parameter.
+            ApiError: The text is refused; the error names the parameter.
         """
         if len(text) > self.prompt_characters:
             raise ApiError.bad_request(
@@ -62,10 +62,10 @@ class ServerLimits:
     def check_drawing(
         self, *, images: int, width: int | None, height: int | None, steps: int | None
     ) -> None:
-        """Refuse more than one request may ask for.
+        """Refuse a request for too many or too large images or too many steps.
 
         Raises:
-            ApiError: Naming the parameter.
+            ApiError: The text is refused; the error names the parameter.
         """
         if images > self.images:
             raise ApiError.bad_request(
@@ -83,10 +83,10 @@ class ServerLimits:
             )
 
     def check_run(self, request: ImageRequest, limits: LoopLimits) -> None:
-        """Refuse a run that asks for too much.
+        """Refuse a run that exceeds a limit.
 
         Raises:
-            ApiError: Naming the parameter.
+            ApiError: The text is refused; the error names the parameter.
         """
         self.check_request(request)
         if limits.max_rounds > self.rounds:
@@ -95,10 +95,10 @@ class ServerLimits:
             )
 
     def check_request(self, request: ImageRequest) -> None:
-        """Refuse a request that asks for too much.
+        """Refuse a request that exceeds a limit.
 
         Raises:
-            ApiError: Naming the parameter.
+            ApiError: The text is refused; the error names the parameter.
         """
         self.check_text("text", request.text)
         self.check_text("negative_prompt", request.negative_prompt)
@@ -109,7 +109,7 @@ class ServerLimits:
             steps=request.num_inference_steps,
         )
         if request.extra:
-            # What generators understand there is theirs; none of these limits would hold for it.
+            # Generators interpret these settings themselves, so the limits above would not apply.
             raise ApiError.bad_request(
                 "A server accepts no generator-specific settings.", param="extra"
             )

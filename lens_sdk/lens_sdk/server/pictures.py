@@ -1,4 +1,4 @@
-"""Pictures on their way out, and in."""
+"""Images that the server sends and receives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lens_sdk.server.idempotency import remove_older
 from lens_sdk.server.limits import ServerLimits
 
 KEPT_SECONDS = 3600.0
-"""How long the address of a picture works."""
+"""Seconds for which an image's URL works."""
 
 _SWEEP_SECONDS = 60.0
 
@@ -31,14 +31,14 @@ _EXIF_ORIENTATION = 0x0112
 
 
 class PictureStore:
-    """Pictures that callers fetch by address, for an hour."""
+    """Stores images that callers can download from a URL for an hour."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._look_again = 0.0
 
     def put(self, image: GeneratedImage, data: bytes, kind: str) -> str:
-        """Keep a picture and return its name; PNG files carry how they were made."""
+        """Store an image and return its name; PNG files contain how they were made."""
         self._folder.mkdir(parents=True, exist_ok=True)
         now = time.monotonic()
         if now >= self._look_again:
@@ -52,20 +52,20 @@ class PictureStore:
         return path.name
 
     def find(self, name: str) -> Path | None:
-        """The file of a name that `put` gave; None if it is gone or never was."""
+        """Find the file for a name that `put` returned; None if it expired or never existed."""
         path = self._folder / Path(name).name
         return path if path.suffix in MEDIA_TYPES and path.is_file() else None
 
 
 def encode(image: GeneratedImage, kind: str, quality: int) -> bytes:
-    """A picture as a file of another kind; png is the generator's own bytes where they are PNG."""
+    """Encode an image in a file format; a generator's PNG file is used unchanged for png."""
     if kind == "png":
         return image.png
     return encode_pil(image.image, kind, quality)
 
 
 def encode_pil(picture: Image.Image, kind: str, quality: int = 90) -> bytes:
-    """A picture as a file."""
+    """Encode an image in a file format."""
     buffer = io.BytesIO()
     if kind == "png":
         picture.save(buffer, format="PNG")
@@ -75,10 +75,10 @@ def encode_pil(picture: Image.Image, kind: str, quality: int = 90) -> bytes:
 
 
 def uploaded(text: str, limits: ServerLimits) -> GeneratedImage:
-    """A picture that a caller sent in base64; see `checked_picture`.
+    """Read an image that a caller sent base64-encoded; see `checked_picture`.
 
     Raises:
-        ApiError: It is no picture, too large, animated or damaged.
+        ApiError: The data is not an image, or the image is too large, animated or damaged.
     """
     try:
         data = base64.b64decode(text.removeprefix("data:").partition("base64,")[2] or text)
@@ -94,12 +94,12 @@ def uploaded(text: str, limits: ServerLimits) -> GeneratedImage:
 
 
 def checked_picture(data: bytes, limits: ServerLimits) -> bytes:
-    """A picture file that a caller sent, checked before it is decoded and without its EXIF.
+    """Check an uploaded image file before decoding it, and remove its EXIF data.
 
-    What it is, is told by its content; a turned one is put upright.
+    The content determines the file format. EXIF orientation is applied.
 
     Raises:
-        ApiError: It is no picture, too large, animated or damaged.
+        ApiError: The data is not an image, or the image is too large, animated or damaged.
     """
     if sniff(data) not in {"image/png", "image/jpeg", "image/webp"}:
         raise _bad("it is not a PNG, JPEG or WebP file")
@@ -113,10 +113,11 @@ def checked_picture(data: bytes, limits: ServerLimits) -> bytes:
 
 
 def checked_mask(data: bytes, limits: ServerLimits) -> bytes:
-    """A mask that a caller sent, checked before it is decoded, as PNG with nothing but pixels.
+    """Check an uploaded mask before decoding it, and return it as a PNG file without metadata.
 
     Raises:
-        ApiError: It is no PNG file, too large, animated, damaged or without transparency.
+        ApiError: The mask is not a PNG file, is too large, animated or damaged, or has no
+            transparency.
     """
     if sniff(data) != "image/png":
         raise _bad("it is not a PNG file", "mask")
@@ -128,7 +129,7 @@ def checked_mask(data: bytes, limits: ServerLimits) -> bytes:
 
 @contextmanager
 def _opened(data: bytes, most: int, param: str) -> Iterator[Image.Image]:
-    """The decoded picture; its size is looked at before."""
+    """Decode an image after checking its size."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -136,7 +137,7 @@ def _opened(data: bytes, most: int, param: str) -> Iterator[Image.Image]:
         if picture.width * picture.height > most:
             size = f"{picture.width}x{picture.height}"
             raise _bad(f"{size} is more than {most} pixels", param)
-        # A photograph of a telephone may hold a second one, such as a map of depths.
+        # A phone's photo may contain a second image, such as a depth map.
         if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:
             raise _bad("it is animated", param)
         picture.load()

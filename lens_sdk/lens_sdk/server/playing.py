@@ -1,4 +1,4 @@
-"""Playing runs in the background, each in one of the processes that share a folder."""
+"""Executes runs in the background, each in one of the processes that share a folder."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class LiveRun:
-    """A run under way in this process.
+    """A run in progress in this process.
 
     Attributes:
-        name: Its folder's name.
-        claim: The right to play it.
-        log: Its events, numbered like the lines of its record.
-        task: Plays it.
-        begun: Set when its record is there, or it failed before that.
-        cancelled: Whether somebody asked to end it.
+        name: Name of the run's folder.
+        claim: The exclusive right to execute the run.
+        log: The run's events, numbered like the lines of its record.
+        task: Executes the run.
+        begun: Set once the record exists, or the run failed before that.
+        cancelled: Whether the run was asked to end.
     """
 
     name: str
@@ -48,13 +48,13 @@ class LiveRun:
 
 
 class RunPlayer:
-    """Plays runs, whether or not anybody watches.
+    """Executes runs, whether or not a client follows them.
 
-    A run is played by whoever has the claim on its name; others have it ended by a mark.
+    The process that holds the claim on a run's name executes it. Others end it by leaving a mark.
 
     Args:
-        folder: Of the runs.
-        claims: Who plays what.
+        folder: Folder of the runs.
+        claims: Which process executes which run.
         metrics: Counts how runs end.
     """
 
@@ -66,23 +66,23 @@ class RunPlayer:
 
     @property
     def running(self) -> int:
-        """Runs under way in this process."""
+        """Number of runs in progress in this process."""
         return len(self._live)
 
     def live(self, name: str) -> LiveRun | None:
-        """A run under way in this process."""
+        """The run if it is in progress in this process, else None."""
         return self._live.get(name)
 
     def elsewhere(self, name: str) -> bool:
-        """Whether another process plays a run."""
+        """Whether another process executes the run."""
         return name not in self._live and self._claims.taken(name)
 
     async def claim(self, name: str) -> Claim | None:
-        """The right to play a run; None if it is under way."""
+        """Claim the right to execute a run; None if it is already in progress."""
         return None if name in self._live else await self._claims.take_soon(name)
 
     async def begin(self, name: str, claim: Claim, events: AsyncGenerator[Event]) -> None:
-        """Play a run in the background; returns when its record is there."""
+        """Execute a run in the background; returns once its record exists."""
         self._claims.unmark(name, _END)
         live = LiveRun(name, claim)
         self._live[name] = live
@@ -104,10 +104,10 @@ class RunPlayer:
                 raise error
 
     async def end(self, name: str) -> None:
-        """End a run, here or in another process; nothing happens if it is not under way.
+        """End a run, here or in another process; do nothing if it is not in progress.
 
         Raises:
-            ApiError: The process that plays it does not answer.
+            ApiError: The process that executes it does not respond.
         """
         live = self._live.get(name)
         if live is None:
@@ -135,19 +135,19 @@ class RunPlayer:
         self._claims.unmark(name, _END)
 
     async def close(self) -> None:
-        """Interrupt what is under way; all of it is on the disk."""
+        """Interrupt the runs in progress; everything is already on disk."""
         tasks = [live.task for live in self._live.values() if live.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def wake(self) -> None:
-        """Let those who follow runs see that the server is shutting down."""
+        """Notify the followers of runs that the server is shutting down."""
         for live in self._live.values():
             live.log.pass_on("shutdown", "shutdown", "{}")
 
     async def _heed(self, live: LiveRun) -> None:
-        """End a run that another process was asked to end."""
+        """End the run once another process leaves a mark that asks for it."""
         while not self._claims.marked(live.name, _END):
             await asyncio.sleep(POLL_SECONDS)
         await self.end(live.name)
@@ -186,7 +186,7 @@ class RunPlayer:
 
 
 def _write_down(folder: Path, status: Status, error: dict[str, Any] | None) -> None:
-    """Say in a run's folder how it ended; a run that does not say so counts as interrupted."""
+    """Record in a run's folder how it ended; a run without this counts as interrupted."""
     try:
         write_atomically(folder / OUTCOME, json.dumps({"status": status, "error": error}).encode())
     except OSError:

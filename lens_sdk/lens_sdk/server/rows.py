@@ -1,4 +1,4 @@
-"""Pictures under way in a batch, each with a schedule of its own."""
+"""Images in progress in a batch, each with its own schedule."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lens_core.text_features import TextFeatures
 
 @dataclass(frozen=True)
 class Source:
-    """The picture that all pictures of a call start from.
+    """The image that all images of a call start from.
 
     Attributes:
-        canvas: The picture in the size that is drawn, and where it may change.
-        tokens: Normalised, float32 `[1, tokens, channels]`.
+        canvas: The image in the generated size, and where it may change.
+        tokens: Normalised latents, float32 `[1, tokens, channels]`.
         free: Which tokens may change, bool `[1, tokens, 1]`; None if all may.
     """
 
@@ -31,18 +31,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What all pictures of one call share.
+    """What all images of one call share.
 
     Attributes:
         cond: Features of the prompt, one row.
         uncond: Features of the negative prompt, one row; None runs that branch without text.
-        guidance_scale: 1 runs only the branch with the prompt.
-        interval: Noise levels at which both run.
-        solver: How noise levels are integrated over.
+        guidance_scale: Guidance scale; 1 runs only the branch with the prompt.
+        interval: Noise levels at which both branches run.
+        solver: The solver that integrates over the noise levels.
         grid: (height, width) in tokens.
         sigmas: Noise levels of the steps that are run, float32 `[steps + 1]`, down to 0.
-        times: What the model is told at them, float32 `[steps]` in [0, 1].
-        source: What the pictures start from; None for pure noise.
+        times: The model's timestep input for each step, float32 `[steps]` in [0, 1].
+        source: The image to start from; None starts from pure noise.
     """
 
     cond: TextFeatures
@@ -57,33 +57,33 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """Steps that are run."""
+        """Number of steps that are run."""
         return len(self.times)
 
     @cached_property
     def levels(self) -> list[float]:
-        """`sigmas` as numbers."""
+        """`sigmas` as Python floats."""
         levels: list[float] = self.sigmas.tolist()
         return levels
 
     @cached_property
     def key(self) -> tuple[float, ...]:
-        """Tells equal timesteps from others."""
+        """A key that is the same for equal timesteps."""
         return tuple(self.times.tolist())
 
 
 @dataclass
 class Row:
-    """One picture under way.
+    """One image in progress.
 
     Attributes:
-        schedule: What it shares with the other pictures of its call.
-        latents: Its tokens, float32 `[tokens, channels]`.
-        step: Steps done.
-        kept: Tokens that follow the starting picture; None if all are sampled.
-        estimate: What the picture would be if sampling ended at the latest step, as tokens.
-        began: When it was made, by `time.perf_counter`.
-        solver: Of its own steps.
+        schedule: What the image shares with the others of its call.
+        latents: The image's tokens, float32 `[tokens, channels]`.
+        step: Number of steps done.
+        kept: Tokens that follow the starting image; None if all are sampled.
+        estimate: Tokens of the image as estimated at the latest step.
+        began: Time of creation, by `time.perf_counter`.
+        solver: The solver with the history of this image's steps.
     """
 
     schedule: Schedule
@@ -104,10 +104,10 @@ class Row:
 
     @property
     def guidance_scale(self) -> float:
-        """Of the next step."""
+        """Guidance scale of the next step."""
         schedule = self.schedule
         return schedule.interval.scale_at(schedule.key[self.step], schedule.guidance_scale)
 
     def held(self, latents: Tensor, sigma: Tensor | float) -> Tensor:
-        """Latents of a noise level with what is kept put back."""
+        """Latents at a noise level, with the kept tokens put back."""
         return latents if self.kept is None else self.kept.held(latents[None], float(sigma))[0]

@@ -1,4 +1,4 @@
-"""Runs of the agentic loop: recorded, followed by any number of clients, resumed."""
+"""Runs of the agent loop: recorded, resumable, and followed by any number of clients."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ _NAME = re.compile(r"\d{8}T\d{6}(\.\d{6})?-[0-9a-f]{6}")
 
 
 class RunService:
-    """Plays runs in the background, whether or not anybody watches.
+    """Executes runs in the background, whether or not a client follows them.
 
-    A run's events are numbered from 1 in the order of its record, so that a client that lost its
-    connection, or the server, goes on after the last number it knows. What a server that stops
-    leaves unfinished is "interrupted" and can be resumed.
+    A run's events are numbered from 1 in the order of its record. After a lost connection or a
+    restart of the server, a client can therefore continue from the last number it received. Runs
+    that a stopping server leaves unfinished become "interrupted" and can be resumed.
 
-    Processes that share the folder play each run in one of them, and any of them can be asked for
-    it: what another plays is followed by its record, without single steps, and ended by a mark.
+    Several processes can share the folder. One process executes a run, but all of them serve
+    requests for it: the others follow its record, which has no step progress, and cancel it by
+    leaving a mark.
     """
 
     def __init__(
@@ -63,13 +64,13 @@ class RunService:
 
     @property
     def running(self) -> int:
-        """Runs under way."""
+        """Number of runs in progress in this process."""
         return self._player.running
 
     def create(self, body: RunBody, *, caller: str, key: str | None) -> SharedWork[Answer]:
-        """Begin a run, or find the one that the same key began.
+        """Start a run, or find the one that was started with the same key.
 
-        The work is over when the run is on the disk; the run itself then goes on.
+        The work is done once the run is recorded on disk; the run itself then continues.
 
         Raises:
             ApiError: The request is refused.
@@ -109,13 +110,13 @@ class RunService:
         return shared
 
     async def resume(self, name: str) -> None:
-        """Go on with a run that is not finished, or ended because its judge could not be asked.
+        """Resume a run that is unfinished or ended because its judge was unavailable.
 
-        One that is under way is left alone.
+        A run in progress is left alone.
 
         Raises:
-            ApiError: There is no such run, or no room for it.
-            RunRecordError: It was begun with other parts than this server has.
+            ApiError: The run does not exist, or too much work is waiting.
+            RunRecordError: The run was started with other parts than this server has.
         """
         record = self.record(name)
         if self._player.live(name):
@@ -135,28 +136,28 @@ class RunService:
         await self._player.begin(name, claim, traced(resumed, known=len(record.lines) - 1))
 
     async def cancel(self, name: str) -> None:
-        """End a run; its pictures so far stay. One that is over stays as it is.
+        """End a run and keep the images generated so far; a run that has ended stays unchanged.
 
         Raises:
-            ApiError: There is no such run, or the process that plays it does not answer.
+            ApiError: The run does not exist, or the process that executes it does not respond.
         """
         if self._player.live(name) is None:
             self.record(name)
         await self._player.end(name)
 
     async def close(self) -> None:
-        """Interrupt what is under way; all of it is on the disk."""
+        """Interrupt the runs in progress; everything is already on disk."""
         await self._player.close()
 
     def wake(self) -> None:
-        """Let those who follow runs see that the server is shutting down."""
+        """Notify the followers of runs that the server is shutting down."""
         self._player.wake()
 
     def record(self, name: str) -> RunRecord:
-        """A run on the disk.
+        """Read a run from disk.
 
         Raises:
-            ApiError: There is none of that name.
+            ApiError: No run has that name.
         """
         folder = self._store.folder / name
         if _NAME.fullmatch(name) is None or not (folder / "events.jsonl").is_file():
@@ -164,7 +165,7 @@ class RunService:
         return RunRecord(folder)
 
     def describe(self, name: str) -> dict[str, Any]:
-        """A run in a few words."""
+        """Summary of a run."""
         record = self.record(name)
         ended = outcome(record.folder)
         created = datetime.fromisoformat(record.header.created)
@@ -185,10 +186,10 @@ class RunService:
         return [self.describe(path.name) for path in folders[::-1][:most]]
 
     async def frames(self, name: str, after: int) -> AsyncIterator[str]:
-        """A run's events after a number: what was recorded, then what happens.
+        """A run's events after number `after`: recorded ones first, then new ones as they happen.
 
-        The stream ends with the run, or when the server shuts down; where the run has not finished,
-        a last event "ended" tells its status.
+        The stream ends with the run, or when the server shuts down. If the run has not finished, a
+        last event "ended" gives its status.
         """
         live = self._player.live(name)
         if live is None:
@@ -214,11 +215,11 @@ class RunService:
             return told
         if self._player.elsewhere(name):
             return "running"
-        # It may have ended since it was read.
+        # The run may have ended since the record was read.
         return "finished" if RunRecord(record.folder).finished else "interrupted"
 
     def _elsewhere(self, name: str) -> bool:
-        """Whether a run goes on in another process, and this one still tells of it."""
+        """Whether another process executes the run and this one still reports on it."""
         return not self._admission.draining and self._player.elsewhere(name)
 
     def _check_room(self, images: int) -> None:

@@ -1,4 +1,4 @@
-"""A thread that draws for many callers at once, batching them step by step."""
+"""A thread that generates images for many callers at once, batched step by step."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ if TYPE_CHECKING:
     from lens_sdk.server.rows import Row, Schedule
 
 LONGEST_HOLD = 0.25
-"""Seconds of steps before another thread may have the model; about what a draft takes."""
+"""Seconds of steps before another thread may use the model; about the duration of a draft."""
 
 
 @dataclass(frozen=True)
 class Preview:
-    """An unfinished picture.
+    """A preview of an unfinished image.
 
     Attributes:
-        picture: As it came, usually small.
-        size: Width and height of the finished one.
+        picture: The preview, usually small.
+        size: Width and height of the finished image.
     """
 
     picture: Image
     size: tuple[int, int]
 
     def enlarged(self) -> Image:
-        """The picture in the size of the finished one."""
+        """The preview, scaled to the size of the finished image."""
         return self.picture.resize(self.size)
 
 
 PreviewCallback = Callable[[Preview, int], None]
-"""Told about an unfinished picture and its place in the call, from the drawing thread."""
+"""Called from the scheduler's thread with a preview and the image's index in the call."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A finished picture.
+    """A finished image.
 
     Attributes:
-        picture: The picture.
-        seconds: From its first step to its last; other pictures may have shared them.
+        picture: The image.
+        seconds: Time from the first step to the last, which other images may have shared.
     """
 
     picture: Image
@@ -62,17 +62,17 @@ class Drawn:
 
 @dataclass
 class Order:
-    """What one call asks for, and what its pictures share once it was looked at.
+    """What one call asks for, and what its images share once it has started.
 
     Attributes:
         prompt: The prompt.
-        settings: With size, steps and guidance filled in.
-        on_step: Told about each step; an exception ends the call.
-        on_preview: Told about unfinished pictures.
-        previews: How many of those, evenly over the steps.
-        start: A picture to start from; None starts from noise.
-        abandoned: Set when nobody waits any more.
-        schedule: Made in the drawing thread.
+        settings: Settings with size, steps and guidance filled in.
+        on_step: Called for each step; an exception ends the call.
+        on_preview: Called with previews.
+        previews: Number of previews, spread evenly over the steps.
+        start: The image to start from; None starts from noise.
+        abandoned: Set when nobody waits for the call any more.
+        schedule: Set by the scheduler's thread.
     """
 
     prompt: str
@@ -86,25 +86,25 @@ class Order:
 
     @property
     def pixels(self) -> int:
-        """Of each picture."""
+        """Pixels per image."""
         return (self.settings.width or 1) * (self.settings.height or 1)
 
     def wants_preview(self, done: int, total: int) -> bool:
-        """Whether a picture is to be shown after `done` of `total` steps."""
+        """Whether a preview is due after `done` of `total` steps."""
         marks = {total * k // (self.previews + 1) for k in range(1, self.previews + 1)}
         return done in marks and 0 < done < total
 
 
 @dataclass
 class Ticket:
-    """One picture that was asked for.
+    """One requested image.
 
     Attributes:
-        order: The call it belongs to.
-        index: Its place in the call.
-        seed: Its noise.
-        result: The picture, or why there is none.
-        row: The picture under way; None while it waits.
+        order: The call the image belongs to.
+        index: Index of the image in the call.
+        seed: Seed of the noise.
+        result: The image, or the error.
+        row: The image in progress; None while it waits.
     """
 
     order: Order
@@ -115,20 +115,20 @@ class Ticket:
 
 
 class StepScheduler:
-    """Draws waiting pictures in batches of one size; they join and leave between steps.
+    """Generates images in batches of one size, which images join and leave between steps.
 
-    Steps are done under the runtime's lock, for a moment at a time, so that a text encoder that
+    The scheduler holds the runtime's lock only briefly at a time, so that a text encoder that
     rewrites requests with the same weights gets its turn between steps.
 
     Args:
         runtime: The model.
-        most_pixels: Most pixels in work at once; one picture is always drawn.
-        most_pictures: Most pictures in work at once.
+        most_pixels: Maximum number of pixels in progress; a single image is always accepted.
+        most_pictures: Maximum number of images in progress.
 
     Attributes:
-        most_pictures: The same.
-        largest_batch: Most pictures that were stepped together.
-        steps: Steps done for a batch.
+        most_pictures: Maximum number of images in progress.
+        largest_batch: Largest number of images in a single step so far.
+        steps: Number of batched steps done.
     """
 
     def __init__(self, runtime: LensRuntime, *, most_pixels: int, most_pictures: int) -> None:
@@ -145,11 +145,11 @@ class StepScheduler:
         self.steps = 0
 
     async def draw(self, order: Order, seeds: Sequence[int]) -> list[Drawn]:
-        """Draw a call's pictures; cancelling takes them out of the batch before its next step.
+        """Generate a call's images; cancelling removes them from the batch before its next step.
 
         Raises:
             GeneratorError: The scheduler is closed.
-            LensCoreError: A setting that Lens cannot honour, or latents that are no numbers.
+            LensCoreError: Lens does not support a setting, or the latents became NaN or infinite.
         """
         tickets = [Ticket(order, index, seed) for index, seed in enumerate(seeds)]
         self._put(tickets)
@@ -161,7 +161,7 @@ class StepScheduler:
                 self._changed.notify()
 
     def close(self) -> None:
-        """Stop; what is not finished fails."""
+        """Stop; unfinished images fail."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -170,12 +170,12 @@ class StepScheduler:
 
     @property
     def in_work(self) -> int:
-        """Pictures in the batch."""
+        """Number of images in the batch."""
         return len(self._active)
 
     @property
     def waiting(self) -> int:
-        """Pictures not in the batch yet."""
+        """Number of images not in the batch yet."""
         return len(self._waiting)
 
     def _put(self, tickets: Sequence[Ticket]) -> None:
@@ -207,7 +207,7 @@ class StepScheduler:
         self._fail([*self._active, *self._waiting], GeneratorError("The model was shut down."))
 
     def _next(self) -> bool:
-        """Wait for work and let waiting pictures in; False when closed."""
+        """Wait for work and admit waiting images; False when closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._active or self._waiting)
             if self._closed:
@@ -226,7 +226,7 @@ class StepScheduler:
         return room or not self._active
 
     def _turn(self, sampler: RowSampler) -> None:
-        """Begin pictures that joined, then do one step of those of one size."""
+        """Start the images that joined, then advance all images of one size by a step."""
         for ticket in [t for t in self._active if t.row is None]:
             try:
                 order = ticket.order
@@ -247,7 +247,7 @@ class StepScheduler:
                 self._report(sampler, ticket)
             except Exception as error:
                 self._fail([ticket], error)
-        # Sizes take turns: what was just stepped goes behind the others.
+        # Sizes take turns: the images just advanced go behind the others.
         behind = {id(ticket) for ticket in batch}
         with self._changed:
             self._active.sort(key=lambda ticket: id(ticket) in behind)
@@ -278,7 +278,7 @@ class StepScheduler:
                 self._active.remove(ticket)
             elif ticket in self._waiting:
                 self._waiting.remove(ticket)
-        # Whoever waited may have given up this moment.
+        # The caller may have stopped waiting at this moment.
         with suppress(Exception):
             tell()
 
