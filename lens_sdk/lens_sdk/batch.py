@@ -1,4 +1,4 @@
-"""Many requests, each a recorded run in one folder, so that a batch goes on where it was."""
+"""Runs many requests, each recorded in one folder, so that a batch can be resumed."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ RUNS = "runs"
 PICTURES = "pictures"
 
 BatchStop = Literal["interrupted", "max_cost", "cost_unknown", "deadline"]
-"""Why a batch begins no further call."""
+"""Why a batch starts no further calls."""
 
 
 class Batch:
-    """Draws the requests of a file; use it as a context manager, which keeps others out.
+    """Runs the requests of a file. Use it as a context manager, which locks the folder.
 
-    In its folder, `runs` has a record for each request, `pictures` the best picture of each, and
-    `results.jsonl` a line for each that is done or failed. A request whose record is complete is
-    done; any other one goes on from its record.
+    The folder contains `runs`, with a record for each request, `pictures`, with the best image of
+    each, and `results.jsonl`, with a line for each request that is done or failed. A request with a
+    complete record is done; any other is resumed from its record.
 
     Attributes:
-        results: The lines so far, by id.
-        may_work_later: Whether something failed that may work another time.
+        results: The results so far, by request id.
+        may_work_later: Whether any failure may be temporary.
     """
 
     def __init__(
@@ -64,15 +64,15 @@ class Batch:
         max_usd: float | None = None,
         deadline: float | None = None,
     ) -> None:
-        """Choose what to draw, and with what.
+        """Prepare a batch; nothing is written yet.
 
         Args:
-            folder: The batch's own.
-            requests: What to draw.
-            loop: Draws them; its limits are those of each request.
-            model: The local model that draws, if one does.
-            max_usd: Most US dollars for all requests, with what they cost before.
-            deadline: Most seconds from now on.
+            folder: Folder for this batch.
+            requests: The requests to run.
+            loop: Runs them; its limits apply to each request.
+            model: The local model that generates the images, if any.
+            max_usd: Cost limit in US dollars for all requests, including earlier costs.
+            deadline: Time limit in seconds from now.
         """
         self.requests = tuple(requests)
         self.results: dict[str, BatchResult] = {}
@@ -83,15 +83,15 @@ class Batch:
         self._max_usd = max_usd
         self._ends = None if deadline is None else time.monotonic() + deadline
         self._usd: dict[str, float | None] = {}
-        self._unrecorded: dict[str, float] = {}  # what records do not tell of
+        self._unrecorded: dict[str, float] = {}  # costs that are in no record
         self._pressed = False
 
     def __enter__(self) -> Self:
-        """Take the folder, and see what is done already.
+        """Lock the folder and read what is already done.
 
         Raises:
-            RunRecordError: Somebody else is drawing there, or a record is of something else than
-                the request of its name.
+            RunRecordError: Another process uses the folder, or a record belongs to a different
+                request with the same id.
         """
         from filelock import FileLock, Timeout
 
@@ -117,7 +117,7 @@ class Batch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave it to others."""
+        """Unlock the folder."""
         self._lock.release()
 
     def _look(self) -> None:
@@ -132,7 +132,7 @@ class Batch:
             try:
                 record = RunRecord(self._run(one))
             except RunRecordError:
-                continue  # told when its turn comes
+                continue  # reported when its turn comes
             header = first.model_copy(update={"request": one.request, "rubric": one.rubric})
             record.header.check_same(header, record.folder)
             with suppress(RunRecordError):
@@ -144,7 +144,7 @@ class Batch:
             return
         recorded = record.state().usage.usd
         if row is not None and row.usd is not None and recorded is not None:
-            # A call that ended the run with an error is in no record.
+            # A call that ended the run with an error is not in the record.
             self._unrecorded[one.id] = max(0.0, row.usd - recorded)
         self._spend(one, recorded)
 
@@ -156,29 +156,29 @@ class Batch:
 
     @property
     def results_file(self) -> Path:
-        """The table."""
+        """The path of the results table."""
         return self._folder / RESULTS_FILE
 
     def picture(self, row: BatchResult) -> Path | None:
-        """Where a line's picture is."""
+        """The path of a result's image; None if it has none."""
         return None if row.path is None else self._folder / row.path
 
     @property
     def todo(self) -> list[BatchRequest]:
-        """What is neither done nor failed, in the order of the file."""
+        """The requests that are neither done nor failed, in the order of the file."""
         return [one for one in self.requests if one.id not in self.results]
 
     @property
     def usd(self) -> float | None:
-        """What all of it has cost so far; None if some of that is unknown."""
-        # Copied at once: a display may ask from another thread.
+        """The total cost so far in US dollars; None if part of it is unknown."""
+        # Copied first, as a display may read this from another thread.
         all_costs = tuple(self._usd.values())
         known = [usd for usd in all_costs if usd is not None]
         return sum(known) if len(known) == len(all_costs) else None
 
     @property
     def stopped(self) -> BatchStop | None:
-        """Why no further call may begin; None if it may."""
+        """Why no further call may start; None if calls may start."""
         if self._pressed:
             return "interrupted"
         if self._ends is not None and time.monotonic() >= self._ends:
@@ -191,7 +191,7 @@ class Batch:
         return "max_cost" if usd >= self._max_usd else None
 
     def stop(self) -> None:
-        """Begin no further call; those under way are finished and kept."""
+        """Start no further calls; calls in flight are finished and recorded."""
         self._pressed = True
 
     async def draw(
@@ -201,17 +201,17 @@ class Batch:
         on_event: Callable[[BatchRequest, Event], None] = lambda one, event: None,
         on_result: Callable[[BatchResult], None] = lambda result: None,
     ) -> None:
-        """Draw what is left, until that is done or something stops it.
+        """Run the remaining requests until all are done or a limit or `stop` ends the batch.
 
-        What fails is noted and does not keep the others from being drawn.
+        A failed request is recorded and does not stop the others.
 
         Args:
-            concurrency: Requests under way at once.
-            on_event: Told each event of each run, those of its record included.
-            on_result: Told each line when it is written.
+            concurrency: How many requests to run at once.
+            on_event: Called with each event of each run, including those from its record.
+            on_result: Called with each result once it is written.
 
         Raises:
-            OSError: Something cannot be written.
+            OSError: A file cannot be written.
         """
         self._write()
         left = iter(self.todo)
@@ -238,7 +238,7 @@ class Batch:
     async def _draw(
         self, one: BatchRequest, on_event: Callable[[BatchRequest, Event], None]
     ) -> BatchResult | None:
-        """A request's line; None if it was stopped."""
+        """Run a request and return its result; None if it was stopped."""
         state = RunState()
         stream = self._loop.stream(
             one.request,
@@ -267,14 +267,14 @@ class Batch:
         self.may_work_later = self.may_work_later or may_work_later(error)
         self._spend(one, (state.usage + _consumed(error)).usd)
         seconds = 0.0
-        with suppress(RunRecordError):  # there may be none, or one that cannot be read
+        with suppress(RunRecordError):  # it may be missing or unreadable
             seconds = RunRecord(self._run(one)).clock.get("total", 0.0)
         return BatchResult.failed(
             one.id, one.request.text, error, usd=self._usd[one.id], seconds=seconds
         )
 
     def _spend(self, one: BatchRequest, usd: float | None) -> None:
-        # What a record repeats is known already, and costs nothing again.
+        # Events repeated from a record are already counted and cost nothing again.
         known = self._usd.get(one.id, 0.0)
         if usd is None or known is None:
             self._usd[one.id] = None
@@ -299,6 +299,6 @@ class Batch:
 
 
 def _consumed(error: ReasonerError) -> Usage:
-    """What a call that failed consumed; unknown unless the error says."""
+    """Usage of a failed call; unknown unless the error states it."""
     unpaid = not hasattr(error, "usage") or getattr(error, "fault", None) in UNPAID
     return getattr(error, "usage", None) or (Usage.zero() if unpaid else Usage())

@@ -1,4 +1,4 @@
-"""The requests of a batch, read from a file of which every line is checked before any is drawn."""
+"""Reads the requests of a batch from a file; every line is checked before any is run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from lens_sdk.file_names import name_of
 _JSON_ENDINGS = {".jsonl", ".ndjson"}
 _ID = re.compile(r"\w(?:[\w.-]{0,98}[\w-])?")
 _DEVICE = re.compile(r"(?i:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?")
-"""Names that Windows gives to no file, whatever its ending."""
+"""Names that Windows reserves, whatever their suffix."""
 
 _MOST_BYTES = 200
-"""Of an id: file systems take names of 255, with endings."""
+"""Longest id: file systems limit names to 255 bytes, including suffixes."""
 
 _MOST_TOLD = 20
 _SIZES = ("width", "height", "aspect_ratio")
@@ -41,10 +41,10 @@ class BatchRequest:
     """One line of the file.
 
     Attributes:
-        line: Its number, from 1.
-        id: Its name, which is also that of its files; no two are alike.
-        request: What to draw.
-        rubric: The criteria; None lets them be written.
+        line: The line number, from 1.
+        id: The unique id, also used in file names.
+        request: What to generate.
+        rubric: The criteria; None has the rubric writer write them.
     """
 
     line: int
@@ -56,21 +56,21 @@ class BatchRequest:
 def read_requests(
     path: str | Path, defaults: Mapping[str, object] | None = None
 ) -> tuple[BatchRequest, ...]:
-    """Read a text file with a request per line, or a JSONL file; empty lines count for nothing.
+    """Read a text file with one request per line, or a JSONL file; empty lines are ignored.
 
-    Who has no id is named after what its line says, and keeps its name where lines come and go.
+    A request without an id gets one from its content, which stays the same when lines move.
 
     Args:
-        path: The file; one that ends in .jsonl or .ndjson holds JSON.
-        defaults: Fields of `ImageRequest` for those that do not give them.
+        path: The file; the suffixes .jsonl and .ndjson mean JSON.
+        defaults: Fields of `ImageRequest` for requests that do not set them.
 
     Raises:
-        BatchFileError: It cannot be read, is empty, or has lines that are no requests, or ids that
-            are there twice; all of them are named.
+        BatchFileError: The file is unreadable or empty, or lines are invalid or repeat an id; the
+            message lists them.
     """
     path = Path(path)
     try:
-        # Lines end with line feeds alone: JSON may hold other marks that end lines elsewhere.
+        # Split at line feeds only: JSON strings may contain other line separators.
         lines = read_text(path).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise BatchFileError(f"{path} cannot be read: {error}.", hint=_HINT) from error
@@ -96,10 +96,10 @@ def read_requests(
 
 
 def check_requests(path: Path, requests: Iterable[BatchRequest], generator: Generator) -> None:
-    """See that a generator can draw them all.
+    """Check that a generator supports every request.
 
     Raises:
-        BatchFileError: It cannot honour some of them; all are named.
+        BatchFileError: Some requests are not supported; the message lists them.
     """
     wrong: dict[int, str] = {}
     for one in requests:
@@ -121,7 +121,7 @@ def _refuse(path: Path, wrong: Mapping[int, str], hint: str) -> None:
 
 
 def _entry(line: str, *, is_json: bool) -> dict[str, Any]:
-    """A line as an object."""
+    """Parse a line into an object."""
     entry: object = line
     if is_json or line.startswith("{"):
         try:
@@ -141,12 +141,12 @@ def _entry(line: str, *, is_json: bool) -> dict[str, Any]:
 def _request(
     number: int, entry: Mapping[str, Any], defaults: Mapping[str, object], names: _Names
 ) -> BatchRequest:
-    # A group is for the studies of `lens optimize`, whose files can be drawn too.
+    # `group` is for `lens optimize`, whose request files work here too.
     own = {name: entry.get(name) for name in ("id", "rubric", "group")}
     fields = {name: value for name, value in entry.items() if name not in own}
     if "text" not in fields:
         raise ValueError("there is no text")
-    # A size is no default for who says another one, in whichever way.
+    # The default size does not apply if the request sets a size in any form.
     sized = any(fields.get(name) is not None for name in _SIZES)
     usual = {name: v for name, v in defaults.items() if not (sized and name in _SIZES)}
     request = ImageRequest.model_validate({**usual, **fields})
@@ -159,7 +159,7 @@ def _request(
 
 
 def _is_text(value: object) -> bool:
-    """Whether all its strings can be written to a file."""
+    """Whether all its strings can be encoded as UTF-8."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -168,17 +168,17 @@ def _is_text(value: object) -> bool:
 
 
 class _Names:
-    """Who is called what, as names of files that no system takes for one another."""
+    """The ids in use; no two may become the same file name on any file system."""
 
     def __init__(self) -> None:
         self._lines: dict[str, int] = {}
         self._repeated: Counter[str] = Counter()
 
     def take(self, name: str, line: int) -> None:
-        """Note whose name it is.
+        """Reserve a name for a line.
 
         Raises:
-            ValueError: It names no file, or is somebody else's.
+            ValueError: The name is not a valid file name, or is already taken.
         """
         if not _ID.fullmatch(name) or _DEVICE.fullmatch(name):
             raise ValueError(
@@ -194,17 +194,17 @@ class _Names:
         self._lines[key] = line
 
     def free(self, name: str) -> str:
-        """The name, or the first with a number added that nobody has."""
+        """Return the name, or the first free one with a number appended."""
         free = name
         while _key(free) in self._lines:
-            # Goes on where it was, as the same line may be there very often.
+            # Continue from the last number, as the same line may occur many times.
             self._repeated[name] += 1
             free = f"{name}-{self._repeated[name] + 1}"
         return free
 
 
 def _key(name: str) -> str:
-    # Neither case nor how a letter is composed tells files apart everywhere.
+    # Some file systems ignore case and Unicode normalisation.
     return unicodedata.normalize("NFC", name).casefold()
 
 

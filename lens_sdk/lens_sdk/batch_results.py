@@ -1,4 +1,4 @@
-"""What became of each request of a batch: a table in JSON lines."""
+"""The results of a batch: a table in JSON lines."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from lens_reasoner.types import Value
 from lens_sdk.error_kinds import ErrorKind, error_kind
 
 Trouble = tuple[str, ErrorKind]
-"""What went wrong, and its kind."""
+"""An error message and its kind."""
 
 
 class BatchResult(Value):
-    """One request's line.
+    """The result of one request.
 
     Attributes:
-        id: Its name.
-        request: What was asked for.
-        prompt: What the best picture was drawn from.
-        score: The best picture's score; None, and not zero, if there is none.
-        path: Where the best picture is, in the batch's folder.
-        seed: The best picture's seed, where the generator takes one.
-        pictures: How many were drawn.
-        usd: What all of it cost in US dollars; None if unknown.
-        seconds: How long it took, without what was between two calls of the command.
-        stop_reason: Why it ended; None after an error without a picture.
-        error: What went wrong, if anything did.
-        error_kind: The kind of that, as in `lens_sdk.error_kind`.
+        id: The id of the request.
+        request: The text of the request.
+        prompt: The prompt of the best image.
+        score: The best image's score; None, not zero, if there is none.
+        path: The path of the best image, relative to the batch's folder.
+        seed: The best image's seed, if the generator takes one.
+        pictures: How many images were generated.
+        usd: The cost in US dollars; None if unknown.
+        seconds: The time it took, not counting pauses between calls of the command.
+        stop_reason: Why the run stopped; None after an error without an image.
+        error: The error message, if there was an error.
+        error_kind: The kind of error, see `lens_sdk.error_kind`.
     """
 
     id: str
@@ -52,7 +52,7 @@ class BatchResult(Value):
     def of(
         cls, name: str, result: LoopResult, *, path: str | None, usd: float | None
     ) -> BatchResult:
-        """The line of a run that came to its end."""
+        """Make the result of a run that finished."""
         best, trouble = result.best, _trouble(result)
         return cls(
             id=name,
@@ -73,7 +73,7 @@ class BatchResult(Value):
     def failed(
         cls, name: str, request: str, error: ReasonerError, *, usd: float | None, seconds: float
     ) -> BatchResult:
-        """The line of a run that ended with an error."""
+        """Make the result of a run that ended with an error."""
         return cls(
             id=name,
             request=request,
@@ -85,7 +85,7 @@ class BatchResult(Value):
 
 
 def _trouble(result: LoopResult) -> Trouble | None:
-    """What was wrong with a run, if anything was."""
+    """Return what went wrong in a run, if anything did."""
     if result.refused is not None:
         return f"Refused ({result.refused.category}): {result.refused.reason}", "refused"
     best = result.best
@@ -102,7 +102,7 @@ def _trouble(result: LoopResult) -> Trouble | None:
 
 
 def read_results(path: Path) -> dict[str, BatchResult]:
-    """The lines of a table, by id; those that cannot be read, such as half a one, are left out."""
+    """Read a table, by request id; unreadable lines, such as half-written ones, are left out."""
     found: dict[str, BatchResult] = {}
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     for line in lines:
@@ -120,7 +120,7 @@ def write_results(path: Path, results: list[BatchResult]) -> None:
 
 
 def append_result(path: Path, result: BatchResult) -> None:
-    """Add a line; on return it is on the disk."""
+    """Append a line and flush it to disk."""
     with path.open("ab", buffering=0) as file:
         append_line(file, _line(result))
 

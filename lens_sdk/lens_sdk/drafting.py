@@ -1,4 +1,4 @@
-"""Text written by a pipeline's own text encoder, in the harmony chat format."""
+"""Writes text with a pipeline's own text encoder, in the harmony chat format."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Draft:
     """One answer.
 
     Attributes:
-        text: The answer, with the beginning it was given.
-        complete: Whether the model came to its end by itself.
-        tokens_read: Tokens of the conversation.
-        tokens_written: Tokens the model added.
+        text: The answer, including the given beginning.
+        complete: Whether the model ended the answer itself.
+        tokens_read: Number of tokens in the conversation.
+        tokens_written: Number of tokens the model added.
     """
 
     text: str
@@ -45,15 +45,15 @@ def write_draft(
     """Write one answer to a conversation whose final channel is already open.
 
     Args:
-        pipeline: Its text encoder must have a language model head.
+        pipeline: A pipeline whose text encoder has a language model head.
         chat: The conversation.
-        beginning: Whole sentences the answer starts with.
-        temperature: 0 takes the likeliest token every time.
-        seed: Seed of the sampling; the same seed gives the same answer.
-        max_new_tokens: Most tokens to add.
+        beginning: Complete sentences that the answer starts with.
+        temperature: Sampling temperature; 0 always takes the likeliest token.
+        seed: Sampling seed; the same seed gives the same answer.
+        max_new_tokens: Maximum number of tokens to add.
 
     Raises:
-        ComponentError: There is no text encoder, tokenizer or language model head.
+        ComponentError: The text encoder, tokenizer or language model head is missing.
     """
     encoder, tokenizer = pipeline.text_encoder, pipeline.tokenizer
     if encoder is None or tokenizer is None:

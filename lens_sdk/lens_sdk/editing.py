@@ -1,4 +1,4 @@
-"""Drawing with a local Lens model from a picture, or in a part of one."""
+"""Edits images with a local Lens model: from an image, or within a masked part of one."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from lens_sdk.recipe import SourceFile
 from lens_sdk.runtime import LensRuntime
 
 EXTRA = ("strength", "mask_feather")
-"""Names in `GenerationSettings.extra` that it understands besides those of the plain generator."""
+"""Names it supports in `GenerationSettings.extra`, besides those of the plain generator."""
 
 
 class EditingLensGenerator(LocalLensGenerator):
-    """A `LocalLensGenerator` whose pictures start from a given one; see its `editing`.
+    """A `LocalLensGenerator` that starts from a given image; see `LocalLensGenerator.editing`.
 
     Args:
         runtime: The model.
-        source: What to start from.
-        strength: Share of the steps that are run; None is the pipeline's own.
-        mask_feather: Pixels outside the mask over which new and old mix; None is the pipeline's.
+        source: The image to start from.
+        strength: Fraction of the steps to run; None uses the pipeline's default.
+        mask_feather: Pixels outside the mask over which new and old blend; None uses the default.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class EditingLensGenerator(LocalLensGenerator):
 
     @property
     def fingerprint(self) -> str:
-        """The weights, the versions, the picture and how it is used."""
+        """Identifies the weights, the library versions, the image and how it is used."""
         source = self._source.fingerprint
         return f"{super().fingerprint} from {source} {self._strength} {self._feather}"
 
     @property
     def capabilities(self) -> Capabilities:
-        """The checkpoint's; the size is by default the nearest to the picture's own."""
+        """The checkpoint's capabilities; the default size is the one nearest to the image's."""
         own = super().capabilities
         return own.model_copy(update={"native_size": self._size, "extra": (*own.extra, *EXTRA)})
 
@@ -126,17 +126,17 @@ class EditingLensGenerator(LocalLensGenerator):
 def start_from(
     generator: Generator, image: Path, mask: Path | None = None, strength: float | None = None
 ) -> Generator:
-    """A generator that starts from picture files; nothing is loaded yet if it is a local Lens.
+    """Return a generator that starts from image files; a local Lens model is not loaded yet.
 
     Args:
-        generator: What draws.
-        image: The picture.
-        mask: Where it may change: a file of its size, transparent or white there.
-        strength: How much is drawn anew, which only a local Lens can be told.
+        generator: The generator to edit with.
+        image: The image file.
+        mask: A file of the same size, transparent or white where the image may change.
+        strength: How much to change; only local Lens models support it.
 
     Raises:
-        UnsupportedSettingError: The generator starts from no picture, or has no strength.
-        ImageFileError: A file is no picture, or the mask does not fit; names the files.
+        UnsupportedSettingError: The generator does not edit images, or has no strength setting.
+        ImageFileError: A file is not an image, or the mask does not fit; names the files.
         OSError: A file cannot be read.
     """
     local = isinstance(generator, LocalLensGenerator)
@@ -160,14 +160,14 @@ def start_from(
 
 
 def transparent_mask(mask: bytes) -> bytes:
-    """A mask as `ImageEditor.editing` takes it: a PNG file, transparent where things may change.
+    """Return a mask for `ImageEditor.editing`: a PNG file, transparent where the image may change.
 
     Args:
-        mask: Such a file, which is returned as it is; or one without transparency, white where
-            things may change and black elsewhere.
+        mask: Such a file, which is returned unchanged; or one without transparency, white where the
+            image may change and black elsewhere.
 
     Raises:
-        ImageFileError: It is no picture file.
+        ImageFileError: The file is not an image.
     """
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Names of files after what is in them."""
+"""File names made from their content."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import re
 
 
 def name_of(text: str) -> str:
-    """A request's first words as the beginning of a file name: lower case Latin and digits."""
+    """Return a request's first words for a file name: lower-case Latin letters and digits."""
     words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     return words[:48].rstrip("-") or "picture"

@@ -1,4 +1,4 @@
-"""The text encoder of a Lens in memory, asked as the chat model that it also is."""
+"""Uses the text encoder of a loaded Lens model as the chat model that it also is."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 Thinking = Literal["none", "low", "medium", "high"]
 
 DEFAULT_MAX_TOKENS = 2048
-"""Most tokens of an answer, thinking included."""
+"""Maximum number of tokens of an answer, including thinking."""
 
 
 @dataclass(frozen=True)
 class _Ask:
-    """One question to the model, complete."""
+    """Everything about one call of the model."""
 
     turns: tuple[Turn, ...]
     temperature: float
@@ -41,10 +41,10 @@ class _Ask:
 
 
 class LocalChat:
-    """A `ChatModel` made of the GPT-OSS that reads the prompts of a Lens; it adds no weights.
+    """A `ChatModel` that uses the GPT-OSS text encoder of a Lens model; it adds no weights.
 
-    Writing takes the model alone: nothing is drawn meanwhile. The same seed gives the same answer.
-    A task that is cancelled stops the writing at the next token.
+    Writing locks the model, so no images are generated meanwhile. The same seed gives the same
+    answer. Cancelling the task stops the writing at the next token.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class LocalChat:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> None:
-        """Write with the text encoder of `runtime`.
+        """Use the text encoder of `runtime`.
 
         Args:
-            runtime: The model; loaded when the first question comes.
-            thinking: How long it thinks before it answers; None means "low", and "none" for nano
-                models, which never learned to think.
-            temperature: Of the sampling, unless a call says otherwise; 0 takes the likeliest token.
-            top_p: Share of the probability that is drawn from.
-            seed: Seed of the sampling, unless a call says otherwise.
+            runtime: The model; loaded on the first call.
+            thinking: The reasoning effort; None means "low", and "none" for nano models, which were
+                not trained to think.
+            temperature: Default sampling temperature; 0 always takes the likeliest token.
+            top_p: Nucleus sampling: cumulative probability of the tokens to sample from.
+            seed: Default sampling seed.
         """
         self._runtime = runtime
         self._thinking: Thinking = thinking or ("none" if runtime.model.nano else "low")
@@ -74,12 +74,12 @@ class LocalChat:
 
     @property
     def model(self) -> str:
-        """Name of the model and of the part that writes."""
+        """The names of the model and of the part that writes."""
         return f"{self._runtime.model.name} (text encoder)"
 
     @property
     def fingerprint(self) -> str:
-        """The weights, and everything that decides what is written."""
+        """Identifies the weights and all settings that affect the answers."""
         settings = f"thinking={self._thinking} temperature={self._temperature:g}"
         return f"{self._runtime.fingerprint} {settings} top_p={self._top_p:g} seed={self._seed}"
 
@@ -95,11 +95,11 @@ class LocalChat:
         """See `ChatModel.complete`.
 
         Raises:
-            ChatError: Of fault "unavailable" if the model cannot be loaded or has no language model
-                head, "rejected" if the conversation is too long, "truncated" if `max_tokens` were
-                too few, "malformed" if it only thought, "off_schema" if both replies missed the
-                schema.
-            TextOnlyError: If there is a picture in a message.
+            ChatError: With fault "unavailable" if the model cannot be loaded or has no language
+                model head, "rejected" if the conversation is too long, "truncated" if `max_tokens`
+                was too low, "malformed" if there was only thinking, "off_schema" if neither of two
+                replies matched the schema.
+            TextOnlyError: A message contains an image.
         """
 
         async def ask(asked: Sequence[Message]) -> ChatReply:
@@ -124,7 +124,7 @@ class LocalChat:
         max_tokens: int | None = None,
         seed: int | None = None,
     ) -> ChatReply:
-        """`complete` for plain code, notebooks included."""
+        """Synchronous version of `complete`, which also works in notebooks."""
         return run_sync(
             self.complete(
                 messages, schema=schema, temperature=temperature, max_tokens=max_tokens, seed=seed

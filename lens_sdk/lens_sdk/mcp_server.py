@@ -1,4 +1,4 @@
-"""An MCP server: drawing, the loop and judging as tools for language-model applications."""
+"""An MCP server: image generation, the loop and judging as tools for language models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lens_sdk.metadata import save_candidate
 from lens_sdk.models import package_version
 
 MOST_IMAGES = 8
-"""Most pictures of one call."""
+"""Maximum number of images per call."""
 
 _INSTRUCTIONS = (
     "Draws pictures. create_image rewrites a request, draws several pictures, judges them and "
@@ -46,11 +46,11 @@ T = TypeVar("T")
 
 
 def mcp_server(lens: AsyncLens, folder: Path) -> MCPServer[Any]:
-    """A server whose tools use a client.
+    """Make a server whose tools use a client.
 
     Args:
-        lens: What draws, rewrites and judges, here or on a server.
-        folder: Where pictures are saved; `judge_image` reads no other files.
+        lens: The client that generates, rewrites and judges, locally or on a server.
+        folder: Where images are saved; `judge_image` reads only files in it.
     """
     server: MCPServer[Any] = MCPServer(
         "lens", title="Lens", instructions=_INSTRUCTIONS, version=package_version()
@@ -66,7 +66,7 @@ def mcp_server(lens: AsyncLens, folder: Path) -> MCPServer[Any]:
 
 
 class _Tools:
-    """The tools; their docstrings are what a language model reads."""
+    """The tools; language models read their docstrings."""
 
     def __init__(self, lens: AsyncLens, folder: Path) -> None:
         self._lens = lens
@@ -171,12 +171,12 @@ class _Tools:
         return file.read_bytes()
 
     def _free(self, image: GeneratedImage) -> Path:
-        """A name in the folder that depends on the picture alone."""
+        """Return a path in the folder that depends only on the image's content."""
         return self._folder / f"{image.sha256[:16]}.{_format(image)}"
 
 
 async def _told(work: Awaitable[T]) -> T:
-    """The result; errors become what a language model can read and act upon."""
+    """Await the result; errors become messages that a language model can act on."""
     try:
         return await work
     except ReasonerError as error:
@@ -188,7 +188,7 @@ async def _told(work: Awaitable[T]) -> T:
 
 
 def _saved(save: Callable[[], Path]) -> str:
-    """Where a picture was saved; one that cannot be is handed out all the same."""
+    """Return where an image was saved, or why not: it is returned to the caller either way."""
     try:
         return str(save())
     except OSError as error:
@@ -212,7 +212,7 @@ def _summary(result: LoopResult, best: Candidate, path: str) -> dict[str, Any]:
 
 
 def _words(event: Event) -> str:
-    """An event for somebody who waits."""
+    """Describe an event as a progress message."""
     words: dict[str, Callable[[], str]] = {
         "rewrite_done": lambda: "the prompt is written",
         "rubric_done": lambda: "the criteria are written",

@@ -1,4 +1,4 @@
-"""NanoEval run on a model: resumable, with every picture kept."""
+"""Runs NanoEval on a model; resumable, and keeps every image."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ PromptKind = Literal["dense", "brief", "reasoned"]
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """What decides the numbers.
+    """The settings that determine the result.
 
     Attributes:
-        per_task: Requests for each of the six tasks.
-        seed: Chooses the requests and the noise.
-        prompts: `dense` captions, `brief` requests, or brief ones rewritten (`reasoned`).
-        num_inference_steps: None means the model's own.
-        guidance_scale: None means the model's own.
-        sizes: Width and height of all pictures, every request drawn at each of them; without any,
-            each picture has one of the training's sizes.
+        per_task: Number of requests for each of the six tasks.
+        seed: Determines the requests and the noise.
+        prompts: `dense` captions, `brief` requests, or brief requests rewritten (`reasoned`).
+        num_inference_steps: Number of steps; None means the model's default.
+        guidance_scale: Guidance scale; None means the model's default.
+        sizes: Width and height; every request is generated at each size. If empty, each image has
+            one of the sizes used in training.
     """
 
     per_task: int = 50
@@ -52,10 +52,10 @@ class BenchmarkSettings:
 
 
 class NanoBenchmark:
-    """Draws NanoEval's pictures, batch by batch, and scores them.
+    """Generates NanoEval's images batch by batch and scores them.
 
-    The folder receives `settings.json`, `results.jsonl` with one line per picture, and the
-    pictures. Run again with the same settings, it goes on where it stopped.
+    The folder gets `settings.json`, `results.jsonl` with one line per image, and the images.
+    Running again with the same settings resumes the run.
     """
 
     def __init__(self, runtime: LensRuntime, settings: BenchmarkSettings, folder: Path) -> None:
@@ -78,17 +78,17 @@ class NanoBenchmark:
 
     @property
     def total(self) -> int:
-        """Pictures of the whole run."""
+        """Number of images in the whole run."""
         return len(self._items)
 
     def advance(self, batch: int) -> Iterator[int]:
-        """Draw and score what is missing.
+        """Generate and score the missing images.
 
         Args:
-            batch: Pictures drawn at once.
+            batch: Images per batch.
 
         Yields:
-            How many pictures are done, after each batch and once at the start.
+            How many images are done, after each batch and once at the start.
         """
         yield len(self._results)
         for indices in self._batches(batch):
@@ -104,7 +104,7 @@ class NanoBenchmark:
         return NanoEvalReport.from_results(self._scored(None), shown)
 
     def report_by_size(self) -> dict[str, NanoEvalReport]:
-        """The accuracies so far at each of the settings' sizes, by `WIDTHxHEIGHT`."""
+        """The accuracies so far for each size in the settings, by `WIDTHxHEIGHT`."""
         reports = {}
         for size in self._settings.sizes:
             if scored := self._scored(size):
@@ -134,7 +134,7 @@ class NanoBenchmark:
         return path
 
     def _scored(self, size: tuple[int, int] | None) -> list[tuple[str, EvalResult]]:
-        """Task and result of every picture so far, of one size or of all."""
+        """Task and result of every image so far, of one size or of all."""
         return [
             (row["task"], EvalResult(row["correct"], row["reason"]))
             for index, row in self._results.items()
@@ -142,14 +142,14 @@ class NanoBenchmark:
         ]
 
     def _described(self) -> dict[str, Any]:
-        """The settings as JSON; what was added later is left out where it is not used."""
+        """The settings as JSON; newer ones are left out if unused, so that old runs still match."""
         described = {key: value for key, value in vars(self._settings).items() if key != "sizes"}
         if self._settings.sizes:
             described["sizes"] = [list(size) for size in self._settings.sizes]
         return described
 
     def _batches(self, size: int) -> Iterator[list[int]]:
-        """Missing items, in groups of one picture size."""
+        """Missing items, in groups of one image size."""
         missing = [index for index in range(self.total) if index not in self._results]
         by_size: dict[tuple[int, int], list[int]] = {}
         for index in missing:
@@ -207,7 +207,7 @@ class NanoBenchmark:
         return self._settings.seed * 1_000_000 + index
 
     def _describe(self) -> None:
-        """Write what the folder is about, or check that it is about the same."""
+        """Write the settings file, or check that an existing one matches."""
         described = {**self._described(), "model": self._runtime.model.record()}
         path = self._folder / "settings.json"
         if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != described:
@@ -221,7 +221,7 @@ class NanoBenchmark:
     def _read(self) -> dict[int, dict[str, Any]]:
         path = self._folder / "results.jsonl"
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        # A run that was killed may leave half a line; it is cut off and its picture drawn again.
+        # A killed run may leave half a line, which is dropped; its image is generated again.
         whole = text[: text.rfind("\n") + 1]
         if whole != text:
             path.write_text(whole, encoding="utf-8")
@@ -230,5 +230,5 @@ class NanoBenchmark:
 
 
 def _name(size: tuple[int, int]) -> str:
-    """`WIDTHxHEIGHT`."""
+    """Format a size as `WIDTHxHEIGHT`."""
     return f"{size[0]}x{size[1]}"

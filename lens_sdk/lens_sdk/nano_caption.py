@@ -1,4 +1,4 @@
-"""Reading the nano model's dense captions: what they say is where."""
+"""Parses the nano model's dense captions: which objects they state, and where."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _HALF = re.compile(rf"\b({_any(list(BACKGROUNDS))})\b")
 
 
 Region = tuple[int, int]
-"""Column and row of a third of the picture, each from 0 to 2."""
+"""A cell of the image's 3x3 grid: column and row, each from 0 to 2."""
 
 
 @dataclass
@@ -62,10 +62,10 @@ class CaptionGroup:
     """The objects of one class in a caption.
 
     Attributes:
-        count: How many.
-        color: Their colour; empty if it is not said.
-        size: Their size word; empty if it is not said.
-        regions: Where they are; one for each, or none.
+        count: The number of objects.
+        color: Their colour; empty if not stated.
+        size: Their size word; empty if not stated.
+        regions: Where they are: one region per object, or none.
     """
 
     count: int
@@ -76,12 +76,12 @@ class CaptionGroup:
 
 @dataclass
 class CaptionFacts:
-    """What a caption says.
+    """The facts a caption states.
 
     Attributes:
-        groups: By class.
+        groups: The objects, by class.
         relations: (class, relation, class) as stated.
-        contradictions: What it says in two ways.
+        contradictions: Facts stated in two different ways.
     """
 
     groups: dict[str, CaptionGroup] = field(default_factory=dict)
@@ -90,12 +90,12 @@ class CaptionFacts:
 
 
 def sentences(caption: str) -> list[str]:
-    """The sentences of a caption, each with its full stop."""
+    """Split a caption into sentences, each with its full stop."""
     return [part for part in re.split(r"(?<=\.)\s+", caption) if part]
 
 
 def read_caption(caption: str) -> CaptionFacts:
-    """Read a dense caption."""
+    """Parse a dense caption."""
     facts = CaptionFacts()
     for sentence in sentences(caption):
         _read_sentence(sentence, facts)
@@ -120,7 +120,7 @@ def _read_sentence(sentence: str, facts: CaptionFacts) -> None:
 
 
 def _take_mention(token: re.Match[str], facts: CaptionFacts) -> str:
-    """Note what a mention says of its group; returns the class."""
+    """Record what a mention says about its group; returns the class."""
     cls = _NOUNS[token["noun"].lower()]
     number = (token["number"] or token["new"] or "").strip().lower()
     count = _COUNTS.get(number)

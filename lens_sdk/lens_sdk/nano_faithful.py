@@ -1,7 +1,7 @@
-"""Whether a dense caption says what a request asks for, no less and nothing against it.
+"""Checks that a dense caption states what a request asks for, no less and nothing contrary.
 
-The captions come from a small language model, so they are held to account strictly: whatever is
-unclear, missing or said twice in different ways counts against them.
+The captions come from a small language model, so the check is strict: whatever is unclear,
+missing or stated in two different ways is a fault.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _REGIONS: tuple[Region, ...] = tuple(product(range(3), range(3)))
 
 
 class Faithfulness:
-    """Holds captions against one request.
+    """Checks captions against one request.
 
     Args:
-        text: A request that names something of the nano world.
+        text: A request that names something in the nano world.
 
     Raises:
-        ValueError: It names nothing of it.
+        ValueError: The request names nothing in the nano world.
     """
 
     def __init__(self, text: str) -> None:
@@ -38,12 +38,12 @@ class Faithfulness:
         self._asked = read_caption(text)
 
     def fault(self, caption: str) -> str:
-        """What a caption gets wrong; empty if it can be drawn as it is."""
+        """Return what is wrong with a caption; empty if nothing is."""
         facts = read_caption(caption)
         return next(chain(self._missing(facts, caption), self._wrong(facts)), "")
 
     def good_start(self, caption: str) -> str:
-        """The first sentences of a caption, up to the first that cannot stand."""
+        """Return a caption's first sentences, up to the first wrong one."""
         kept: list[str] = []
         for sentence in sentences(caption):
             facts = read_caption(" ".join([*kept, sentence]))
@@ -53,7 +53,7 @@ class Faithfulness:
         return " ".join(kept)
 
     def first_sentence(self, rng: random.Random) -> str:
-        """A sentence that names everything asked for; what was left open is drawn from `rng`."""
+        """Return a sentence that names everything asked for; `rng` chooses what was left open."""
         total = sum(item["count"] for item in self._include)
         names = []
         for item in self._include:
@@ -67,7 +67,7 @@ class Faithfulness:
         return f"The picture shows {listed}."
 
     def _missing(self, facts: CaptionFacts, caption: str) -> Iterator[str]:
-        """What is not said, or not yet."""
+        """Yield what is not stated, or not stated yet."""
         for item in self._include:
             group = facts.groups.get(item["class"])
             if group is None:
@@ -79,7 +79,7 @@ class Faithfulness:
             yield "another background"
 
     def _wrong(self, facts: CaptionFacts) -> Iterator[str]:
-        """What is said and cannot stand, whatever follows."""
+        """Yield statements that are wrong, whatever follows."""
         yield from self._wrong_groups(facts)
         yield from facts.contradictions
         yield from _misplaced(facts)
@@ -119,7 +119,7 @@ def _misplaced(facts: CaptionFacts) -> Iterator[str]:
 
 
 def _elsewhere(cls: str, wish: CaptionGroup, group: CaptionGroup) -> Iterator[str]:
-    """Where a size or a place said in the request itself is not kept."""
+    """Yield sizes and places that differ from those in the request."""
     if wish.size not in {"", group.size}:
         yield f"{cls} is {group.size} instead of {wish.size}"
     for region in wish.regions:
@@ -128,14 +128,14 @@ def _elsewhere(cls: str, wish: CaptionGroup, group: CaptionGroup) -> Iterator[st
 
 
 def _within(place: Region, asked: Region) -> bool:
-    """Whether a place is as asked; said of a side, the middle leaves the other direction open."""
+    """Whether a place matches the request; a 1 (middle) leaves that axis open, except in (1, 1)."""
     if asked == (1, 1):
         return place == asked
     return all(wish in {1, found} for wish, found in zip(asked, place, strict=True))
 
 
 def can_hold(facts: CaptionFacts, item: Include, relation: str, other: Include) -> bool:
-    """Whether a relation is clear from the places, or still can be where only one side has them."""
+    """Whether the places satisfy a relation, or still can if only one side has places."""
     ours, theirs = (
         facts.groups[side["class"]].regions if side["class"] in facts.groups else []
         for side in (item, other)
@@ -156,14 +156,14 @@ def _clear(one: Region, other: Region, relation: str) -> bool:
 
 def _possible(facts: CaptionFacts, first: str, relation: str, second: str) -> bool:
     a, b = facts.groups.get(first), facts.groups.get(second)
-    # Captions say how things lie to each other only after saying where they are.
+    # Captions state relations only after places.
     if first == second or a is None or b is None or not (a.regions and b.regions):
         return False
     return all(_offset(x, y, relation)[0] >= 1 for x, y in product(a.regions, b.regions))
 
 
 def _offset(one: Region, other: Region, relation: str) -> tuple[int, int]:
-    """How far `one` lies from `other` in the relation's direction, and across it, in thirds."""
+    """Offset of `one` from `other` along the relation's direction and across it, in cells."""
     dx, dy = one[0] - other[0], one[1] - other[1]
     match relation:
         case "left of":

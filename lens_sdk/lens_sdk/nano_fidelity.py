@@ -1,4 +1,4 @@
-"""Offline fidelity of nano prompts: criteria looked up in what a caption says."""
+"""Offline fidelity check for nano prompts: looks criteria up in the facts a caption states."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ CHECKER = "nano-caption-reader"
 
 
 class NanoFidelityChecker:
-    """Looks the criteria of `NanoRubricWriter` up in a caption.
+    """Looks up the criteria of `NanoRubricWriter` in a caption.
 
-    Left out of the report are criteria that are not about the nano world, and requests for one
-    class in several colours, which the caption reader does not tell apart. A prompt with the
-    request's own words states all they ask for.
+    The report leaves out criteria that are not about the nano world, and requests for one class in
+    several colours, which the caption parser cannot distinguish. A prompt that contains the request
+    verbatim states everything the request asks for.
     """
 
     @property
     def fingerprint(self) -> str:
-        """The reader and its version."""
+        """Identifies the caption parser and its version."""
         return f"{CHECKER} {package_version()}"
 
     async def check(self, request: ImageRequest, prompt: str, rubric: Rubric) -> FidelityReport:
@@ -57,10 +57,10 @@ class NanoFidelityChecker:
 
 
 def statements(facts: Mapping[str, Any], caption: str) -> dict[str, Statement]:
-    """What a caption says about each check of a request, by the names of `atomic_checks`.
+    """Return what a caption states about each check of a request, by names of `atomic_checks`.
 
     Args:
-        facts: "include" and, where they are known, "exclude" and "background" of the request.
+        facts: "include" and, if known, "exclude" and "background" of the request.
         caption: The prompt.
     """
     include: list[Include] = list(facts.get("include") or ())

@@ -1,4 +1,4 @@
-"""Offline judging of nano pictures: criteria read from the request, answered by the detector."""
+"""Offline judging of nano images: reads criteria from the request and answers with a detector."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ _FACTS = ("include", "exclude", "background")
 
 
 class NanoRubricWriter:
-    """Reads a request within the nano world's vocabulary and asks for exactly what it says.
+    """Parses a request with the nano world's vocabulary, and asks for exactly what it says.
 
-    Words beyond that vocabulary become one more criterion, which the nano judge cannot tell, so
-    that a picture never counts as all that was asked for when only a part of it was understood.
+    Words outside that vocabulary become one more criterion, which the nano judge cannot tell. So an
+    image never counts as perfect if only part of the request was understood.
     """
 
     @property
     def fingerprint(self) -> str:
-        """The reader and its version."""
+        """Identifies the request parser and its version."""
         return f"{_AUTHOR} {package_version()}"
 
     async def write(self, request: ImageRequest) -> Rubric:
         """See `RubricWriter.write`.
 
         Raises:
-            JudgeError: The request names nothing the nano world knows.
+            JudgeError: The request names nothing in the nano world.
         """
         started = time.perf_counter()
         parsed = parse_request(request.text)
@@ -75,21 +75,21 @@ _UNREAD = "The detector reads no questions, only what NanoRubricWriter puts into
 
 
 class NanoJudge:
-    """Answers criteria of `NanoRubricWriter` from what the nano world's detector finds.
+    """Answers criteria of `NanoRubricWriter` with the nano world's detector.
 
-    Criteria that say nothing to the detector, such as those of a language model, are
+    Criteria that the detector does not understand, such as those from a language model, get
     "cannot_tell".
     """
 
     name = "nano-detector"
 
     def __init__(self) -> None:
-        # The detector draws its templates when it is first used; once is enough.
+        # The detector renders its templates on first use, which is needed only once.
         self._turns = Turns()
 
     @property
     def fingerprint(self) -> str:
-        """The detector's version."""
+        """Identifies the detector and its version."""
         return package_version()
 
     async def judge(self, image: GeneratedImage, rubric: Rubric) -> Verdict:
@@ -109,7 +109,7 @@ class NanoJudge:
 
 
 def _distinct(checks: Sequence[AtomicCheck], include: Sequence[Include]) -> list[AtomicCheck]:
-    """The checks that say something of their own: "exactly one cup" says that there is a cup."""
+    """Drop redundant checks: "exactly one cup" implies that there is a cup."""
     named = {check.name: check for check in checks}
     totals = Counter({item["class"]: 0 for item in include})
     for item in include:
@@ -166,7 +166,7 @@ def _answer(criterion: Criterion, observation: Observation) -> CriterionVerdict:
 
 
 def _source(check: AtomicCheck, text: str) -> str:
-    """The words of the request a check is about; the whole request where they are not found."""
+    """Return the words of the request that a check is about; the whole request if not found."""
     classes = [cls for cls in CLASSES if re.search(rf"\b{cls}\b", check.name)]
     spans = [span for cls in classes if (span := _phrase(cls, text)) is not None]
     if check.kind == "background":
@@ -179,7 +179,7 @@ def _source(check: AtomicCheck, text: str) -> str:
 
 
 def _phrase(cls: str, text: str) -> tuple[int, int] | None:
-    """Where a class is named, with its number, size and colour."""
+    """Find where a class is named, including its number, size and colour."""
     before = "|".join([*NUMBERS, *COLORS, *SIZES, "an?", "the", "big", "little", r"\d+"])
     found = re.search(rf"\b(?:(?:{before}) )*(?:{PLURALS[cls]}|{cls})\b", text, re.IGNORECASE)
     return found.span() if found else None

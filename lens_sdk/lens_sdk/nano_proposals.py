@@ -1,4 +1,4 @@
-"""A poor prompt for the rule-following reasoner, and sections to mend it with."""
+"""A poor prompt for the rule-following reasoner, and sections that improve it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POOR_PROMPT: Final = SystemPrompt(
         PromptSection(name="Length", text="Answer with one short sentence."),
     ),
 )
-"""Names what is asked for, with feeling and without its numbers, colours or places."""
+"""Asks for the objects and a mood, without their numbers, colours or places."""
 
 NANO_LIBRARY: Final[tuple[LibraryEntry, ...]] = (
     LibraryEntry(
@@ -82,4 +82,4 @@ NANO_LIBRARY: Final[tuple[LibraryEntry, ...]] = (
     LibraryEntry("Mood", "Set a mood and describe the atmosphere.", (), "pictures need feeling"),
     LibraryEntry("Mood", "", (), "feelings cannot be drawn"),
 )
-"""Good, useless and harmful sections in no order; what each does to pictures is not noted here."""
+"""Good, useless and harmful sections in no order; their effect on images is not marked here."""

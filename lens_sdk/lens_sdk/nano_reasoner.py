@@ -20,27 +20,27 @@ from lens_sdk.nano_words import foreign_words
 from lens_sdk.runtime import LensRuntime
 
 DENSE_WORDS = 25
-"""Requests of this many words describe their picture already and are left alone."""
+"""Requests of at least this many words are detailed enough and are not rewritten."""
 
 FREE_DRAFTS = 8
-"""Drafts in which the model chooses every word."""
+"""Number of drafts that the model writes entirely by itself."""
 
 LED_DRAFTS = 16
-"""Drafts after those whose first sentence, naming what was asked for, is given to it."""
+"""Number of further drafts that are given a first sentence naming what was asked for."""
 
 TEMPERATURE = 0.7
-"""Of all drafts; the likeliest words would put everything before the same background."""
+"""Temperature of all drafts; greedy sampling would always choose the same background."""
 
 PATIENCE = 3
-"""Drafts from one beginning before its last sentence is given up too."""
+"""Number of drafts from one beginning before its last sentence is dropped too."""
 
 MAX_NEW_TOKENS = 160
-"""Most tokens of a draft; the longest captions have about 100."""
+"""Maximum number of tokens of a draft; the longest captions have about 100."""
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """A prompt, who wrote it, and the tokens read and written on the way."""
+    """A prompt, who wrote it, and the tokens read and written for it."""
 
     prompt: str
     author: str
@@ -51,32 +51,32 @@ class _Outcome:
 class NanoReasoner:
     """Expands requests about the nano world into dense captions.
 
-    A small model drops and invents things, so every draft is read back and held against the
-    request: objects, counts, colours and relation must be there and nothing else. The sentences
-    before the first mistake are kept and the model writes on from there. If no draft ever passes,
-    the user's own words are drawn. `Rewrite.model` says which it was.
+    A small model omits and invents things, so every draft is parsed and checked against the
+    request: it must state the objects, counts, colours and relation, and nothing else. The
+    sentences before the first mistake are kept, and the model continues from there. If no draft
+    passes, the request itself is the prompt. `Rewrite.model` says which it was.
     """
 
     def __init__(self, runtime: LensRuntime, *, seed: int = 0) -> None:
-        """Write with the text encoder of `runtime`.
+        """Use the text encoder of `runtime`.
 
         Args:
-            runtime: The model; loaded when the first request comes.
-            seed: Seed of the drafts; the same request gets the same ones.
+            runtime: The model; loaded on the first request.
+            seed: Seed of the drafts; the same request gets the same drafts.
         """
         self._runtime = runtime
         self._seed = seed
 
     @property
     def fingerprint(self) -> str:
-        """The weights and the seed of the drafts."""
+        """Identifies the weights and the seed of the drafts."""
         return f"nano-reasoner {self._runtime.fingerprint} seed {self._seed}"
 
     async def rewrite(self, request: ImageRequest) -> Rewrite:
         """See `Reasoner.rewrite`.
 
         Raises:
-            GeneratorError: The model cannot be loaded or has no head to write with.
+            GeneratorError: The model cannot be loaded or has no language model head.
         """
         started = time.perf_counter()
         abandoned = threading.Event()
@@ -120,7 +120,7 @@ class NanoReasoner:
                 break
             if number >= FREE_DRAFTS and not beginning.startswith(led_by):
                 beginning, tries = led_by, 0
-            # Taken for a draft, not for all of them, so that pictures are drawn in between.
+            # Locked for one draft at a time, so that images can be generated in between.
             with self._runtime.exclusive() as pipeline:
                 draft = write_draft(
                     pipeline,
@@ -141,7 +141,7 @@ class NanoReasoner:
 def _next_beginning(
     check: Faithfulness, draft: Draft, beginning: str, tries: int
 ) -> tuple[str, int]:
-    """What to keep of a faulty draft, and how often it has been tried."""
+    """Return what to keep of a faulty draft, and how often that has been tried."""
     good = check.good_start(draft.text)
     if len(good) > len(beginning) and not (draft.complete and good == draft.text):
         return good, 0

@@ -1,4 +1,4 @@
-"""The offline reviser: another draft of the nano model, or the wanted facts in plain sentences."""
+"""The offline reviser: another draft from the nano model, or added plain sentences."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _STRESSED = "nano-reviser: wanted facts added"
 class NanoReviser:
     """Writes another caption for the same request.
 
-    Where the offline reasoner writes captions, another draft is taken: it says the same and puts
-    things elsewhere, at other sizes, before another background, which may be easier to draw.
-    Requests that are drawn in the user's own words get a sentence for each fact that was not met.
+    For requests that the offline reasoner rewrites, it takes another draft. That draft says the
+    same with other places, sizes or background, which may be easier to generate. For requests
+    used verbatim as the prompt, it adds a sentence for each fact that was not met.
     """
 
     def __init__(self, runtime: LensRuntime, *, seed: int = 0) -> None:
-        """Write with the text encoder of `runtime`.
+        """Use the text encoder of `runtime`.
 
         Args:
-            runtime: The model; loaded when the first prompt is revised.
+            runtime: The model; loaded on the first revision.
             seed: Seed of the drafts; the same prompt gets the same revision.
         """
         self._runtime = runtime
@@ -36,7 +36,7 @@ class NanoReviser:
 
     @property
     def fingerprint(self) -> str:
-        """The weights and the seed of the drafts."""
+        """Identifies the weights and the seed of the drafts."""
         return f"nano-reviser {self._runtime.fingerprint} seed {self._seed}"
 
     async def revise(
@@ -45,8 +45,8 @@ class NanoReviser:
         """See `Reviser.revise`.
 
         Raises:
-            JudgeError: There is nothing to say that the prompt does not say already.
-            GeneratorError: The model cannot be loaded or has no head to write with.
+            JudgeError: There is nothing to add that the prompt does not already say.
+            GeneratorError: The model cannot be loaded or has no language model head.
         """
         reasoner = NanoReasoner(
             self._runtime, seed=self._seed + zlib.crc32(current.prompt.encode())
@@ -66,7 +66,7 @@ class NanoReviser:
 
 
 def _facts(text: str, problems: Sequence[Problem]) -> Iterator[str]:
-    """A sentence for each thing of a request that some problem is about."""
+    """Yield a sentence for each object in the request that a problem is about."""
     asked: dict[str, Any] = parse_request(text) or {"include": []}
     include: list[Include] = asked["include"]
     names = {problem.criterion for problem in problems}

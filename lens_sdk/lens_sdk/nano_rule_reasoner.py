@@ -1,4 +1,4 @@
-"""An offline reasoner that does what its system prompt says, and only that."""
+"""An offline reasoner that follows its system prompt literally."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _AUTHOR = "nano-rule-reasoner"
 
 
 class NanoRuleReasoner:
-    """Follows a system prompt to the letter, without a model.
+    """Follows a system prompt literally, without a model.
 
-    Its captions name what the request asks for. Everything else about them follows from the
-    prompt: each sentence that is about numbers, colours, places, relations, sizes, the background
-    and so on (see `nano_rules`) asks for that topic or forbids it. So a prompt can be good or bad
-    for a generator, and the effect of every change to it can be explained.
+    Its captions name what the request asks for. Everything else in them follows from the prompt:
+    each sentence about numbers, colours, places, relations, sizes, the background and so on (see
+    `nano_rules`) asks for that topic or forbids it. So a prompt can be good or bad for a generator,
+    and the effect of every change to it can be explained.
 
-    It stands in for a language model where there is none: it shows what a prompt study does with
-    real pictures, and nothing of how well language models follow instructions.
+    It replaces a language model where there is none. It shows what a prompt study does with real
+    images, but not how well language models follow instructions.
     """
 
     def __init__(self, prompt: SystemPrompt) -> None:
@@ -33,15 +33,15 @@ class NanoRuleReasoner:
 
     @property
     def fingerprint(self) -> str:
-        """The writer, its version and the prompt it follows."""
+        """Identifies the writer, its version and the prompt it follows."""
         return f"{_AUTHOR} {package_version()} {self.system_prompt.label}"
 
     def with_system_prompt(self, prompt: SystemPrompt) -> NanoRuleReasoner:
-        """One that follows another prompt."""
+        """Return a reasoner that follows another prompt."""
         return NanoRuleReasoner(prompt)
 
     async def rewrite(self, request: ImageRequest) -> Rewrite:
-        """See `Reasoner.rewrite`; requests about other things than the nano world's stay."""
+        """See `Reasoner.rewrite`; requests about anything outside the nano world are unchanged."""
         started = time.perf_counter()
         known = parse_request(request.text) is not None
         prompt = request.text

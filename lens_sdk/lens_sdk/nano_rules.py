@@ -1,4 +1,4 @@
-"""Rules of writing, read from the sentences of a system prompt."""
+"""Writing rules, parsed from the sentences of a system prompt."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Topic = Literal[
     "company",
     "brief",
 ]
-"""What a rule can be about; "alone" is that nothing else is in the picture, "company" that
-something is, and "brief" that one sentence must do."""
+"""What a rule can be about. "alone": nothing else is in the image. "company": something else is.
+"brief": a single sentence."""
 
 _WORDS: Final[tuple[tuple[Topic, str], ...]] = (
     ("count", r"\bnumbers?\b|\bcounts?\b|\bhow many\b"),
@@ -55,25 +55,25 @@ _IMPLIED: Final[dict[Topic, Topic]] = {"every color": "color", "large size": "si
 
 @dataclass(frozen=True)
 class WritingRules:
-    """What a writer who follows a prompt to the letter does.
+    """What a writer that follows a prompt literally does.
 
     Attributes:
-        topics: What it writes about; everything else it leaves out.
+        topics: The topics it writes about; it leaves out all others.
     """
 
     topics: frozenset[Topic] = frozenset()
 
     def __contains__(self, topic: Topic) -> bool:
-        """Whether a topic is to be written about."""
+        """Whether to write about a topic."""
         return topic in self.topics
 
 
 def read_rules(prompt: SystemPrompt) -> WritingRules:
-    """The rules of a prompt: one for every sentence that names a topic.
+    """Parse a prompt's rules: one for every sentence that names a topic.
 
-    A sentence with "not", "never", "without" and the like forbids its topics, any other asks for
-    them; a later sentence overrides an earlier one. Sentences about nothing known are ignored, as
-    are the names of sections.
+    A sentence with "not", "never", "without" and the like forbids its topics; any other asks for
+    them. Later sentences override earlier ones. Sentences without a known topic and section names
+    are ignored.
     """
     topics: set[Topic] = set()
     for section in prompt.sections:

@@ -1,4 +1,4 @@
-"""Telling what of a request the nano world has no picture of."""
+"""Finds the words of a request that the nano world does not know."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ _KNOWN = frozenset(
 
 
 def foreign_words(text: str) -> list[str]:
-    """The words of a request that say nothing the nano world can draw or check, in their order."""
+    """Return a request's words that the nano world cannot generate or check, in order."""
     words = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", text.lower())
     return list(dict.fromkeys(word for word in words if word not in _KNOWN))

@@ -1,4 +1,4 @@
-"""Writing captions for the nano model by rule: as much of a picture as the rules ask for."""
+"""Writes captions for the nano model by rule, as detailed as the rules ask for."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ _TRIES: Final = 400
 class RuleWriter:
     """Writes one caption of a request.
 
-    What the request leaves open is drawn at random, each kind of choice from numbers of its own:
-    two sets of rules under the same seed differ in what they say and in nothing else.
+    Whatever the request leaves open is chosen at random, with separate random numbers for each kind
+    of choice: with the same seed, two sets of rules differ only in what they state.
 
     Args:
-        text: A request that names something of the nano world.
+        text: A request that names something in the nano world.
         rules: What to write about.
-        seed: Seed of what is left open.
+        seed: Seed of the random choices.
 
     Raises:
-        ValueError: The request names nothing of the nano world.
+        ValueError: The request names nothing in the nano world.
     """
 
     def __init__(self, text: str, rules: WritingRules, seed: int) -> None:
@@ -71,7 +71,7 @@ class RuleWriter:
         self._regions = self._layout()
 
     def write(self) -> str:
-        """The caption."""
+        """Return the caption."""
         sentences = list(self._sentences())
         return sentences[0] if "brief" in self._rules else " ".join(sentences)
 
@@ -165,7 +165,7 @@ class RuleWriter:
         return {"class": rng.choice([cls for cls in CLASSES if cls not in asked]), "count": 1}
 
     def _layout(self) -> list[list[Region]]:
-        """A third of the picture for every object, so that all relations hold; empty if none do."""
+        """Choose a grid cell for every object so that all relations hold; empty if impossible."""
         free = list(product(range(3), range(3)))
         counts = [item["count"] for item in self._include]
         if sum(counts) > len(free):

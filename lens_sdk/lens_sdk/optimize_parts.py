@@ -1,4 +1,4 @@
-"""The parts of a prompt study chosen by name."""
+"""The parts of a prompt study, chosen by name."""
 
 from __future__ import annotations
 
@@ -52,27 +52,27 @@ STRATEGIES: dict[str, Strategy] = {
     "beam": RandomSearch(beam=3, children=2, name="beam"),
     "gepa": GepaEngine(),
 }
-"""Strategies by the name on the command line, with their defaults."""
+"""Strategies by command-line name, with their defaults."""
 
 PROPOSER_SETTING = "--proposer openai:{model}, or LLMProposer(OpenAIChat('{model}'))"
-"""What a user changes to have edits proposed by another model."""
+"""The setting that chooses another model for proposing edits."""
 
 
 @dataclass(frozen=True)
 class StudyParts:
-    """What a study is put together from.
+    """The parts of a study.
 
     Attributes:
-        reasoner: Whose system prompt it is.
-        generators: What draws.
-        judge: Scores pictures.
-        rubric_writer: Writes the criteria of requests that have none.
-        fidelity: Tells whose fault a failure is; None means by words.
+        reasoner: The reasoner whose system prompt is improved.
+        generators: The image generators.
+        judge: Scores images.
+        rubric_writer: Writes criteria for requests that have none.
+        fidelity: Finds which part caused a failure; None compares words.
         proposer: Suggests edits.
         clusterer: Names failure modes.
-        seed_prompt: What to start from if the user names nothing.
-        reasoner_model: The paid language model that rewrites, if one does.
-        judge_model: The one that judges.
+        seed_prompt: The prompt to start from if the user gives none.
+        reasoner_model: The paid language model that rewrites, if there is one.
+        judge_model: The paid language model that judges, if there is one.
     """
 
     reasoner: PromptedReasoner
@@ -88,10 +88,10 @@ class StudyParts:
 
 
 def choose_strategy(name: str) -> Strategy:
-    """The strategy of a name.
+    """Return the strategy with a name.
 
     Raises:
-        UnknownPartError: There is none.
+        UnknownPartError: There is no such strategy.
     """
     if name not in STRATEGIES:
         raise UnknownPartError(
@@ -109,23 +109,23 @@ def choose_parts(
     proposer: str = "auto",
     provider: ChatOptions | None = None,
 ) -> StudyParts:
-    """The parts that names mean; nothing is loaded yet.
+    """Return the parts for the given names; nothing is loaded yet.
 
-    Where every generator is lens-nano and nothing else is asked for, all parts are offline: a
-    reasoner that follows its prompt by rules, the nano world's judge, and proposals from a library.
+    If every generator is lens-nano and nothing else is asked for, all parts are offline: a reasoner
+    that follows its prompt by rules, the nano world's judge, and proposals from a library.
 
     Args:
-        generators: Choices of `choose_generator`.
-        reasoner: `auto`, `rules` (the offline rule follower of the nano world), `openai`,
+        generators: Names for `choose_generator`.
+        reasoner: `auto`, `rules` (the nano world's offline rule follower), `openai`,
             `openai:MODEL`, `local`, `gguf` or `gguf:FILE`.
         judge: `auto`, `nano`, `openai` or `openai:MODEL`.
-        rubric: Who writes criteria: `auto`, for whoever goes with the judge, or as `judge`.
+        rubric: The rubric writer: `auto`, for the one that belongs to the judge, or as `judge`.
         proposer: `auto`, `library` (sections for the nano world), `openai` or `openai:MODEL`.
         provider: Server, key and prices of the language models chosen by name.
 
     Raises:
         UnknownModelError: There is no such generator.
-        UnknownPartError: A part that is not on offer, or cannot be given a system prompt.
+        UnknownPartError: A part is unknown, or does not take a system prompt.
         MissingKeyError: A language model is needed and there is no key for it.
     """
     drawing = tuple(choose_generator(name) for name in generators)
@@ -174,7 +174,7 @@ def _reasoner(
 
 
 def _paid_model(choice: str, default: str) -> str | None:
-    """The language model behind OpenAI's API that a choice means; None if it is no such choice."""
+    """Return the OpenAI API model of a choice; None if it is not one."""
     kind, _, model = choice.partition(":")
     return model or default if kind in {"auto", "openai"} else None
 

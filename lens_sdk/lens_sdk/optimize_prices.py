@@ -1,4 +1,4 @@
-"""What the parts of a prompt study cost, as far as it is known before anything is paid for."""
+"""Estimates what the parts of a prompt study cost, before anything is paid for."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from lens_reasoner.prices import NO_PRICES, PriceTable, openai_prices, price_tab
 from lens_reasoner.settings import rules_of
 
 REWRITE_TOKENS = (1500, 500)
-"""Tokens read and written for a rewrite by a usual system prompt, hidden reasoning included."""
+"""Tokens read and written per rewrite with a typical system prompt, including reasoning."""
 
 JUDGE_TOKENS = (1800, 500)
-"""Tokens of a judgement: a picture of a megapixel, half a dozen criteria, evidence for each."""
+"""Tokens per judgement: a one-megapixel image and six criteria, each with evidence."""
 
 
 class PricedGenerator:
-    """A generator whose pictures have a price that it does not state itself.
+    """A generator with a price per image that it does not state itself.
 
-    For servers of one's own: 0 if they are paid for anyway, or what a picture is reckoned to cost.
+    For your own servers: 0 if they are paid for anyway, or your estimate of the cost per image.
     """
 
     def __init__(self, generator: Generator, usd: float) -> None:
         """Set the price.
 
         Args:
-            generator: What draws.
-            usd: Dollars per picture; it replaces what the generator says only if that is unknown.
+            generator: The generator.
+            usd: US dollars per image; used only if the generator's own cost is unknown.
         """
         self._generator = generator
         self._usd = usd
@@ -59,7 +59,7 @@ class PricedGenerator:
 
     @property
     def fingerprint(self) -> str:
-        """That of the generator; a price changes no picture."""
+        """The generator's fingerprint, as the price does not affect images."""
         return fingerprint(self._generator) or ""
 
     async def generate(
@@ -90,17 +90,17 @@ def unit_prices(
     image_usd: float | None,
     provider: ChatOptions | None,
 ) -> UnitPrices:
-    """Prices per call, from typical numbers of tokens and the prices of the models.
+    """Return prices per call, from typical numbers of tokens and the prices of the models.
 
     Args:
-        budget: If it limits dollars, every model must have a price.
-        reasoner_model: The language model that rewrites; None if that is free.
-        judge_model: The one that judges.
-        image_usd: Price of a picture; None if it is unknown or free.
-        provider: Where the models are.
+        budget: The budget; if it limits dollars, every model must have a price.
+        reasoner_model: The language model that rewrites; None if rewriting is free.
+        judge_model: The language model that judges; None if judging is free.
+        image_usd: Price of an image in US dollars; None if it is unknown or free.
+        provider: Server, key and prices of the models.
 
     Raises:
-        UnknownCostError: If dollars are limited and a model has no price.
+        UnknownCostError: The budget limits dollars, but a model has no price.
     """
     table = _table(provider)
     found = {

@@ -1,4 +1,4 @@
-"""A prompt study from names and files, in a folder that holds all it takes to go on."""
+"""Runs a prompt study from names and files, in a folder from which it can be resumed."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ from lens_sdk.optimize_parts import StudyParts, choose_parts, choose_strategy
 from lens_sdk.optimize_prices import PricedGenerator, unit_prices
 
 ORDER_FILE = "order.json"
-"""What was asked for: the order of a run that `lens optimize --resume` goes on with."""
+"""The order of a run, which `lens optimize --resume` reads."""
 
 REQUESTS_FILE = "requests.json"
 SEED_FILE = "seed.json"
 
 
 class StudyOrder(Value):
-    """What a study is to do, by names; see `lens optimize --help` for the choices.
+    """What a study should do, by names; see `lens optimize --help` for the choices.
 
     Attributes:
-        generators: One or several.
-        reasoner: Who rewrites.
-        judge: Who judges.
-        rubric: Who writes the criteria.
-        proposer: Who suggests edits.
-        strategy: How to search.
-        budget: Limits over everything.
-        random_seed: Everything drawn at random follows from it.
-        alpha: Chance that a prompt is accepted that is no better.
-        min_gain: Gain in mean score, in [0, 1), that must be exceeded.
-        gate_pictures: Pictures per request and prompt where challengers are tested.
-        test_pictures: Pictures per test request, prompt and generator.
-        show_pictures: Whether the proposer sees failed pictures.
-        image_usd: Price of a picture by a generator that does not say what it costs.
-        concurrency: Most calls of one part at a time.
+        generators: One or more generators.
+        reasoner: The reasoner.
+        judge: The judge.
+        rubric: The rubric writer.
+        proposer: The part that proposes edits.
+        strategy: The search strategy.
+        budget: Limits on the whole study.
+        random_seed: Determines all random choices.
+        alpha: Probability of accepting a prompt that is no better.
+        min_gain: The gain in mean score, in [0, 1), that must be exceeded.
+        gate_pictures: Images per request and prompt when testing challengers.
+        test_pictures: Images per test request, prompt and generator.
+        show_pictures: Whether the proposer sees failed images.
+        image_usd: Price in US dollars of an image whose generator does not state its cost.
+        concurrency: Maximum number of concurrent calls per part.
     """
 
     generators: tuple[str, ...] = Field(min_length=1)
@@ -78,7 +78,7 @@ class StudyOrder(Value):
 
 
 class OptimizeRun:
-    """One study, in its folder.
+    """One study and its folder.
 
     Example:
         ```python
@@ -114,19 +114,19 @@ class OptimizeRun:
         seed: SystemPrompt | str | Path | None = None,
         provider: ChatOptions | None = None,
     ) -> OptimizeRun:
-        """Put a study together; nothing is loaded, paid for or written yet.
+        """Set up a study; nothing is loaded, paid for or written yet.
 
         Args:
-            order: What to do.
-            folder: Where everything goes.
+            order: What the study should do.
+            folder: Folder for all files of the study.
             prompts: The requests.
             seed: The prompt to start from, or its file; None means the built-in one.
-            provider: Server, key and prices of the language models; None asks the environment.
+            provider: Server, key and prices of the language models; None reads the environment.
 
         Raises:
-            RunDirectoryError: If `folder` holds a run already.
-            PromptSetError: If there are too few requests.
-            UnknownPartError: If a name means nothing, and others of `choose_parts`.
+            RunDirectoryError: `folder` already holds a run.
+            PromptSetError: There are too few requests.
+            UnknownPartError: A name is unknown; see `choose_parts` for further errors.
         """
         folder = Path(folder)
         if (folder / ORDER_FILE).exists():
@@ -148,15 +148,15 @@ class OptimizeRun:
         budget: dict[str, float | None] | None = None,
         provider: ChatOptions | None = None,
     ) -> OptimizeRun:
-        """The run of a folder, to go on with or to look at again.
+        """Open the run in a folder, to resume or inspect it.
 
         Args:
-            folder: The folder.
-            budget: Limits to change, by name; None leaves one as it is.
-            provider: As for `begin`.
+            folder: The folder of the run.
+            budget: Limits to change, by name; None leaves a limit unchanged.
+            provider: See `begin`.
 
         Raises:
-            RunDirectoryError: If there is no run there.
+            RunDirectoryError: There is no run in the folder.
         """
         folder = Path(folder)
         try:
@@ -176,19 +176,19 @@ class OptimizeRun:
 
     @cached_property
     def study(self) -> PromptStudy:
-        """The study; some generators are loaded to learn which they are.
+        """The study; loads some generators to identify them.
 
         Raises:
-            GeneratorError: If one cannot be loaded.
+            GeneratorError: A generator cannot be loaded.
         """
         return _study(self.order, self._prompts, self._parts)
 
     def load(self) -> None:
-        """Load what draws on this machine, which blocks; looks at the budget first.
+        """Load local generators, which blocks; checks the budget first.
 
         Raises:
-            BudgetError: If it does not even pay for the final claim.
-            GeneratorError: If a generator cannot be loaded.
+            BudgetError: The budget does not even cover the final test.
+            GeneratorError: A generator cannot be loaded.
         """
         images, needed = self.order.budget.images, self.estimate().plan.test
         if images is not None and images <= needed:
@@ -200,10 +200,10 @@ class OptimizeRun:
             load_generator(generator)
 
     def estimate(self) -> StudyEstimate:
-        """What the budget will buy, before anything is paid for.
+        """Estimate what the budget allows, before anything is paid for.
 
         Raises:
-            UnknownCostError: If dollars are limited and a language model has no price.
+            UnknownCostError: The budget limits dollars, but a language model has no price.
         """
         return self.study.estimate(
             self.order.budget, prices=self._prices(), random_seed=self.order.random_seed
@@ -221,12 +221,12 @@ class OptimizeRun:
     async def run(
         self, *, on_progress: ProgressCallback | None = None, stop: StopSwitch | None = None
     ) -> StudyResult:
-        """Run the study to its end, over what the folder holds already.
+        """Run the study to its end, continuing from what the folder already holds.
 
         Raises:
-            BudgetError: As `load` does.
-            GeneratorError: As `load` does.
-            StudyInterruptedError: If a service is out or `stop` was pressed; it can be resumed.
+            BudgetError: See `load`.
+            GeneratorError: See `load`.
+            StudyInterruptedError: A service is unavailable or `stop` was set; it can be resumed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(self.load)

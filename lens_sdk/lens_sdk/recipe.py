@@ -1,4 +1,4 @@
-"""What a picture of a local Lens model says about its making, beyond prompt, seed and settings."""
+"""Data needed to reproduce a local Lens image, besides prompt, seed and settings."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 MAKER = "lens"
 
 LARGEST_EMBEDDED = 2**22
-"""Bytes; a larger starting picture is known by its SHA-256 and has to be given again."""
+"""In bytes; of a larger starting image only the SHA-256 is kept, so it must be supplied again."""
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file that drawing started from.
+    """A file that generation started from.
 
     Attributes:
-        sha256: Of the file.
-        data: The file; None if it was too large to be kept.
+        sha256: SHA-256 of the file.
+        data: The content of the file; None if it was too large to keep.
     """
 
     sha256: str
@@ -37,18 +37,18 @@ class SourceFile:
 
     @classmethod
     def of(cls, data: bytes) -> Self:
-        """What is kept of a file."""
+        """Keep a file's hash and, if it is small enough, its content."""
         kept = data if len(data) <= LARGEST_EMBEDDED else None
         return cls(hashlib.sha256(data).hexdigest(), kept)
 
     def as_json(self) -> dict[str, JsonValue]:
-        """JSON values, the file in base64."""
+        """Return JSON values, with the file in base64."""
         data = None if self.data is None else base64.b64encode(self.data).decode()
         return {"sha256": self.sha256, "file": data}
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> Self:
-        """From what `as_json` gave."""
+        """Read the values that `as_json` returned."""
         text = values["file"]
         return cls(values["sha256"], None if text is None else base64.b64decode(text))
 
@@ -65,18 +65,18 @@ def make_recipe(
     image: SourceFile | None = None,
     mask: SourceFile | None = None,
 ) -> dict[str, JsonValue]:
-    """JSON values for `GeneratedImage.recipe`.
+    """Return the JSON values for `GeneratedImage.recipe`.
 
     Args:
-        model: Whose weights draw.
-        pipeline: Loaded from them.
-        settings: What was really used.
-        date: What the text encoder believed the day to be.
-        batch: Seeds of all pictures that were drawn together, as their number moves the last bits.
-        index: Which of them this picture is.
-        speed: Name of the speed plan it was drawn with.
-        image: What it started from.
-        mask: Where that could change.
+        model: The model whose weights were used.
+        pipeline: The pipeline loaded from it.
+        settings: The settings actually used.
+        date: The date given to the text encoder.
+        batch: Seeds of all images generated together; the batch size changes the last bits.
+        index: The image's position in `batch`.
+        speed: Name of the speed plan used.
+        image: The starting image.
+        mask: The mask: where the starting image could change.
     """
     strength = settings.extra.get("strength")
     return {
@@ -102,6 +102,6 @@ def make_recipe(
 
 
 def _short_hash(model: LensModel) -> str | None:
-    """The first digits of the denoiser's SHA-256, where it is one file and known."""
+    """First digits of the denoiser's SHA-256, if it is a single file with a known hash."""
     found = [what["sha256"] for name, what in model.weights.items() if name.startswith("transf")]
     return found[0][:10] if len(found) == 1 and found[0] else None

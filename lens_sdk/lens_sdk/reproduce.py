@@ -1,4 +1,4 @@
-"""Making a saved picture again from what its file says, and saying whether it is the same."""
+"""Generates a saved image again from the record in its file, and compares the pixels."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PixelDifference:
-    """How far two pictures of one size are apart.
+    """The difference between two images of the same size.
 
     Attributes:
-        pixels: How many differ in any colour.
-        total: How many there are.
-        largest: Largest difference of a colour, of 255.
+        pixels: Number of pixels that differ in any channel.
+        total: Number of pixels.
+        largest: Largest difference in a channel, in [0, 255].
     """
 
     pixels: int
@@ -42,20 +42,20 @@ class PixelDifference:
 
     @classmethod
     def of(cls, first: np.ndarray, second: np.ndarray) -> PixelDifference:
-        """Of two arrays `[H, W, 3]` of bytes."""
+        """Compare two arrays `[H, W, 3]` of bytes."""
         apart = abs(first.astype(int) - second.astype(int)).max(axis=2)
         return cls(int((apart > 0).sum()), int(apart.size), int(apart.max()))
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A picture made again.
+    """An image that was generated again.
 
     Attributes:
-        original: The picture of the file.
-        again: The new one.
-        difference: Of their pixels.
-        changes: What is not as it was when the original was made, such as the weights.
+        original: The image in the file.
+        again: The new image.
+        difference: The difference between their pixels.
+        changes: What has changed since the original was made, such as the weights.
     """
 
     original: GeneratedImage
@@ -77,25 +77,25 @@ def reproduce(
     mask: str | Path | None = None,
     loras: Sequence[tuple[Path, float]] = (),
 ) -> Reproduction:
-    """Make a saved picture again and compare the pixels.
+    """Generate a saved image again and compare the pixels.
 
-    What a local Lens model drew says all it takes: prompt, seed, settings, weights, date, the seeds
-    it shared a batch with, and the picture it started from. Pictures of other generators can be
-    tried with `model`, if they took a seed.
+    The record of a local Lens image has all that is needed: prompt, seed, settings, weights, date,
+    the seeds of its batch, and the image it started from. Images from other generators can be tried
+    with `model`, if they have a seed.
 
     Args:
-        path: A picture written by `GeneratedImage.save` or the command line.
-        model: What draws; the model of the record by default, which is not known by its path.
-        image: The picture it started from, if that was too large to be kept in the file.
-        mask: The mask, if that was.
-        loras: Files or folders and weights of the LoRAs it was drawn with, in their order; the file
-            knows them by SHA-256 only.
+        path: An image written by `GeneratedImage.save` or the command line.
+        model: The model or generator; by default the recorded model, which has no path.
+        image: The starting image, if it was too large to be kept in the file.
+        mask: The mask, if it was too large to be kept in the file.
+        loras: Files or folders and weights of the LoRAs it was generated with, in the same order;
+            the record has only their SHA-256.
 
     Raises:
-        ImageFileError: The file says nothing about its making.
-        ReproductionError: It says too little, or another file was given than it was made with.
-        MissingWeightsError: The weights of its model are not on this machine.
-        GeneratorError: Drawing failed.
+        ImageFileError: The file has no record of how it was made.
+        ReproductionError: The record is incomplete, or a given file is not the original one.
+        MissingWeightsError: The model's weights are not on this machine.
+        GeneratorError: Generation failed.
     """
     original = GeneratedImage.load(path)
     recipe = original.recipe
@@ -135,7 +135,7 @@ def _generator(
 
 
 def _plan(generator: Generator, recipe: Mapping[str, Any]) -> None:
-    """Share memory and take the paths as then, unless that was on another kind of device."""
+    """Use the recorded memory and speed plans, unless the kind of device differs."""
     if not isinstance(generator, LocalLensGenerator) or generator.runtime.loaded:
         return
     from lens_core.memory.choose import default_device
@@ -167,7 +167,7 @@ def _from_source(
 
 
 def _source(name: str, kept: dict[str, Any], given: str | Path | None) -> bytes:
-    """The file that drawing started from: the one in the record, or the same given again."""
+    """Return a starting file: the recorded one, or the same file given again."""
     source = SourceFile.read(kept)
     if given is None:
         if source.data is None:
@@ -188,7 +188,7 @@ def _source(name: str, kept: dict[str, Any], given: str | Path | None) -> bytes:
 
 
 def _changes(recipe: Mapping[str, Any], generator: Generator) -> tuple[str, ...]:
-    """What is not as it was, in words."""
+    """Describe what has changed since the image was made."""
     found: list[str] = []
     model = lens_model(generator)
     if recipe.get("maker") != MAKER or model is None:

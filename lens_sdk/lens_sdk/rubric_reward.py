@@ -1,4 +1,4 @@
-"""A training reward from a judge: the share of a prompt's rubric that a picture fulfils."""
+"""A training reward from a judge: the fraction of a prompt's rubric that an image meets."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from lens_reasoner import (
 
 
 class RubricReward:
-    """Scores pictures by a rubric: the prompt's own, or one that is written for it once.
+    """Scores images by a rubric: the prompt's own, or one written once for the prompt.
 
-    A prompt brings its rubric as the fact "rubric", a list of `Criterion` fields; the criterion of
-    structural integrity is added. Criteria the judge cannot tell count neither for nor against,
-    and a picture without any answer has no score.
+    A prompt's own rubric is its fact "rubric", a list of `Criterion` fields; the criterion of
+    structural integrity is added. Criteria that the judge cannot tell are ignored, and an image
+    without any answer has no score.
 
     Args:
-        judge: Looks at the pictures.
+        judge: Judges the images.
         writer: Writes rubrics for prompts without one.
     """
 
@@ -48,11 +48,11 @@ class RubricReward:
         self._written: dict[str, asyncio.Task[Rubric]] = {}
 
     async def score(self, image: Image.Image, prompt: Prompt) -> Score | None:
-        """See `lens_core.training.rewards.Reward`; the parts are pass rates by kind.
+        """See `lens_core.training.rewards.Reward`; the parts are pass rates by kind of criterion.
 
         Raises:
-            JudgeError: No rubric or no verdict could be had.
-            ParameterError: The prompt's rubric is not one.
+            JudgeError: The rubric could not be written, or the image not judged.
+            ParameterError: The prompt's rubric is invalid.
         """
         rubric = await self._rubric(prompt)
         picture = GeneratedImage.from_pil(
@@ -72,7 +72,7 @@ class RubricReward:
             self._written[prompt.text] = asyncio.ensure_future(self._writer.write(request))
         task = self._written[prompt.text]
         try:
-            # A picture that runs out of time must not take the rubric away from the others.
+            # Shared by several images: a timeout of one must not cancel it for the others.
             return await asyncio.shield(task)
         except Exception:
             self._written.pop(prompt.text, None)
@@ -84,17 +84,17 @@ def rubric_reward(
     rubric_model: str | None = None,
     mode: Literal["per_criterion", "one_call"] = "per_criterion",
 ) -> RubricReward:
-    """The reward of the recipe, for `reward: lens_sdk.rubric_reward:rubric_reward` in a config.
+    """The recipe's reward, for `reward: lens_sdk.rubric_reward:rubric_reward` in a config.
 
     Args:
-        judge_model: A model that sees, behind OpenAI's API or a server that speaks it; None means
-            the usual one.
-        rubric_model: Writes rubrics for prompts without one; None means the usual one.
-        mode: Ask about each criterion by itself, as the recipe does, or about all in one call.
+        judge_model: A vision model behind OpenAI's API or a compatible server; None means the
+            default.
+        rubric_model: Writes rubrics for prompts without one; None means the default.
+        mode: Whether to ask about each criterion separately, as the recipe does, or all at once.
 
     Raises:
-        MissingKeyError: There is no key for the models.
-        ParameterError: Another mode.
+        MissingKeyError: There is no API key for the models.
+        ParameterError: The mode is unknown.
     """
     chat = None if judge_model is None else OpenAIChat(judge_model)
     writer = LLMRubricWriter(None if rubric_model is None else OpenAIChat(rubric_model))

@@ -144,7 +144,7 @@ class Settings(Value):
             **arguments: Values by field, which override all others; None counts as not given.
 
         Raises:
-            SettingsError: A value is invalid or a file cannot be read; the message names the source.
+            SettingsError: A value is invalid or a file cannot be read; the message says where.
         """
         from lens_sdk.settings_sources import load_settings
 

@@ -83,7 +83,7 @@ def load_settings(
         **arguments: Values that override all others; None counts as not given.
 
     Raises:
-        SettingsError: A value is invalid or a file cannot be read; the message names the source.
+        SettingsError: A value is invalid or a file cannot be read; the message says where.
     """
     environ = os.environ if environ is None else environ
     known: dict[str, tuple[Any, Source]] = {}

@@ -1,4 +1,4 @@
-"""Commands that are shown for people to give."""
+"""Formats commands that are shown to users."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 
 
 def shell_word(text: str) -> str:
-    """A word of a command line, quoted where it has to be.
+    """Return a word for a command line, quoted if necessary.
 
-    Windows' two shells agree on double quotes alone, and its paths need none for their backslashes.
+    Windows' two shells agree only on double quotes, and backslashes in paths need no quotes there.
     """
     return subprocess.list2cmdline([text]) if sys.platform == "win32" else shlex.quote(text)

@@ -1,4 +1,4 @@
-"""Telling a reasoner something else: a system prompt of one's own, or one that was optimised."""
+"""Gives a reasoner another system prompt: the user's own, or an optimised one."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from lens_sdk.errors import UnknownPartError
 
 
 def prompted(reasoner: Reasoner | None, prompt: SystemPrompt | str | Path) -> Reasoner:
-    """A reasoner like this one that follows `prompt`.
+    """Return a copy of a reasoner that follows `prompt`.
 
-    The offline reasoner of the nano world reads no system prompt; the rule follower takes its
-    place, which is what `lens optimize` improves prompts for there.
+    The nano world's offline reasoner has no system prompt, so the rule-following reasoner replaces
+    it: the one whose prompts `lens optimize` improves.
 
     Args:
-        reasoner: Whom to tell.
-        prompt: The prompt, or its file: a prompt card of `lens optimize`, .json or .md.
+        reasoner: The reasoner to copy.
+        prompt: The prompt, or a file with it: a prompt card from `lens optimize`, .json or .md.
 
     Raises:
-        UnknownPartError: If the reasoner has no system prompt.
-        PromptFileError: If the file holds none.
+        UnknownPartError: The reasoner has no system prompt.
+        PromptFileError: The file contains no prompt.
     """
     found = prompt if isinstance(prompt, SystemPrompt) else load_system_prompt(prompt)
-    # Told by its fingerprint, as importing its class would need the packages to run it.
+    # Recognised by its fingerprint, as importing its class needs the packages that run it.
     if (fingerprint(reasoner) or "").startswith("nano-reasoner "):
         from lens_sdk.nano_rule_reasoner import NanoRuleReasoner
 

@@ -7,10 +7,10 @@ from collections import deque
 
 
 class TurnLock:
-    """A lock for one thread at a time, which that thread may take again.
+    """A reentrant lock for one thread at a time.
 
-    Unlike `threading.RLock` it goes to whoever has waited longest. So threads that take it over and
-    over, such as one that draws step by step and one that writes draft by draft, take turns.
+    Unlike `threading.RLock`, it goes to the thread that has waited longest. Threads that take it
+    repeatedly, such as one generating step by step and one writing draft by draft, take turns.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class TurnLock:
         self._depth = 0
 
     def __enter__(self) -> None:
-        """Wait for it."""
+        """Acquire the lock."""
         me = threading.get_ident()
         with self._mutex:
             if self._owner in {None, me}:
@@ -32,7 +32,7 @@ class TurnLock:
         try:
             turn[1].wait()
         except BaseException:
-            # Ctrl-C in the main thread: nobody must hand it to who has gone.
+            # Ctrl-C in the main thread: the lock must not go to a thread that stopped waiting.
             with self._mutex:
                 if turn in self._waiting:
                     self._waiting.remove(turn)
@@ -41,7 +41,7 @@ class TurnLock:
             raise
 
     def __exit__(self, *_: object) -> None:
-        """Let the next one have it."""
+        """Release the lock to the next thread."""
         with self._mutex:
             self._depth -= 1
             if not self._depth:

@@ -1,4 +1,4 @@
-"""`lens train ablation`: the same training with one thing changed, and a table of the scores."""
+"""`lens train ablation`: trains variants that differ in one thing, and compares their scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lens batch`: the agentic loop for every request of a file."""
+"""`lens batch`: runs the agentic loop for every request in a file."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _WHY = {
     "cost_unknown": "The cost of some calls is unknown (no price or no answer), so "
     "that --max-cost cannot be kept: set prices (LENS_PRICES), or leave it out.",
 }
-"""Why something is left, and what to do."""
+"""Messages for each reason why requests are left, with what to do."""
 
 
 @reports_errors
@@ -153,7 +153,7 @@ def batch(
 def _prepared(
     file: Path, output: Path, given: dict[str, Any], settings: Settings, limits: LoopLimits
 ) -> tuple[Generator, Batch]:
-    """What draws, and what is to be drawn; all of it checked, and nothing loaded or paid for."""
+    """Return the generator and the batch, fully checked; nothing is loaded or paid for yet."""
     from lens_sdk.batch import Batch
     from lens_sdk.batch_requests import check_requests, read_requests
     from lens_sdk.session import build_loop
@@ -182,10 +182,10 @@ def _prepared(
 
 
 def _tell(batch: Batch, *, as_json: bool) -> None:
-    """Print what there is; the exit code says whether that is all.
+    """Print the results; the exit code says whether they are complete.
 
     Raises:
-        Exit: Something failed, or is left.
+        Exit: Requests failed or are left.
     """
     if as_json:
         print_json(_values(batch))
@@ -214,6 +214,6 @@ def _values(batch: Batch) -> dict[str, Any]:
 
 
 def _row(batch: Batch, row: BatchResult) -> dict[str, Any]:
-    """A line, with the path from where the command was given."""
+    """Return a result, with its path relative to the current folder."""
     picture = batch.picture(row)
     return {**row.model_dump(mode="json"), "path": None if picture is None else str(picture)}

@@ -1,4 +1,4 @@
-"""A batch shown while it is drawn, and what came of it."""
+"""Displays the progress of a batch and its results."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _WIDTH = 30
 
 
 class BatchDisplay:
-    """Shows how far a batch is, what it cost and how long it will take; each result is a line.
+    """Shows a batch's progress, cost and remaining time; prints a line per result.
 
     Attributes:
-        notice: Shown below the bar.
+        notice: Text shown below the bar.
     """
 
     def __init__(self, console: Console, batch: Batch, *, max_usd: float | None) -> None:
@@ -38,16 +38,16 @@ class BatchDisplay:
         self._drawing = ""
 
     def shown(self) -> AbstractContextManager[None]:
-        """Draw for as long as the context lasts; without a terminal, only a line per result."""
+        """Display progress while the context lasts; without a terminal, only a line per result."""
         return live(self._console, self._render)
 
     def event(self, one: BatchRequest, event: Event) -> None:
-        """Take in what happened to a request."""
+        """Update the display with an event of a request."""
         if isinstance(event, Step):
             self._drawing = f"{one.id}: step {event.step} of {event.total}"
 
     def result(self, result: BatchResult) -> None:
-        """Tell what became of a request."""
+        """Print the result of a request."""
         number, total = len(self._batch.results), len(self._batch.requests)
         told = result.error or f"{_score(result)}  {self._batch.picture(result)}"
         line = Text(f"{number:>{len(str(total))}}/{total}  ")
@@ -59,7 +59,7 @@ class BatchDisplay:
     def _render(self) -> RenderableType:
         batch = self._batch
         done, total = len(batch.results), len(batch.requests)
-        rows = tuple(batch.results.values())  # at once: this is drawn in another thread
+        rows = tuple(batch.results.values())  # copied first: another thread renders this
         failed = sum(row.error is not None for row in rows)
         facts = (
             f"{done} of {total}",
@@ -80,7 +80,7 @@ class BatchDisplay:
         return f"{cost(self._batch.usd) or '$0'} of ${self._max_usd:.2f}"
 
     def _left(self) -> str:
-        """How long it takes at the pace so far; nothing before the first result."""
+        """Estimate the remaining time at the current pace; empty before the first result."""
         done = len(self._batch.results) - self._before
         if not done:
             return ""
@@ -89,7 +89,7 @@ class BatchDisplay:
 
 
 def summary(batch: Batch) -> str:
-    """What there is, in a line."""
+    """Summarise the results in one line."""
     rows = batch.results.values()
     scores = [row.score for row in rows if row.score is not None]
     failed = sum(row.error is not None for row in rows)

@@ -1,4 +1,4 @@
-"""`lens bench`: how fast the model runs on this machine."""
+"""`lens bench`: measures how fast the model runs on this machine."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def bench(
 
 
 def _rehearse(config: str, as_json: bool) -> None:
-    """Go through all paths without numbers; fails if one would not run."""
+    """Run all code paths without measuring; fails if one does not run."""
     from dataclasses import asdict
 
     from lens_core.bench.cases import DENOISER_PLANS
@@ -123,7 +123,7 @@ def _rehearse(config: str, as_json: bool) -> None:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    """A result as it comes."""
+    """Format a result to print as soon as it is measured."""
     if "error" in row:
         return f"{row['key']}: {row['error']}"
     if "accuracy" in row:

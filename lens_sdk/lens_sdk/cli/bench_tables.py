@@ -1,4 +1,4 @@
-"""A benchmark's report as tables that fit a terminal of 80 columns."""
+"""Shows a benchmark's report as tables that fit a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def tables(report: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """What ran where, a table for each kind of case, then kernels and what did not run.
+    """Yield the environment, a table for each kind of case, the kernels, and what did not run.
 
     Args:
-        report: As `report.json` holds it.
+        report: The contents of `report.json`.
     """
     settings = report["settings"]
     machine = settings["environment"]
@@ -37,13 +37,13 @@ def tables(report: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def milliseconds(seconds: float) -> str:
-    """In thousandths, to three digits or a whole number."""
+    """Format seconds as milliseconds, to three digits or a whole number."""
     value = seconds * 1e3
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 
 def _case(row: Row) -> str:
-    """The key without its kind."""
+    """Return the case's key without its kind."""
     return str(row["key"]).removeprefix(f"{row['kind']}/")
 
 

@@ -1,4 +1,4 @@
-"""`lens calibrate`: how far a judge's answers can be trusted."""
+"""`lens calibrate`: compares a judge's answers with human answers."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _print(report: CalibrationReport) -> None:
 
 
 def _values(report: CalibrationReport) -> dict[str, Any]:
-    """The report with its rates, as JSON values."""
+    """Return the report and its rates as JSON values."""
     return {
         **report.model_dump(mode="json"),
         "overall": _group(report.overall),

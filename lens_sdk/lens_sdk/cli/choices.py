@@ -1,4 +1,4 @@
-"""The values that options choose from, known without importing what they choose."""
+"""The values that options accept, without importing what they choose from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Memory(StrEnum):
 
 
 class Device(StrEnum):
-    """Where is computed; auto is the GPU where there is one."""
+    """Devices to compute on; auto is the GPU if there is one."""
 
     AUTO = "auto"
     CUDA = "cuda"
@@ -35,7 +35,7 @@ class Dtype(StrEnum):
 
 
 class Gpu(StrEnum):
-    """GPUs that trainings are planned for."""
+    """GPUs that training can be planned for."""
 
     A100 = "a100"
     H100 = "h100"
@@ -55,7 +55,7 @@ class Strategy(StrEnum):
 
 
 class Prompts(StrEnum):
-    """What a benchmark draws."""
+    """Kinds of prompts for a benchmark."""
 
     DENSE = "dense"
     BRIEF = "brief"
@@ -63,7 +63,7 @@ class Prompts(StrEnum):
 
 
 class Format(StrEnum):
-    """Picture files in shards."""
+    """Formats of images in shards."""
 
     PNG = "png"
     WEBP = "webp"
@@ -71,7 +71,7 @@ class Format(StrEnum):
 
 
 class Crop(StrEnum):
-    """Which part of a picture is kept."""
+    """Which part of an image is kept."""
 
     CENTRE = "centre"
     TOP = "top"
@@ -79,7 +79,7 @@ class Crop(StrEnum):
 
 
 class Problem(StrEnum):
-    """What may be wrong with a source picture."""
+    """Possible problems of a source image."""
 
     UNREADABLE_IMAGE = "unreadable_image"
     MISSING_CAPTION = "missing_caption"

@@ -1,4 +1,4 @@
-"""The client that commands use, here or on a server."""
+"""The client that commands use, local or for a server."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lens_sdk.settings import DEFAULT_RUNS, Settings
 
 
 def command_settings(*, base_url: str | None = None, **options: Any) -> Settings:
-    """The settings of a command that records runs; "" as address is this machine.
+    """Load the settings of a command that records runs; the address "" means this machine.
 
     Raises:
-        SettingsError: A value that cannot be used.
+        SettingsError: A value is invalid.
         typer.BadParameter: A part is chosen that would not be used.
     """
     settings = Settings.load(base_url=base_url, **options)
@@ -51,7 +51,7 @@ def _refuse_unused(settings: Settings, options: Mapping[str, object]) -> None:
 
 
 def runs_folder(settings: Settings) -> Path:
-    """Where runs are recorded."""
+    """Return the folder where runs are recorded."""
     return settings.runs or DEFAULT_RUNS
 
 
@@ -59,15 +59,15 @@ def runs_folder(settings: Settings) -> Path:
 async def opened(
     settings: Settings, *, load: bool = False, asked: ImageRequest | None = None
 ) -> AsyncIterator[tuple[AsyncLens, LensModel | None]]:
-    """A client, and the local model it draws with, if one does.
+    """Open a client; also yields the local model it generates with, if any.
 
     Args:
-        settings: What to use.
-        load: Load the model now, and show so.
-        asked: What it is to draw, if that is known; seen before loading.
+        settings: The settings to use.
+        load: Whether to load the model now, showing progress.
+        asked: The request, if known, which is checked before loading.
 
     Raises:
-        ReasonerError: As `AsyncLens` does.
+        ReasonerError: See `AsyncLens`.
     """
     if settings.base_url:
         async with AsyncLens(settings=settings) as lens:

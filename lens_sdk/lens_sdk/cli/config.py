@@ -1,4 +1,4 @@
-"""`lens config`: the settings that hold here, and where each comes from."""
+"""`lens config`: shows the settings that apply here, and where each comes from."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def config(
 
 
 def described(loaded: LoadedSettings) -> dict[str, Any]:
-    """The settings for JSON: keys are only told to be there or not."""
+    """Return the settings for JSON; for API keys, only whether they are set."""
     return {
         "settings": {
             name: {"value": _public(value), "source": source.kind, "place": source.place or None}
@@ -72,7 +72,7 @@ def described(loaded: LoadedSettings) -> dict[str, Any]:
 
 
 def shown_values(loaded: LoadedSettings) -> dict[str, str]:
-    """The values in words, by dotted name."""
+    """Return the values as text, by dotted name."""
     shown = {}
     for name, value in loaded.values.items():
         text = "none" if value is None else str(_public(value))
@@ -85,7 +85,7 @@ def shown_values(loaded: LoadedSettings) -> dict[str, str]:
 
 
 def template_text() -> str:
-    """A settings file in which everything is explained and nothing is set."""
+    """Return a settings file that explains every setting and sets none."""
     from lens_sdk.settings import Settings, TimeoutSettings
     from lens_sdk.settings_sources import VARIABLES
 
@@ -104,7 +104,7 @@ def template_text() -> str:
 
 
 def _public(value: Any) -> Any:
-    """A value without the password that an address may hold."""
+    """Return a value without any password in a URL."""
     if not isinstance(value, str) or "://" not in value:
         return value
     head, _, rest = value.partition("://")

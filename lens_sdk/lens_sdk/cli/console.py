@@ -1,4 +1,4 @@
-"""What the commands share: consoles, options and how errors are told."""
+"""Shared by all commands: consoles, options and error messages."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ P = ParamSpec("P")
 _FILE_HINT = "Name another file or folder, or let this one be read and written."
 
 FAILED = 1
-"""Exit code of an error that is told in one message; 2 is the command line's own."""
+"""Exit code of an error reported as one message; 2 is for errors on the command line."""
 
 REFUSED = 3
-"""Exit code of a request that the reasoner refused."""
+"""Exit code if the reasoner refused the request."""
 
 BELOW = 4
-"""Exit code of a picture that scored less than was asked for."""
+"""Exit code if an image scored less than the required score."""
 
 UNAVAILABLE = 5
-"""Exit code of a server or provider that is busy, too slow or away: later it may work."""
+"""Exit code if a server or provider is busy, too slow or unreachable; may work later."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
 out = Console(highlight=False)
-"""Results."""
+"""Console for results."""
 
 err = Console(stderr=True, highlight=False)
-"""Progress and errors, so that results can be piped."""
+"""Console for progress and errors, separate so that results can be piped."""
 
 SETTING = "from the settings"
-"""Default of options that a setting stands behind."""
+"""Default shown for options whose value comes from the settings."""
 
 PARTS, DRAWING, LIMITS = "Model, reasoner and judge", "Generation", "Limits"
-"""Headings of options in the help; all others are options of the command itself."""
+"""Option headings in the help; all other options are listed under the command's own."""
 
 ModelOption = Annotated[
     str,
@@ -132,13 +132,13 @@ JsonOption = Annotated[
 
 def print_json(value: Any) -> None:
     """Print a value as one JSON document; in colour on a terminal."""
-    # Escapes are read alike in whatever the output is encoded.
+    # ASCII escapes can be read in any output encoding.
     escaped = not out.encoding.startswith("utf")
     out.print_json(json.dumps(value, ensure_ascii=False), ensure_ascii=escaped)
 
 
 def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Make a command end with a message and an exit code instead of a traceback."""
+    """Make a command exit with a message and an exit code instead of a traceback."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -150,7 +150,7 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Tell warnings that are meant for the user without the line of code they come from."""
+    """Print warnings for the user without the line of code that they come from."""
     usual = warnings.formatwarning
 
     def told(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
@@ -167,7 +167,7 @@ def _plain_warnings() -> Iterator[None]:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Turn errors that are meant for the user into a message and an exit code."""
+    """Turn errors for the user into a message and an exit code."""
     try:
         with _plain_warnings():
             yield
@@ -187,7 +187,7 @@ def reported() -> Iterator[None]:
         missing = MissingExtraError("local", (package,))
         _fail(missing.message, missing.hint)
     except BrokenPipeError:
-        raise  # whoever reads has enough
+        raise  # the reader of the pipe has closed it
     except OSError as error:
         _fail(f"{error.filename or 'A file'}: {error.strerror or error}.", _FILE_HINT)
     except KeyboardInterrupt:
@@ -196,10 +196,10 @@ def reported() -> Iterator[None]:
 
 
 def parse_size(size: str | None) -> tuple[int | None, int | None]:
-    """Width and height of `WxH`, or of a Lens bucket such as `16:9@1440`.
+    """Return width and height for `WxH`, or for a Lens bucket such as `16:9@1440`.
 
     Raises:
-        typer.BadParameter: It is not written like that, or there is no such bucket.
+        typer.BadParameter: The format is invalid, or there is no such bucket.
     """
     if size is None:
         return None, None
@@ -218,7 +218,7 @@ def parse_size(size: str | None) -> tuple[int | None, int | None]:
 
 
 def _core_message(error: LensCoreError) -> str:
-    """What an error of the core says, with the report of a check of values in our own words."""
+    """Return a core error's message, with pydantic's validation report reworded."""
     message, cause = str(error), error.__cause__
     if isinstance(cause, ValidationError):
         return message.replace(str(cause), _problems(cause))

@@ -1,4 +1,4 @@
-"""`lens convert`: a part of a model in another file layout."""
+"""`lens convert`: converts a part of a model to another file layout."""
 
 from __future__ import annotations
 

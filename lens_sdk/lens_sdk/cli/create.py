@@ -1,4 +1,4 @@
-"""`lens create`: the agentic loop, recorded, here or on a server."""
+"""`lens create`: runs the agentic loop, recorded, locally or on a server."""
 
 from __future__ import annotations
 

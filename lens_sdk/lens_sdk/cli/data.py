@@ -1,4 +1,4 @@
-"""`lens data`: training data as shards by bucket, checked and encoded."""
+"""`lens data`: writes, checks and encodes training data as shards by bucket."""
 
 from __future__ import annotations
 
@@ -178,10 +178,10 @@ def encode(
 
 
 def _layers(text: str) -> tuple[int, ...]:
-    """Numbers of layers, separated by commas.
+    """Parse layer numbers, separated by commas.
 
     Raises:
-        typer.BadParameter: Something else is among them.
+        typer.BadParameter: An entry is not a number.
     """
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
@@ -192,7 +192,7 @@ def _layers(text: str) -> tuple[int, ...]:
 
 
 def _where(device: Device, dtype: Dtype) -> tuple[str, str]:
-    """Names of the device and the number format, auto decided."""
+    """Return the device and number format, with auto resolved."""
     import torch
 
     gpu = torch.cuda.is_available() if device is Device.AUTO else device is Device.CUDA
@@ -235,7 +235,7 @@ def _images(
 
 
 def described(manifest: Manifest) -> dict[str, Any]:
-    """What a folder of shards holds, for JSON."""
+    """Describe a folder of shards for JSON."""
     return {
         "pictures": manifest.samples,
         "shards": len(manifest.shards),
@@ -246,7 +246,7 @@ def described(manifest: Manifest) -> dict[str, Any]:
 
 
 def _counts(manifest: Manifest) -> dict[str, int]:
-    """Pictures by bucket."""
+    """Count images by bucket."""
     counts = {bucket.name: 0 for bucket in manifest.bucket_list()}
     for entry in manifest.shards:
         counts[entry.bucket] += entry.samples
@@ -254,7 +254,7 @@ def _counts(manifest: Manifest) -> dict[str, int]:
 
 
 def _describe(manifest: Manifest) -> None:
-    """Tell pictures by bucket, and what was left out."""
+    """Print the number of images by bucket, and what was left out."""
     lines = [f"{manifest.samples} pictures in {len(manifest.shards)} shards"]
     lines += [f"  {name}: {count}" for name, count in _counts(manifest).items()]
     lines += [f"  skipped, {kind}: {count}" for kind, count in manifest.skipped.items()]

@@ -1,4 +1,4 @@
-"""`lens demo`: a page of requests, pictures and verdicts."""
+"""`lens demo`: writes a page of requests, images and verdicts."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def demo(
 
 
 def described(case: DemoCase) -> dict[str, Any]:
-    """The scores of a request, without and with rewriting, for JSON."""
+    """Return the scores of a request, without and with rewriting, for JSON."""
     best = {"before": case.before.best, "after": case.after.best}
     scores = {way: None if found is None else found.score for way, found in best.items()}
     prompt = None if best["after"] is None else best["after"].image.prompt
@@ -106,7 +106,7 @@ def described(case: DemoCase) -> dict[str, Any]:
 
 
 def show_page(page: Path) -> None:
-    """Open a page in a browser, if there is a screen to show it on."""
+    """Open a page in a browser, if there is a screen."""
     if _has_screen():
         webbrowser.open(page.resolve().as_uri())
 
@@ -131,7 +131,7 @@ async def _collect(
 
 
 def _has_screen() -> bool:
-    """Whether a browser has somewhere to show itself."""
+    """Whether there is a screen for a browser."""
     graphical = ("DISPLAY", "WAYLAND_DISPLAY")
     return sys.platform in {"darwin", "win32"} or any(os.environ.get(name) for name in graphical)
 

@@ -1,4 +1,4 @@
-"""`lens doctor`: is everything there that the settings need?"""
+"""`lens doctor`: checks whether the settings will work."""
 
 from __future__ import annotations
 

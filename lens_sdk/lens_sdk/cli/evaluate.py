@@ -1,4 +1,4 @@
-"""`lens eval`: measured accuracy instead of an impression."""
+"""`lens eval`: measures a model's accuracy."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def evaluate(
 
 
 def _sizes(text: str) -> list[tuple[int, int]]:
-    """Widths and heights that a `--size` names."""
+    """Return the widths and heights that a `--size` names."""
     if text == "held-out":
         from lens_core.data.buckets import NANO_HELD_OUT
 
@@ -118,7 +118,7 @@ def _sizes(text: str) -> list[tuple[int, int]]:
 
 
 def _size_table(reports: dict[str, NanoEvalReport]) -> str:
-    """Overall accuracies with their intervals."""
+    """Return a table of overall accuracies with their intervals."""
     lines = ["| width x height | overall | 95 % interval |", "|---|---:|---:|"]
     for name, report in reports.items():
         low, high = report.overall_interval

@@ -1,4 +1,4 @@
-"""A client's run followed to its end, and what is said of it."""
+"""Follows a client's run to its end and reports it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from lens_sdk.models import LensModel
 
 @dataclass(frozen=True)
 class Followed:
-    """A run that was followed.
+    """The outcome of a run that was followed.
 
     Attributes:
-        result: What came of it.
-        model: The local model that drew, if one did.
+        result: The result of the run.
+        model: The local model that generated the images, if any.
         timings: Seconds by stage.
-        run_id: Its name in the records.
+        run_id: The name of the run in the records.
     """
 
     result: LoopResult
@@ -37,7 +37,7 @@ class Followed:
 
 
 async def follow(console: Console, stream: RunStream, *, rewrites: bool) -> LoopResult:
-    """Show a run while it happens; on Ctrl-C, say how to go on with it."""
+    """Show a run's progress; on Ctrl-C, print how to resume it."""
     with RunDisplay(console, rewrites=rewrites) as display:
         try:
             async with stream:
@@ -53,11 +53,11 @@ async def follow(console: Console, stream: RunStream, *, rewrites: bool) -> Loop
 def tell(
     console: Console, followed: Followed, output: Path, *, keep_all: bool, as_json: bool
 ) -> None:
-    """Save the pictures of a run and print its report.
+    """Save the images of a run and print its report.
 
     Raises:
         Exit: The request was refused.
-        NothingDrawnError: There is no picture.
+        NothingDrawnError: There is no image.
     """
     result = followed.result
     if result.refused is not None:

@@ -1,4 +1,4 @@
-"""`lens generate`: one request to one picture."""
+"""`lens generate`: generates the best image for one request."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def generate(
 async def _run(
     loop: AgentLoop, request: ImageRequest | None, record: Path | None, display: RunDisplay
 ) -> LoopResult:
-    """Run a request, or without one go on with what was recorded."""
+    """Run a request; without one, resume the recorded run."""
     state = RunState()
     if request is None:
         assert record is not None

@@ -1,4 +1,4 @@
-"""`lens inspect`: what a weight file is, before loading it."""
+"""`lens inspect`: describes a weight file without loading it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def inspect(
 
 
 def describe(info: CheckpointInfo) -> dict[str, Any]:
-    """What was found out, for JSON."""
+    """Return the findings for JSON."""
     return {
         "path": str(info.path),
         "component": info.component,
@@ -62,7 +62,7 @@ def describe(info: CheckpointInfo) -> dict[str, Any]:
 
 
 def show(info: CheckpointInfo) -> None:
-    """Print what was found out."""
+    """Print the findings."""
     table = Table(show_header=False, box=None, title=escape(str(info.path)), title_justify="left")
     table.add_row("part", f"{info.component}, {info.layout}")
     table.add_row("file", f"{info.container}, {info.size / 1e9:,.3f} GB, {info.tensors:,} tensors")

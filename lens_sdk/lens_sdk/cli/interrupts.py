@@ -1,4 +1,4 @@
-"""Ctrl-C while calls are under way that cost money or time."""
+"""Handles Ctrl-C during calls that cost money or time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Noticing(Protocol):
 
 @contextmanager
 def first_interrupt_stops(press: Callable[[], object], display: Noticing) -> Iterator[None]:
-    """Ctrl-C finishes the calls under way, so that none is paid for in vain; a second one ends."""
+    """Let calls in flight finish on Ctrl-C, as they are paid for; a second Ctrl-C aborts them."""
     before = signal.getsignal(signal.SIGINT)
 
     def stop(*_: object) -> None:

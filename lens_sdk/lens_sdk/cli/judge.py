@@ -1,4 +1,4 @@
-"""`lens judge`: a picture held against a request."""
+"""`lens judge`: checks an image against a request."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def judge(
 
     Example: lens judge apple.png "a red apple" --min-score 0.8
     """
-    # Before a judge is paid to look at it.
+    # Checked before a judge is paid.
     as_picture(picture)
     criteria = None if rubric is None else load_rubric(rubric)
     text = request or (criteria.request if criteria is not None else _request_of(picture))
@@ -84,7 +84,7 @@ async def _judge(
 
 
 def _request_of(picture: Path) -> str:
-    """The request that a picture of ours was drawn for."""
+    """Return the recorded request of an image that this package generated."""
     from lens_sdk.metadata import read_record
 
     try:

@@ -1,4 +1,4 @@
-"""What a command shows while it works."""
+"""Live display for commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.live import Live
 
 @contextmanager
 def live(console: Console, render: Callable[[], RenderableType]) -> Iterator[None]:
-    """Draw again and again for as long as the context lasts; without a terminal, nothing."""
+    """Redraw regularly while the context lasts; without a terminal, show nothing."""
     if not console.is_terminal:
         yield
         return

@@ -1,4 +1,4 @@
-"""`lens memory`: what each memory plan needs."""
+"""`lens memory`: shows how much memory each plan needs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def memory(
 
 
 def described(prediction: Prediction) -> dict[str, Any]:
-    """A prediction for JSON; bytes."""
+    """Return a prediction for JSON, in bytes."""
     return {
         "plan": prediction.plan.name,
         "width": prediction.work.width,
@@ -73,7 +73,7 @@ def described(prediction: Prediction) -> dict[str, Any]:
 
 
 def show(kind: MemoryTable, found: list[Prediction]) -> None:
-    """Print a table of one size."""
+    """Print a table for one size."""
     work = found[0].work
     table = Table(
         title=f"{work.width}x{work.height}, batch {work.batch}, GiB", title_justify="left"

@@ -1,1 +1,1 @@
-"""A handful of requests through the loop, and a page that shows what came of them."""
+"""Runs a few requests through the loop and shows the results on a page."""

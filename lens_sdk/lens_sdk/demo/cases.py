@@ -1,4 +1,4 @@
-"""The demo's requests and what became of them."""
+"""The demo's requests and their results."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ REQUESTS = (
     "in the centre, with a small red car in the lower left and a small green tree in the lower "
     "right.",
 )
-"""Varied over the nano world; the last one is detailed already."""
+"""Requests from across the nano world; the last one is already detailed."""
 
 Watcher = Callable[[int, str, Event], None]
-"""Told the case's number, "before" or "after", and the event."""
+"""Called with the case's number, "before" or "after", and the event."""
 
 
 @dataclass(frozen=True)
 class DemoCase:
-    """One request, drawn as it was asked and drawn after rewriting.
+    """One request, generated as it is and after rewriting.
 
-    Both use the same seeds and are judged by the same criteria.
+    Both runs use the same seeds and the same criteria.
 
     Attributes:
         before: The run without a reasoner.
@@ -65,8 +65,8 @@ async def run_cases(
     Args:
         plain: The loop without a reasoner.
         reasoned: The loop with one.
-        requests: With seeds of their own.
-        watch: Told every event.
+        requests: The requests, each with its own seed.
+        watch: Called with every event.
         store: Where the runs are recorded; None records none.
     """
 

@@ -1,4 +1,4 @@
-"""Is everything there that the settings need? Each check says so in one line."""
+"""Checks whether the settings will work; each check prints one line."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def examine(
 ) -> list[Check]:
     """Check versions, extras, settings, the model, keys, announced shutdowns, GPU, memory, disk.
 
-    Nothing is loaded and nothing is paid for.
+    Loads nothing and costs nothing.
 
     Args:
-        settings: What is to work; by default the settings that hold here.
-        online: Also ask the provider whether it takes the key and has the models; this is free.
+        settings: The settings to check; by default those that apply here.
+        online: Also ask the provider whether it accepts the key and has the models; this is free.
         today: The date, for announced shutdowns.
-        environ: The environment, for keys.
+        environ: The environment, where keys are looked up.
     """
     checks = [*versions(), *extras()]
     try:

@@ -1,4 +1,4 @@
-"""What one check found."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ Status = Literal["ok", "note", "warning", "error"]
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
-        name: What was looked at.
-        status: "note" is for what is missing and not needed as things are set.
+        name: What was checked.
+        status: "note" means missing, but not needed with these settings.
         detail: What was found.
-        hint: What to do about it; empty where nothing needs to be done.
+        hint: What to do about it; empty if nothing.
     """
 
     name: str

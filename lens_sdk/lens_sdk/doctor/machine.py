@@ -1,4 +1,4 @@
-"""What this machine has: GPU, memory, disk."""
+"""Checks the machine: GPU, memory, disk."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lens_sdk.models import LensModel
 from lens_sdk.settings import DEFAULT_RUNS, Settings
 
 LEAST_DISK = 2 * 10**9
-"""Bytes; with less free space, runs and downloads are likely to fail."""
+"""In bytes; with less free space, runs and downloads are likely to fail."""
 
 ROOM = 1.2
-"""Memory a model takes while it draws, in sizes of its weights."""
+"""Memory a model needs for generating, as a multiple of the size of its weights."""
 
 
 def machine(model: LensModel | None) -> Iterator[Check]:
-    """GPU and memory, held against the local model."""
+    """Check GPU and memory against the local model."""
     needed = 0.0
     if model is not None:
         needed = ROOM * sum(known["bytes"] for known in model.weights.values())
@@ -45,7 +45,7 @@ def machine(model: LensModel | None) -> Iterator[Check]:
 
 
 def disks(settings: Settings) -> Iterator[Check]:
-    """Free space where runs and downloads go."""
+    """Check free space for runs and downloads."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or home)
     for name, folder in (("runs", settings.runs or DEFAULT_RUNS), ("downloads", hub)):
@@ -62,7 +62,7 @@ def disks(settings: Settings) -> Iterator[Check]:
 
 
 def _gpu(model: LensModel | None, needed: float) -> tuple[bool, Check]:
-    """Whether there is a GPU with room for the model."""
+    """Check whether there is a GPU with enough memory for the model."""
     if find_spec("torch") is None:
         return False, Check("gpu", "note", "not looked for: torch is not installed")
     import torch
@@ -86,7 +86,7 @@ def _gpu(model: LensModel | None, needed: float) -> tuple[bool, Check]:
 
 
 def _memory() -> tuple[int, int] | None:
-    """Free and total bytes of main memory; None if they cannot be told."""
+    """Return free and total bytes of main memory; None if unknown."""
     if find_spec("psutil") is not None:
         known = import_module("psutil").virtual_memory()
         return int(known.available), int(known.total)
@@ -98,7 +98,7 @@ def _memory() -> tuple[int, int] | None:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """Return the folder, or its nearest existing parent."""
     at = folder.absolute()
     while not at.exists():
         at = at.parent

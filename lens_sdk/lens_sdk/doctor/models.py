@@ -1,4 +1,4 @@
-"""The models that the settings name: what draws, and the language models behind OpenAI's API."""
+"""Checks the models in the settings: the generator, and language models behind OpenAI's API."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DRAWS = "model"
 
 
 def drawing_model(settings: Settings) -> tuple[LensModel | None, Check]:
-    """What draws; the local Lens model, if it is one, and the check of it."""
+    """Check the generator; also returns the local Lens model, if it is one."""
     if settings.model.partition(":")[0] == "openai":
         return None, Check(_DRAWS, "ok", f"{settings.model}, by OpenAI")
     try:
@@ -37,11 +37,11 @@ def drawing_model(settings: Settings) -> tuple[LensModel | None, Check]:
 
 
 def language_models(settings: Settings, *, nano: bool) -> dict[str, str]:
-    """The models of OpenAI's API that the settings use, by setting.
+    """Return the OpenAI API models that the settings use, by setting.
 
     Args:
         settings: The settings.
-        nano: Whether the model that draws brings a reasoner and a judge of its own.
+        nano: Whether the generator's model has its own reasoner and judge.
     """
     judge = "nano" if settings.judge == "auto" and nano else settings.judge
     roles = {
@@ -63,7 +63,7 @@ def language_models(settings: Settings, *, nano: bool) -> dict[str, str]:
 def keys(
     settings: Settings, used: Mapping[str, str], environ: Mapping[str, str]
 ) -> Iterator[Check]:
-    """Whether the key is there that the language models need; it is never shown."""
+    """Check that the language models have an API key; it is never shown."""
     variable = settings.openai_api_key_env
     url = settings.openai_base_url or OFFICIAL_URL
     if environ.get(variable, "").strip():
@@ -82,7 +82,7 @@ def keys(
 
 
 def shutdowns(settings: Settings, used: Mapping[str, str], today: datetime.date) -> Iterator[Check]:
-    """Models whose end is announced."""
+    """Check for models with an announced shutdown."""
     if not is_official(settings.openai_base_url or OFFICIAL_URL):
         return
     for role, model in used.items():
@@ -100,7 +100,7 @@ def shutdowns(settings: Settings, used: Mapping[str, str], today: datetime.date)
 
 
 def prices(settings: Settings, used: Mapping[str, str]) -> Iterator[Check]:
-    """Language models without a known price: limits of cost cannot be kept with them."""
+    """Check for language models without a known price, which make cost limits impossible."""
     table = settings.provider.get("prices")
     if table is None:
         table = OPENAI_PRICES

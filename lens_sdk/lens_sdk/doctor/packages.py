@@ -1,4 +1,4 @@
-"""Versions of Python, this distribution and what it needs."""
+"""Checks the versions of Python, this package and its dependencies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FOR_DEVELOPERS = "dev"
 
 
 def versions() -> Iterator[Check]:
-    """Python and this distribution."""
+    """Check Python and this package."""
     old = sys.version_info[:2] < OLDEST_PYTHON
     hint = f"Python {OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]} or newer is needed." if old else ""
     yield Check("python", "error" if old else "ok", platform.python_version(), hint)
@@ -27,7 +27,7 @@ def versions() -> Iterator[Check]:
 
 
 def extras() -> Iterator[Check]:
-    """The packages that are always needed, and those of each extra."""
+    """Check the required packages and those of each extra."""
     for extra, packages in _requirements().items():
         problems = [text for name, least in packages if (text := problem(name, least))]
         name = f"extra {extra}" if extra else "packages"
@@ -41,11 +41,11 @@ def extras() -> Iterator[Check]:
 
 
 def problem(package: str, least: str) -> str:
-    """What is wrong with an installed package; empty if nothing is.
+    """Return what is wrong with an installed package; empty if nothing is.
 
     Args:
-        package: Its name.
-        least: The oldest version that will do; empty takes any.
+        package: The name of the package.
+        least: The oldest supported version; empty accepts any.
     """
     try:
         found = version(package)
@@ -64,7 +64,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _requirements() -> dict[str, list[tuple[str, str]]]:
-    """Package and oldest version by extra, as this installation states them."""
+    """Return packages and oldest versions by extra, from the installed metadata."""
     try:
         lines = requires("lens-sdk") or []
     except PackageNotFoundError:

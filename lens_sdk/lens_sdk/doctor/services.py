@@ -1,4 +1,4 @@
-"""Servers asked whether they are there; this costs nothing."""
+"""Checks whether servers are available, which costs nothing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 SECONDS = 10.0
-"""How long a server may take to answer."""
+"""How long to wait for a server's answer."""
 
 
 def server(settings: Settings) -> Check:
-    """Whether the Lens server answers and is ready."""
+    """Check that the Lens server answers and is ready."""
     import httpx
 
     root = str(settings.base_url).rstrip("/").removesuffix("/v1")
@@ -40,7 +40,7 @@ def server(settings: Settings) -> Check:
 
 
 def served_models(used: Mapping[str, str], provider: ChatOptions) -> Iterator[Check]:
-    """Whether the provider takes the key and has the models."""
+    """Check that the provider accepts the key and has the models."""
     for role, model in used.items():
         yield asyncio.run(_served(role, model, provider))
 
@@ -68,7 +68,7 @@ async def _served(role: str, model: str, provider: ChatOptions) -> Check:
 
 
 async def _described(client: AsyncOpenAI, model: str) -> object:
-    """What the provider says of a model; many servers tell of their models only in a list."""
+    """Return the provider's description of a model; many servers only have a list of models."""
     import openai
 
     try:
