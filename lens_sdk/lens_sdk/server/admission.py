@@ -1,4 +1,4 @@
-"""How much work may wait, and when it makes sense to ask again."""
+"""Limits how much work may wait, and estimates when refused callers should retry."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from lens_sdk.server.errors import ApiError
 
 FIRST_GUESS = 20 * 1024 * 1024 / 30
-"""Pixel steps per second before anything was measured: a picture of a megapixel in 30 s."""
+"""Pixel steps per second before the first measurement: a one-megapixel image in 30 s."""
 
 LONGEST = 600.0
 
 
 class Admission:
-    """Counts the pictures that are drawn or wait, and measures how fast they leave.
+    """Counts the images in progress or waiting, and measures how fast they are finished.
 
-    Work is counted in pixel steps: width times height times sampler steps. Callers that are refused
-    are told to come back one after the other, not all when the first of them finds room.
+    Work is measured in pixel steps: width times height times sampler steps. Refused callers get
+    staggered retry times, so that they do not all return when there is room for the first.
     """
 
     def __init__(self, most_images: int) -> None:
@@ -35,25 +35,26 @@ class Admission:
 
     @property
     def images(self) -> int:
-        """Pictures that are drawn or wait."""
+        """Number of images in progress or waiting."""
         return self._images
 
     @property
     def parts(self) -> int:
-        """Rewrites and judgements by themselves under way."""
+        """Number of separate rewrites and judgements in progress."""
         return self._parts
 
     @property
     def rate(self) -> float:
-        """Pixel steps per second while there was work."""
+        """Measured pixel steps per second, not counting idle time."""
         busy = self._busy + (time.monotonic() - self._busy_since if self._busy_since else 0.0)
         return self._done / busy if self._done and busy else FIRST_GUESS
 
     def check(self, images: int) -> None:
-        """Refuse what finds no room.
+        """Refuse work if there is no room for it.
 
         Raises:
-            ApiError: 429, with the seconds after which there should be room, or 503 in shutdown.
+            ApiError: 429, with the seconds after which there should be room, or 503 during
+                shutdown.
         """
         if self.draining:
             raise ApiError(
@@ -73,10 +74,10 @@ class Admission:
             )
 
     def _wait(self, images: int, too_many: int) -> float:
-        """Seconds until there is room, after those who were told before; notes who is told.
+        """Seconds until there is room behind the callers refused before; records this one.
 
-        Nobody is told to wait for more than what is here now: how fast it leaves is an estimate,
-        and a queue that is empty while callers wait would be worse than to refuse some again.
+        The wait never exceeds the estimated time for the current work. The estimate is uncertain,
+        and an empty queue while callers wait would be worse than refusing some of them again.
         """
         now = time.monotonic()
         self._told = [(back, number) for back, number in self._told if back > now]
@@ -89,13 +90,13 @@ class Admission:
 
     @contextmanager
     def part(self, most: int) -> Iterator[None]:
-        """Room for one part of the loop by itself, inside the context.
+        """Take room for a separate rewrite or judgement inside the context.
 
         Args:
-            most: How many there may be at once.
+            most: How many may be in progress at once.
 
         Raises:
-            ApiError: 429, or 503 in shutdown.
+            ApiError: 429, or 503 during shutdown.
         """
         self.check(0)
         if self._parts >= most:
@@ -110,8 +111,8 @@ class Admission:
         """Take room for work; see `check`.
 
         Args:
-            images: Pictures.
-            work: Pixel steps of all of them.
+            images: Number of images.
+            work: Pixel steps of all images together.
         """
         self.check(images)
         if not self._images:
@@ -121,7 +122,7 @@ class Admission:
         return Room(self, images, work)
 
     def give_back(self, room: Room, *, finished: bool) -> None:
-        """Take room back; see `Room.leave`."""
+        """Return room; see `Room.leave`."""
         if finished:
             self._done += room.work
         self._images -= room.images
@@ -133,12 +134,12 @@ class Admission:
 
 @dataclass(frozen=True)
 class Room:
-    """Room that some work has taken.
+    """Room that a piece of work has taken.
 
     Attributes:
-        admission: Where it was taken.
-        images: Pictures.
-        work: Pixel steps.
+        admission: Where the room was taken.
+        images: Number of images.
+        work: Pixel steps of all images together.
     """
 
     admission: Admission
@@ -146,16 +147,16 @@ class Room:
     work: float
 
     def leave(self, *, finished: bool) -> None:
-        """Give it back, exactly once.
+        """Return the room; call this exactly once.
 
         Args:
-            finished: Whether the work was done, and so tells how fast work is done.
+            finished: Whether the work was completed; only then does it count for the measured rate.
         """
         self.admission.give_back(self, finished=finished)
 
 
 def busy(message: str, seconds: float) -> ApiError:
-    """A refusal because of load, with the seconds after which to ask again."""
+    """An error that refuses a request because of load, with the seconds to wait before retrying."""
     return ApiError(
         429,
         message,

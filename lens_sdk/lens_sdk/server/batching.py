@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lens_core.pipeline import LensPipeline
 
 MOST_TABULATED = 256
-"""Maximum number of steps that stay in a modulation table: 0.45 GB for Lens in bfloat16."""
+"""Steps up to which a modulation table keeps earlier schedules: 0.45 GB for Lens in bfloat16."""
 
 
 class RowSampler:

@@ -1,4 +1,4 @@
-"""Who works on what, among all processes that serve from one folder."""
+"""Assigns work among all processes that serve from one folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 POLL_SECONDS = 0.25
-"""How often processes look for what others left for them."""
+"""Seconds between a process's checks for marks and files from other processes."""
 
 _TRIES = 5
 _FRESH_SECONDS = 8 * POLL_SECONDS
@@ -20,28 +20,28 @@ _FRESH_SECONDS = 8 * POLL_SECONDS
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to work on something, until it is let go or the process ends."""
+    """The exclusive right to work on something until it is released or the process ends."""
 
     lock: FileLock
 
     def let_go(self) -> None:
-        """Let others have it."""
+        """Release the claim."""
         self.lock.release()
 
 
 class Claims:
-    """Claims on names, as locked files of a folder.
+    """Claims on names, implemented as locked files in a folder.
 
-    The operating system takes the locks of a process that dies, however it dies, so that others go
-    on. Beside a name's lock lie marks by which processes tell each other something about it. The
-    folder must be on one machine, or on a shared file system that locks files.
+    When a process dies for any reason, the operating system releases its locks, so that others can
+    continue. Next to a name's lock, processes leave marks to notify each other. The folder must be
+    used by one machine only, or be on a shared file system that supports file locks.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def take(self, name: str) -> Claim | None:
-        """The claim on a name; None if somebody has it."""
+        """Claim a name; None if it is already claimed."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{name}.lock"
         lock = FileLock(path, thread_local=False)
@@ -49,13 +49,13 @@ class Claims:
             lock.acquire(timeout=0)
         except Timeout:
             return None
-        # Old files are swept away, and this one is young again.
+        # Old files are removed regularly, so refresh this one's modification time.
         with suppress(OSError):
             os.utime(path)
         return Claim(lock)
 
     async def take_soon(self, name: str) -> Claim | None:
-        """The claim on a name, even if somebody just looks whether it is taken."""
+        """Claim a name, retrying briefly because `taken` in another process also holds the lock."""
         for _ in range(_TRIES):
             claim = self.take(name)
             if claim is not None:
@@ -64,7 +64,7 @@ class Claims:
         return None
 
     def taken(self, name: str) -> bool:
-        """Whether somebody has the claim on a name."""
+        """Whether a name is claimed."""
         if not (self._folder / f"{name}.lock").exists():
             return False
         claim = self.take(name)
@@ -74,16 +74,16 @@ class Claims:
         return False
 
     def mark(self, name: str, mark: str) -> None:
-        """Leave a mark for whoever has the claim, or make it young again."""
+        """Leave a mark for the holder of the claim, or refresh an existing one."""
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / f"{name}.{mark}").touch()
 
     def marked(self, name: str, mark: str) -> bool:
-        """Whether there is such a mark."""
+        """Whether the mark exists."""
         return (self._folder / f"{name}.{mark}").exists()
 
     def freshly_marked(self, name: str, mark: str) -> bool:
-        """Whether there is such a mark, left moments ago."""
+        """Whether the mark exists and was left or refreshed moments ago."""
         try:
             age = time.time() - (self._folder / f"{name}.{mark}").stat().st_mtime
         except OSError:
@@ -91,5 +91,5 @@ class Claims:
         return age < _FRESH_SECONDS
 
     def unmark(self, name: str, mark: str) -> None:
-        """Take a mark away."""
+        """Remove a mark."""
         (self._folder / f"{name}.{mark}").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Connections whose requests have to begin in time."""
+"""Connections that are closed if a request does not arrive in time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 
 def timely(seconds: float) -> type[asyncio.Protocol]:
-    """A protocol for `uvicorn.Config(http=...)`.
+    """Create a protocol class for `uvicorn.Config(http=...)`.
 
     Args:
-        seconds: How long the head of a request may take to arrive; connections of which nothing
-            came for so long are closed within twice the time. Bodies are the guard's affair.
+        seconds: How long the head of a request may take to arrive. Connections that exceed it are
+            closed within twice the time. `Guard` limits the time for bodies.
     """
     return type("Timely", (_Timely,), {"seconds": seconds})
 

@@ -1,4 +1,4 @@
-"""What stands before every endpoint: who asks, from where, and how large the body is."""
+"""Checks before every endpoint: the caller's key, the host and the size of the body."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from lens_sdk.server.metrics import Metrics
 
 OPEN_PATHS = ("/", "/healthz", "/readyz")
-"""What needs no key: the page, which asks for one, and what load balancers ask."""
+"""Paths that need no key: the page, which asks for one, and the health checks."""
 
 OPEN_FOLDER = "/files/"
-"""Pictures under names nobody can guess."""
+"""Images under names that nobody can guess, and study reports under signed URLs."""
 
 UPLOADS = frozenset({"/v1/judgements", "/v1/images/edits"})
-"""Where pictures are sent."""
+"""Paths that receive images."""
 
 _LOCAL_NAMES = {"localhost", ""}
 _HEADERS = {
@@ -45,21 +45,21 @@ _HEADERS = {
 
 
 class KeyFileError(SdkError, ValueError):
-    """A file without usable API keys."""
+    """A file does not contain usable API keys."""
 
 
 class ApiKeys:
-    """The keys callers may use; none at all means that nobody needs one."""
+    """The API keys the server accepts; without any, callers need no key."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._digests = tuple(_digest(key) for key in keys)
 
     @classmethod
     def read(cls, path: str | Path) -> ApiKeys:
-        """The keys of a file: one a line; empty lines and those that begin with # do not count.
+        """Read a file with one key per line; empty lines and lines that start with # are ignored.
 
         Raises:
-            KeyFileError: There is none, or one is shorter than 16 characters.
+            KeyFileError: The file has no key, or a key is shorter than 16 characters.
         """
         lines = read_text(path).splitlines()
         keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
@@ -76,9 +76,9 @@ class ApiKeys:
         return bool(self._digests)
 
     def caller(self, given: str) -> str | None:
-        """A name for whoever has this key; None if it is none of ours.
+        """An identifier for the holder of this key; None if the key is not accepted.
 
-        All keys are compared, each in constant time, so that the time tells nothing.
+        All keys are compared, each in constant time, so that timing reveals nothing.
         """
         digest, found = _digest(given), None
         for known in self._digests:
@@ -88,7 +88,7 @@ class ApiKeys:
 
 
 class Guard:
-    """ASGI middleware: names requests, checks keys and hosts, bounds bodies, counts answers."""
+    """ASGI middleware: sets request IDs, checks keys and hosts, limits bodies, counts answers."""
 
     def __init__(
         self, app: ASGIApp, *, keys: ApiKeys, limits: ServerLimits, metrics: Metrics
@@ -104,7 +104,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         if scope["method"] == "HEAD" and _open(scope["path"]):
-            # As GET; the server leaves the body out. Load balancers ask like this.
+            # Load balancers send HEAD. Handle it as GET; the server omits the body.
             scope = {**scope, "method": "GET"}
         request_id = f"req_{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
@@ -141,10 +141,10 @@ class Guard:
             raise _too_large(self._most_bytes(path))
         if not self._keys:
             if not is_local(_host_name(headers.get("host", ""))):
-                # A page elsewhere can point its own name at this machine; its Host gives it away.
+                # Another site can point its own name at this machine; the Host header shows it.
                 raise ApiError(403, "This server only serves this machine.", code="wrong_host")
             if not is_local(_origin(headers.get("origin", ""))):
-                # Browsers let any page send forms here, and say in whose name.
+                # Browsers let any site send forms here, and name the site in Origin.
                 raise ApiError(403, "Other sites may not call this server.", code="wrong_origin")
             scope["state"]["caller"] = "local"
             return
@@ -166,7 +166,7 @@ def _open(path: str) -> bool:
 
 
 class _Body:
-    """Counts a body's bytes and seconds while it arrives."""
+    """Limits a body's size and duration while it arrives."""
 
     def __init__(self, scope: Scope, receive: Receive, most: int, seconds: float) -> None:
         self._receive = receive
@@ -179,7 +179,7 @@ class _Body:
         """The next message.
 
         Raises:
-            HTTPException: Too many bytes, or too slow.
+            HTTPException: The body is too large or too slow.
         """
         if self._complete:
             return await self._receive()
@@ -196,7 +196,7 @@ class _Body:
 
 
 def is_local(host: str) -> bool:
-    """Whether a host name or address means this machine alone."""
+    """Whether a host name or address means only this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -210,7 +210,7 @@ def _host_name(header: str) -> str:
 
 
 def _origin(header: str) -> str:
-    """The host of an Origin header; empty without one, and the header itself if it has none."""
+    """The host in an Origin header; empty without a header, the header itself if it has no host."""
     try:
         return urlsplit(header).hostname or header
     except ValueError:
@@ -226,5 +226,5 @@ def _digest(key: str) -> bytes:
 
 
 def caller_of(state: Any) -> str:
-    """Who sent a request, from its state."""
+    """Identifies the sender of a request, from its state."""
     return str(getattr(state, "caller", "anybody"))

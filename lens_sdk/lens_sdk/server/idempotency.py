@@ -1,4 +1,4 @@
-"""Answers by the caller's idempotency key, so that a retry is never drawn twice."""
+"""Stores answers by idempotency key, so that a retry never repeats the work."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _log = logging.getLogger(__name__)
 
 Answer = dict[str, Any]
 Place = tuple[str, str, str | None]
-"""Caller, endpoint and key; without a key nothing is shared or kept."""
+"""Caller, endpoint and key; without a key, nothing is shared or stored."""
 
 
 class Idempotency:
-    """Keeps answers in a folder for a day, and shares work that is under way.
+    """Stores answers in a folder for a day, and shares work in progress.
 
-    A key belongs to one caller and one endpoint. What failed is not kept and may be tried again.
-    Processes that share the folder work on a key one at a time: the others wait for the answer, and
-    one of them begins anew if there is none.
+    A key belongs to one caller and one endpoint. Failures are not stored, so they can be retried.
+    Among processes that share the folder, one at a time works on a key. The others wait for the
+    answer, and if there is none, one of them starts again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,16 +49,16 @@ class Idempotency:
         begin: Callable[[], SharedWork[Answer]],
         replay: Callable[[Answer], SharedWork[Answer]],
     ) -> tuple[SharedWork[Answer], bool]:
-        """The work of a key: what is under way, what was kept, or what begins now.
+        """The work for a key: work in progress, a stored answer, or work that starts now.
 
         Args:
-            place: Whose key it is.
-            fingerprint: What was asked for.
-            begin: Begins the work.
-            replay: Work whose result is a kept answer.
+            place: Caller, endpoint and key.
+            fingerprint: Identifies the request's content.
+            begin: Starts the work.
+            replay: Turns a stored answer into finished work.
 
         Returns:
-            The work, and whether it had begun before.
+            The work, and whether it had already started.
 
         Raises:
             ApiError: The key was used for another request, or is too long.
@@ -84,9 +84,9 @@ class Idempotency:
         return work, claim is None
 
     def keep(self, place: Place, fingerprint: str, answer: Answer) -> None:
-        """Keep an answer; called by the work itself, before anybody is given it.
+        """Store an answer; the work itself calls this before anyone receives the answer.
 
-        Where it cannot be written, the log says so: what was worked for is handed out all the same.
+        If the answer cannot be written, this is logged, and the answer is still delivered.
         """
         if place[2] is None:
             return
@@ -98,7 +98,7 @@ class Idempotency:
             _log.exception("an answer cannot be kept; a retry of its request begins anew")
 
     def wanted(self, place: Place) -> bool:
-        """Whether another process waits for the answer of a key."""
+        """Whether another process is waiting for the answer for a key."""
         return place[2] is not None and self._claims.freshly_marked(_name(place), _WANTED)
 
     async def _waited_for(
@@ -109,7 +109,7 @@ class Idempotency:
         replay: Callable[[Answer], SharedWork[Answer]],
         log: EventLog,
     ) -> Answer:
-        """The answer of what another process works on, or of work begun here in its place."""
+        """Wait for the answer from another process, or do the work here if that process gave up."""
         while True:
             self._claims.mark(name, _WANTED)
             await asyncio.sleep(POLL_SECONDS)
@@ -127,12 +127,12 @@ class Idempotency:
                 return await work.result()
 
     def _look(self, name: str, fingerprint: str) -> tuple[Answer | None, Claim | None]:
-        """The answer that was kept; or the right to work on it; or neither, if another does.
+        """The stored answer, or the claim to work on it, or neither if another process does.
 
         Raises:
             ApiError: The key was used for another request.
         """
-        # Claimed before it is looked for, so that nobody finishes in between.
+        # Claim the key before looking for an answer, so that nobody finishes in between.
         claim = self._claims.take(name)
         try:
             kept = self._kept(name, fingerprint)
@@ -146,10 +146,10 @@ class Idempotency:
         return kept, claim
 
     def _kept(self, name: str, fingerprint: str) -> Answer | None:
-        """The answer that was kept.
+        """The stored answer, or None.
 
         Raises:
-            ApiError: It is that of another request.
+            ApiError: The answer belongs to a different request.
         """
         path = self._folder / f"{name}.json"
         try:
@@ -173,9 +173,9 @@ class Idempotency:
 
 
 def remove_older(folder: Path, pattern: str, seconds: float) -> None:
-    """Remove the files of a folder that were written more than so many seconds ago."""
+    """Remove the files of a folder that were last written more than `seconds` ago."""
     for path in folder.glob(pattern):
-        # Another process may have removed it this moment.
+        # Another process may have removed the file just now.
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > seconds:
                 path.unlink()
@@ -186,7 +186,7 @@ def _name(place: Place) -> str:
 
 
 def _claimed(claim: Claim, begin: Callable[[], SharedWork[Answer]]) -> SharedWork[Answer]:
-    """Begin work that lets go of its claim when it is over."""
+    """Start work that releases its claim when it is over."""
     try:
         work = begin()
     except BaseException:

@@ -65,7 +65,7 @@ class ServerLimits:
         """Refuse a request for too many or too large images or too many steps.
 
         Raises:
-            ApiError: The text is refused; the error names the parameter.
+            ApiError: The request is refused; the error names the parameter.
         """
         if images > self.images:
             raise ApiError.bad_request(
@@ -86,7 +86,7 @@ class ServerLimits:
         """Refuse a run that exceeds a limit.
 
         Raises:
-            ApiError: The text is refused; the error names the parameter.
+            ApiError: The run is refused; the error names the parameter.
         """
         self.check_request(request)
         if limits.max_rounds > self.rounds:
@@ -98,7 +98,7 @@ class ServerLimits:
         """Refuse a request that exceeds a limit.
 
         Raises:
-            ApiError: The text is refused; the error names the parameter.
+            ApiError: The request is refused; the error names the parameter.
         """
         self.check_text("text", request.text)
         self.check_text("negative_prompt", request.negative_prompt)

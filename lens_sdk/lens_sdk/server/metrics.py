@@ -1,4 +1,4 @@
-"""Numbers for Prometheus."""
+"""Metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
 PUBLISH_SECONDS = 2.0
-"""How often a process that shares its numbers writes them down."""
+"""Seconds between the writes of a process that shares its metrics."""
 
 _LOST_SECONDS = 10 * PUBLISH_SECONDS
 
 
 class Metrics:
-    """Counters of one server; several servers in a process count apart."""
+    """Metrics of one server; several servers in one process count separately."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -51,31 +51,31 @@ class Metrics:
         self.runs = Counter("lens_runs", "Runs ended", ["status"], registry=registry)
 
     def watch(self, name: str, what: str, value: Callable[[], float]) -> None:
-        """Add a number that is read when it is asked for."""
+        """Add a gauge whose value is read when the metrics are requested."""
         Gauge(name, what, registry=self._registry).set_function(value)
 
     def answered(self, scope: Scope, status: int) -> None:
-        """Count an answer under the route's pattern, so that made-up paths add no lines."""
+        """Count an answer under its route's pattern, so that arbitrary paths do not add metrics."""
         route = getattr(scope.get("route"), "path", "unmatched")
         self.requests.labels(route, str(status)).inc()
 
     def share(self, folder: Path, name: str) -> None:
-        """From now on tell the numbers of all processes that share a folder.
+        """From now on, report the metrics of all processes that share a folder.
 
         Args:
-            folder: Where each writes its own.
-            name: Of this process; its numbers get it as the label `replica`.
+            folder: Folder to which each process writes its metrics.
+            name: Name of this process, used as the label `replica` of its metrics.
         """
         self._shared = folder, name
 
     def publish(self) -> None:
-        """Write the numbers down for the others; see `share`."""
+        """Write this process's metrics for the others; see `share`."""
         if self._shared is not None:
             folder, name = self._shared
             write_atomically(folder / f"{name}.prom", generate_latest(self._registry))
 
     def text(self) -> bytes:
-        """All numbers in Prometheus's text format."""
+        """All metrics in Prometheus's text format."""
         if self._shared is None:
             return generate_latest(self._registry)
         self.publish()
@@ -85,13 +85,13 @@ class Metrics:
 
 
 class _Together(Collector):
-    """The numbers of all processes that wrote theirs down lately, each with its name."""
+    """The metrics of all processes that published recently, labelled by process."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def collect(self) -> Iterator[Metric]:
-        """All numbers."""
+        """All metrics."""
         families: dict[str, Metric] = {}
         for path in sorted(self._folder.glob("*.prom")):
             try:

@@ -1,4 +1,4 @@
-"""Several servers behind one address, on Ray Serve: one process for each GPU, or for some cores."""
+"""Several servers behind one address on Ray Serve: one process per GPU, or sharing the CPU."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ if TYPE_CHECKING:
 
 NAME = "lens"
 REPLICA_HEADER = "x-lens-replica"
-"""Header of an answer that names the replica it came from."""
+"""Answer header that names the replica."""
 
 STOPPING = "stopping"
-"""In the server's folder while it stops, so that all replicas know."""
+"""File in the server's folder that tells all replicas that the server is stopping."""
 
 _OBJECT_STORE = 256 << 20
 _MOST_REQUESTS = 1000
-"""Requests that a replica has at once. How much work may wait is its own affair; this also counts
-those who only follow a run."""
+"""Maximum number of concurrent requests per replica. This includes clients that only follow a run;
+each replica limits its waiting work itself."""
 
 
 class ReplicasError(SdkError):
-    """Replicas that cannot be started as they were asked for."""
+    """The requested replicas cannot be started."""
 
 
 @dataclass(frozen=True)
 class RayChoices:
-    """How replicas are spread.
+    """How many replicas to run, and where.
 
     Attributes:
-        replicas: How many.
-        gpus_per_replica: GPUs of each, which may be a part of one; None shares out what is there.
-        address: Of a Ray cluster to use; None starts one on this machine and ends it again.
-        grace: Seconds that requests under way have to finish when the server stops.
+        replicas: Number of replicas.
+        gpus_per_replica: GPUs per replica, which may be a fraction; None distributes all GPUs.
+        address: Address of the Ray cluster to use; None starts a local one and stops it at the end.
+        grace: Seconds that requests in progress have to finish when the server stops.
     """
 
     replicas: int = 1
@@ -64,12 +64,12 @@ class RayChoices:
 
 
 class Replica:
-    """The application as one of several: answers tell which, and all stop together.
+    """The application as one of several replicas: answers name the replica, and all stop together.
 
     Args:
         app: The application.
-        name: Which it is.
-        stopping: File in the server's folder that is there while it stops.
+        name: Name of the replica.
+        stopping: File in the server's folder that exists while the server stops.
     """
 
     def __init__(self, app: FastAPI, name: str, stopping: Path) -> None:
@@ -80,7 +80,7 @@ class Replica:
         self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request, or the application's life."""
+        """Handle a request or the application's lifespan."""
         if scope["type"] == "lifespan":
             besides = [asyncio.ensure_future(work()) for work in (self._watch, self._publish)]
             try:
@@ -119,24 +119,24 @@ def replicas_running(
     keys: ApiKeys,
     choices: RayChoices,
 ) -> Iterator[int]:
-    """Replicas that serve inside the context.
+    """Run replicas that serve inside the context.
 
-    Each builds a server of its own and loads its model before it is asked anything. They share the
-    folder: pictures, runs and answers of one are those of all.
+    Each replica builds its own server and loads its model before it receives requests. Replicas
+    share the folder, so images, runs and answers of one are available from all.
 
     Args:
-        configure: Builds a replica's configuration, in its process; must be picklable.
-        folder: That of the configuration.
+        configure: Builds a replica's configuration in its process; must be picklable.
+        folder: The configuration's folder.
         host: Address to listen on.
-        port: Port; 0 takes a free one.
-        keys: Those of the configuration.
-        choices: How many, and where.
+        port: Port to listen on; 0 picks a free one.
+        keys: The configuration's keys.
+        choices: How many replicas to run, and where.
 
     Yields:
         The port.
 
     Raises:
-        UnsafeAddressError: Others could reach it, and there are no keys.
+        UnsafeAddressError: Others could reach the server, and there are no keys.
         ReplicasError: There are not enough GPUs, or a replica does not start.
         ModuleNotFoundError: Ray Serve is not installed.
     """
@@ -158,7 +158,7 @@ def replicas_running(
         stopping.parent.mkdir(parents=True, exist_ok=True)
         stopping.touch()
         with suppress(Exception):
-            # Requests under way end first; shutting Serve down would cut them off.
+            # Requests in progress end first; shutting Serve down would cut them off.
             serve.delete(NAME)
             serve.shutdown()
         if choices.address is None:
@@ -167,17 +167,17 @@ def replicas_running(
 
 
 def _deploy(build: Callable[[], Any], choices: RayChoices, *, gpus: float) -> None:
-    """Start replicas of an application, which returns when all of them answer.
+    """Start replicas of an application; returns once all of them respond.
 
     Raises:
-        ReplicasError: One does not start.
+        ReplicasError: A replica does not start.
     """
     from ray import serve
 
     deployment = serve.deployment(serve.ingress(build)()).options(
         name=NAME,
         num_replicas=choices.replicas,
-        # Replicas may share cores; what must not be given out twice are GPUs.
+        # Replicas may share CPU cores; only GPUs must not be assigned twice.
         ray_actor_options={"num_cpus": 0, "num_gpus": gpus},
         max_ongoing_requests=_MOST_REQUESTS,
         graceful_shutdown_timeout_s=choices.grace,
@@ -201,7 +201,7 @@ def serve_on_ray(
     choices: RayChoices,
     tell: Callable[[int], None] = lambda port: None,
 ) -> None:
-    """Serve until told to stop.
+    """Serve until the process is asked to stop.
 
     Args:
         configure: See `replicas_running`.
@@ -210,16 +210,16 @@ def serve_on_ray(
         port: See `replicas_running`.
         keys: See `replicas_running`.
         choices: See `replicas_running`.
-        tell: Told the port when the replicas are ready.
+        tell: Called with the port when the replicas are ready.
 
     Raises:
-        UnsafeAddressError: See `replicas_running`, as the others.
+        UnsafeAddressError: See `replicas_running`, also for its other errors.
     """
     with replicas_running(
         configure, folder, host=host, port=port, keys=keys, choices=choices
     ) as used:
         told_to_stop = threading.Event()
-        # Only now: Ray sets handlers of its own while it starts.
+        # Set the handlers only now, since Ray sets its own while it starts.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: told_to_stop.set())
         tell(used)
@@ -239,10 +239,10 @@ def _builder(configure: Callable[[], ServerConfig], stopping: Path) -> Callable[
 
 
 def _prepare_environment(choices: RayChoices) -> None:
-    """Settings that Ray reads from the environment when it is imported and when it starts."""
+    """Set the environment variables that Ray reads when it is imported and when it starts."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if choices.address is None:
-        # Ray's own ports take orders from whoever has the token, wherever they are.
+        # Ray's ports accept commands from any machine that has the token.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
@@ -272,14 +272,14 @@ def _join(ray: Any, choices: RayChoices) -> None:
 
 
 def gpus_each(ray: Any, choices: RayChoices) -> float:
-    """GPUs of each replica.
+    """GPUs per replica.
 
     Args:
-        ray: Joined.
-        choices: How many there are to be.
+        ray: The Ray module, connected to the cluster.
+        choices: The requested replicas and GPUs.
 
     Raises:
-        ReplicasError: There are not enough.
+        ReplicasError: There are not enough GPUs.
     """
     there = ray.cluster_resources().get("GPU", 0.0)
     if choices.gpus_per_replica is None:

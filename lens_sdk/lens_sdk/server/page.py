@@ -1,4 +1,4 @@
-"""The page at `/`, one HTML file with everything inside, and the one for addresses too old."""
+"""The page at `/`, a self-contained HTML file, and the error page for expired URLs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lens_sdk.shell_words import shell_word
 
 @cache
 def page(runs: str, studies: str) -> tuple[str, str]:
-    """The page, and a content security policy that allows nothing but what is in it.
+    """The page, and a content security policy that allows only the page's own content.
 
     Args:
-        runs: The folder of recorded runs, as the page tells it.
-        studies: The folder of prompt studies, as the page tells it.
+        runs: The folder of recorded runs, as shown on the page.
+        studies: The folder of prompt studies, as shown on the page.
     """
     folder = files("lens_sdk.server").joinpath("web")
     style, asking, shelves, script, text = (
@@ -38,10 +38,10 @@ def page(runs: str, studies: str) -> tuple[str, str]:
 
 @cache
 def error_page(message: str) -> tuple[str, str]:
-    """What a browser shows for an address that leads nowhere, and its content security policy.
+    """The page for a URL that does not work, and its content security policy.
 
     Args:
-        message: Why it does not.
+        message: Why the URL does not work.
     """
     style = asset("palette.css") + asset("base.css")
     policy = f"default-src 'none'; img-src data:; style-src {source(style)}; frame-ancestors 'none'"

@@ -1,4 +1,4 @@
-"""Work that several callers may wait for, and logs that several callers may follow."""
+"""Work that several callers can wait for, and logs that several callers can follow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 NOBODY_YET = 5.0
-"""Seconds that work goes on before anybody waits for it; who asked may have gone that moment."""
+"""Seconds that new work continues if nobody waits for it, as the caller may have left already."""
 
 T = TypeVar("T")
 
@@ -19,9 +19,9 @@ class Entry:
     """One message of a log.
 
     Attributes:
-        kind: Its name.
+        kind: Name of the message.
         data: JSON text.
-        number: Its place among those that are kept, from 1; None for passing ones.
+        number: Position among the kept messages, from 1; None for passing messages.
     """
 
     kind: str
@@ -30,10 +30,10 @@ class Entry:
 
 
 class EventLog:
-    """Messages in order; each follower reads at its own pace and nothing is kept twice.
+    """Messages in order; each follower reads at its own pace from a single shared copy.
 
-    Passing messages, such as progress, are kept only until a newer one of the same name is there,
-    so that a slow follower costs no memory.
+    Passing messages, such as progress, are kept only until a newer one with the same name arrives,
+    so slow followers cost no memory.
     """
 
     def __init__(self) -> None:
@@ -45,22 +45,22 @@ class EventLog:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing more comes."""
+        """Whether no more messages will come."""
         return self._closed
 
     def keep(self, kind: str, data: str) -> None:
-        """Add a message that every follower gets."""
+        """Add a message that every follower receives."""
         self._kept.append(Entry(kind, data, len(self._kept) + 1))
         self._tell()
 
     def pass_on(self, name: object, kind: str, data: str) -> None:
-        """Add a message that only matters until the next one of that name."""
+        """Add a message that is only relevant until the next one with the same name."""
         self._serial += 1
         self._passing[name] = self._serial, Entry(kind, data)
         self._tell()
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Close the log to new messages."""
         self._closed = True
         self._passing.clear()
         self._tell()
@@ -73,8 +73,8 @@ class EventLog:
         """All kept messages after number `after`, then new ones until the log is closed.
 
         Args:
-            after: The last number that is known already.
-            beat: After so many silent seconds comes a None.
+            after: Number of the last message already known.
+            beat: Seconds without a message after which a None is yielded.
         """
         seen = 0
         while True:
@@ -103,10 +103,10 @@ class EventLog:
 
 
 class SharedWork(Generic[T]):
-    """A piece of work that ends early when nobody waits for it any more.
+    """A piece of work that is cancelled when nobody waits for it any more.
 
     Attributes:
-        log: What it has to say before it is done.
+        log: Messages from the work before it is done.
     """
 
     def __init__(
@@ -117,13 +117,13 @@ class SharedWork(Generic[T]):
         on_abandoned: Callable[[], Any] = lambda: None,
         wanted: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Begin.
+        """Start the work.
 
         Args:
-            work: Does it, given the log to write to.
-            patience: Seconds it goes on when nobody waits, in case somebody comes back.
-            on_abandoned: Called when it is ended for want of anybody waiting.
-            wanted: Whether somebody waits who is not in this process.
+            work: Does the work; receives the log to write to.
+            patience: Seconds to continue when nobody waits, in case a caller comes back.
+            on_abandoned: Called when the work is cancelled because nobody waits.
+            wanted: Whether a caller in another process waits.
         """
         self.log = EventLog()
         self._patience = patience
@@ -137,22 +137,22 @@ class SharedWork(Generic[T]):
 
     @property
     def done(self) -> bool:
-        """Whether it is over."""
+        """Whether the work is over."""
         return self._task.done()
 
     def on_done(self, tell: Callable[[bool], Any]) -> None:
-        """Have something called when it is over, with whether there is a result."""
+        """Call `tell` when the work is over, with whether it has a result."""
         self._task.add_done_callback(
             lambda task: tell(not task.cancelled() and task.exception() is None)
         )
 
     async def result(self) -> T:
-        """What came of it; cancelling the waiting does not end the work."""
+        """Wait for the result; cancelling the wait does not cancel the work."""
         return await asyncio.shield(self._task)
 
     @contextmanager
     def joined(self) -> Iterator[None]:
-        """Wait for it inside; when the last one leaves early, the work ends."""
+        """Count as waiting inside the context; the work is cancelled if all callers leave early."""
         self._waiting += 1
         if self._ending is not None:
             self._ending.cancel()
@@ -180,6 +180,6 @@ class SharedWork(Generic[T]):
         if self._ending is not None:
             self._ending.cancel()
         if not task.cancelled():
-            # Whoever still waits is told; where nobody does, this keeps the error from a log.
+            # Waiting callers get the error; if there are none, this keeps asyncio from logging it.
             task.exception()
         self.log.close()

@@ -1,4 +1,4 @@
-"""Server-sent events, and what happens when a client goes away."""
+"""Server-sent events, and cancellation of work when a client disconnects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class ClientLeftError(Exception):
-    """The client closed its connection before there was an answer."""
+    """The client disconnected before it received an answer."""
 
 
 class EventStream(StreamingResponse):
@@ -26,13 +26,13 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(self, frames: AsyncIterator[str]) -> None:
-        # Proxies that buffer would hold events back.
+        # Keeps buffering proxies from holding events back.
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         super().__init__(frames, headers=headers)
 
 
 def frame(entry: Entry | None) -> str:
-    """One event as it goes over the wire; None is a sign of life that clients ignore."""
+    """Format an event for sending; None gives a keep-alive comment that clients ignore."""
     if entry is None:
         return ": still here\n\n"
     number = "" if entry.number is None else f"id: {entry.number}\n"
@@ -40,14 +40,14 @@ def frame(entry: Entry | None) -> str:
 
 
 async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Wait for something as long as the client does.
+    """Wait for `work` as long as the client is connected.
 
     Args:
-        request: Whose body was read already.
-        work: Cancelled when the client leaves.
+        request: The client's request, whose body has already been read.
+        work: The work; cancelled when the client disconnects.
 
     Raises:
-        ClientLeftError: It left.
+        ClientLeftError: The client disconnected.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_left(request))

@@ -1,4 +1,4 @@
-"""Prompt studies of a folder: what they came to, and their reports."""
+"""The prompt studies in a folder: their outcomes and reports."""
 
 from __future__ import annotations
 
@@ -30,62 +30,62 @@ from lens_sdk.server.pictures import KEPT_SECONDS
 
 _CALLS_FILE = "calls.jsonl"
 _HEADERS = {"content-security-policy": "sandbox allow-scripts; frame-ancestors 'none'"}
-"""The report brings a policy of its own; this keeps it apart from the server's page and its key."""
+"""The report has its own policy; this isolates it from the server's page and its API key."""
 
 _UNREADABLE = (OSError, PromptOptError, ValidationError, LookupError, TypeError, AttributeError)
-"""What files that are no study's, or another version's, end with."""
+"""Errors from reading files that are not a study's or come from another version."""
 
 _log = logging.getLogger(__name__)
 
 
 class StudyAnswer(BaseModel):
-    """A prompt study in a few words."""
+    """Summary of a prompt study."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     id: str
-    """Name of its folder."""
+    """Name of the study's folder."""
     object: Literal["study"] = "study"
-    """Always the same."""
+    """Always "study"."""
     created_at: int
-    """When it was begun, in seconds since 1970."""
+    """Start time, in seconds since 1970."""
     updated_at: int
-    """When it last wrote something down: every call of a study that runs is one."""
+    """Time of the last write, in seconds since 1970; a running study writes with every call."""
     status: Literal["finished", "unfinished"]
-    """Whether it came to its end."""
+    """Whether the study has finished."""
     prompt: str
-    """Name of the system prompt it improves."""
+    """Name of the system prompt to improve."""
     generators: list[str]
-    """What draws."""
+    """Names of the generators."""
     improved: bool | None
-    """Whether a better prompt was established; null before the end."""
+    """Whether a better prompt was established; null until the study has finished."""
     claim: GainClaim | None
     """Scores of the seed prompt and the best one, and the gain with its interval."""
     cost: SpendRow
-    """What it consumed, so far or in all."""
+    """Consumption so far, or in total once finished."""
     report_url: str = ""
-    """Path of its report; works for an hour, without a key."""
+    """Path of the report; works for an hour without a key."""
 
 
 class StudyList(BaseModel):
     """Prompt studies, newest first."""
 
     object: Literal["list"] = "list"
-    """Always the same."""
+    """Always "list"."""
     data: list[StudyAnswer]
     """The studies."""
 
 
 class StudyShelf:
-    """The studies of a folder, each in a folder of its own.
+    """The studies in a folder, each in its own subfolder.
 
-    Reports open in the browser as ordinary links, which send no key. So their addresses are signed,
-    and only given to who may ask.
+    Browsers open reports as ordinary links, which send no key. The URLs are therefore signed and
+    given only to authorized callers.
 
     Args:
-        folder: Where the studies are.
-        secret: File with what addresses are signed with; made when it is needed. Servers that share
-            it take each other's addresses.
+        folder: Folder of the studies.
+        secret: File with the signing secret, created when needed. Servers that share it accept each
+            other's URLs.
     """
 
     def __init__(self, folder: Path, secret: Path) -> None:
@@ -93,7 +93,7 @@ class StudyShelf:
         self._secret = secret
 
     def newest(self, most: int) -> list[StudyAnswer]:
-        """The latest studies, newest first; one that cannot be read is left out."""
+        """The latest studies, newest first; unreadable ones are left out."""
         found = []
         for name, folder in self._folders().items():
             try:
@@ -106,7 +106,7 @@ class StudyShelf:
         """A study in a few words.
 
         Raises:
-            ApiError: There is none of that name, or it cannot be read.
+            ApiError: The study does not exist or cannot be read.
         """
         folder = self._find(name)
         try:
@@ -118,12 +118,12 @@ class StudyShelf:
         """A study's report as HTML.
 
         Args:
-            token: The part of its address before the name.
-            name: The study.
+            token: The part of the URL before the name.
+            name: Name of the study.
 
         Raises:
-            ApiError: The address was not given by a server of this folder, or is too old; or there
-                is no such study any more.
+            ApiError: The URL was not signed with this secret or has expired, or the study no longer
+                exists or cannot be read.
         """
         until = token.partition("-")[0]
         known = self._token(name, until)
@@ -156,7 +156,7 @@ class StudyShelf:
         return {path.parent.name: path.parent for path in self._folder.glob(f"*/{STUDY_FILE}")}
 
     def _find(self, name: str) -> Path:
-        # Only names that were found in the folder lead anywhere, so no path can leave it.
+        # Only names found in the folder are accepted, so no path can lead outside it.
         folder = self._folders().get(name)
         if folder is None:
             raise ApiError(404, f"There is no study {name!r}.", code="study_not_found", param="id")
@@ -164,17 +164,17 @@ class StudyShelf:
 
 
 def add_studies(app: FastAPI, config: ServerConfig) -> None:
-    """Add the endpoints of studies."""
+    """Add the endpoints for studies."""
     shelf = StudyShelf(config.shelf, config.folder / "links.key")
 
     @app.get("/v1/studies", response_model=StudyList, responses=answers(400))
     def studies(limit: Annotated[int, Query(ge=1, le=200)] = 20) -> dict[str, Any]:
-        """The latest prompt studies, newest first."""
+        """List the latest prompt studies, newest first."""
         return {"data": shelf.newest(limit)}
 
     @app.get("/v1/studies/{name}", response_model=StudyAnswer, responses=answers(404))
     def study(name: str) -> StudyAnswer:
-        """A prompt study in a few words."""
+        """Summary of a prompt study."""
         return shelf.describe(name)
 
     @app.get(f"{OPEN_FOLDER}studies/{{token}}/{{name}}", include_in_schema=False)
@@ -186,7 +186,7 @@ Stamp = tuple[int, ...]
 
 
 def _stamp(folder: Path) -> Stamp:
-    """Changes whenever a study's files do."""
+    """A value that changes whenever the study's files change."""
     paths = (folder / name for name in (STUDY_FILE, RESULT_FILE, _CALLS_FILE))
     return tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in paths)
 
