@@ -1,4 +1,4 @@
-"""The `lens` command: one module per subcommand."""
+"""The `lens` command; each subcommand has its own module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lens mcp`: tools for language-model applications."""
+"""`lens mcp`: offers tools to language-model applications."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lens optimize`: a better system prompt for a reasoner and the generator it writes for."""
+"""`lens optimize`: improves a reasoner's system prompt for a generator."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _requests(
     guidance: float | None,
     extra: list[str] | None,
 ) -> PromptSet:
-    """The requests of a file, with settings for those that have none of their own."""
+    """Read the requests of a file; the settings apply to those that do not set them."""
     from lens_prompt_opt import PromptSet
 
     prompts = PromptSet.load(path)

@@ -1,4 +1,4 @@
-"""A prompt study shown while it runs, and its result."""
+"""Displays the progress of a prompt study and its result."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _WIDTH = 30
 
 
 class StudyDisplay:
-    """Shows how far a study is, what it cost and what it accepted.
+    """Shows a study's progress, cost and accepted edits.
 
     Args:
-        console: Where to draw.
-        budget: The limits that the bars run to.
+        console: The console to use.
+        budget: The limits, which set the ends of the bars.
     """
 
     def __init__(self, console: Console, budget: Budget) -> None:
@@ -42,11 +42,11 @@ class StudyDisplay:
         self.notice = ""
 
     def shown(self) -> AbstractContextManager[None]:
-        """Draw for as long as the context lasts; without a terminal, only what was accepted."""
+        """Display progress while the context lasts; without a terminal, only accepted edits."""
         return live(self._console, self._render)
 
     def update(self, progress: StudyProgress) -> None:
-        """Take in how things stand."""
+        """Update the display with the latest progress."""
         self._state = progress
         for edit in progress.accepted[len(self._told) :]:
             self._console.print(
@@ -90,7 +90,7 @@ class StudyDisplay:
 
 
 def show_result(console: Console, result: StudyResult) -> None:
-    """Print what the study came to: the claim, the edits, the matrix, the costs."""
+    """Print a study's result: the claim, the edits, the matrix, the costs."""
     if result.claim is not None:
         console.print(f"[bold]{result.claim}[/]", highlight=False)
     elif result.end == "improved":

@@ -1,4 +1,4 @@
-"""A prompt study of the command line run to its end, and told."""
+"""Runs a prompt study from the command line and reports it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def follow_study(run: OptimizeRun) -> StudyResult:
-    """Run the study, shown as it goes; an interruption says how to go on."""
+    """Run the study and show its progress; when interrupted, print how to resume it."""
     from lens_prompt_opt import StopSwitch, StudyInterruptedError
 
     display, stop = StudyDisplay(err, run.order.budget), StopSwitch()
@@ -44,7 +44,7 @@ def follow_study(run: OptimizeRun) -> StudyResult:
 
 
 def tell_study(run: OptimizeRun, result: StudyResult, *, as_json: bool) -> None:
-    """Print what a study came to."""
+    """Print the result of a study."""
     if as_json:
         print_json(result.model_dump(mode="json", exclude={"run_dir"}))
         return

@@ -1,4 +1,4 @@
-"""The options of `lens optimize` that no other command has."""
+"""Options that only `lens optimize` has."""
 
 from __future__ import annotations
 

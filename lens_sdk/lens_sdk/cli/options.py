@@ -1,4 +1,4 @@
-"""Options that several commands have, so that they are called and explained the same everywhere."""
+"""Options shared by several commands, with the same names and help everywhere."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ _OPTIONS = {
     "max_usd": "--max-cost",
     "deadline": "--deadline",
 }
-"""Where a value that a request or a limit refuses was given."""
+"""The option for each field, for error messages about invalid values."""
 
 
 def image_request(
@@ -226,10 +226,10 @@ def image_request(
     number: int = 1,
     extra: list[str] | None = None,
 ) -> ImageRequest:
-    """The request that a command line means.
+    """Build the request from command-line options.
 
     Raises:
-        typer.BadParameter: A value that no request can have, with its option.
+        typer.BadParameter: A value is invalid; names its option.
     """
     width, height = parse_size(size)
     with checked_options():
@@ -250,10 +250,10 @@ def image_request(
 def loop_limits(
     rounds: int, max_images: int | None, max_cost: float | None, deadline: float | None
 ) -> LoopLimits:
-    """The limits that a command line means.
+    """Build the limits from command-line options.
 
     Raises:
-        typer.BadParameter: A value that no limit can have, with its option.
+        typer.BadParameter: A value is invalid; names its option.
     """
     with checked_options():
         return LoopLimits(
@@ -263,7 +263,7 @@ def loop_limits(
 
 @contextmanager
 def checked_options() -> Iterator[None]:
-    """Tell a value that cannot be used as what it is on a command line: a wrong option."""
+    """Report invalid values as invalid command-line options."""
     try:
         yield
     except ValidationError as error:
@@ -275,10 +275,10 @@ def checked_options() -> Iterator[None]:
 
 
 def extra_settings(given: list[str] | None) -> dict[str, JsonValue]:
-    """The settings of `--extra`; a value is JSON where it can be, and text otherwise.
+    """Parse the values of `--extra`, as JSON where possible and as text otherwise.
 
     Raises:
-        typer.BadParameter: One that is not NAME=VALUE.
+        typer.BadParameter: A value is not NAME=VALUE.
     """
     found: dict[str, JsonValue] = {}
     for text in given or ():
@@ -295,10 +295,10 @@ def extra_settings(given: list[str] | None) -> dict[str, JsonValue]:
 
 
 def lora_weights(given: list[str] | None) -> list[tuple[Path, float]]:
-    """Files and weights of `--lora`.
+    """Parse the files and weights of `--lora`.
 
     Raises:
-        typer.BadParameter: A weight that is no number.
+        typer.BadParameter: A weight is not a number.
     """
     found = []
     for text in given or ():

@@ -1,4 +1,4 @@
-"""`lens train plan`: what a training would take, before it is begun."""
+"""`lens train plan`: estimates what training takes before it starts."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def plan(
 
 
 def described(plan: TrainingPlan) -> dict[str, Any]:
-    """The plan for JSON; memory in GB of a GPU."""
+    """Return the plan for JSON; memory is in GB per GPU."""
     return {
         **_described(plan, plan.kinds[0].run.parameters),
         "accumulate": plan.accumulate,
@@ -99,7 +99,7 @@ def described(plan: TrainingPlan) -> dict[str, Any]:
 
 
 def described_post(plan: PostPlan) -> dict[str, Any]:
-    """The plan of a post-training stage for JSON; memory in GB of a GPU."""
+    """Return the plan of a post-training stage for JSON; memory is in GB per GPU."""
     return {
         **_described(plan, plan.parameters),
         "pictures_per_step": plan.pictures,
@@ -108,7 +108,7 @@ def described_post(plan: PostPlan) -> dict[str, Any]:
 
 
 def _described(plan: TrainingPlan | PostPlan, parameters: int) -> dict[str, Any]:
-    """What every plan tells."""
+    """Return the values that every plan has."""
     memory = asdict(plan.memory)
     memory["total"] = {kind: plan.memory.total(kind) for kind in plan.memory.activations}
     return {
@@ -134,7 +134,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _batches(plan: TrainingPlan) -> Table:
-    """Operations by kind of batch."""
+    """Table of operations by kind of batch."""
     table = _table(
         "Operations, 10^12",
         "size",
@@ -157,7 +157,7 @@ def _batches(plan: TrainingPlan) -> Table:
 
 
 def _memory(plan: TrainingPlan | PostPlan) -> Table:
-    """Memory by kind of checkpointing; the config's own is marked."""
+    """Table of memory by kind of checkpointing; the config's own kind is marked."""
     from lens_core.training.plan import GPU_MEMORY_GB
 
     memory, mine = plan.memory, plan.config.activation_checkpointing
@@ -177,7 +177,7 @@ def _memory(plan: TrainingPlan | PostPlan) -> Table:
 
 
 def _time(plan: TrainingPlan) -> Table:
-    """Steps, pictures, days."""
+    """Table of steps, images and days."""
     title = f"{plan.stage} on {plan.gpus} {plan.gpu} at MFU {plan.mfu:g}"
     table = _table(title, "", "whole stage")
     parameters = plan.kinds[0].run.parameters
@@ -197,7 +197,7 @@ def _time(plan: TrainingPlan) -> Table:
 
 
 def _post_time(plan: PostPlan) -> Table:
-    """Steps, pictures, days of a post-training stage."""
+    """Table of steps, images and days of a post-training stage."""
     title = f"{plan.stage} on {plan.gpus} {plan.gpu} at MFU {plan.mfu:g}, without rewards"
     table = _table(title, "", "whole stage")
     rows = [

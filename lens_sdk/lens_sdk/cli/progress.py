@@ -1,4 +1,4 @@
-"""A run shown while it happens."""
+"""Displays the progress of a run."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from lens_reasoner import (
 
 
 class CountColumn(ProgressColumn):
-    """Steps done of all steps; nothing for tasks of one step."""
+    """Shows steps done out of all steps; empty for tasks of one step."""
 
     def render(self, task: Task) -> Text:
-        """The column's text for one task."""
+        """Return the column's text for a task."""
         if task.total is None or task.total <= 1:
             return Text()
         return Text(f"{task.completed:.0f}/{task.total:.0f}")
 
 
 def progress_bars(console: Console) -> Progress:
-    """Bars in the style of all commands."""
+    """Make progress bars in the style of all commands."""
     return Progress(
         SpinnerColumn(finished_text="[green]✓[/]"),
         TextColumn("{task.description}"),
@@ -56,11 +56,11 @@ def progress_bars(console: Console) -> Progress:
 
 
 class RunDisplay:
-    """Shows the events of runs as bars; use as a context manager.
+    """Shows the events of runs as bars; use it as a context manager.
 
     Args:
-        console: Where to draw the bars.
-        rewrites: Whether runs rewrite first.
+        console: Where to show the bars.
+        rewrites: Whether runs start with rewriting.
     """
 
     def __init__(self, console: Console, *, rewrites: bool) -> None:
@@ -88,7 +88,7 @@ class RunDisplay:
         self._bars.update(task, total=1, completed=1)
 
     def show(self, event: Event) -> None:
-        """Take in one event of a run."""
+        """Update the bars with one event of a run."""
         match event:
             case Started():
                 if self._rewrites:
@@ -117,7 +117,7 @@ class RunDisplay:
         self._bars.update(self._drawing[key], completed=event.step)
 
     def _judge(self, index: int) -> None:
-        # Who could not be asked about a picture may be asked again.
+        # A set, as an image whose judging failed may be judged again.
         self._judged.add(index)
         if self._judging is None:
             self._judging = self._bars.add_task("Judging", total=self._images)

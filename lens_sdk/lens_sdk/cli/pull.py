@@ -1,4 +1,4 @@
-"""`lens pull`: download a published model."""
+"""`lens pull`: downloads a published model."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def pull(
 
 
 def described(part: PulledPart) -> dict[str, Any]:
-    """What was fetched, for JSON."""
+    """Return what was downloaded, for JSON."""
     return {
         "component": part.component,
         "path": str(part.path),

@@ -1,4 +1,4 @@
-"""Recorded runs read from their folder, and told."""
+"""Reads recorded runs from their folder and prints them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lens_sdk.client.types import RunInfo
 
 
 def recorded_runs(folder: Path, limit: int) -> list[RunInfo]:
-    """The latest runs of a folder, newest first; one that cannot be read is told and left out."""
+    """Return a folder's latest runs, newest first; unreadable runs are reported and left out."""
     found = []
     for path in RunStore(folder).folders():
         try:
@@ -30,16 +30,16 @@ def recorded_runs(folder: Path, limit: int) -> list[RunInfo]:
 
 
 def readable_records(folder: Path, left_out: list[str] | None = None) -> Iterator[RunRecord]:
-    """A run, or the runs in a folder, each read in full and then let go.
+    """Yield a run, or the runs in a folder; each is fully read and then released.
 
-    Of several, one that cannot be read is told and left out.
+    In a folder of several runs, unreadable ones are reported and left out.
 
     Args:
-        folder: Of the run or the runs.
-        left_out: Where the names of those are noted.
+        folder: The folder of the run or runs.
+        left_out: The names of unreadable runs are appended to it.
 
     Raises:
-        RunRecordError: There is no run, or none that can be read.
+        RunRecordError: There is no run, or none can be read.
     """
     if (folder / EVENTS).is_file():
         yield RunRecord(folder)
@@ -54,7 +54,7 @@ def readable_records(folder: Path, left_out: list[str] | None = None) -> Iterato
     for path in paths:
         try:
             record = RunRecord(path)
-            record.state()  # A damaged one is found here.
+            record.state()  # Raises for a damaged record.
         except ReasonerError as error:
             _leave_out(path, error)
             damaged.append(path.name)
@@ -71,17 +71,17 @@ def _leave_out(path: Path, error: ReasonerError) -> None:
 
 
 def recorded_run(folder: Path) -> tuple[RunInfo, LoopResult]:
-    """One run.
+    """Read one run.
 
     Raises:
-        RunRecordError: There is none, or it cannot be read.
+        RunRecordError: There is no run, or it cannot be read.
     """
     record = RunRecord(folder)
     return run_info(record), record.result()
 
 
 def run_values(info: RunInfo, result: LoopResult, folder: Path | None) -> dict[str, Any]:
-    """A run as JSON values; pictures are told by hash and, where they are here, by file."""
+    """Return a run as JSON values; images are given by hash and, if local, by file."""
     values = result.model_dump(
         mode="json", exclude={"candidates": {"__all__": {"image": {"data"}}}}
     )

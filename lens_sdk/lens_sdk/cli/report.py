@@ -1,4 +1,4 @@
-"""What a finished run prints."""
+"""Prints the report of a finished run."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def print_report(
     """Print prompt, verdict, path and timings as text.
 
     Args:
-        console: Where to.
-        result: A run with at least one picture.
-        saved: Where its pictures were saved, by candidate.
+        console: The console to print to.
+        result: A run with at least one image.
+        saved: Where its images were saved, by candidate.
         timings: Seconds by stage.
         run_id: The run's name in the records.
     """
@@ -63,7 +63,7 @@ def print_report(
 
 
 def verdict_lines(rubric: Rubric | None, verdict: Verdict) -> list[Text]:
-    """One line for each criterion: what was checked, and what was seen."""
+    """Return a line for each criterion: what was checked, and what was seen."""
     questions = {c.name: c.question for c in rubric.criteria} if rubric else {}
     lines = []
     for told in verdict.verdicts:
@@ -81,7 +81,7 @@ def print_json_report(
     timings: Mapping[str, float],
     run_id: str | None = None,
 ) -> None:
-    """Print the same as one JSON object."""
+    """Print the same report as one JSON object."""
     report = _json_report(result, saved, timings)
     if run_id is not None:
         report["run"] = run_id

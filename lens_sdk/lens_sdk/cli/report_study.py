@@ -1,4 +1,4 @@
-"""`lens report`: a prompt study or recorded runs as one page."""
+"""`lens report`: writes a prompt study or recorded runs as one page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lens reproduce`: a saved picture made again."""
+"""`lens reproduce`: generates a saved image again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lens_sdk.cli.saving import check_output, place
 from lens_sdk.models import MODEL_CHOICES
 
 DIFFERENT = 4
-"""Exit code of a picture whose pixels are not the same."""
+"""Exit code if any pixel differs."""
 
 
 @reports_errors
@@ -85,7 +85,7 @@ def reproduce(
 
 
 def _target(output: Path, picture: Path) -> Path:
-    """The file of the new picture, which knows neither request nor verdict of the first one."""
+    """Return the path for the new image, which lacks the original's request and verdict."""
     check_output(output)
     target = place(output, picture.name)
     file = target.with_suffix(picture.suffix)

@@ -1,4 +1,4 @@
-"""`lens rewrite`: a request as the prompt that would be drawn."""
+"""`lens rewrite`: shows the prompt that a request is rewritten to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lens runs`: what was recorded, and going on with it."""
+"""`lens runs`: lists, shows and resumes recorded runs."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ _STYLES = {"finished": "green", "running": "cyan", "failed": "red"}
 
 
 def _known_ids(incomplete: str) -> list[str]:
-    """Names for shell completion."""
+    """Return run names for shell completion."""
     from lens_reasoner import RunStore
     from lens_sdk.settings import DEFAULT_RUNS, Settings
 
     try:
         folder = Settings.load().runs or DEFAULT_RUNS
-    except Exception:  # a shell's question is never answered with an error
+    except Exception:  # shell completion must never print an error
         return []
     names = [path.name for path in RunStore(folder).folders()]
     return [name for name in reversed(names) if name.startswith(incomplete)]
@@ -179,7 +179,7 @@ async def _resume(settings: Settings, name: str) -> Followed:
 
 
 async def _full_name(settings: Settings, name: str) -> str:
-    """The run that a name, a part of one or "latest" means."""
+    """Return the full name of a run, from its name, a part of it, or "latest"."""
     known = [info.id for info in await _list(settings, 200)]
     if name == LATEST and known:
         return known[0]

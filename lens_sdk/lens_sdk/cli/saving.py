@@ -1,4 +1,4 @@
-"""Pictures of a run on their way into files."""
+"""Saves the images of a run."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from lens_sdk.models import LensModel
 def save_pictures(
     result: LoopResult, output: Path, model: LensModel | None, *, keep_all: bool
 ) -> dict[int, Path]:
-    """Save the best picture of a run, or all of them.
+    """Save the best image of a run, or all of them.
 
     Args:
         result: The run.
-        output: A folder, or the file of the best one.
-        model: The local model that drew them, if one did.
-        keep_all: Save every picture.
+        output: A folder, or a file for the best image.
+        model: The local model that generated them, if any.
+        keep_all: Whether to save every image.
 
     Returns:
-        Where each was saved, by its position in `result.candidates`.
+        Where each image was saved, by its position in `result.candidates`.
 
     Raises:
-        NothingDrawnError: There is none.
+        NothingDrawnError: There is no image.
     """
     from lens_sdk.metadata import save_candidate
 
@@ -46,23 +46,23 @@ def save_pictures(
 
 
 def place(output: Path, name: str) -> Path:
-    """Where one picture goes: the file that was asked for, or a free name in the folder.
+    """Return the path for an image: the requested file, or a free name in the folder.
 
     Args:
-        output: A folder, or the file of a picture.
-        name: What to call it in a folder.
+        output: A folder, or a file for the image.
+        name: The file name to use in a folder.
     """
     return output if _names_picture(output) else _free(output / name)
 
 
 def check_output(output: Path) -> None:
-    """See that something can be saved there, before it costs time or money.
+    """Check that images can be saved there, before any time or money is spent.
 
     Args:
-        output: A folder, or the file of a picture; it need not exist.
+        output: A folder, or a file for an image; it need not exist.
 
     Raises:
-        OSError: The folder cannot be made or written.
+        OSError: The folder cannot be created or written to.
     """
     folder = output.parent if _names_picture(output) else output
     found = next(at for at in (folder, *folder.absolute().parents) if at.exists())
@@ -77,19 +77,19 @@ def _names_picture(output: Path) -> bool:
 
 
 def _target(output: Path, text: str, result: LoopResult) -> Path:
-    """Where the best picture goes, named after the request in a folder."""
+    """Return the path for the best image; in a folder, it is named after the request."""
     assert result.best is not None
     suffix = SUFFIXES[result.best.image.media_type]
     return place(output, f"{name_of(text)}-{_number(result.best)}{suffix}")
 
 
 def _number(candidate: Candidate) -> int:
-    """The seed, or where the generator takes none, the picture's number in the run."""
+    """Return the seed; if the generator takes none, the image's number in the run."""
     return candidate.index if candidate.image.seed is None else candidate.image.seed
 
 
 def _free(path: Path) -> Path:
-    """The path, or the first with a number added that does not exist yet."""
+    """Return the path, or the first unused one with a number appended."""
     candidate, number = path, 2
     while candidate.exists():
         candidate, number = path.with_stem(f"{path.stem}-{number}"), number + 1

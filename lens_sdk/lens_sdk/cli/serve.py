@@ -1,4 +1,4 @@
-"""`lens serve`: the SDK behind HTTP."""
+"""`lens serve`: serves the SDK over HTTP."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def serve(
         keys=keys,
         limits=ServerLimits(waiting_images=max_waiting),
     )
-    # Refuses what cannot be before anything is started; nothing is loaded.
+    # Reports invalid choices before anything is started; nothing is loaded.
     config = choices.config()
     check_output(choices.folder)
     if ray:
@@ -130,7 +130,7 @@ def serve(
 
 
 def _free_port(host: str, port: int) -> int:
-    """The port to listen on, a free one for 0; it is let go again for the server to take."""
+    """Return the port to listen on, a free one for 0; it is released for the server to take."""
     try:
         with socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET

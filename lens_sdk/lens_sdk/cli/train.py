@@ -19,10 +19,10 @@ from lens_sdk.shell_words import shell_word
 
 
 class _Stages(TyperGroup):
-    """A group whose commands need not be named: any other word is a stage to train."""
+    """A group with an optional `stage` command: any word that is no command is a stage."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Put `stage` before what is no command."""
+        """Insert `stage` before a word that is no command."""
         if args and args[0] not in self.commands:
             args = ["stage", *args]
         return super().resolve_command(ctx, args)
@@ -107,7 +107,7 @@ def train(
 
 
 def _may_name_images(config: str) -> bool:
-    """Whether pictures can be found without --images: no preset names any but `images`."""
+    """Whether images can be found without --images: presets only name the folder `images`."""
     return Path(config).is_file() or Path("images").exists()
 
 
@@ -119,7 +119,7 @@ def _tell_how_to_draw(weights: Path) -> None:
 
 
 def overrides_of(settings: list[str] | None) -> dict[str, str]:
-    """The settings of `--set KEY=VALUE`, as text."""
+    """Parse `--set KEY=VALUE` options, with values as text."""
     return dict(_pair(setting) for setting in settings or [])
 
 

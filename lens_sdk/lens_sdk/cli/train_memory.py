@@ -1,4 +1,4 @@
-"""`lens train memory`: what fine-tuning needs under each memory plan."""
+"""`lens train memory`: shows how much memory fine-tuning needs under each plan."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def memory(
 
 
 def _model(config: LoraTrainingConfig) -> Model:
-    """Sizes of the model that a run starts from."""
+    """Return the sizes of the model that a run starts from."""
     from lens_core.checkpoints.sources import PRESETS
     from lens_core.memory.published import published_model
     from lens_core.training.lora.memory import blank_model
