@@ -1,8 +1,9 @@
 "use strict";
 
-/* People's answers to criteria: chosen here, kept in this browser, downloaded as JSON.
-   A line to be answered has data-image (the picture's SHA-256), data-criterion (its name) and a
-   child of class "question"; what shows the judge's answer has the class "judged". */
+/* Users' answers to criteria: chosen here, stored in this browser, downloaded as JSON.
+   A line that can be answered has data-image (the image's SHA-256), data-criterion (the criterion's
+   name) and a child of class "question"; elements that show the judge's answer have the class
+   "judged". */
 const Labels = (() => {
   const CHOICES = { yes: ["Yes", "y"], no: ["No", "n"], cannot_tell: ["Can’t tell", "u"] };
   const STORE = `lens-labels:${location.pathname}`;
@@ -17,12 +18,12 @@ const Labels = (() => {
     return node;
   }
 
-  // A browser may forbid storage, or have no room; labels then last as long as the page.
+  // A browser may forbid storage or have no room; labels then last only as long as the page.
   function read() {
     try {
       if (!lasting) return;
       kept = JSON.parse(localStorage.getItem(STORE)) ?? {};
-    } catch { /* What is known stays. */ }
+    } catch { /* Keep the current labels. */ }
   }
 
   function write() {
@@ -56,7 +57,7 @@ const Labels = (() => {
     const name = `label-${++groups}`;
     const options = Object.entries(CHOICES).map(([value, [text, key]]) => {
       const input = make("input", { type: "radio", name, value });
-      // A second click takes the answer back, which a radio button alone cannot.
+      // A second click clears the answer, which radio buttons do not support by themselves.
       input.addEventListener("click", () => choose(line, kept[keyOf(line)]?.label === value ? null : value));
       const title = `${text} (${key.toUpperCase()})`;
       return make("label", { title }, input, make("span", { textContent: text }));
@@ -125,7 +126,7 @@ const Labels = (() => {
     (on ? document.querySelector(".label input") ?? bar.end : bar.begin).focus();
   }
 
-  /* Fills the element #labels; all: also download labels of pictures that are not shown now. */
+  /* Fills the element #labels; `all` also downloads labels of images that are not shown now. */
   function begin({ all = false } = {}) {
     const node = document.getElementById("labels");
     const counter = make("span", { className: "count" });
