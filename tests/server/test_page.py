@@ -170,4 +170,4 @@ def test_stopping_leaves_no_frames_of_pictures_that_will_not_come(
     page.value("document.getElementById('stop').click()")
     page.wait("document.getElementById('status').textContent.startsWith('This run was cancelled')")
     assert page.value("document.querySelectorAll('.candidate').length") == 0
-    assert "no pictures" in page.value("document.getElementById('status').textContent")
+    assert "no images" in page.value("document.getElementById('status').textContent")

@@ -81,7 +81,7 @@ def _begin(page: Page, url: str) -> None:
     page.value("document.getElementById('text').focus()")
     page.type("a green star")
     page.press("Enter", code=ENTER, modifiers=2)
-    page.wait(f"{STATUS} === 'Drawing …'")
+    page.wait(f"{STATUS} === 'Generating …'")
 
 
 def _focus(page: Page) -> str:
@@ -95,7 +95,7 @@ def test_a_reload_goes_on_with_the_run_and_back_and_forward_lead_through_runs(
     _begin(page, quick.url)
     page.value("window.before = true")
     page.call("Page.reload")
-    page.wait(f"!window.before && {STATUS} === 'Drawing …'")
+    page.wait(f"!window.before && {STATUS} === 'Generating …'")
     assert page.value("document.getElementById('text').value") == "a green star"
     gate.opened.set()
     page.wait(f"{STATUS}.startsWith('Done')")
@@ -119,11 +119,11 @@ def test_tabs_that_nobody_sees_leave_connections_to_the_others(
         for _ in range(7):
             tabs.append(page.another())
             tabs[-1].open(address)
-            tabs[-1].wait(f"{STATUS} === 'Drawing …'", 10)
+            tabs[-1].wait(f"{STATUS} === 'Generating …'", 10)
         assert page.value("document.hidden")
         gate.opened.set()
         tabs[-1].wait(f"{STATUS}.startsWith('Done')")
-        assert page.value(STATUS) == "Drawing …"
+        assert page.value(STATUS) == "Generating …"
     finally:
         gate.opened.set()
         for tab in tabs:
@@ -180,7 +180,7 @@ def test_a_lost_connection_is_told_until_there_is_one_again(
         connection.loop.call_soon_threadsafe(connection.transport.abort)
     page.wait(f"{STATUS}.startsWith('Connection lost')")
     page.value("window.away = false")
-    page.wait(f"{STATUS} === 'Drawing …'")
+    page.wait(f"{STATUS} === 'Generating …'")
     gate.opened.set()
     page.wait(f"{STATUS}.startsWith('Done')")
     # A step that is told late, and lists that cannot be read, change nothing.
@@ -220,7 +220,7 @@ def test_a_new_key_goes_on_with_the_run_that_asked_for_it(
     page.wait("document.activeElement.id === 'key'")
     page.type("a key – with a dash")
     page.press("Enter", code=ENTER)
-    page.wait(f"{STATUS} === 'No API key has the character “–”.'")
+    page.wait(f"{STATUS} === 'API keys cannot contain “–”.'")
     page.value("document.getElementById('key').select()")
     page.type(old)
     page.press("Enter", code=ENTER)

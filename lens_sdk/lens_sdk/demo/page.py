@@ -1,4 +1,4 @@
-"""The demo's page: one HTML file with everything inside."""
+"""The demo's page: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from lens_sdk.demo.cases import DemoCase
 from lens_sdk.pages.document import document
 from lens_sdk.pages.verdicts import picture, score_badge, verdict_list
 
-TITLE = "From a request to a judged picture"
+TITLE = "From a request to a judged image"
 
 
 def render_page(cases: Sequence[DemoCase], *, model: str, command: str, runs: str) -> str:
-    """The page as HTML, with pictures as data URIs and nothing loaded from elsewhere.
+    """Return the page as HTML, with images as data URIs and no external resources.
 
     Args:
-        cases: What to show.
-        model: Name of the model that drew.
+        cases: The cases to show.
+        model: Name of the model that generated the images.
         command: The command line that makes this page again.
-        runs: Where the runs are recorded, as `lens calibrate --runs` takes it.
+        runs: The folder of recorded runs, as for `lens calibrate --runs`.
     """
     lead = el(
         "p",
-        "Every request was drawn twice by ",
+        "Each request was generated twice by ",
         el("b", model),
-        " from the same seeds: once as it was asked, once after it was rewritten into a detailed "
-        "description. A judge then checked each picture against the request, point by point.",
+        " from the same seeds: once as asked, once after it was rewritten into a detailed "
+        "prompt. A judge then checked each image against the request, criterion by criterion.",
         class_="lead",
     )
     return document(
@@ -51,12 +51,12 @@ def _summary(cases: Sequence[DemoCase]) -> Markup:
     tiles = [
         _tile(str(len(cases)), "requests"),
         _tile(str(len(pictures)), "pictures"),
-        _tile(f"{drawing / max(1, len(pictures)):.1f} s", "to draw a picture"),
+        _tile(f"{drawing / max(1, len(pictures)):.1f} s", "to generate an image"),
         _tile(f"{sum(rewriting) / max(1, len(rewriting)):.1f} s", "to rewrite a request"),
     ]
     bars = el(
         "div",
-        el("h2", "Criteria satisfied by the best picture of each request"),
+        el("h2", "Criteria satisfied by the best image of each request"),
         _bar("As asked", before),
         _bar("Rewritten", after),
         class_="bars",
@@ -65,7 +65,7 @@ def _summary(cases: Sequence[DemoCase]) -> Markup:
 
 
 def _tally(results: Iterable[LoopResult]) -> tuple[int, int]:
-    """Criteria satisfied and criteria asked, by each run's best picture."""
+    """Count the criteria met and the criteria asked, over each run's best image."""
     verdicts = [r.best.verdict for r in results if r.best is not None and r.best.verdict]
     lines = [line for verdict in verdicts for line in verdict.verdicts]
     return sum(line.answer == "yes" for line in lines), len(lines)
@@ -89,7 +89,7 @@ def _tile(value: str, label: str) -> Markup:
 
 def _case(number: int, case: DemoCase) -> Markup:
     name = f"request-{number}"
-    variants = [_variant("Drawn as it is", case.after)]
+    variants = [_variant("Generated as asked", case.after)]
     if case.rewritten:
         variants = [_variant("As asked", case.before), _variant("Rewritten", case.after)]
     return el(

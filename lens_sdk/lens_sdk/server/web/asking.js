@@ -1,6 +1,6 @@
-/* Asking the server. */
+/* Calls to the server. */
 
-// A browser may forbid storage; the key then lasts as long as the page.
+// A browser may forbid storage; the key then lasts only as long as the page.
 function stored(use) {
   try { return use(); } catch { return null; }
 }
@@ -16,7 +16,7 @@ async function call(path, options = {}) {
   const headers = { ...options.headers };
   const key = $("key").value || knownKey;
   const [odd] = key?.match(/[^\x20-\x7e]/u) ?? [];
-  if (odd) throw askForKey(`No API key has the character “${odd}”.`);
+  if (odd) throw askForKey(`API keys cannot contain “${odd}”.`);
   if (key) headers.authorization = "Bearer " + key;
   if (options.body) headers["content-type"] = "application/json";
   const answer = await fetch(path, { ...options, headers }).catch(() => {
@@ -43,7 +43,7 @@ function freshKey() {
   return "page-" + Array.from(bytes, (b) => b.toString(16).padStart(2, "0")).join("");
 }
 
-// The server gives a sign of life every 15 seconds; a connection may die without a word.
+// The server sends a keep-alive every 15 seconds, since a connection may die silently.
 const SILENCE = 45_000;
 
 function within(milliseconds, promise) {
@@ -54,8 +54,8 @@ function within(milliseconds, promise) {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
-/* A browser keeps six connections to a server, for all its tabs together: one that nobody
-   looks at gives its own back. */
+/* A browser allows six connections to a server across all tabs, so a hidden tab releases
+   its own. */
 async function untilSeen() {
   while (document.hidden) {
     await new Promise((go) => document.addEventListener("visibilitychange", go, { once: true }));
@@ -69,7 +69,7 @@ function whileSeen() {
   return hiding;
 }
 
-/* Server-sent events by fetch, because EventSource cannot send a key. */
+/* Server-sent events through fetch, because EventSource cannot send a key. */
 async function* events(path, after, signal) {
   const headers = after ? { "last-event-id": String(after) } : {};
   const answer = await call(path, { headers, signal });

@@ -1,15 +1,15 @@
 const $ = (id) => document.getElementById(id);
 const MARKS = { yes: ["✓", "satisfied"], no: ["✗", "not satisfied"], cannot_tell: ["?", "cannot tell"] };
 const REASONS = {
-  target_reached: "a picture is good enough", max_rounds: "all rounds are drawn",
-  max_images: "as many pictures as allowed", deadline: "the time is over", unjudged: "not judged",
-  refused: "refused", generator_failed: "drawing failed", max_cost: "the money is spent",
+  target_reached: "an image is good enough", max_rounds: "all rounds are done",
+  max_images: "the image limit is reached", deadline: "time is up", unjudged: "not judged",
+  refused: "refused", generator_failed: "generation failed", max_cost: "the cost limit is reached",
   cost_unknown: "a cost is unknown", interrupted: "interrupted",
 };
 const STAGES = {
   rewrite: "The request could not be rewritten", rubric: "No criteria could be written",
-  fidelity: "The prompt could not be checked", generate: "Drawing failed",
-  judge: "A picture could not be judged", revise: "The prompt could not be revised",
+  fidelity: "The prompt could not be checked", generate: "Generation failed",
+  judge: "An image could not be judged", revise: "The prompt could not be revised",
 };
 let current = null;
 
@@ -20,12 +20,12 @@ function make(tag, options = {}, ...children) {
 }
 
 function say(text, error = false) {
-  // The same words again would be read out again.
+  // Setting the same text again would make screen readers repeat it.
   if ($("status").textContent !== text) $("status").textContent = text;
   $("status").className = error ? "error" : "quiet";
 }
 
-// A button of no use for now keeps the focus.
+// Unlike `disabled`, aria-disabled lets an inactive button keep the focus.
 const able = (id) => $(id).getAttribute("aria-disabled") !== "true";
 const enable = (id, on) => $(id).setAttribute("aria-disabled", String(!on));
 
@@ -103,29 +103,29 @@ class RunView {
       this.prompt(`Refused (${outcome.category})`, outcome.reason);
       return;
     }
-    this.prompt(outcome.prompt === outcome.request ? "Drawn as asked" : "Rewritten", outcome.prompt);
-    say("Drawing …");
+    this.prompt(outcome.prompt === outcome.request ? "Used as asked" : "Rewritten", outcome.prompt);
+    say("Generating …");
   }
 
-  // Criteria are written while the first pictures are drawn.
+  // The criteria are written while the first images are generated.
   asking(rubric) {
     for (const { name, question } of rubric.criteria) this.questions[name] = question;
-    if (!this.cards.size) say("Drawing …");
+    if (!this.cards.size) say("Generating …");
   }
 
   revised({ round, rewrite }) {
     this.prompt(`New prompt for round ${round + 1}`, rewrite.prompt);
-    say(`Drawing round ${round + 1} …`);
+    say(`Generating round ${round + 1} …`);
   }
 
   card(index) {
     if (!this.cards.has(index)) {
       const card = make("figure", { className: "candidate" });
       const bar = make("progress", { max: 1, value: 0 });
-      bar.setAttribute("aria-label", `Picture ${index + 1}`);
+      bar.setAttribute("aria-label", `Image ${index + 1}`);
       const parts = {
         card, bar, frame: make("div", { className: "frame" }, bar),
-        title: make("span", { className: "quiet", textContent: `Picture ${index + 1}` }),
+        title: make("span", { className: "quiet", textContent: `Image ${index + 1}` }),
         score: make("span", { className: "score judged-text" }),
         verdict: make("ul", { className: "verdict" }),
       };
@@ -133,7 +133,7 @@ class RunView {
       parts.caption = make("figcaption", {}, parts.head, parts.verdict);
       card.append(parts.frame, parts.caption);
       const next = Math.min(...[...this.cards.keys()].filter((key) => key > index));
-      // Cards that are there stay where they are, and so does the focus in them.
+      // Existing cards are not moved, so they keep the focus.
       $("candidates").insertBefore(parts.card, this.cards.get(next)?.card ?? null);
       this.cards.set(index, parts);
     }
@@ -142,11 +142,11 @@ class RunView {
 
   step({ index, step, total, round }) {
     const { bar } = this.card(index);
-    // The last step of a picture may be told after the picture.
+    // An image's last step may be reported after the image.
     if (!bar.isConnected) return;
     bar.max = total;
     bar.value = step;
-    say(`Drawing round ${round + 1} …`);
+    say(`Generating round ${round + 1} …`);
   }
 
   picture({ index, image, round }) {
@@ -156,7 +156,7 @@ class RunView {
     if ((image.settings.width ?? 1024) < 256) picture.className = "small";
     parts.frame.className = "frame there";
     parts.frame.replaceChildren(picture);
-    parts.title.textContent = (image.seed === null ? `Picture ${index + 1}` : `Seed ${image.seed}`) + (round ? ` · round ${round + 1}` : "");
+    parts.title.textContent = (image.seed === null ? `Image ${index + 1}` : `Seed ${image.seed}`) + (round ? ` · round ${round + 1}` : "");
     const again = round ? `-round-${round + 1}` : "";
     const name = `lens-${image.seed ?? index}${again}.${mediaType(image.data).split("/")[1]}`;
     const save = make("a", { className: "save", href: address, download: name, textContent: "Download" });
@@ -200,27 +200,27 @@ class RunView {
   finished({ best, stop_reason, timings }) {
     this.over = true;
     say(`Done in ${timings.total.toFixed(1)} s: ${REASONS[stop_reason] ?? stop_reason}.`);
-    // A run that was judged later has two ends.
+    // A run that was judged later has two end events.
     for (const { card, head } of this.cards.values()) {
       card.removeAttribute("id");
       card.classList.remove("best");
       head.querySelector(".badge")?.remove();
     }
     const parts = this.cards.get(best);
-    // One that was not judged is only the first.
+    // Without a verdict, the best image is just the first one.
     if (this.cards.size < 2 || !parts?.verdict.querySelector(".mark")) return;
     parts.card.id = "best";
     parts.card.classList.add("best");
     parts.head.append(make("span", { className: "badge judged-text", textContent: "best" }));
-    $("status").append(" ", make("a", { href: "#best", className: "judged-text", textContent: "Go to the best picture" }));
+    $("status").append(" ", make("a", { href: "#best", className: "judged-text", textContent: "Go to the best image" }));
   }
 
   ended({ status, error }) {
     if (status === "running") return;
     this.over = true;
-    // What was under way will not come.
+    // Images still in progress will not arrive.
     for (const { bar, card } of this.cards.values()) if (bar.isConnected) card.remove();
-    const kept = $("candidates").querySelector("img") ? "Its pictures so far are kept." : "It has no pictures.";
+    const kept = $("candidates").querySelector("img") ? "Its images so far are kept." : "It has no images.";
     say(error ? error.message : `This run was ${status}. ${kept}`, Boolean(error));
     $("status").append(" ", make("button", { type: "button", className: "plain", textContent: "Go on", onclick: () => goOn(this.id) }));
   }
@@ -296,7 +296,7 @@ async function draw(event) {
   event.preventDefault();
   if (!able("draw")) return;
   enable("draw", false);
-  say("Asking …");
+  say("Starting …");
   try {
     const options = { method: "POST", body: JSON.stringify(body()), headers: { "idempotency-key": freshKey() } };
     const run = await (await call("/v1/runs", options)).json();
@@ -325,13 +325,13 @@ async function begin() {
   if (!$("key-field").hidden) {
     $("key-field").hidden = true;
     $("text").focus();
-    if (!current || $("status").className === "error") say("The key is right.");
+    if (!current || $("status").className === "error") say("The key is correct.");
   }
   showAddress();
 }
 
 $("form").addEventListener("submit", draw);
-// What is wrong in a field that is folded away could not be told.
+// Unfold collapsed fields, as the browser cannot show their validation errors.
 $("form").addEventListener("invalid", (event) => event.target.closest("details")?.setAttribute("open", ""), true);
 $("text").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
@@ -351,7 +351,7 @@ $("key").addEventListener("keydown", (event) => {
   begin();
 });
 addEventListener("popstate", showAddress);
-// Studies go on, and addresses of their reports work for an hour.
+// Refresh regularly: studies progress, and their report URLs expire after an hour.
 const lookAgain = () => { if (!document.hidden && $("model").textContent) refreshShelves(); };
 document.addEventListener("visibilitychange", lookAgain);
 setInterval(lookAgain, 60_000);

@@ -1,9 +1,9 @@
-/* What lies on the shelves under the page: past runs and prompt studies. */
+/* The lists ("shelves") at the bottom of the page: past runs and prompt studies. */
 
 const day = (seconds) => new Date(seconds * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
 
-/* Fill a shelf with a control for each row. One that is there already stays the same
-   element, so that a refresh takes neither the focus nor a click that is under way. */
+/* Fill a shelf with a control for each row. Existing rows keep their elements, so that a
+   refresh neither moves the focus nor interrupts a click. */
 function fill(shelf, rows, control) {
   const items = new Map([...shelf.children].map((item) => [item.dataset.id, item]));
   const wanted = rows.map((row) => {
@@ -29,7 +29,7 @@ function refresh(kept, made) {
 const MOST = 200;
 const shown = { past: 12, "study-list": 12 };
 
-/* Ask for one row more than is shown, to know whether there are more. */
+/* Request one row more than is shown, to find out whether there are more. */
 async function rows(path, shelf) {
   const asked = Math.min(shown[shelf] + 1, MOST);
   const { data } = await (await call(`${path}?limit=${asked}`)).json();
@@ -76,7 +76,7 @@ function studyFacts({ claim, cost, created_at, updated_at, status }) {
   const interval = claim && `gain ${claim.interval.map((end) => points(end, true)).join(" to ")} (${Math.round(100 * claim.confidence)} %)`;
   const spent = cost.usd || !cost.unpriced ? `$${cost.usd.toFixed(2)}${cost.unpriced ? " and more" : ""}` : "cost unknown";
   const heard = status !== "finished" && `last entry ${ago(updated_at)}`;
-  return [[scores, interval], [heard], [`${cost.images.toLocaleString()} pictures`, spent, day(created_at)]]
+  return [[scores, interval], [heard], [`${cost.images.toLocaleString()} images`, spent, day(created_at)]]
     .map((line) => line.filter(Boolean).join(" · ")).filter(Boolean);
 }
 
@@ -94,5 +94,5 @@ async function listStudies() {
 
 const list = () => Promise.all([listPast(), listStudies()]);
 
-/* What is told of a run stays where the server is away for a moment. */
+/* If the server is briefly unavailable, keep what the status line says about a run. */
 const refreshShelves = () => list().catch((error) => { if (error.final) say(error.message, true); });
