@@ -39,8 +39,8 @@ class AsyncImages:
                 `num_inference_steps`, `guidance_scale`, `negative_prompt`, `extra`.
 
         Raises:
-            ReasonerError: The call failed; the message says why and what to do. If some images
-                were finished in this process before, it is a `PartlyDrawnError` that holds them.
+            ReasonerError: The call failed; the message says why and what to do. If this process
+                had already finished some images, it is a `PartlyDrawnError` that holds them.
             ValidationError: An option is not a field of `ImageRequest`, or is out of range.
         """
         return await self._draw(ImageRequest.of(prompt, **{"num_images": n, **options}), None)

@@ -58,7 +58,7 @@ class Judgement(Value):
 
     @property
     def score(self) -> float | None:
-        """The verdict's score; None, not zero, if the judge could not tell anything."""
+        """The verdict's score; None, not zero, if the judge could not decide any criterion."""
         return self.verdict.score
 
     def _repr_html_(self) -> str:

@@ -109,7 +109,7 @@ class Idempotency:
         replay: Callable[[Answer], SharedWork[Answer]],
         log: EventLog,
     ) -> Answer:
-        """Wait for the answer from another process, or do the work here if that process gave up."""
+        """Wait for another process's answer, or do the work here if it gave up or died."""
         while True:
             self._claims.mark(name, _WANTED)
             await asyncio.sleep(POLL_SECONDS)

@@ -103,7 +103,7 @@ class StudyShelf:
         return sorted(found, key=lambda study: (study.created_at, study.id), reverse=True)[:most]
 
     def describe(self, name: str) -> StudyAnswer:
-        """A study in a few words.
+        """Summary of a study.
 
         Raises:
             ApiError: The study does not exist or cannot be read.
