@@ -1,4 +1,4 @@
-"""`python -m lens_sdk`, and the `lens` command."""
+"""Entry point of `python -m lens_sdk` and the `lens` command."""
 
 import io
 import os

@@ -38,7 +38,7 @@ _HINT = (
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """One line of the file.
+    """One request of the file.
 
     Attributes:
         line: The line number, from 1.

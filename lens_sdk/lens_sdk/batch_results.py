@@ -115,7 +115,7 @@ def read_results(path: Path) -> dict[str, BatchResult]:
 
 
 def write_results(path: Path, results: list[BatchResult]) -> None:
-    """Write the whole table."""
+    """Write the whole table, replacing the file."""
     write_atomically(path, b"".join(map(_line, results)))
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Draft:
-    """One answer.
+    """An answer written by the text encoder.
 
     Attributes:
         text: The answer, including the given beginning.

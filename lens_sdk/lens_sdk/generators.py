@@ -132,7 +132,7 @@ def plan_loras(generator: Generator, loras: Sequence[tuple[Path, float]]) -> Non
 
     Raises:
         UnknownPartError: The generator is not a local Lens model.
-        GeneratorError: There is no such file.
+        GeneratorError: A file does not exist or cannot be read.
     """
     if not loras:
         return

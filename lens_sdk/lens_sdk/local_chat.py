@@ -165,7 +165,7 @@ class LocalChat:
         )
 
     def _write(self, ask: _Ask, abandoned: threading.Event) -> Reply:
-        """Runs in a worker thread."""
+        """Write the reply; runs in a worker thread."""
         import torch
 
         from lens_core.conversation import ResponseFormat

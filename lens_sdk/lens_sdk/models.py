@@ -146,7 +146,7 @@ def require_packages(names: tuple[str, ...] = LOCAL_PACKAGES) -> None:
 
 
 def package_version() -> str:
-    """The version of this distribution."""
+    """The version of this package."""
     try:
         return version("lens-sdk")
     except PackageNotFoundError:

@@ -40,7 +40,7 @@ MAX_NEW_TOKENS = 160
 
 @dataclass(frozen=True)
 class _Outcome:
-    """A prompt, who wrote it, and the tokens read and written for it."""
+    """A prompt, its author, and the tokens read and written for it."""
 
     prompt: str
     author: str

@@ -44,7 +44,7 @@ _TRIES: Final = 400
 
 
 class RuleWriter:
-    """Writes one caption of a request.
+    """Writes one caption for a request.
 
     Whatever the request leaves open is chosen at random, with separate random numbers for each kind
     of choice: with the same seed, two sets of rules differ only in what they state.

@@ -68,7 +68,7 @@ class StudyParts:
         judge: Scores images.
         rubric_writer: Writes criteria for requests that have none.
         fidelity: Finds which part caused a failure; None compares words.
-        proposer: Suggests edits.
+        proposer: Proposes edits.
         clusterer: Names failure modes.
         seed_prompt: The prompt to start from if the user gives none.
         reasoner_model: The paid language model that rewrites, if there is one.
@@ -126,7 +126,7 @@ def choose_parts(
     Raises:
         UnknownModelError: There is no such generator.
         UnknownPartError: A part is unknown, or does not take a system prompt.
-        MissingKeyError: A language model is needed and there is no key for it.
+        MissingKeyError: A language model is needed, but there is no API key.
     """
     drawing = tuple(choose_generator(name) for name in generators)
     runtimes = [g.runtime if isinstance(g, LocalLensGenerator) else None for g in drawing]

@@ -85,7 +85,8 @@ def reproduce(
 
     Args:
         path: An image written by `GeneratedImage.save` or the command line.
-        model: The model or generator; by default the recorded model, which has no path.
+        model: The model or generator; by default the recorded model. Required if that was a folder,
+            as the path is not recorded.
         image: The starting image, if it was too large to be kept in the file.
         mask: The mask, if it was too large to be kept in the file.
         loras: Files or folders and weights of the LoRAs it was generated with, in the same order;

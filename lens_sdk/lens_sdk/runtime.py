@@ -95,7 +95,7 @@ class LensRuntime:
             loras: Files in any known key style or PEFT folders, each with its weight.
 
         Raises:
-            GeneratorError: A file does not exist or is not a safetensors file.
+            GeneratorError: A file does not exist or is not safetensors.
         """
         for path, _ in loras:
             _digest(path)
@@ -178,7 +178,7 @@ class LensRuntime:
     def exclusive(self) -> Iterator[LensPipeline]:
         """Lock the pipeline for one thread: reading text features changes its layers temporarily.
 
-        Threads get it in the order in which they asked.
+        Threads get it in the order in which they ask.
         """
         # Under a memory plan the text encoder is loaded on first use.
         with self._lock, no_loading_bars():

@@ -107,8 +107,8 @@ def build_loop(
         UnknownModelError: There is no such model.
         UnknownPartError: A reasoner or judge is unknown, or does not work with this model.
         LoopConfigError: A part does not have the methods it needs, such as a plain function.
-        MissingExtraError: The packages to run a model here are not installed.
-        MissingKeyError: A language model is needed and there is no key for it.
+        MissingExtraError: The packages that run a model locally are not installed.
+        MissingKeyError: A language model is needed, but there is no API key.
     """
     generator = as_generator(model, on_unsupported=on_unsupported or "raise")
     runtime = generator.runtime if isinstance(generator, LocalLensGenerator) else None
@@ -145,7 +145,7 @@ def choose_reasoner(
 
     Raises:
         UnknownPartError: The choice is unknown, or does not work with this model.
-        MissingKeyError: A language model is needed and there is no key for it.
+        MissingKeyError: A language model is needed, but there is no API key.
     """
     if not isinstance(choice, str):
         return choice
@@ -277,7 +277,7 @@ def named_chat(model: str, setting: str, provider: ChatOptions | None) -> OpenAI
     """Return a language model chosen by name.
 
     Args:
-        model: Its name.
+        model: The name of the language model.
         setting: The setting that chooses another model, for error messages.
         provider: See `build_loop`.
     """

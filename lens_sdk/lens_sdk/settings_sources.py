@@ -75,7 +75,7 @@ class LoadedSettings:
 def load_settings(
     *, folder: Path | None = None, environ: Mapping[str, str] | None = None, **arguments: Any
 ) -> LoadedSettings:
-    """Read all sources.
+    """Read the settings from all sources.
 
     Args:
         folder: Where to start looking for the project's file; by default the current folder.

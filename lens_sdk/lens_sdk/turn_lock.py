@@ -1,4 +1,4 @@
-"""A lock that threads get in the order in which they asked."""
+"""A lock that threads get in the order in which they ask for it."""
 
 from __future__ import annotations
 

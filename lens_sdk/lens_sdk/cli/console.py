@@ -53,7 +53,7 @@ SETTING = "from the settings"
 """Default shown for options whose value comes from the settings."""
 
 PARTS, DRAWING, LIMITS = "Model, reasoner and judge", "Generation", "Limits"
-"""Option headings in the help; all other options are listed under the command's own."""
+"""Headings for groups of options in the help; other options get the default heading."""
 
 ModelOption = Annotated[
     str,

@@ -1,4 +1,4 @@
-"""Checks whether the settings will work; each check prints one line."""
+"""Checks whether the settings will work; each result is one line."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def problem(package: str, least: str) -> str:
 
 
 def older(found: str, least: str) -> bool:
-    """Whether a version is older than another, by its first three numbers."""
+    """Whether a version is older than another; compares the first three numbers."""
     return bool(least) and _numbers(found) < _numbers(least)
 
 
