@@ -1,5 +1,5 @@
-"""How fast Lens runs here: stage by stage, end to end, and one path against another.
+"""Benchmarks of Lens on this machine: by stage, end to end, and comparing execution paths.
 
-Weights are random, because speed does not depend on them; sizes are the real ones with
-`BenchConfig` `lens`. Results are written one by one, so that a run that was stopped goes on.
+Weights are random because speed does not depend on them. With the `BenchConfig` `lens`, models have
+their real size. Results are written one by one, so an interrupted run can be resumed.
 """

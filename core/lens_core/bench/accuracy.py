@@ -1,4 +1,4 @@
-"""How exactly a plan computes, with the rounding of bfloat16 itself as the yardstick."""
+"""Numerical accuracy of a speed plan, relative to the rounding error of bfloat16 itself."""
 
 import copy
 from collections.abc import Callable
@@ -17,11 +17,11 @@ Run = Callable[[LensTransformer2DModel], Tensor]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Relative L2 distances from the plain path in float32, of the same weights.
+    """Relative L2 distances from the plain path in float32, with the same weights.
 
     Attributes:
-        plain: Of the plain path in bfloat16.
-        error: Of the plan's.
+        plain: Distance of the plain path in bfloat16.
+        error: Distance of the plan in bfloat16.
     """
 
     plain: float
@@ -29,7 +29,7 @@ class Accuracy:
 
     @property
     def factor(self) -> float:
-        """How many times further off the plan is than rounding alone."""
+        """Ratio of the plan's error to that of rounding alone."""
         return self.error / self.plain
 
 
@@ -40,14 +40,14 @@ def measure_accuracy(
     """Compare a plan's forward pass in bfloat16 with the plain one.
 
     Args:
-        transformer: A plain one; it is left as it is.
+        transformer: A plain transformer; it is not changed.
         plan: The plan.
         run: Computes a velocity.
-        warm_up: Calls of the plan before the one that counts, as graphs are replayed from the third
-            on.
+        warm_up: Calls of the plan before the measured one, as graphs are replayed from the third
+            call on.
 
     Raises:
-        ComponentError: The plan cannot be carried out here.
+        ComponentError: The plan cannot be applied on this machine.
     """
     rounded = copy.deepcopy(transformer).to(torch.bfloat16)
     accelerate_transformer(rounded, PLAIN)

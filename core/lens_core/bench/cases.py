@@ -1,4 +1,4 @@
-"""The list of measurements."""
+"""The benchmark cases."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,19 +29,19 @@ SAMPLING = {"lens": (20, 5.0), "lens-turbo": (4, 1.0)}
 """Steps and guidance of the published models."""
 
 ONE_BY_ONE = "one by one"
-"""Reading text with one expert unpacked at a time, as where the grouped product cannot run."""
+"""Encoding text with one expert unpacked at a time, the fallback without grouped products."""
 
 IN_DECODER = "decoder "
-"""Before a backend's name: the attention of the decoder, one head over all latents."""
+"""Prefix of a backend's name for the decoder's attention, which has one head over all latents."""
 
 ALL = "all"
-"""Stands for every plan, one after the other."""
+"""Stands for every plan in turn."""
 
 EVERY_PLAN = (*SWITCHES, "exact", "fast", "fp8", "fp8-all", "graphs")
-"""Each switch alone, then what they are meant to be used as."""
+"""Each switch alone, then the named combinations."""
 
 DENOISER_PLANS = ("plain", *(name for name in EVERY_PLAN if named_plan(name).changes_denoiser))
-"""Those that make a difference to the denoiser, and the plain one."""
+"""Plans that change the denoiser, and the plain one."""
 
 PAIRED_STEPS = 2
 PAIRED_GUIDANCE = 5.0
@@ -53,13 +53,13 @@ class Case:
 
     Attributes:
         kind: What is measured.
-        what: A number format, a backend (after `decoder ` of its attention, otherwise of the
-            denoiser's), a branch (`cond`, `uncond`), a model (`lens`, `lens-turbo`; of
-            `prompts`, every picture has one of another length) or another way of reading text.
-        size: Side of the picture in pixels; 0 where it does not matter.
-        batch: Pictures at once.
-        speed: Name of the speed plan; empty where it does not matter. Of `paired`, the plan that
-            is compared with `plain`.
+        what: A number format; an attention backend, of the decoder if prefixed with `decoder `,
+            otherwise of the denoiser; a branch (`cond`, `uncond`); a model (`lens`, `lens-turbo`),
+            for `prompts` with a prompt of a new length per image; or another way to encode text.
+        size: Side of the image in pixels; 0 if irrelevant.
+        batch: Number of images at once.
+        speed: Name of the speed plan; empty if irrelevant. For `paired`, the plan to compare with
+            `plain`.
     """
 
     kind: Kind
@@ -70,7 +70,7 @@ class Case:
 
     @property
     def key(self) -> str:
-        """Names the case in results, such as `denoise/cond/1024/b1/fast`."""
+        """Name of the case in results, such as `denoise/cond/1024/b1/fast`."""
         size = str(self.size) if self.size else ""
         parts = (self.kind, self.what, size, f"b{self.batch}", self.speed)
         return "/".join(part for part in parts if part)
@@ -82,18 +82,19 @@ def list_cases(
     kinds: Sequence[str] = (),
     paired: Sequence[str] = (),
 ) -> list[Case]:
-    """All cases: what needs no plan, then each plan's with one picture at a time, then batches.
+    """List all cases: those without a plan, then each plan with one image at a time, then batches.
 
-    So whoever has ten minutes has what matters most. A plan's cases are together, as plans compile.
+    The most important results thus come first, even in a ten-minute run. Cases of the same plan are
+    adjacent because plans compile.
 
     Args:
         config: Sizes and batches.
         speeds: Names of speed plans.
-        kinds: Only these kinds; all if empty, but `paired` only where `paired` names plans.
-        paired: Plans to compare with `plain` in turns; `all` is every plan.
+        kinds: Only these kinds; all if empty, with `paired` only if `paired` names plans.
+        paired: Plans to compare with `plain`, alternating calls; `all` means every plan.
 
     Raises:
-        ParameterError: A kind or a plan that is not known.
+        ParameterError: A kind or plan is unknown.
     """
     if unknown := sorted({*kinds} - {*KINDS}):
         raise ParameterError(f"only {', '.join(unknown)}: choose from {', '.join(KINDS)}")

@@ -1,4 +1,4 @@
-"""What is measured: models of several sizes, made of random weights on the device."""
+"""Models to benchmark: several sizes, with random weights created on the device."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -39,23 +39,23 @@ PROMPT = (
 
 
 def shorter_prompts() -> Iterator[str]:
-    """`PROMPT` without its last word, without the last two, and so on, then the same again."""
+    """Yield `PROMPT` without its last word, its last two words and so on, then repeat."""
     words = PROMPT.split()
     return itertools.cycle(" ".join(words[:count]) for count in range(len(words) - 1, 0, -1))
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Models and the sizes they are measured at.
+    """Models and the image sizes to measure.
 
     Attributes:
-        name: For the command line.
+        name: Name on the command line.
         transformer: Arguments of `LensTransformer2DModel`.
         text_encoder: Arguments of `GptOssConfig`; empty for those of GPT-OSS-20B.
         vae: Arguments of `AutoencoderKLFlux2`.
-        sizes: Sides of square pictures in pixels.
-        batches: Pictures at once.
-        ceiling: Side of the square matrix product that is taken for the ceiling.
+        sizes: Sides of square images in pixels.
+        batches: Batch sizes in images.
+        ceiling: Side of the square matrix product that defines the performance ceiling.
     """
 
     name: str
@@ -132,14 +132,14 @@ CONFIGS: Mapping[str, BenchConfig] = MappingProxyType(
         "lens": BenchConfig("lens"),
     }
 )
-"""`nano` is as large as lens-nano, `mid` is what a processor runs in seconds, `lens` is real."""
+"""`nano` has the size of lens-nano, `mid` runs in seconds on a CPU, `lens` has the real size."""
 
 
 def bench_config(name: str) -> BenchConfig:
-    """A configuration by name.
+    """Return a configuration by name.
 
     Raises:
-        ParameterError: There is none of this name.
+        ParameterError: The name is unknown.
     """
     if name not in CONFIGS:
         raise ParameterError(f"config {name!r} must be one of {', '.join(CONFIGS)}")
@@ -149,16 +149,16 @@ def bench_config(name: str) -> BenchConfig:
 def random_pipeline(
     config: BenchConfig, device: torch.device, dtype: torch.dtype, seed: int = 0
 ) -> LensPipeline:
-    """A pipeline of random weights, created on the device; the encoder's experts are MXFP4.
+    """Create a pipeline with random weights on the device; the encoder's experts are MXFP4.
 
     Args:
         config: Sizes of the models.
-        device: Where they are made.
+        device: Where to create them.
         dtype: bfloat16 or float32.
-        seed: Of the weights.
+        seed: Seed of the weights.
 
     Raises:
-        PrecisionError: float16.
+        PrecisionError: `dtype` is float16.
     """
     check_dtype(dtype)
     torch.manual_seed(seed)
@@ -181,10 +181,10 @@ def random_pipeline(
 
 @torch.no_grad()
 def open_gates(transformer: LensTransformer2DModel) -> None:
-    """Let what blocks compute count in full, as in a trained model.
+    """Give the blocks' outputs full weight, as in a trained model.
 
-    With the gates that random modulations give, a block hardly changes what passes through it, and
-    how exactly it computes would not be seen.
+    With the gates that random modulations produce, a block hardly changes its input, which would
+    hide numerical errors in the block.
     """
     blocks: Any = transformer.transformer_blocks
     for block in blocks:
@@ -196,7 +196,7 @@ def open_gates(transformer: LensTransformer2DModel) -> None:
 def random_text_encoder(
     config: BenchConfig, device: torch.device, dtype: torch.dtype
 ) -> LensTextEncoder:
-    """A GPT-OSS of random weights whose experts are packed as MXFP4, without a head."""
+    """Create a GPT-OSS with random weights, experts packed as MXFP4, without a language head."""
     stock = GptOssConfig(**config.text_encoder) if config.text_encoder else None
     sizes = stock or released_encoder_config()
     packings = [(Mxfp4Packing(), Mxfp4Packing())] * sizes.num_hidden_layers

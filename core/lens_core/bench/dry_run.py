@@ -1,8 +1,8 @@
-"""Going through every path at full size without numbers, to find what would not run on a GPU.
+"""Dry runs of every path at full size on the meta device, to find what would fail on a GPU.
 
-Tensors on the meta device have shapes, precisions and places but no values. Paths that only CUDA
-takes (8-bit products, the fused kernel, recorded steps) are gone through as well; compilers are
-not. A tensor that was left on the host is found, as it is when it meets one on a GPU.
+Meta tensors have shapes, dtypes and a device but no values. Paths that only CUDA takes (8-bit
+products, the fused kernel, recorded steps) are covered too; compilers are not. A tensor left on the
+host is detected when it is combined with a meta tensor, as it would be on a GPU.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,22 +27,22 @@ from lens_core.transformer import LensTransformer2DModel
 
 META = torch.device("meta")
 BLOCKS = 2
-"""Blocks to go through, an inner one and the last: the others are like the first."""
+"""Number of blocks to run, an inner one and the last; the remaining blocks are like the first."""
 
 TEXT_TOKENS = 232
-"""Of the measured prompt."""
+"""Number of tokens in the benchmark prompt."""
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """One forward pass that was gone through.
+    """Result of one dry forward pass.
 
     Attributes:
         key: Plan, branch, size and batch.
         weights: Bytes of the denoiser's weights in all the forms that the plan keeps.
-        peak: Bytes at most, besides weights.
-        flops: Operations by formula.
-        error: What would go wrong; None if nothing.
+        peak: Peak bytes in addition to the weights.
+        flops: Number of operations by formula.
+        error: What would fail; None if nothing.
     """
 
     key: str
@@ -53,14 +53,14 @@ class DryRun:
 
 
 def dry_run(config: BenchConfig, plans: tuple[str, ...]) -> Iterator[DryRun]:
-    """Go through the denoiser's forward passes of plans, in bfloat16, at a configuration's sizes.
+    """Dry-run the denoiser's forward passes under each plan, in bfloat16, at the config's sizes.
 
     Args:
         config: Models and sizes.
         plans: Names of speed plans.
 
     Raises:
-        ParameterError: A plan that is not known.
+        ParameterError: A plan is unknown.
     """
     layers = config.transformer.get("num_layers", _published_layers())
     for name in plans:
@@ -79,7 +79,7 @@ def _published_layers() -> int:
 
 
 class _OnMeta:
-    """Stands for CUDA: does the work again, on the buffers of the first time."""
+    """Stands in for CUDA graphs: repeats the work on the original buffers."""
 
     def can_record(self, device: torch.device) -> bool:
         return True
@@ -92,7 +92,7 @@ def _model(config: BenchConfig, plan: SpeedPlan) -> LensTransformer2DModel:
     sizes = {**config.transformer, "num_layers": BLOCKS}
     with META:
         model: LensTransformer2DModel = LensTransformer2DModel(**sizes).eval().to(torch.bfloat16)
-    # These need CUDA to be switched on, and a table needs numbers.
+    # These can only be enabled on CUDA, and a table needs values.
     accelerate_transformer(
         model,
         replace(
@@ -136,7 +136,7 @@ def _forward(
     known = [*model.parameters(), *model.buffers(), latents, *features, time]
     try:
         with AllocationMeter(known) as meter, FusedAttention():
-            # Graphs are recorded at the second call and replayed at the third.
+            # Graphs are recorded in the second call and replayed in the third.
             for _ in range(3 if isinstance(model.predict, StepGraphs) else 1):
                 out = model(
                     latents, features if text else None, None, time, [(1, side, side)],
@@ -151,6 +151,6 @@ def _forward(
 
 
 def _bytes(module: nn.Module) -> int:
-    """Of all weights, memory that several of them share counted once."""
+    """Return the bytes of all weights, counting shared memory once."""
     tensors = (*module.parameters(), *module.buffers())
     return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())

@@ -1,7 +1,7 @@
-"""Floating-point operations of a picture, by formula. A multiply-add is two.
+"""Floating-point operations per image, by formula. A multiply-add counts as two.
 
-Matrix products, convolutions and attention count, as they do for torch's `FlopCounterMode`; norms,
-activations and other work per element do not.
+As in torch's `FlopCounterMode`, matrix products, convolutions and attention count; norms,
+activations and other elementwise work do not.
 """
 
 from diffusers import AutoencoderKLFlux2
@@ -14,14 +14,14 @@ from lens_core.transformer import LensTransformer2DModel
 def denoiser_flops(
     transformer: LensTransformer2DModel, image_tokens: int, text_tokens: int, batch: int = 1
 ) -> int:
-    """One forward pass of one branch, everything computed."""
+    """Return the operations of one forward pass of one branch, with nothing cached."""
     return batch * forward_flops(transformer.config, image_tokens, text_tokens)
 
 
 def encoder_flops(config: GptOssConfig, tokens: int, batch: int = 1) -> int:
-    """Features of `tokens` tokens (the prefix included), all layers, no head.
+    """Return the operations to encode `tokens` tokens (prefix included): all layers, no head.
 
-    Attention is counted over all pairs, which is what is computed: masks hide them afterwards.
+    Attention counts all pairs because all are computed; masks are applied afterwards.
     """
     width, dim = config.hidden_size, config.head_dim
     heads, shared = config.num_attention_heads * dim, config.num_key_value_heads * dim
@@ -34,7 +34,7 @@ def encoder_flops(config: GptOssConfig, tokens: int, batch: int = 1) -> int:
 
 
 def decoder_flops(vae: AutoencoderKLFlux2, pixels: int, batch: int = 1) -> int:
-    """Decoding a picture of `pixels` pixels, which is 1/64 as many latents."""
+    """Return the operations to decode an image of `pixels` pixels, from 1/64 as many latents."""
     config = vae.config
     widths = tuple(config.decoder_block_out_channels or config.block_out_channels)[::-1]
     area = pixels // 4 ** (len(widths) - 1)
@@ -67,18 +67,18 @@ def generation_flops(
     guided: bool,
     batch: int = 1,
 ) -> int:
-    """A whole call: one prompt encoded, `batch` pictures sampled and decoded.
+    """Return the operations of a whole call: encode one prompt, sample and decode `batch` images.
 
     Args:
         transformer: The denoiser.
         encoder: Configuration of the text encoder.
         vae: The autoencoder.
-        pixels: Of a picture.
-        prompt_tokens: Tokens that the encoder reads, prefix included.
-        text_tokens: Tokens that the denoiser reads.
-        steps: Sampler steps.
+        pixels: Pixels per image.
+        prompt_tokens: Number of tokens the encoder reads, prefix included.
+        text_tokens: Number of text tokens the denoiser reads.
+        steps: Number of sampler steps.
         guided: Whether the branch without text runs too.
-        batch: Pictures.
+        batch: Number of images.
     """
     image_tokens = pixels // (4 ** (len(vae.config.block_out_channels) - 1) * 4)
     step = denoiser_flops(transformer, image_tokens, text_tokens)

@@ -1,4 +1,4 @@
-"""One forward pass of a branch as the sampler asks for it."""
+"""One forward pass of a branch, as the sampler runs it."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,7 +10,7 @@ from lens_core.sampling import compute_mu, make_sigmas
 from lens_core.transformer import LensTransformer2DModel
 
 STEPS = 4
-"""Of the schedule that the pass is one step of."""
+"""Number of steps in the schedule that the pass belongs to."""
 
 
 def branch_forward(
@@ -21,15 +21,15 @@ def branch_forward(
     device: torch.device,
     seed: int = 0,
 ) -> Callable[[], Tensor]:
-    """A call of the second of four steps, with what a generation keeps kept.
+    """Return a function that runs the second of four steps, caching what a generation caches.
 
     Args:
-        transformer: The denoiser; a table of modulations is made if it keeps one.
-        features: Of the text, `[batch, tokens, width]` for each layer; None for no text.
+        transformer: The denoiser; its modulation table is built if it uses one.
+        features: Text features, `[batch, tokens, width]` for each layer; None for no text.
         grid: (height, width) in tokens.
-        batch: Pictures at once.
+        batch: Number of images at once.
         device: Where to compute.
-        seed: Of the latents, which are the same on any device.
+        seed: Seed of the latents, which are the same on any device.
     """
     tokens, cache = grid[0] * grid[1], BranchCache()
     noise = torch.randn(

@@ -1,4 +1,4 @@
-"""Which attention kernel really ran, and how fast each one is on its own."""
+"""Which attention kernels actually run, and the speed of each in isolation."""
 
 import re
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ BACKENDS: Mapping[str, SDPBackend] = MappingProxyType(
         "math": SDPBackend.MATH,
     }
 )
-"""Ways in which torch computes attention; what it would choose is called `torch`."""
+"""Attention backends of torch; its own choice is called `torch`."""
 
 _ON_DEVICE = re.compile(r"attention|attn|fmha|flash|sdpa", re.IGNORECASE)
 _ON_HOST = re.compile(r"^aten::_scaled_dot_product\w+|^aten::_flash_attention\w*")
 
 
 def attention_kernels(work: Work, device: torch.device) -> tuple[str, ...]:
-    """Names of the attention kernels that `work` launches; torch's operators on a processor."""
+    """Return the names of the attention kernels `work` launches; on a CPU, torch's operators."""
     on_cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
     with profile(activities=activities) as trace:
@@ -48,18 +48,18 @@ def time_attention(
     warmup: int,
     repeats: int,
 ) -> Timing:
-    """One joint attention as the denoiser calls it, without a mask.
+    """Time one joint attention as the denoiser calls it, without a mask.
 
     Args:
         backend: `torch` for its own choice, or a name in `BACKENDS`.
         shape: (batch, tokens, heads, head_dim).
         device: Where to compute.
-        dtype: Of queries, keys and values.
-        warmup: Calls that do not count.
-        repeats: Calls that do.
+        dtype: Dtype of queries, keys and values.
+        warmup: Number of unmeasured calls.
+        repeats: Number of measured calls.
 
     Raises:
-        ParameterError: The backend does not take this call on this device.
+        ParameterError: The backend does not support this call on this device.
     """
     torch.manual_seed(0)
     query, key, value = (
@@ -86,17 +86,17 @@ def time_attention(
 def time_ceiling(
     side: int, device: torch.device, dtype: torch.dtype, warmup: int, repeats: int
 ) -> Timing:
-    """One product of square matrices of random numbers; zeros would be faster than real work."""
+    """Time a product of square random matrices; zeros would be faster than real work."""
     torch.manual_seed(0)
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     return measure(lambda: left @ right, device, warmup, repeats)
 
 
 def time_fp8_ceiling(side: int, device: torch.device, warmup: int, repeats: int) -> Timing:
-    """As `time_ceiling`, of two matrices that are in 8 bits already, with a scale for each row.
+    """Like `time_ceiling`, for two matrices already in 8 bits, with a scale for each row.
 
     Raises:
-        ComponentError: The device has no such product.
+        ComponentError: The device does not support this product.
     """
     require_fp8(device, torch.bfloat16)
     torch.manual_seed(0)

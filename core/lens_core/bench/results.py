@@ -1,4 +1,4 @@
-"""Results on disk: one line of JSON for each case, written when it is done."""
+"""Results on disk: one line of JSON per case, written when the case is done."""
 
 import json
 import platform
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Hardware and versions."""
+    """Return the hardware and the software versions."""
     versions = {package: _version(package) for package in _PACKAGES}
     found: dict[str, Any] = {
         "python": platform.python_version(),
@@ -53,18 +53,18 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 class ResultLog:
-    """A folder of results, which a run that was stopped goes on with.
+    """A folder of results, from which an interrupted run can resume.
 
     Args:
-        folder: Created if it is not there.
+        folder: Created if it does not exist.
         settings: Config, precision, repeats, hardware and versions; they must not change.
 
     Attributes:
         rows: Results so far.
-        left: Cases that a run which ended early did not come to.
+        left: Cases that a run did not reach because it ended early.
 
     Raises:
-        ParameterError: The folder has results of other settings, or is damaged.
+        ParameterError: The folder has results for other settings, or is damaged.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -85,11 +85,11 @@ class ResultLog:
         self.rows = self._read()
 
     def has(self, case: Case) -> bool:
-        """Whether a case is done. Cases that failed are not tried again."""
+        """Whether a case is done. Failed cases are not retried."""
         return any(row["key"] == case.key for row in self.rows)
 
     def add(self, case: Case, measured: Measured | None, error: str | None = None) -> Row:
-        """Write a case's outcome."""
+        """Write the outcome of a case."""
         row = _row(case, measured, error)
         with (self.folder / RESULTS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -97,7 +97,7 @@ class ResultLog:
         return row
 
     def write_report(self) -> Path:
-        """Write everything into one JSON file, with each case's share of the ceiling."""
+        """Write all results to one JSON file, with each case's share of the ceiling."""
         path = self.folder / REPORT
         report = {"settings": self._settings, "results": with_shares(self.rows)}
         path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -110,7 +110,7 @@ class ResultLog:
         text = path.read_text(encoding="utf-8")
         whole, _, rest = text.rpartition("\n")
         if rest:
-            # The run was killed while it wrote; that case is measured again.
+            # The run was killed while writing; this case is measured again.
             path.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
         lines = whole.splitlines()
         try:
@@ -122,9 +122,9 @@ class ResultLog:
 
 
 def with_shares(rows: Sequence[Row]) -> list[Row]:
-    """Rows with `share`: achieved operations per second over those of the bfloat16 ceiling.
+    """Add `share` to rows: operations per second relative to the bfloat16 ceiling.
 
-    Those of plans with 8-bit products also have `fp8_share`, over the ceiling of these.
+    Rows of plans with 8-bit products also get `fp8_share`, relative to the 8-bit ceiling.
     """
     ceilings = {row["what"]: row.get("tflops") for row in rows if row["kind"] == "ceiling"}
     found = []

@@ -1,4 +1,4 @@
-"""Running a list of cases."""
+"""Runs a list of benchmark cases."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What `run_bench` measures.
+    """Settings of `run_bench`.
 
     Attributes:
         config: `nano`, `mid` or `lens`.
@@ -27,13 +27,13 @@ class BenchSettings:
         dtype: `auto` (bfloat16 on CUDA, otherwise float32), `bfloat16` or `float32`.
         speeds: Names of speed plans.
         kinds: Only these kinds of cases; all if empty.
-        paired: Plans to compare with the plain one in turns.
-        warmup: Calls of each case that do not count.
-        repeats: Calls that do.
-        minutes: No case is begun after this time; None for no limit.
+        paired: Plans to compare with the plain one, alternating calls.
+        warmup: Number of unmeasured calls of each case.
+        repeats: Number of measured calls.
+        minutes: No case starts after this time; None for no limit.
 
     Raises:
-        ParameterError: A value that is not known.
+        ParameterError: A value is unknown.
     """
 
     config: str = "lens"
@@ -60,7 +60,7 @@ class BenchSettings:
         """The device.
 
         Raises:
-            ParameterError: There is none of this name here.
+            ParameterError: This machine has no such device.
         """
         has_cuda = torch.cuda.is_available()
         name = ("cuda" if has_cuda else "cpu") if self.device == "auto" else self.device
@@ -79,20 +79,20 @@ class BenchSettings:
 def run_bench(
     settings: BenchSettings, folder: Path, on_result: Callable[[Row], None] | None = None
 ) -> ResultLog:
-    """Measure every case that the folder has no result of, and write the report.
+    """Measure every case without a result in the folder, and write the report.
 
-    A case that cannot run here (no such kernel, a compiler that fails, not enough memory) is noted
-    and passed over. After an error that leaves the device unusable the run ends, and another one
-    with the same folder goes on with the next case. The
-    report is written after every case, so that a run that was killed has one too.
+    A case that cannot run on this machine (no such kernel, a compiler failure, not enough memory)
+    is recorded and skipped. After an error that leaves the device unusable the run ends; another
+    run with the same folder continues with the next case. The report is written after every case,
+    so even a killed run has one.
 
     Args:
         settings: What to measure.
-        folder: Where results are, and go.
-        on_result: Told each new row.
+        folder: Where results are read and written.
+        on_result: Called with each new row.
 
     Raises:
-        ParameterError: A setting that is not known, or a folder with results of other settings.
+        ParameterError: A setting is unknown, or the folder has results for other settings.
     """
     config, device = bench_config(settings.config), settings.where
     cases = list_cases(config, settings.speeds, settings.kinds, settings.paired)
@@ -120,7 +120,7 @@ def run_bench(
         except LensCoreError as error:
             row = log.add(case, None, str(error))
         except Exception as error:
-            # Compilers and kernels fail in ways of their own.
+            # Compilers and kernels may raise any type of exception.
             row = log.add(case, None, f"{type(error).__name__}: {first_line(error)}")
         if on_result is not None:
             on_result(row)

@@ -1,4 +1,4 @@
-"""Where a picture's time goes: reading, sampling, decoding, PNG, one after the other."""
+"""Time per image by stage: encoding text, sampling, decoding and PNG."""
 
 import io
 import statistics
@@ -15,11 +15,11 @@ from lens_core.bench.timing import FEWEST, PATIENCE, Timing, synchronise
 from lens_core.pipeline import LensPipeline
 
 Mark = Callable[[str], None]
-"""Told when a stage is done."""
+"""Called when a stage is done."""
 
 
 def sampling_settings(case: Case) -> dict[str, Any]:
-    """Size, steps, guidance and seed of a case, as the pipeline takes them."""
+    """Return size, steps, guidance and seed of a case as pipeline arguments."""
     steps, guidance = SAMPLING[case.what]
     return {
         "height": case.size,
@@ -31,7 +31,7 @@ def sampling_settings(case: Case) -> dict[str, Any]:
 
 
 def split_stages(pipeline: LensPipeline, case: Case) -> Callable[[Mark], None]:
-    """A whole picture in stages that tell when they are done."""
+    """Return a function that generates an image and reports each finished stage."""
     settings = sampling_settings(case)
 
     def draw(mark: Mark) -> None:
@@ -54,16 +54,15 @@ def split_stages(pipeline: LensPipeline, case: Case) -> Callable[[Mark], None]:
 def time_stages(
     draw: Callable[[Mark], None], device: torch.device, warmup: int, repeats: int
 ) -> tuple[Timing, dict[str, float]]:
-    """Time stages by the host's clock, the device being idle between them.
+    """Time stages by the host's clock, waiting for the device between them.
 
-    So that they can be told apart they do not overlap, and the whole takes a little longer than a
-    call of the pipeline.
+    The stages do not overlap, so the whole takes slightly longer than a call of the pipeline.
 
     Args:
-        draw: Calls what it is given after every stage.
+        draw: Generates an image, calling its argument after every stage.
         device: Where it computes.
-        warmup: Calls that do not count, at least 1.
-        repeats: Calls that do; fewer if they take long.
+        warmup: Number of unmeasured calls, at least 1.
+        repeats: Number of measured calls; fewer if they take long.
 
     Returns:
         Timing of the whole, and median seconds by stage.
@@ -97,7 +96,7 @@ def _once(draw: Callable[[Mark], None], device: torch.device) -> dict[str, float
 
 
 def encode_png(picture: Image.Image, level: int) -> bytes:
-    """A picture as PNG, at a level of zlib's from 0 (large) to 9 (slow); 6 is Pillow's own."""
+    """Encode as PNG with a zlib level from 0 (large) to 9 (slow); Pillow's default is 6."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", compress_level=level)
     return buffer.getvalue()

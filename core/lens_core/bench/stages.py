@@ -1,4 +1,4 @@
-"""Measuring one case on the parts of a pipeline."""
+"""Measures one case on the components of a pipeline."""
 
 import copy
 import gc
@@ -35,17 +35,17 @@ from lens_core.transformer import LensTransformer2DModel
 
 @dataclass(frozen=True)
 class Measured:
-    """What a case gave.
+    """Result of a case.
 
     Attributes:
-        timing: Its samples; None of a comparison.
-        flops: Operations of one call; None where counting them says nothing.
-        peak_bytes: Most memory that torch had on the device, weights included; None on a processor.
+        timing: Time samples; None for a comparison.
+        flops: Operations of one call; None if not meaningful.
+        peak_bytes: Peak memory of torch on the device, weights included; None on a CPU.
         kernels: Attention kernels that ran.
-        comparison: Of `paired` cases.
-        accuracy: Of `accuracy` cases.
-        parts: Of `split` cases, median seconds of each stage of a picture.
-        notes: Numbers of tokens and the like.
+        comparison: Result of a `paired` case.
+        accuracy: Result of an `accuracy` case.
+        parts: Median seconds of each stage of a `split` case.
+        notes: Further values, such as numbers of tokens.
     """
 
     timing: Timing | None
@@ -59,14 +59,14 @@ class Measured:
 
 
 class Stages:
-    """Measures cases; the models are made when the first case needs them.
+    """Measures cases, creating the models when a case first needs them.
 
     Args:
         config: Models and sizes.
         device: Where to compute.
         dtype: bfloat16 or float32.
-        warmup: Calls of each case that do not count, at least 1.
-        repeats: Calls that do; of `paired` cases, pairs.
+        warmup: Number of unmeasured calls of each case, at least 1.
+        repeats: Number of measured calls; for `paired` cases, of pairs.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Stages:
         """Run a case.
 
         Raises:
-            LensCoreError: It cannot run here, such as an attention kernel that there is not.
+            LensCoreError: It cannot run here, for instance if an attention kernel is missing.
             torch.OutOfMemoryError: The device is too small.
         """
         run: dict[str, Callable[[Case], Measured]] = {
@@ -138,7 +138,7 @@ class Stages:
         return self._embeds
 
     def _token_count(self) -> int:
-        """Tokens that the encoder reads."""
+        """Number of tokens the encoder reads."""
         pipeline = self._pipeline()
         pad = self._encoder().config.pad_token_id
         encoded = encode_prompts(
@@ -173,14 +173,14 @@ class Stages:
         return Measured(timing, operations, self._peak(), notes={"tokens": tokens})
 
     def _joint_heads(self, size: int) -> tuple[int, int, int]:
-        """Tokens, heads and their width in a block of the denoiser."""
+        """Number of tokens, number of heads and head width in a block of the denoiser."""
         rows, columns = self._grid(size)
         config = self._pipeline().transformer.config
         tokens = rows * columns + self._features()[0].shape[2]
         return tokens, config.num_attention_heads, config.attention_head_dim
 
     def _decoder_heads(self, size: int) -> tuple[int, int, int]:
-        """The same in the middle of the decoder."""
+        """The same for the attention in the middle of the decoder."""
         vae = self._pipeline().vae
         side = size // 2 ** (len(vae.config.block_out_channels) - 1)
         found = next(one for one in vae.decoder.modules() if isinstance(one, Attention))
@@ -231,7 +231,7 @@ class Stages:
 
     def _png(self, case: Case) -> Measured:
         pixels = torch.randint(0, 256, (case.size // 8, case.size // 8, 3), dtype=torch.uint8)
-        # Smooth with a little noise, as pictures are: pure noise would not compress at all.
+        # Smooth with a little noise, like real images; pure noise would not compress at all.
         picture = Image.fromarray(pixels.numpy()).resize((case.size, case.size))
         level = int(case.what.removeprefix("level "))
         host = torch.device("cpu")
@@ -269,9 +269,9 @@ class Stages:
         return Measured(timing, None, self._peak(), parts=parts)
 
     def _prompts(self, case: Case) -> Measured:
-        """Pictures whose text has a length that was not drawn before, as a user's next prompt has.
+        """Generate images from prompts of new lengths, as a user's next prompt would have.
 
-        What kernels prepare for each length is part of every one of them.
+        Every sample thus includes what kernels prepare for each length.
         """
         pipeline, settings = self._pipeline(case.speed), sampling_settings(case)
         prompts = shorter_prompts()
@@ -293,7 +293,7 @@ class Stages:
         return Measured(None, accuracy=found)
 
     def _paired(self, case: Case) -> Measured:
-        """Two pipelines of the same weights, one plain, called in turns."""
+        """Compare a plain pipeline with one under a plan, alternating calls on equal weights."""
         features = self._features()
         plain = self._pipeline("plain")
         other = copy.copy(plain)

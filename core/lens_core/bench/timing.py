@@ -1,4 +1,4 @@
-"""Clocks: events of the device where there are any, and how samples are summed up."""
+"""Timing with device events where available, and summary statistics."""
 
 import math
 import random
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 Work = Callable[[], object]
-"""Something to measure; what it returns is thrown away."""
+"""Work to measure; its return value is discarded."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class Timing:
 
     @property
     def p95(self) -> float:
-        """The sample that 95 % do not exceed, in seconds."""
+        """The 95th percentile, in seconds."""
         ordered = sorted(self.samples)
         return ordered[math.ceil(0.95 * len(ordered)) - 1]
 
 
 PATIENCE = 20.0
-"""Seconds for a case's calls, the first not counted; slower work is called less often."""
+"""Time budget in seconds for a case's calls after the first; slower work is repeated less."""
 
 FEWEST = 3
-"""Calls that count at least, if as many are asked for."""
+"""Minimum number of measured calls, unless fewer are requested."""
 
 
 def measure(work: Work, device: torch.device, warmup: int, repeats: int) -> Timing:
@@ -53,8 +53,8 @@ def measure(work: Work, device: torch.device, warmup: int, repeats: int) -> Timi
     Args:
         work: Called `warmup + repeats` times, at least three times; less often if it takes long.
         device: Where it computes.
-        warmup: Calls that do not count.
-        repeats: Calls that do.
+        warmup: Number of unmeasured calls.
+        repeats: Number of measured calls.
     """
     first, repeats = _warm_up(work, device, warmup, repeats)
     if device.type != "cuda":
@@ -73,10 +73,10 @@ def measure(work: Work, device: torch.device, warmup: int, repeats: int) -> Timi
 
 
 def _warm_up(work: Work, device: torch.device, warmup: int, repeats: int) -> tuple[float, int]:
-    """Seconds of the first call, and how many of the asked-for calls there is time for."""
+    """Return the seconds of the first call, and how many measured calls fit into the budget."""
     first = seconds_on_host(work, device)
     begin = time.perf_counter()
-    # The first call compiles, so that another one must tell how long they take.
+    # The first call compiles, so another call is needed to estimate the duration.
     for _ in range(max(1, warmup - 1)):
         latest = seconds_on_host(work, device)
         if time.perf_counter() - begin > PATIENCE:
@@ -90,14 +90,14 @@ def _event() -> Any:
 
 
 def measure_on_host(work: Work, device: torch.device, warmup: int, repeats: int) -> Timing:
-    """Time work as whoever waits for it does: from the call until the device is idle."""
+    """Time work as its caller experiences it: from the call until the device is idle."""
     first, repeats = _warm_up(work, device, warmup, repeats)
     samples = tuple(seconds_on_host(work, device) for _ in range(repeats))
     return Timing(first, samples, "host")
 
 
 def seconds_on_host(work: Work, device: torch.device) -> float:
-    """One call, until the device is idle."""
+    """Return the seconds of one call, until the device is idle."""
     synchronise(device)
     begin = time.perf_counter()
     work()
@@ -113,16 +113,16 @@ def synchronise(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two paths, called in turns.
+    """Comparison of two paths by alternating calls.
 
     Attributes:
         base: Median seconds of the first path.
         other: Median seconds of the second.
         ratio: Median of `other / base` over pairs.
-        interval: 95 % interval of that median, by bootstrap.
-        pairs: How many.
-        clock: `host`, or `processor`: time that the process was at work, which other programs on
-            the machine do not change much.
+        interval: 95 % bootstrap interval of that median.
+        pairs: Number of pairs.
+        clock: `host`, or `processor` for the process's CPU time, which other programs on the
+            machine affect little.
     """
 
     base: float
@@ -136,14 +136,14 @@ class Comparison:
 def compare(
     base: Work, other: Work, device: torch.device, pairs: int, warmup: int = 1
 ) -> Comparison:
-    """Time two paths in turns (ABBA), so that what drifts meets both.
+    """Time two paths alternately (ABBA), so that drift affects both equally.
 
     Args:
         base: The path to compare with.
-        other: The path in question.
+        other: The path under test.
         device: Where both compute.
-        pairs: Calls of each that count.
-        warmup: Calls of each that do not.
+        pairs: Number of measured calls of each.
+        warmup: Number of unmeasured calls of each.
     """
     clock = "host" if device.type == "cuda" else "processor"
     for _ in range(warmup):
@@ -166,7 +166,7 @@ def compare(
 
 
 def median_interval(values: Sequence[float], resamples: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of a median; the same for the same values."""
+    """Return the 95 % bootstrap interval of a median; deterministic."""
     rng = random.Random(0)
     medians = sorted(
         statistics.median(rng.choices(values, k=len(values))) for _ in range(resamples)

@@ -1,4 +1,4 @@
-"""A procedural picture world with exact truth, for models small enough to ship."""
+"""A procedural image world with exact ground truth, for models small enough to ship."""
 
 from lens_core.nano.captions import brief_caption, dense_caption, metadata
 from lens_core.nano.checks import AtomicCheck, CheckResult, Observation, atomic_checks, observe

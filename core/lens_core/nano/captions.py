@@ -1,4 +1,4 @@
-"""Captions of scenes: brief ones as users type them, and dense ones that pin everything down."""
+"""Captions of scenes: brief ones as users type them, and dense ones that specify everything."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lens_core.nano.scenes import Background, Scene, SceneObject
 from lens_core.nano.vocabulary import PLURALS
 
 MIN_WORDS = 30
-"""Words below which a dense caption gets sentences of lesser weight."""
+"""Dense captions with fewer words are padded with less important sentences."""
 
 Group = tuple[SceneObject, ...]
 
@@ -57,7 +57,7 @@ DETAILS: Final[dict[str, str]] = {
     "umbrella": "with a curved handle",
     "heart": "with a smooth round shape",
 }
-"""What an object of each class is drawn with."""
+"""Phrase describing the shape of each class."""
 
 _KINDS: Final[tuple[str, ...]] = ("picture", "image", "illustration", "drawing")
 _STYLE: Final[tuple[str, ...]] = (
@@ -73,7 +73,7 @@ _EMPTY: Final[tuple[str, ...]] = (
 
 
 class _Writer:
-    """Writes one dense caption; every choice of words comes from one generator."""
+    """Writes one dense caption; a single random generator makes every choice of words."""
 
     def __init__(self, scene: Scene, rng: np.random.Generator) -> None:
         self.scene = scene
@@ -140,7 +140,7 @@ class _Writer:
         return f"{self.indefinite(group)}{comma}{self.spots(group)}"
 
     def related(self) -> list[str]:
-        """Say how neighbouring groups lie to each other, where one relation holds for all."""
+        """State the relation between neighbouring groups, if one holds for all their members."""
         out = []
         for first, second in zip(self.groups[1:], self.groups[:-1], strict=True):
             relation = group_relation(first, second)
@@ -184,7 +184,7 @@ class _Writer:
         return f"a background that is {a} in the {one} half and {b} in the {two} half"
 
     def fillers(self) -> list[str]:
-        """Return true sentences of lesser weight, in random order."""
+        """Return true but less important sentences, in random order."""
         detail = self.groups[0][0]
         whose = detail.cls if len(self.groups[0]) == 1 else PLURALS[detail.cls]
         verb = "is" if len(self.groups[0]) == 1 else "are"
@@ -236,7 +236,7 @@ class _Writer:
         return "is" if len(self.groups[0]) == 1 else "are"
 
     def _pad(self, sentences: list[str]) -> str:
-        """Add sentences of lesser weight to a short caption."""
+        """Add less important sentences to a short caption."""
         count = sum(len(sentence.split()) for sentence in sentences)
         for filler in self.fillers():
             if count >= MIN_WORDS and not (count < 40 and self.chance(0.15)):
@@ -256,12 +256,12 @@ def _capital(words: str) -> str:
 
 
 def dense_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Return 30 to 80 words that pin down every object, its place and size, and the background."""
+    """Return 30 to 80 words specifying every object, its place and size, and the background."""
     return _Writer(scene, rng).write()
 
 
 def brief_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Return what a user who wants this scene might type; it asks what the task asks, no more."""
+    """Return what a user who wants this scene might type, with only what its task requires."""
     return brief_prompt(request_for(scene, rng), rng)
 
 

@@ -1,4 +1,4 @@
-"""The nano language model's conversations: what it is trained on and how it is asked to rewrite."""
+"""Conversations of the nano language model: its training data and the rewriting prompt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lens_core.nano.scenes import Scene
 from lens_core.nano.vocabulary import REGIONS
 
 REWRITE_INSTRUCTION = "Rewrite the request as one detailed description of a picture."
-"""The developer message under which the nano model turns a request into a dense caption."""
+"""The developer message that makes the nano model turn a request into a dense caption."""
 
 CONTROL_TOKENS = (
     "<|endoftext|>",
@@ -29,7 +29,7 @@ CONTROL_TOKENS = (
     "<|constrain|>",
     "<|call|>",
 )
-"""Control tokens of the harmony format, the first also the padding."""
+"""Control tokens of the harmony format; the first is also the padding token."""
 
 CHAT_WORDS = ("system", "developer", "user", "assistant", "analysis", "final")
 """Roles and channels of the format."""
@@ -38,12 +38,12 @@ _PATTERN = r"\p{N}{1,3}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 def rewrite_chat(request: str, date: str) -> RenderedChat:
-    """Ask for a dense caption of a request; generation goes on inside the final channel."""
+    """Ask for a dense caption of a request; generation continues inside the final channel."""
     return render_chat(request, developer=REWRITE_INSTRUCTION, prefill=FINAL_HEADER, date=date)
 
 
 def listing(scene: Scene) -> str:
-    """What is where, region by region: the answer the model learns to give to a dense caption."""
+    """List what is where, region by region: the answer the model learns for a dense caption."""
     items = sorted(
         (REGIONS.index(scene.region(item)), item.size_word, item.color, item.cls)
         for item in scene.objects
@@ -54,10 +54,10 @@ def listing(scene: Scene) -> str:
 
 
 def train_tokenizer(captions: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of the captions, with the harmony tokens.
+    """Train a byte-level BPE tokenizer on captions and add the harmony tokens.
 
-    Each fixed sentence of the chat format becomes a single token, so that a nano prompt is mostly
-    prompt. Any text can be encoded, byte by byte if need be.
+    Each fixed sentence of the chat format becomes a single token, so the format takes up little of
+    a nano prompt. Any text can be encoded, byte by byte if necessary.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -86,7 +86,7 @@ def train_tokenizer(captions: list[str], vocabulary: int) -> PreTrainedTokenizer
 
 
 def fixed_sentences() -> list[str]:
-    """The parts of the chat format that never change, as they stand between control tokens."""
+    """Return the parts of the chat format that never change, split at the control tokens."""
     date = "2000-01-01"
     prefix = render_image_prompt("", date).prefix
     before, after = prefix.split(date)

@@ -1,4 +1,4 @@
-"""Single questions about a picture, each answered from what was detected, with its evidence."""
+"""Yes-or-no questions about an image, answered from detected objects, with evidence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CheckKind = Literal["object", "count", "color", "position", "background"]
 
 @dataclass(frozen=True)
 class Observation:
-    """What was detected in a picture, the surest objects first."""
+    """What was detected in an image, objects in order of decreasing score."""
 
     detections: tuple[Detection, ...]
     background: Background | None = None
@@ -28,7 +28,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The answer to a check and, in one line, what it rests on."""
+    """The answer to a check, with one line of evidence."""
 
     passed: bool
     evidence: str
@@ -36,12 +36,12 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class AtomicCheck:
-    """One yes-or-no question about a picture.
+    """One yes-or-no question about an image.
 
     Attributes:
         name: Short and unique within a request, such as "count:apple".
         kind: What the question is about.
-        question: The question in words.
+        question: The text of the question.
     """
 
     name: str
@@ -55,17 +55,17 @@ class AtomicCheck:
 
 
 def observe(image: Image.Image) -> Observation:
-    """Detect everything in a picture that checks ask about."""
+    """Detect everything in an image that the checks need."""
     return Observation(tuple(detect(image)), detect_background(image))
 
 
 def atomic_checks(metadata: Mapping[str, Any]) -> list[AtomicCheck]:
-    """Return the questions that together decide whether a picture fulfils a request.
+    """Return the questions that together decide whether an image fulfils a request.
 
     Args:
         metadata: "include" and "exclude" in GenEval's schema; optionally "background" with the
-            fields of `Background`. Counts are exact for classes that "exclude" bounds from above
-            and least counts otherwise.
+            fields of `Background`. A count is exact if "exclude" sets an upper bound for its class,
+            otherwise a minimum.
     """
     include: list[Include] = list(metadata["include"])
     bounded = {item["class"] for item in metadata.get("exclude", [])}
@@ -156,7 +156,7 @@ def _named(item: Include) -> str:
 
 
 def _members(observation: Observation, item: Include) -> list[Detection]:
-    """Return the detections a group stands for; those of the right colour come first."""
+    """Return the detections that a group refers to, those of the right colour first."""
     members = _of_class(observation, item["class"])
     color = item.get("color")
     if color is not None:

@@ -1,4 +1,4 @@
-"""Finding and naming the objects in a picture of the nano world, without learning."""
+"""Detection of the objects in an image of the nano world, without learning."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from lens_core.nano.templates import CHROMA_WEIGHTS, GRID, FloatArray, srgb_to_l
 from lens_core.nano.vocabulary import BACKGROUNDS, CLASSES, COLORS
 
 SCORE_THRESHOLD = 0.5
-"""Least score of a blob that counts as an object."""
+"""Minimum score at which a blob counts as an object."""
 FAR_COLOR = 60.0
-"""Distance in Lab from which two colours count as entirely different."""
+"""Lab distance at and above which two colours count as entirely different."""
 ASPECT_WEIGHT = 0.6
 """Cost of a shape that is e times too wide or too tall."""
 SHAPE_WEIGHT = 1.5
 """Cost of a sample that only one of blob and template covers."""
 GOOD_COST = 0.22
-"""Cost below which a blob's box needs no second look."""
+"""Cost at or below which a blob is not compared again with a smaller box."""
 LIKELY_CLASSES = 3
-"""Classes that a second look is given to."""
+"""Number of classes to compare again with a smaller box."""
 SURE_SCORE = 0.65
-"""Score from which a blob is not tried as several objects."""
+"""Score at and above which a blob is not split into several objects."""
 FAR_BACKGROUND = 12.0
-"""Distance in Lab from which an edge colour is none of the known backgrounds."""
+"""Lab distance above which an edge colour matches none of the known backgrounds."""
 SPLIT_GAIN = 0.05
-"""By how much the worst part must look better than the whole."""
+"""How much higher than the whole blob's score the worst part's score must be."""
 SMOOTHING = 0.7
-"""Radius in pixels of the blur against noise before blobs are looked for."""
+"""Radius in pixels of the denoising blur applied before finding blobs."""
 CHROMA = 0.5
-"""Weight of chroma against lightness where edges are looked for; chroma bleeds further."""
+"""Weight of chroma relative to lightness when finding edges, as chroma bleeds further."""
 LEAST_SIDE = 15
-"""Least length in pixels of an object in a picture of 128 x 128."""
+"""Minimum length in pixels of an object in a 128 x 128 image."""
 
 
 @dataclass(frozen=True)
 class Detection:
-    """One object found in a picture.
+    """One object found in an image.
 
     Attributes:
         cls: Class name.
         color: Colour of its body.
         box: Left, top, right and bottom in pixels, the last two exclusive.
-        area: Pixels covered, holes counted.
-        score: Likeness to the class drawn in that colour, 0 to 1.
+        area: Number of pixels covered, including holes.
+        score: Similarity to the class drawn in that colour, 0 to 1.
     """
 
     cls: str
@@ -65,11 +65,11 @@ class Detection:
 
 
 def detect(image: Image.Image, threshold: float = SCORE_THRESHOLD) -> list[Detection]:
-    """Return the objects in a picture, the surest first.
+    """Return the objects in an image, by decreasing score.
 
     Args:
-        image: A picture of the nano world, of any size.
-        threshold: Least score; blobs that look like no class fall below it.
+        image: An image of the nano world, of any size.
+        threshold: Minimum score; blobs that resemble no class score below it.
     """
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     smooth = rgb.filter(ImageFilter.GaussianBlur(SMOOTHING))
@@ -81,7 +81,7 @@ def detect(image: Image.Image, threshold: float = SCORE_THRESHOLD) -> list[Detec
 
 
 def detect_background(image: Image.Image) -> Background | None:
-    """Return the background read off a picture's edges, None where it is none of the known ones."""
+    """Return the background found at an image's edges, or None if it is not a known one."""
     lab = srgb_to_lab(np.asarray(image.convert("RGB")))
     known = srgb_to_lab(np.array(list(BACKGROUNDS.values()), np.uint8))
     distance = np.linalg.norm(background_colors(lab)[:, None] - known, axis=-1)
@@ -99,7 +99,7 @@ def detect_background(image: Image.Image) -> Background | None:
 
 
 def _resolve(image: Image.Image, lab: FloatArray, blob: Blob) -> list[Detection]:
-    """Name a blob, or its parts where it looks more like several objects that touch."""
+    """Classify a blob, or its parts if it looks more like several touching objects."""
     whole = _name(image, blob)
     if whole.score >= SURE_SCORE:
         return [whole]
@@ -127,11 +127,11 @@ def _name(image: Image.Image, blob: Blob) -> Detection:
 
 
 def _costs(image: Image.Image, blob: Blob, inset: int, classes: NDArray[np.intp]) -> FloatArray:
-    """Return how unlike a blob is to classes in all colours, `[len(classes), colours]`.
+    """Return the dissimilarity of a blob to classes in all colours, `[len(classes), colours]`.
 
-    A sample costs `SHAPE_WEIGHT` where only one of blob and template is, and up to 1 by colour
-    where both are; the mean over their union is taken. `inset` cuts that many pixels off every
-    side of the blob's box, for pictures whose objects have a fringe.
+    A sample covered by only the blob or only the template costs `SHAPE_WEIGHT`; one covered by both
+    costs up to 1, depending on colour. The result is the mean over their union. `inset` is the
+    number of pixels cut off every side of the blob's box, for images whose objects have a fringe.
     """
     left, top, right, bottom = blob.box
     box = (left + inset, top + inset, right - inset, bottom - inset)

@@ -1,4 +1,4 @@
-"""Drawing of scenes: anti-aliased flat objects, and the label maps that go with a picture."""
+"""Rendering of scenes: anti-aliased flat objects, and the label maps of an image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lens_core.nano.sprites import master_sprite
 from lens_core.nano.vocabulary import BACKGROUNDS, CLASSES, COLORS
 
 TOKEN_CELL = 16
-"""Pixels on a side of the picture area behind one latent token."""
+"""Side in pixels of the image area that one latent token covers."""
 COVERAGE = 0.25
 """Share of a cell that an object must cover to own it."""
 
@@ -22,19 +22,19 @@ LabelMap = NDArray[np.int8]
 
 @lru_cache(maxsize=4096)
 def sprite(cls: str, color: str, size: int) -> Image.Image:
-    """Return the RGBA picture of one object whose longest side, outline included, is `size`."""
+    """Return an RGBA image of one object whose longest side, outline included, is `size`."""
     return master_sprite(cls, color).resize(pixel_size(cls, size), Image.Resampling.BOX)
 
 
 @lru_cache(maxsize=1024)
 def alpha(cls: str, size: int) -> NDArray[np.float32]:
-    """Return how far each pixel of an object's box is covered, `[h, w]` in 0 to 1."""
+    """Return the coverage of each pixel in an object's box, `[h, w]` from 0 to 1."""
     channel = np.asarray(sprite(cls, "red", size))[..., 3]
     return (channel / 255.0).astype(np.float32)
 
 
 def render(scene: Scene) -> Image.Image:
-    """Draw a scene as an RGB picture of its size."""
+    """Draw a scene as an RGB image of its size."""
     background = scene.background
     image = Image.new("RGB", (scene.width, scene.height), BACKGROUNDS[background.color])
     if background.second is not None:
@@ -51,7 +51,7 @@ def render(scene: Scene) -> Image.Image:
 
 
 def token_labels(scene: Scene, cell: int = TOKEN_CELL) -> tuple[LabelMap, LabelMap, LabelMap]:
-    """Return what lies behind each token of a picture.
+    """Return label maps of what each token of an image covers.
 
     Args:
         scene: The scene; its sides must be multiples of `cell`.
@@ -59,8 +59,8 @@ def token_labels(scene: Scene, cell: int = TOKEN_CELL) -> tuple[LabelMap, LabelM
 
     Returns:
         Three `[height / cell, width / cell]` maps: class index + 1 and colour index + 1 of the
-        object covering most of the cell (0 where none covers a quarter of it), and the index of
-        the background colour filling most of the cell.
+        object covering most of the cell (0 if none covers a quarter of it), and the index of the
+        background colour filling most of the cell.
     """
     rows, columns = scene.height // cell, scene.width // cell
     classes = np.zeros((rows, columns), np.int8)
@@ -82,7 +82,7 @@ def occupancy(scene: Scene, cell: int = TOKEN_CELL) -> LabelMap:
 
 
 def _coverage(scene: Scene, item: SceneObject, cell: int) -> NDArray[np.float32]:
-    """Share of each cell that an object covers."""
+    """Return the share of each cell that an object covers."""
     rows, columns = scene.height // cell, scene.width // cell
     canvas = np.zeros((scene.height, scene.width), np.float32)
     left, top, right, bottom = item.box

@@ -1,7 +1,7 @@
-"""NanoEval: GenEval's six tasks and rules on pictures of the nano world.
+"""NanoEval: GenEval's six tasks and rules on images of the nano world.
 
 The rules follow `evaluation/evaluate_images.py` of github.com/djghosh13/geneval (MIT). The numbers
-are not comparable with GenEval's: another world, another detector.
+are not comparable with GenEval's because the images and the detector differ.
 """
 
 from __future__ import annotations
@@ -24,28 +24,29 @@ from lens_core.nano.sampling import sample_scene
 from lens_core.nano.vocabulary import TASKS
 
 HELD_OUT = 0x4C454E53
-"""First word of every evaluation seed; training seeds its generators otherwise."""
+"""First integer of every evaluation seed; training seeds its generators differently."""
 CONFIDENCE_Z = 1.959964
 """Standard score of a two-sided 95 % interval."""
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Whether a picture shows what its metadata asks for, and why not."""
+    """Whether an image shows what its metadata requires, and if not, why."""
 
     correct: bool
     reason: str
 
 
 def evaluate(picture: Image.Image | Sequence[Detection], metadata: Mapping[str, Any]) -> EvalResult:
-    """Judge one picture by GenEval's rules.
+    """Judge one image by GenEval's rules.
 
-    Every included class must be found at least `count` times; colours and positions are judged
-    on the `count` surest detections; a position must hold for each of them against each object of
-    the group it refers to; an excluded class must be found fewer than `count` times.
+    Every included class must be found at least `count` times. Colours and positions are judged on
+    the `count` detections with the highest scores. A position must hold for each of them relative
+    to each object of the group it refers to. An excluded class must be found fewer than `count`
+    times.
 
     Args:
-        picture: A picture, or what was detected in it.
+        picture: An image, or the detections in it.
         metadata: "include" and, for some tasks, "exclude" in GenEval's schema.
     """
     found = detect(picture) if isinstance(picture, Image.Image) else picture
@@ -70,7 +71,7 @@ def evaluate(picture: Image.Image | Sequence[Detection], metadata: Mapping[str, 
 def _mismatch(
     wanted: Include, members: list[Detection], groups: list[list[Detection] | None]
 ) -> str | None:
-    """Say how one wanted group fails, or None where it is as wanted."""
+    """Return how one wanted group fails, or None if it does not."""
     cls, count = wanted["class"], wanted["count"]
     if len(members) < count:
         return f"expected {cls}>={count}, found {len(members)}"
@@ -100,10 +101,10 @@ def nano_eval_prompts(
     Args:
         seed: Chooses the set; the same seed gives the same set.
         per_task: Requests per task.
-        size: Width and height of all scenes; None varies over the training sizes.
+        size: Width and height of all scenes; None uses varying training sizes.
 
     Returns:
-        GenEval metadata with "prompt" in GenEval's own words, the "dense" caption of a scene that
+        GenEval metadata with a "prompt" in GenEval's wording, the "dense" caption of a scene that
         fulfils it, and that scene's "width" and "height".
     """
     if seed < 0 or per_task < 1:
@@ -127,7 +128,7 @@ def nano_eval_prompts(
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a share."""
+    """Return the 95 % Wilson score interval of a proportion."""
     if not 0 <= correct <= total or total == 0:
         raise ParameterError(f"{correct} of {total} is no share")
     z2 = CONFIDENCE_Z**2

@@ -1,4 +1,4 @@
-"""What a request for a scene asks, in GenEval's metadata schema, and how a user would put it."""
+"""What a request for a scene requires, in GenEval's metadata schema, and how a user words it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Include = TypedDict(
 """One wanted group; `position` is a relation and the index of the group it refers to."""
 
 Exclude = TypedDict("Exclude", {"class": str, "count": int})
-"""As many objects of a class as would be too many."""
+"""A class, and the number of its objects that is already too many."""
 
 
 class Request(TypedDict):
@@ -49,7 +49,7 @@ def group_relation(first: tuple[SceneObject, ...], second: tuple[SceneObject, ..
 def request_for(scene: Scene, rng: np.random.Generator) -> Request:
     """Return what a user who wants this scene asks for, with the attributes of its task.
 
-    Mixed scenes draw at random whether colours and a relation are asked for.
+    For mixed scenes, chance decides whether the request includes colours and a relation.
     """
     groups = scene.groups()
     mixed = scene.task == "mixed"
@@ -74,12 +74,12 @@ def request_for(scene: Scene, rng: np.random.Generator) -> Request:
 
 
 def article(words: str) -> str:
-    """Put "a" or "an" before words."""
+    """Prepend "a" or "an"."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def listed(phrases: list[str]) -> str:
-    """Join phrases with commas and a last "and"."""
+    """Join phrases with commas and a final "and"."""
     if len(phrases) == 1:
         return phrases[0]
     return f"{', '.join(phrases[:-1])} and {phrases[-1]}"
@@ -94,12 +94,12 @@ def noun_phrase(item: Include) -> str:
 
 
 def canonical_prompt(request: Request) -> str:
-    """Put a request into words the way GenEval's generator does."""
+    """Word a request the way GenEval's generator does."""
     return f"a photo of {_core(request['include'], None)}"
 
 
 def brief_prompt(request: Request, rng: np.random.Generator) -> str:
-    """Put a request into words the way a user might; nothing is said beyond the request."""
+    """Word a request the way a user might, adding nothing to it."""
     openings = ("a photo of ", "a picture of ", "an image of ", "a drawing of ", "")
     opening = openings[int(rng.choice(5, p=[0.4, 0.1, 0.05, 0.05, 0.4]))]
     return opening + _core(request["include"], rng)
@@ -114,7 +114,7 @@ _SPOKEN: Final[dict[str, tuple[str, ...]]] = {
 
 
 def _core(include: list[Include], rng: np.random.Generator | None) -> str:
-    """Name all groups; without `rng` in GenEval's own form."""
+    """Name all groups; without `rng`, in GenEval's form."""
     names = [noun_phrase(item) for item in include]
     if len(include) == 2 and "position" in include[1]:
         relation = include[1]["position"][0]

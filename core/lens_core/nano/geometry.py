@@ -7,9 +7,9 @@ import math
 from lens_core.nano.vocabulary import POSITIONS
 
 POSITION_THRESHOLD = 0.1
-"""Share of both boxes' sizes by which an offset is shortened, as in GenEval."""
+"""Share of the boxes' summed sizes by which an offset is shortened, as in GenEval."""
 DIRECTION_THRESHOLD = 0.5
-"""Least share of the distance that must lie in a direction, as in GenEval."""
+"""Minimum share of the distance that must lie in a direction, as in GenEval."""
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 AnyBox = tuple[float, float, float, float]
@@ -33,7 +33,7 @@ def direction(a: AnyBox, b: AnyBox) -> tuple[float, float]:
 
 
 def relations(a: AnyBox, b: AnyBox, threshold: float = DIRECTION_THRESHOLD) -> list[str]:
-    """Return every relation that holds for box `a` seen from box `b`, the clearest first."""
+    """Return every relation of box `a` to box `b`, the clearest first."""
     dx, dy = direction(a, b)
     strengths = dict(zip(POSITIONS, (-dx, dx, -dy, dy), strict=True))
     held = [name for name, strength in strengths.items() if strength > threshold]

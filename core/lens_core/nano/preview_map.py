@@ -25,7 +25,7 @@ _BATCH = 20
 
 @torch.no_grad()
 def scenes_and_tokens(vae: AutoencoderKLFlux2, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """What the autoencoder makes of random scenes.
+    """Encode random scenes with the autoencoder and decode them again.
 
     Returns:
         Tokens `[count, h, w, channels]`, and pixels `[count, 3, H, W]` in [0, 1] decoded from them.
@@ -41,7 +41,7 @@ def scenes_and_tokens(vae: AutoencoderKLFlux2, count: int, seed: int) -> tuple[T
 
 
 def error_of(fitted: PreviewMap, tokens: Tensor, pixels: Tensor) -> tuple[float, float]:
-    """Root mean square error of previews against decoded pictures, and that of one flat colour."""
+    """Return the RMS error of previews against decoded images, and that of one flat colour."""
     height, width = tokens.shape[1:3]
     sides = (height * fitted.cell, width * fitted.cell)
     small = torch.nn.functional.adaptive_avg_pool2d(pixels, sides)

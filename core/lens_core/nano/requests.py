@@ -1,4 +1,4 @@
-"""Understanding a user's free request within the nano world's vocabulary."""
+"""Parsing of free-form requests within the nano world's vocabulary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOUNS: Final[dict[str, tuple[str, bool]]] = {
     "teacup": ("cup", False),
     "teacups": ("cup", True),
 }
-"""Class of a noun and whether it is surely a plural."""
+"""Class of a noun, and whether it is certainly a plural."""
 _HUES: Final[dict[str, str]] = {**{color: color for color in COLORS}, "violet": "purple"}
 _COUNTS: Final[dict[str, int]] = {
     **{word: number for number, word in enumerate(NUMBERS) if number},
@@ -51,7 +51,7 @@ _SIDE: Final = re.compile(
     r"[\s,]*(?:(?:is|are) )?(?:on|at|to) (?:the )?(left|right|top|bottom)(?: side)?"
     r"\s*(?=$|,|while\b|with\b|and\b(?! (?:in|on|at|one|the second)\b))"
 )
-"""A side a whole group is on; groups spread over several places have none."""
+"""A side that a whole group is on; groups spread over several places have none."""
 _ADJECTIVES: Final = (
     "small|little|tiny|medium|sized|large|big|huge|pretty|cute|nice|simple|round|of"
 )
@@ -62,12 +62,12 @@ _NOUN_PHRASE: Final = re.compile(
     rf"(?P<noun>{'|'.join(sorted(_NOUNS, key=len, reverse=True))})\b"
 )
 MOST_WORDS_BETWEEN = 8
-"""Words between two nouns up to which a relation among them ties the two together."""
+"""Maximum number of words between two nouns that a relation can connect."""
 
 
 @dataclass
 class _Mention:
-    """One wanted group while a request is read."""
+    """One wanted group while a request is being parsed."""
 
     cls: str
     count: int
@@ -83,12 +83,12 @@ def parse_request(text: str) -> dict[str, Any] | None:
     Understands the world's classes (singular and plural), number words and digits, its ten
     colours, the four relations in their usual wordings, opposite sides ("a cup on the left and a
     car on the right"), later mentions ("the cup is above the car") and backgrounds. Everything
-    else is passed over.
+    else is ignored.
 
     Returns:
-        GenEval metadata ("tag", "include", "exclude", "prompt") and "background" where one is
-        asked for; None where no class of the world is named. A group another one refers to comes
-        before it. A plural without a number asks for at least two.
+        GenEval metadata ("tag", "include", "exclude", "prompt"), and "background" if one is
+        requested; None if the text names no class of the world. A group precedes the groups that
+        refer to it. A plural without a number means at least two.
     """
     mentions: list[_Mention] = []
     for sentence in re.split(r"[.;!?\n]+", text.lower()):
@@ -112,7 +112,7 @@ def parse_request(text: str) -> dict[str, Any] | None:
 
 
 def _read_sentence(sentence: str, mentions: list[_Mention]) -> None:
-    """Add a sentence's groups and relations to those read before."""
+    """Add a sentence's groups and relations to those already found."""
     previous: _Mention | None = None
     end = 0
     for match in _NOUN_PHRASE.finditer(sentence):
@@ -127,7 +127,7 @@ def _read_sentence(sentence: str, mentions: list[_Mention]) -> None:
 
 
 def _resolve(match: re.Match[str], mentions: list[_Mention]) -> _Mention:
-    """Return the group a noun phrase stands for, a new one unless it points back."""
+    """Return the group a noun phrase refers to, a new one unless it was mentioned before."""
     cls, plural = _NOUNS[match["noun"]]
     hues = [_HUES[word] for word in re.findall(r"[a-z]+", match["between"]) if word in _HUES]
     color = hues[-1] if hues else None
@@ -146,12 +146,12 @@ def _resolve(match: re.Match[str], mentions: list[_Mention]) -> _Mention:
 
 
 def _number(digits: str) -> int:
-    """The first nine digits: more than can be drawn, and Python reads no more than 4,300."""
+    """Read the first nine digits: more than can be drawn, and Python's limit is 4,300 digits."""
     return int(digits.lstrip("0")[:9] or "0")
 
 
 def _relate(first: _Mention, between: str, second: _Mention) -> None:
-    """Note the relation that the words between two groups state, if any."""
+    """Record the relation stated by the words between two groups, if any."""
     if len(between.split()) > MOST_WORDS_BETWEEN:
         return
     places = [
@@ -164,7 +164,7 @@ def _relate(first: _Mention, between: str, second: _Mention) -> None:
 
 
 def _tie(first: _Mention, relation: str, second: _Mention) -> None:
-    """Store a relation with one of its ends; each group holds one, and none may go in circles."""
+    """Store a relation with one of its groups; each holds at most one, and cycles are rejected."""
     for a, name, b in ((first, relation, second), (second, OPPOSITE[relation], first)):
         if a.relation is None and not _leads_to(b, a):
             a.relation = (name, b)
@@ -216,7 +216,7 @@ def _include(mention: _Mention, ordered: list[_Mention]) -> Include:
 
 
 def _exclude(mentions: list[_Mention]) -> list[Exclude]:
-    """Bound every class from above whose number was said."""
+    """Set an upper bound for every class whose number was stated."""
     totals: dict[str, int] = {}
     for mention in mentions:
         totals[mention.cls] = totals.get(mention.cls, 0) + mention.count
@@ -241,7 +241,7 @@ def _tag(mentions: list[_Mention]) -> str:
 
 
 def _background(text: str) -> dict[str, Any] | None:
-    """Return the fields of the background a text asks for."""
+    """Return the fields of the background a text requests."""
     names = "|".join(BACKGROUNDS)
     halves: dict[str, str] = {}
     ends = "top|bottom|left|right"

@@ -1,4 +1,4 @@
-"""Random scenes with the six GenEval tasks and a mixed one."""
+"""Random scenes for the six GenEval tasks and a mixed one."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ TASK_WEIGHTS: dict[str, float] = {
     "color_attr": 0.12,
     "mixed": 0.12,
 }
-"""Shares of the tasks among scenes of no given task."""
+"""Shares of the tasks among scenes for which no task is given."""
 CLEAR_RELATION = 0.62
-"""Strength a relation needs to be asked for or told; GenEval's own threshold is 0.5."""
+"""Minimum strength of a relation used in requests and captions; GenEval's threshold is 0.5."""
 GAP = 4
-"""Least pixels between the boxes of two objects."""
+"""Minimum distance in pixels between the boxes of two objects."""
 EDGE = 2
-"""Least pixels between a box and the picture's edge."""
+"""Minimum distance in pixels between a box and the image's edge."""
 
 Group = tuple[str, str, str, int]
 """Class, colour, size word and count."""
@@ -44,16 +44,16 @@ Group = tuple[str, str, str, int]
 def sample_scene(
     rng: np.random.Generator, task: str | None = None, size: tuple[int, int] | None = None
 ) -> Scene:
-    """Draw a random scene.
+    """Sample a random scene.
 
     Args:
         rng: Source of every choice; the same state gives the same scene.
-        task: One of `TASKS` or "mixed"; None draws one by `TASK_WEIGHTS`.
-        size: Width and height in pixels, multiples of 16 and at least 64; None draws one of
+        task: One of `TASKS` or "mixed"; None samples one by `TASK_WEIGHTS`.
+        size: Width and height in pixels, multiples of 16 and at least 64; None samples one of
             `TRAINING_SIZES`.
 
     Raises:
-        ParameterError: For an unknown task or a size that breaks the rule.
+        ParameterError: The task is unknown or the size is invalid.
     """
     if task is None:
         task = str(rng.choice(list(TASK_WEIGHTS), p=list(TASK_WEIGHTS.values())))
@@ -79,7 +79,7 @@ def _sample_background(rng: np.random.Generator) -> Background:
 
 
 def _sample_groups(rng: np.random.Generator, task: str) -> list[Group]:
-    """Choose what a scene holds; later objects are smaller when there are many."""
+    """Choose the contents of a scene; if it has many objects, later ones are smaller."""
     counts = {"counting": [int(rng.integers(2, 5))], "single_object": [1], "colors": [1]}
     mixed = [[1, 1, 1], [2, 1], [1, 2], [3, 1], [2, 2]]
     if task == "mixed":
@@ -102,7 +102,7 @@ def _sample_groups(rng: np.random.Generator, task: str) -> list[Group]:
 def _place(
     rng: np.random.Generator, size: tuple[int, int], groups: Sequence[Group], relation: str | None
 ) -> tuple[SceneObject, ...] | None:
-    """Put objects into distinct ninths of the picture, or give up after some tries."""
+    """Place objects in distinct ninths of the image, or give up after some tries."""
     for _ in range(60):
         objects = _try_place(rng, size, groups)
         if objects is None or not _apart(objects):
@@ -140,7 +140,7 @@ def _try_place(
 def _centre(
     rng: np.random.Generator, size: tuple[int, int], region: int, box: tuple[int, int]
 ) -> tuple[float, float] | None:
-    """Choose a centre well inside a region such that the box stays inside the picture."""
+    """Choose a centre well inside a region, such that the box stays inside the image."""
     out: list[float] = []
     for side, index, length in zip(size, (region % 3, region // 3), box, strict=True):
         inner = 0.02 * side

@@ -1,4 +1,4 @@
-"""Scenes of the nano world: what is in a picture and where, as exact values."""
+"""Scenes of the nano world: the exact contents of an image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Split = Literal["horizontal", "vertical"]
 
 
 def pixel_size(cls: str, size: int) -> tuple[int, int]:
-    """Return width and height in pixels of a class whose longest side is `size`."""
+    """Return (width, height) in pixels of an object of a class whose longest side is `size`."""
     width, height = EXTENT[cls]
     return round(width * size), round(height * size)
 
@@ -23,7 +23,7 @@ class Background:
     """One colour, or two that meet in the middle.
 
     Attributes:
-        color: Colour of the whole picture, or of its top or left half.
+        color: Colour of the whole image, or of its top or left half.
         second: Colour of the bottom or right half, None for a plain background.
         split: "horizontal" puts `color` above `second`, "vertical" to the left of it.
     """
@@ -78,14 +78,14 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's content; objects of one class share colour and size word.
+    """The contents of an image; objects of one class share colour and size word.
 
     Attributes:
         width: Pixels, a multiple of 16.
         height: Pixels, a multiple of 16.
-        background: What lies behind the objects.
+        background: The background behind the objects.
         objects: One to four objects that do not touch each other.
-        task: A GenEval task, or "mixed" for scenes made for training only.
+        task: A GenEval task, or "mixed" for scenes used only in training.
     """
 
     width: int
@@ -95,20 +95,20 @@ class Scene:
     task: str
 
     def region(self, item: SceneObject) -> str:
-        """Return the third of the picture, in both directions, that holds an object's centre."""
+        """Return which of the image's nine regions contains an object's centre."""
         column = min(int(3 * item.x / self.width), 2)
         row = min(int(3 * item.y / self.height), 2)
         return REGIONS[3 * row + column]
 
     def groups(self) -> list[tuple[SceneObject, ...]]:
-        """Return the objects by class, in order of first appearance."""
+        """Return the objects grouped by class, in order of first appearance."""
         found: dict[str, list[SceneObject]] = {}
         for item in self.objects:
             found.setdefault(item.cls, []).append(item)
         return [tuple(items) for items in found.values()]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        """Convert to JSON-serialisable values."""
         objects = [
             {
                 "class": item.cls,
@@ -130,7 +130,7 @@ class Scene:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
+        """Build a scene from the result of `to_dict`."""
         objects = tuple(
             SceneObject(
                 cls=item["class"],

@@ -1,4 +1,4 @@
-"""Finding blobs: the background's colours, what differs from them, and connected pieces."""
+"""Segmentation into blobs: connected pieces whose colours differ from the background's."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from scipy import ndimage
 from lens_core.nano.templates import BoolArray, FloatArray, templates
 
 FOREGROUND_DISTANCE = 10.0
-"""Distance in Lab from every background colour that makes a pixel part of an object."""
+"""Lab distance from every background colour above which a pixel belongs to an object."""
 FRAME = 3
-"""Width in pixels of the frame from which the background is read."""
+"""Width in pixels of the frame used to find the background."""
 EDGE_SHARE = 0.4
 """Share of a blob's own contrast at which its edge is drawn."""
 HIGHEST_EDGE = 18.0
-"""Distance in Lab that always belongs to an object."""
+"""Lab distance from the background above which a pixel always belongs to an object."""
 WHITE = np.array([99.0, 0.0, 0.0], np.float32)
-"""The object colour nearest to backgrounds; a pixel nearer to it than to them is no fringe."""
+"""Object colour nearest to the backgrounds; pixels nearer to it than to those are not fringe."""
 SEAM = 3
-"""Pixels on either side of the picture's middle lines where two backgrounds may blend."""
+"""Pixels on either side of the image's middle lines where two backgrounds may blend."""
 SEED_SHARE = 0.08
-"""Least share of a blob that a part cut from it must have."""
+"""Minimum share of a blob for a part split from it."""
 MERGE_REACH = 2
-"""Pixels a fragment may lie from the blob it is joined to."""
+"""Maximum distance in pixels between a fragment and the blob it is joined to."""
 
 
 Labels = NDArray[np.int32]
@@ -46,14 +46,14 @@ class Blob:
 
     @property
     def area(self) -> int:
-        """Pixels covered."""
+        """Number of pixels covered."""
         return int(self.mask.sum())
 
 
 def background_colors(lab: FloatArray) -> FloatArray:
     """Return the background's Lab colour in the four quarters, `[4, 3]`, in row-major order.
 
-    Each is the median along the picture's edge, where objects are rare.
+    Each is the median along the image's edge, where objects are rare.
     """
     height, width = lab.shape[:2]
     middle = (height // 2, width // 2)
@@ -68,7 +68,7 @@ def background_colors(lab: FloatArray) -> FloatArray:
 
 
 def background_distance(lab: FloatArray) -> FloatArray:
-    """Return how far each pixel is in Lab from the nearest background colour or seam blend."""
+    """Return each pixel's Lab distance to the nearest background colour or seam blend."""
     height, width = lab.shape[:2]
     colors = background_colors(lab)
     distance = np.full((height, width), np.inf, np.float32)
@@ -92,8 +92,8 @@ def find_blobs(lab: FloatArray, least_side: int) -> list[Blob]:
     """Return connected pieces far from the background, with their holes filled.
 
     Args:
-        lab: The picture, `[height, width, 3]`; edges are sharpest with its chroma weighted down.
-        least_side: Pixels; shorter fragments join a bigger piece nearby or are dropped.
+        lab: The image, `[height, width, 3]`; edges are sharpest if its chroma is scaled down.
+        least_side: Pixels; shorter fragments join a larger piece nearby or are dropped.
     """
     distance = background_distance(lab)
     noise = float(np.median(distance))
@@ -110,14 +110,14 @@ def find_blobs(lab: FloatArray, least_side: int) -> list[Blob]:
 
 
 def split_blob(blob: Blob, lab: FloatArray) -> list[list[Blob]]:
-    """Propose ways to cut a blob into several objects that touch.
+    """Propose ways to split a blob into several touching objects.
 
     Args:
         blob: The blob.
-        lab: The picture inside the blob's box, `[h, w, 3]`.
+        lab: The image inside the blob's box, `[h, w, 3]`.
 
     Returns:
-        Proposals of two or more parts: by body colour, and by necks of growing width.
+        Proposals of two or more parts: split by body colour, and at necks of increasing width.
     """
     nearest = np.stack([_norm(lab - color) for color in templates().palette]).argmin(axis=0)
     seeds = np.zeros(blob.mask.shape, np.int32)
@@ -139,7 +139,7 @@ def split_blob(blob: Blob, lab: FloatArray) -> list[list[Blob]]:
 
 
 def _grow(blob: Blob, seeds: Labels) -> list[Blob]:
-    """Give every pixel of a blob to the nearest seed; seeds are labelled from 1."""
+    """Assign every pixel of a blob to the nearest seed; seeds are labelled from 1."""
     count = int(seeds.max())
     if count < 2:
         return []
@@ -158,9 +158,9 @@ def _grow(blob: Blob, seeds: Labels) -> list[Blob]:
 
 
 def _remove_fringes(distance: FloatArray, mask: BoolArray, sure: BoolArray) -> BoolArray:
-    """Cut blobs back to what is sure or stands out by a share of their own contrast.
+    """Trim blobs to pixels that are sure or that exceed a share of the blob's own contrast.
 
-    Blur and compression surround objects with a pale fringe; the edge lies half way up.
+    Blur and compression surround objects with a pale fringe; the true edge lies partway up it.
     """
     labels, _ = _label(mask)
     out = np.zeros_like(mask)
@@ -176,14 +176,14 @@ def _remove_fringes(distance: FloatArray, mask: BoolArray, sure: BoolArray) -> B
 def _closed(mask: BoolArray) -> BoolArray:
     """Bridge cracks one or two pixels wide.
 
-    Between a white body and its dark outline a blurred picture passes through the background's
-    own tone.
+    In a blurred image, the transition from a white body to its dark outline passes through the
+    background's tone.
     """
     return mask | ndimage.binary_closing(mask)
 
 
 def _join_fragments(labels: Labels, boxes: Sequence[tuple[slice, ...]], big: set[int]) -> None:
-    """Give every small piece the label of the big piece it nearly touches."""
+    """Give every small piece the label of the large piece it nearly touches."""
     for index, box in enumerate(boxes):
         if index + 1 in big:
             continue
@@ -198,7 +198,7 @@ def _join_fragments(labels: Labels, boxes: Sequence[tuple[slice, ...]], big: set
 
 
 def _label(mask: BoolArray) -> tuple[Labels, int]:
-    """Number connected pieces from 1; pixels that meet at a corner are connected."""
+    """Number connected pieces from 1; pixels touching at a corner are connected."""
     labels, count = ndimage.label(mask, structure=np.ones((3, 3), np.int8))
     return labels.astype(np.int32), int(count)
 

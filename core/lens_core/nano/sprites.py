@@ -26,7 +26,7 @@ def mix(color: RGB, other: RGB, share: float) -> RGB:
 
 
 def outline_color(color: str) -> RGB:
-    """Return the outline of an object: a darker tone, but lighter round black."""
+    """Return an object's outline colour: a darker tone, or a lighter one for black objects."""
     if color == "black":
         return (150, 150, 158)
     if color == "white":
@@ -35,7 +35,7 @@ def outline_color(color: str) -> RGB:
 
 
 class Brush:
-    """Draws in unit coordinates, x to the right and y down, with one object's tones."""
+    """Draws in unit coordinates, x to the right and y down, with one object's shades."""
 
     def __init__(self, image: Image.Image, color: str) -> None:
         self._draw = ImageDraw.Draw(image)
@@ -54,7 +54,7 @@ class Brush:
         self._draw.polygon(self._px(points), fill=(*fill, 255))
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, fill: RGB) -> None:
-        """Fill an upright ellipse given by its centre and radii."""
+        """Fill an axis-aligned ellipse given by its centre and radii."""
         (a, b) = self._px([(x - rx, y - ry), (x + rx, y + ry)])
         self._draw.ellipse((*a, *b), fill=(*fill, 255))
 

@@ -1,4 +1,4 @@
-"""Pictures of every class in every colour on a common grid, to compare blobs with."""
+"""Template images of every class in every colour on a common grid, to compare blobs with."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lens_core.nano.sprites import master_sprite
 from lens_core.nano.vocabulary import CLASSES, COLORS, EXTENT
 
 GRID = 32
-"""Samples on a side to which blobs and templates are brought."""
+"""Side in samples to which blobs and templates are scaled."""
 
 SOFTNESS = 1.0
-"""Blur of the templates in grid samples, half way between sharp and decoded pictures."""
+"""Blur of the templates in grid samples, halfway between sharp and decoded images."""
 
 CHROMA_WEIGHTS = np.array([1.0, 0.7, 0.7], np.float32)
-"""Weights of L, a and b when colours are compared; chroma suffers most from coding."""
+"""Weights of L, a and b when comparing colours; compression affects chroma most."""
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -58,7 +58,7 @@ _TO_XYZ = (
 
 @dataclass(frozen=True)
 class Templates:
-    """All classes in all colours.
+    """Templates of all classes in all colours.
 
     Attributes:
         lab: Colours times `CHROMA_WEIGHTS`, `[class, colour, GRID, GRID, 3]`.
@@ -89,6 +89,6 @@ def templates() -> Templates:
 
 
 def _softened(picture: Image.Image) -> NDArray[np.uint8]:
-    """Blur a template's colours a little, without mixing in what lies outside it."""
+    """Blur a template's colours slightly, without mixing in what lies outside it."""
     blurred = picture.convert("RGBa").filter(ImageFilter.GaussianBlur(SOFTNESS))
     return np.asarray(blurred.convert("RGBA"))[..., :3]

@@ -1,4 +1,4 @@
-"""Names and colours of the nano world: what can be drawn, and in which RGB values."""
+"""Vocabulary of the nano world: classes, and colours with their RGB values."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ BACKGROUNDS: Final[dict[str, RGB]] = {
     "teal": (112, 172, 176),
     "sage": (168, 184, 138),
 }
-"""Muted colours that no object has."""
+"""Muted background colours that no object has."""
 
 SIZES: Final[dict[str, tuple[int, int]]] = {
     "small": (26, 30),
     "medium": (36, 42),
     "large": (50, 58),
 }
-"""Longest side of an object in pixels, both ends included, for a picture of 128 x 128."""
+"""Range of an object's longest side in pixels, inclusive, in a 128 x 128 image."""
 
 REGIONS: Final[tuple[str, ...]] = (
     "upper left",
@@ -76,7 +76,7 @@ REGIONS: Final[tuple[str, ...]] = (
     "bottom",
     "lower right",
 )
-"""The nine thirds of a picture in row-major order."""
+"""The nine regions of an image in row-major order."""
 
 POSITIONS: Final[tuple[str, ...]] = ("left of", "right of", "above", "below")
 """GenEval's four relations."""
