@@ -1,5 +1,5 @@
-"""Pictures and captions for training: shards by bucket, and the loader that every stage reads.
+"""Images and captions for training: shards by bucket, and the loader used by every stage.
 
-`lens data shard` writes them; `loader` draws batches whose order depends on numbers alone;
-`encoding` turns batches into what the denoiser reads.
+`lens data shard` writes the shards, `loader` draws batches in a deterministic order, and `encoding`
+turns batches into the denoiser's inputs.
 """

@@ -1,4 +1,4 @@
-"""What the loader hands out."""
+"""Samples and batches returned by the loader."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,13 +11,13 @@ from lens_core.data.buckets import Bucket
 
 @dataclass(frozen=True)
 class LoadedSample:
-    """A picture and the caption it is trained with.
+    """An image and the caption to train it with.
 
     Attributes:
         name: Shard and number, for messages.
-        content_hash: SHA-256 of the picture file.
-        pixels: `[height, width, 3]` bytes; None where the latents are cached.
-        caption: Its text.
+        content_hash: SHA-256 of the image file.
+        pixels: `[height, width, 3]` bytes; None if the latents are cached.
+        caption: Text of the caption.
     """
 
     name: str
@@ -31,10 +31,10 @@ class BucketBatch:
     """Samples of one bucket.
 
     Attributes:
-        number: Of the batch, over all processes and from the beginning of the run.
-        bucket: Size of every picture.
-        samples: As many as the bucket's batch has.
-        skipped: Samples that were replaced, by the reason.
+        number: Number of the batch over all processes, counted from the beginning of the run.
+        bucket: Size of every image.
+        samples: The samples, as many as the bucket's batch size.
+        skipped: Number of replaced samples, by reason.
         waited: Seconds that training waited for this batch.
     """
 

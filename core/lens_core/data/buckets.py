@@ -1,7 +1,7 @@
-"""Buckets: the picture sizes that training sees, and which of them a picture goes into.
+"""Buckets: the image sizes used in training, and the choice of an image's bucket.
 
-The 27 of the report (arXiv 2605.21573, section 3) are nine ratios at three areas. A picture is
-never enlarged: it goes to the largest area whose nearest ratio it covers.
+The report's 27 buckets (arXiv 2605.21573, section 3) are nine ratios at three areas. Images are
+never enlarged: an image goes to the largest area at which it covers the bucket of nearest ratio.
 """
 
 import math
@@ -16,10 +16,10 @@ from lens_core.sizes import SIZE_MULTIPLE
 
 @dataclass(frozen=True, order=True)
 class Bucket:
-    """A picture size.
+    """An image size for training.
 
     Attributes:
-        base: Side in pixels of the square picture of about the same area.
+        base: Side in pixels of the square with about the same area.
         height: Pixels.
         width: Pixels.
     """
@@ -35,17 +35,17 @@ class Bucket:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
+        """(height, width) in pixels."""
         return self.height, self.width
 
     @property
     def tokens(self) -> int:
-        """Image tokens of a model whose tokens are 16 pixels wide."""
+        """Number of image tokens at 16 x 16 pixels per token."""
         return (self.height // SIZE_MULTIPLE) * (self.width // SIZE_MULTIPLE)
 
 
 def _table(sizes: Mapping[int, Sequence[tuple[int, int]]]) -> tuple[Bucket, ...]:
-    """Buckets of some sizes and their transposes."""
+    """Build buckets for sizes and their transposes."""
     found = {
         Bucket(base, *sides)
         for base, members in sizes.items()
@@ -76,20 +76,20 @@ TABLES: Mapping[str, tuple[Bucket, ...]] = MappingProxyType(
         "nano-held-out": _table({128: ((112, 128), (112, 160)), 192: ((192, 192),)}),
     }
 )
-"""Tables by name: the report's 27, its first stage's one, its largest area, the nano world's."""
+"""Tables by name: the report's 27, its first stage's bucket, its largest area, the nano world's."""
 
 BATCH_SIZES: Mapping[int, int] = MappingProxyType({512: 24, 768: 10, 1024: 6})
-"""Pictures of a batch by base, such that batches of all bases take about equally long."""
+"""Batch size by base, chosen so that batches of all bases take about equally long."""
 
 NANO_HELD_OUT: tuple[tuple[int, int], ...] = tuple(b.size for b in TABLES["nano-held-out"])
-"""Height and width that no nano stage trains on: ratios 7:8 and 7:10, and a larger area."""
+"""(height, width) that no nano stage trains on: ratios 7:8 and 7:10, and a larger area."""
 
 
 def bucket_table(name: str) -> tuple[Bucket, ...]:
-    """A table by name.
+    """Return a table by name.
 
     Raises:
-        ParameterError: No such table.
+        ParameterError: There is no such table.
     """
     if name not in TABLES:
         raise ParameterError(f"there are no buckets {name!r}; choose one of {', '.join(TABLES)}")
@@ -97,13 +97,13 @@ def bucket_table(name: str) -> tuple[Bucket, ...]:
 
 
 def fitting_buckets(height: int, width: int, table: Sequence[Bucket]) -> list[Bucket]:
-    """Buckets that a picture fills without being enlarged, largest area first, one of each base.
+    """Return the buckets an image fills without enlargement, largest area first, one per base.
 
-    Of every base the bucket of the nearest ratio, by its logarithm, is the only candidate.
+    The only candidate for each base is the bucket with the nearest ratio, on a logarithmic scale.
 
     Args:
-        height: Pixels of the picture.
-        width: Pixels of the picture.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
         table: Buckets to choose from.
     """
     ratio = math.log(height / width)
@@ -118,10 +118,10 @@ def fitting_buckets(height: int, width: int, table: Sequence[Bucket]) -> list[Bu
 
 
 def nearest_bucket(height: int, width: int, table: Sequence[Bucket]) -> Bucket:
-    """The bucket of a picture: the largest area that it fills without being enlarged.
+    """Return an image's bucket: the largest area that it fills without enlargement.
 
     Raises:
-        UnfitImageError: The picture is too small for all of them.
+        UnfitImageError: The image is too small for all buckets.
     """
     fitting = fitting_buckets(height, width, table)
     if not fitting:

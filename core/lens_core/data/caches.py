@@ -1,4 +1,4 @@
-"""Tensors computed once: a folder by content hash and by the hash of the encoder."""
+"""On-disk cache of encoded tensors, by content hash and encoder hash."""
 
 from pathlib import Path
 from uuid import uuid4
@@ -11,14 +11,14 @@ _NAME = "value"
 
 
 class TensorCache:
-    """Tensors on disk, a file each, which appears only when complete.
+    """Tensors on disk, one file each. Files are written atomically.
 
-    Several processes may share it. A file that cannot be read counts as absent and is written anew.
+    Several processes may share a cache. An unreadable file counts as absent and is rewritten.
 
     Args:
-        folder: Of all caches.
+        folder: Folder of all caches.
         kind: `latents` or `text`.
-        encoder: Hash of the encoder; another one has a folder of its own.
+        encoder: Hash of the encoder; each encoder has a separate folder.
     """
 
     def __init__(self, folder: Path, kind: str, encoder: str) -> None:
@@ -28,14 +28,14 @@ class TensorCache:
         return self._path(key).is_file()
 
     def get(self, key: str) -> Tensor | None:
-        """The tensor of a content hash, or None."""
+        """Return the tensor for a content hash, or None."""
         try:
             return load_file(self._path(key))[_NAME]
         except (OSError, SafetensorError, KeyError):
             return None
 
     def put(self, key: str, tensor: Tensor) -> None:
-        """Keep a tensor."""
+        """Store a tensor."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f"{uuid4().hex}.new")

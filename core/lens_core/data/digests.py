@@ -4,11 +4,11 @@ import hashlib
 from pathlib import Path
 
 _LEFT_BEHIND = {"thumbs.db", "desktop.ini"}
-"""By Windows' file manager; that of macOS hides what it leaves."""
+"""Files left by Windows Explorer; those of the macOS Finder are hidden files."""
 
 
 def content_hash(content: bytes) -> str:
-    """SHA-256 of a picture file's bytes."""
+    """SHA-256 of an image file's bytes."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -24,7 +24,7 @@ def file_hash(path: Path) -> str:
 
 
 def own_files(folder: Path) -> list[Path]:
-    """The files below a folder, by name, but for hidden ones and what file managers leave there."""
+    """Return the files below a folder, by name, except hidden and file-manager files."""
     return [
         path
         for path in sorted(folder.rglob("*"))
@@ -35,11 +35,11 @@ def own_files(folder: Path) -> list[Path]:
 
 
 def listing_hash(folder: Path, without: Path | None = None) -> str:
-    """Over the names, sizes and times of a folder's files, as `own_files` finds them.
+    """Hash the names, sizes and times of the files that `own_files` finds in a folder.
 
     Args:
-        folder: With all folders in it.
-        without: A folder that does not count, if it lies there.
+        folder: The folder, including all its subfolders.
+        without: A subfolder to exclude.
     """
     digest = hashlib.sha256()
     for path in own_files(folder):

@@ -1,4 +1,4 @@
-"""The frozen encoders as the data sees them: pictures to latents, captions to features."""
+"""Frozen encoders for training data: images to latents, captions to features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from lens_core.text_features import TextFeatures
 
 
 class ImageEncoder(Protocol):
-    """Pictures to what the denoiser models."""
+    """Encodes images to latents."""
 
     @property
     def fingerprint(self) -> str:
@@ -27,12 +27,12 @@ class ImageEncoder(Protocol):
         ...
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Normalised tokens `[B, N, C]` of pixels `[B, 3, H, W]` in [-1, 1]."""
+        """Encode pixels `[B, 3, H, W]` in [-1, 1] to normalised tokens `[B, N, C]`."""
         ...
 
 
 class CaptionEncoder(Protocol):
-    """Captions to what the denoiser reads."""
+    """Encodes captions to the denoiser's text features."""
 
     @property
     def fingerprint(self) -> str:
@@ -40,16 +40,16 @@ class CaptionEncoder(Protocol):
         ...
 
     def encode(self, captions: Sequence[str]) -> TextFeatures:
-        """Features, a row for each caption."""
+        """Encode captions to features, one row per caption."""
         ...
 
 
 @dataclass(frozen=True)
 class VaeEncoder:
-    """Latents of a FLUX.2-type autoencoder: the posterior's mode, normalised.
+    """Encodes with a FLUX.2-type autoencoder: the posterior's mode, normalised.
 
     Attributes:
-        vae: The autoencoder, where it is to compute.
+        vae: The autoencoder, on the device to compute on.
     """
 
     vae: AutoencoderKLFlux2
@@ -67,14 +67,14 @@ class VaeEncoder:
 
 @dataclass(frozen=True)
 class HarmonyEncoder:
-    """Features of a GPT-OSS text encoder, without the positions before the caption.
+    """Encodes with a GPT-OSS text encoder, dropping the positions before the caption.
 
     Attributes:
-        text_encoder: The encoder, where it is to compute.
+        text_encoder: The encoder, on the device to compute on.
         tokenizer: Its tokenizer.
         layers: Encoder layers (from 0) whose outputs are kept.
-        max_length: Most tokens of a caption with the text around it.
-        date: The day the encoder believes it is.
+        max_length: Maximum tokens of a caption, including the chat format around it.
+        date: The current date in the encoder's system message.
     """
 
     text_encoder: LensTextEncoder

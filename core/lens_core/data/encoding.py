@@ -1,7 +1,7 @@
-"""From the loader's batches to what the denoiser reads, with caches in between.
+"""Encoding of the loader's batches into the denoiser's inputs, with caches.
 
-Cached values are computed one by one, so that they do not depend on which batch came first; they
-are kept in bfloat16, and used as they are kept.
+Cached values are computed one at a time, so they do not depend on the batch. They are stored in
+bfloat16, and training uses the stored values.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,11 +23,11 @@ from lens_core.text_features import TextFeatures
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """What one forward pass learns from.
+    """Training data for one forward pass.
 
     Attributes:
         number: See `BucketBatch.number`.
-        bucket: Size of every picture.
+        bucket: Size of every image.
         latents: Normalised tokens `[B, N, C]`, float32.
         text: Features of the captions.
     """
@@ -43,12 +43,12 @@ class BatchEncoder:
     """Encodes batches.
 
     Attributes:
-        images: Encodes pictures; None where all are cached.
-        captions: Encodes captions; None where all are cached.
-        latent_cache: Keeps latents by the picture's hash; None keeps none.
-        text_cache: Keeps features by the caption's hash; None keeps none.
-        multiple: Text is padded to a multiple of this many tokens, so that few shapes occur.
-        missed: Latents and features that were computed so far.
+        images: Encodes images; None if all are cached.
+        captions: Encodes captions; None if all are cached.
+        latent_cache: Stores latents by the image's hash; None disables caching.
+        text_cache: Stores features by the caption's hash; None disables caching.
+        multiple: Text is padded to a multiple of this many tokens, to limit the number of shapes.
+        missed: Number of latents and features computed so far.
     """
 
     images: ImageEncoder | None
@@ -59,10 +59,10 @@ class BatchEncoder:
     missed: int = field(default=0, init=False)
 
     def encode(self, batch: BucketBatch) -> EncodedBatch:
-        """Latents and features of a batch, in main memory.
+        """Return the latents and features of a batch, in main memory.
 
         Raises:
-            ComponentError: Something is not cached and there is no encoder for it.
+            ComponentError: A value is not cached and there is no encoder to compute it.
         """
         with torch.no_grad():
             latents = self._latents(batch.samples).cpu()
@@ -71,14 +71,14 @@ class BatchEncoder:
         return EncodedBatch(batch.number, batch.bucket, latents, text)
 
     def has_latents(self, content_hash: str) -> bool:
-        """Whether a picture need not be decoded."""
+        """Whether an image's latents are cached, so it need not be decoded."""
         return self.latent_cache is not None and content_hash in self.latent_cache
 
     def keep_captions(self, captions: Iterable[str]) -> None:
-        """See that captions are cached.
+        """Ensure that captions are cached.
 
         Raises:
-            ComponentError: There is no cache, or a caption is missing and no encoder there.
+            ComponentError: There is no cache, or a caption is missing and there is no encoder.
         """
         if self.text_cache is None:
             raise ComponentError("text features should be cached, but there is no cache for them")
@@ -86,10 +86,11 @@ class BatchEncoder:
             self._cached_text(caption, self.text_cache)
 
     def keep_picture(self, stored: StoredSample) -> None:
-        """See that a picture is cached; errors as in `keep_captions`.
+        """Ensure that an image is cached.
 
         Raises:
-            DataError: It cannot be read.
+            ComponentError: There is no cache, or the image is missing and there is no encoder.
+            DataError: The image cannot be read.
         """
         if self.latent_cache is None:
             raise ComponentError("latents should be cached, but there is no cache for them")
@@ -99,7 +100,7 @@ class BatchEncoder:
             self._cached_latents(sample, self.latent_cache)
 
     def without_encoders(self) -> "BatchEncoder":
-        """The caches alone, so that the encoders' memory can be given back."""
+        """Return an encoder with only the caches, so that the encoders' memory can be freed."""
         return BatchEncoder(None, None, self.latent_cache, self.text_cache, self.multiple)
 
     def _latents(self, samples: tuple[LoadedSample, ...]) -> Tensor:
@@ -167,24 +168,24 @@ def fill_caches(
     report: Callable[[int], None] = lambda _: None,
     share: tuple[int, int] = (0, 1),
 ) -> int:
-    """Encode every picture and every caption of a folder of shards that is not cached yet.
+    """Encode every image and caption of a folder of shards that is not cached yet.
 
-    All captions come first, then all pictures: where the encoders share a device's memory, they
-    change places once.
+    All captions are encoded first, then all images, so that encoders sharing a device's memory are
+    swapped only once.
 
     Args:
         data: The shards.
-        encoder: With both caches.
-        report: Told how much is done, up to twice the number of samples.
-        share: Of several processes that fill the same caches, which this one is, and how many
-            there are: `(0, 1)` encodes everything.
+        encoder: An encoder with both caches.
+        report: Called with the progress, up to twice the number of samples.
+        share: (index, count) of this process among those filling the same caches; `(0, 1)` encodes
+            everything.
 
     Returns:
-        How many latents and features were computed.
+        Number of latents and features computed.
 
     Raises:
         ComponentError: The encoder lacks a cache.
-        DataError: A shard or picture that cannot be read.
+        DataError: A shard or image cannot be read.
     """
     before, samples = encoder.missed, data.manifest.samples
     for done, stored in enumerate(stored_samples(data), 1):
@@ -199,7 +200,7 @@ def fill_caches(
 
 
 def stored_samples(data: ShardFolder) -> Iterator[StoredSample]:
-    """Every sample of a folder of shards, in order."""
+    """Yield every sample of a folder of shards, in order."""
     for shard in data.manifest.shards:
         for row in range(shard.samples):
             yield data.read(shard, row)

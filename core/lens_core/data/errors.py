@@ -1,4 +1,4 @@
-"""What can be wrong with training data, each kind with its name in counts and logs."""
+"""Errors in training data. Each kind has a name that is used in counts and logs."""
 
 from typing import ClassVar
 
@@ -6,36 +6,36 @@ from lens_core.errors import LensCoreError
 
 
 class DataError(LensCoreError, ValueError):
-    """Base class of every problem with training data."""
+    """Base class of all errors in training data."""
 
     kind: ClassVar[str] = "data"
 
 
 class ManifestError(DataError):
-    """A folder of shards whose manifest is missing, unreadable or of another data set."""
+    """The manifest of a folder of shards is missing, unreadable or from another data set."""
 
     kind: ClassVar[str] = "manifest"
 
 
 class DamagedShardError(DataError):
-    """A shard that is missing, cut short or not a tar file, or a sample in it that changed."""
+    """A shard is missing, truncated or not a tar file, or a sample in it has changed."""
 
     kind: ClassVar[str] = "damaged_shard"
 
 
 class MissingCaptionError(DataError):
-    """A picture without the caption that was asked for."""
+    """An image has no usable caption of the requested kind."""
 
     kind: ClassVar[str] = "missing_caption"
 
 
 class UnreadableImageError(DataError):
-    """Bytes that are not a picture, or only part of one."""
+    """The data are not an image, or only part of one."""
 
     kind: ClassVar[str] = "unreadable_image"
 
 
 class UnfitImageError(DataError):
-    """A picture too small for every bucket, or so long that most of it would be cut off."""
+    """An image is too small for every bucket, or so long that too much would be cropped."""
 
     kind: ClassVar[str] = "unfit_image"

@@ -1,4 +1,4 @@
-"""Picture files to pixels of a bucket: decoded whole, turned upright, scaled down, cropped."""
+"""Fitting image files to buckets: full decoding, rotation to upright, downscaling and cropping."""
 
 import io
 import math
@@ -17,11 +17,11 @@ Crop = Literal["centre", "top", "random"]
 
 @dataclass(frozen=True)
 class CropPolicy:
-    """Which part of a picture is kept.
+    """Which part of an image to keep.
 
     Attributes:
-        place: `centre`; `top`, where heads are; `random`, decided by the picture's content.
-        most_cut: Share of the scaled picture's area that may be cut off.
+        place: `centre`; `top`, where heads are; or `random`, determined by the image's content.
+        most_cut: Maximum share of the scaled image's area that may be cropped.
     """
 
     place: Crop = "centre"
@@ -30,7 +30,7 @@ class CropPolicy:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A picture of a bucket's size.
+    """An image of a bucket's size.
 
     Attributes:
         image: RGB.
@@ -44,10 +44,10 @@ class Fitted:
 
 
 def decode_image(content: bytes, name: str) -> Image.Image:
-    """Decode a picture to its end: upright, RGB, transparency on white.
+    """Decode a complete image: upright, RGB, with transparency on white.
 
     Raises:
-        UnreadableImageError: It is no picture, damaged, animated, or absurdly large.
+        UnreadableImageError: It is not an image, damaged, animated or far too large.
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
@@ -57,21 +57,21 @@ def decode_image(content: bytes, name: str) -> Image.Image:
             return _to_rgb(ImageOps.exif_transpose(image) or image)
     except UnreadableImageError:
         raise
-    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to.
+    except Exception as error:  # On damaged files, Pillow may raise any type of exception.
         raise UnreadableImageError(f"{name} cannot be read as a picture: {error}") from error
 
 
 def fit(image: Image.Image, bucket: Bucket, crop: CropPolicy, content_hash: str) -> Fitted:
-    """Scale a picture down until it just covers a bucket, and cut the rest off.
+    """Scale an image down until it just covers a bucket, and crop the rest.
 
     Args:
         image: RGB, at least as large as the bucket.
         bucket: Its bucket.
-        crop: What may be cut off, and where.
-        content_hash: Hexadecimal; decides random crops.
+        crop: How much may be cropped, and where.
+        content_hash: Hexadecimal; determines random crops.
 
     Raises:
-        UnfitImageError: More would be cut off than the policy allows.
+        UnfitImageError: The crop would exceed what the policy allows.
     """
     width, height = image.size
     scale = max(bucket.width / width, bucket.height / height)
@@ -92,12 +92,12 @@ def fit(image: Image.Image, bucket: Bucket, crop: CropPolicy, content_hash: str)
 
 
 def pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """Bytes `[height, width, 3]` of an RGB picture."""
+    """Return the bytes `[height, width, 3]` of an RGB image."""
     return np.array(image, dtype=np.uint8)
 
 
 def _shares(place: Crop, digest: str) -> tuple[float, float]:
-    """Share of the surplus that is cut off on the left and at the top."""
+    """Return the shares of the surplus to crop on the left and at the top."""
     if place == "centre":
         return 0.5, 0.5
     if place == "top":
@@ -117,7 +117,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_deep(image: Image.Image) -> Image.Image:
-    """Grey pictures of more than eight bits; Pillow alone would cut the high bits off."""
+    """Convert greyscale images of more than eight bits, whose high bits Pillow would cut off."""
     values = np.asarray(image, dtype=np.float64)
     top = 65535.0 if image.mode.startswith("I") else 1.0
     if not math.isfinite(float(values.sum())) or values.min() < 0 or values.max() > top:

@@ -1,4 +1,4 @@
-"""The frozen parts of a model that training data is encoded with."""
+"""The frozen model parts that encode training data."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ _PRECISIONS = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class FrozenParts:
-    """Everything of a pipeline but the denoiser.
+    """All components of a pipeline except the denoiser.
 
     Attributes:
         folder: Where they were loaded from.
@@ -33,11 +33,11 @@ class FrozenParts:
 
     @classmethod
     def load(cls, folder: Path, device: str | torch.device, precision: str) -> "FrozenParts":
-        """Load the parts of a folder in the diffusers layout; its denoiser may be absent.
+        """Load the parts from a folder in the diffusers layout; it needs no denoiser.
 
         Raises:
             CheckpointError: A part is missing, incomplete or unreadable.
-            ParameterError: Another precision.
+            ParameterError: The precision is not supported.
         """
         if precision not in _PRECISIONS:
             raise ParameterError(f"precision {precision!r} is none of {', '.join(_PRECISIONS)}")
@@ -65,10 +65,10 @@ class FrozenParts:
         return tokenizer
 
     def layers(self, wanted: tuple[int, ...] = ()) -> tuple[int, ...]:
-        """Encoder layers to keep: the given ones, or those that the folder's denoiser reads.
+        """Return the encoder layers to keep: the given ones, or those the folder's denoiser uses.
 
         Raises:
-            ComponentError: A layer that the encoder does not have, or no denoiser to ask.
+            ComponentError: The encoder lacks a layer, or the folder has no denoiser.
         """
         chosen = wanted
         if not chosen:
@@ -91,12 +91,12 @@ class FrozenParts:
         text_cache: Path | None,
         multiple: int = 1,
     ) -> BatchEncoder:
-        """Encodes batches with these parts.
+        """Create an encoder of batches from these parts.
 
         Args:
             layers: Encoder layers to keep.
-            latent_cache: Folder that keeps latents; None keeps none.
-            text_cache: Folder that keeps text features; None keeps none.
+            latent_cache: Folder for cached latents; None disables caching.
+            text_cache: Folder for cached text features; None disables caching.
             multiple: Text is padded to a multiple of this many tokens.
         """
         images = VaeEncoder(self.vae)

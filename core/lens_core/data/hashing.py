@@ -1,4 +1,4 @@
-"""Hashes of encoders and weights, so that nothing is taken for another's."""
+"""Hashes that identify encoders and weights."""
 
 import hashlib
 import json
@@ -11,11 +11,11 @@ _MARKED = 64
 
 
 def module_hash(module: nn.Module, *settings: object) -> str:
-    """SHA-256 over a module's class, tensors and further settings, in hexadecimal.
+    """Return the SHA-256 of a module's class, tensors and further settings, in hexadecimal.
 
     Args:
-        module: Its parameters and buffers are read, in any precision.
-        *settings: Anything else that decides its output, as JSON values.
+        module: The module; its parameters and buffers may have any precision.
+        *settings: Anything else that affects its output, as JSON values.
     """
     digest = hashlib.sha256(type(module).__name__.encode())
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -28,10 +28,10 @@ def module_hash(module: nn.Module, *settings: object) -> str:
 
 
 def weights_mark(module: nn.Module) -> str:
-    """Tells weights of one form from each other without reading all of them, in hexadecimal.
+    """Return a hexadecimal mark that distinguishes weights of the same architecture.
 
-    It rests on the first values of every tensor, as bfloat16, so that it takes no time and is the
-    same in either precision.
+    It is computed from the first values of every tensor, as bfloat16, so it is fast and the same in
+    either precision.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
@@ -42,5 +42,5 @@ def weights_mark(module: nn.Module) -> str:
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 over a fast tokenizer's definition, in hexadecimal."""
+    """Return the SHA-256 of a fast tokenizer's definition, in hexadecimal."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""The loader of every stage: endless batches of one bucket each, resumable exactly.
+"""The data loader of every training stage: endless, exactly resumable batches of one bucket each.
 
-Batches are numbered over all processes and every one is a function of the seed, the shards and the
-number of samples taken before it. Each process works through the draws of all and reads its own, so
-processes may hold different buckets at once, need not talk to each other, and none ever runs out.
+Batches are numbered over all processes. Each is a function of the seed, the shards and the number
+of samples taken before it. Every process computes all draws but reads only its own batches, so
+processes may use different buckets at once, need no communication, and none runs out of data.
 """
 
 import math
@@ -28,42 +28,43 @@ from lens_core.errors import ParameterError
 
 _CAPTION, _REPAIR = 45, 46
 _REPAIRS = 100
-"""Replacements that are tried for one unusable sample."""
+"""Maximum number of replacements tried for one unusable sample."""
 
 
 class LoaderSettings(BaseModel):
-    """What decides the stream; `identity` must stay the same when a run is resumed."""
+    """Settings of the data stream; `identity` must not change when a run is resumed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: int = 0
-    """Seed of every choice."""
+    """Seed of all random choices."""
     batch_sizes: dict[int, int] = Field(default_factory=lambda: dict(BATCH_SIZES))
-    """Samples of a batch, by the bucket's base."""
+    """Batch size by the bucket's base."""
     bucket_shares: Literal["samples", "uniform"] | dict[str, float] = "samples"
-    """How often buckets are drawn: such that every picture comes equally often, all alike, or a
-    weight by name."""
+    """How often buckets are drawn: so that all images are equally frequent (`samples`), all buckets
+    equally often (`uniform`), or with a weight per bucket name."""
     caption_shares: dict[str, float] = Field(default_factory=dict)
-    """Weight of every kind of caption; without any, each picture's first one."""
+    """Weight of each kind of caption. If empty, each image's first caption is used."""
     order: OrderKind = "epochs"
-    """`epochs` shows every picture of a bucket once before any again; `resampled` draws anew."""
+    """`epochs` uses every image of a bucket once before repeating; `resampled` draws with
+    replacement."""
     window: int = Field(8, gt=0)
-    """Shards whose samples are mixed with each other."""
+    """Number of shards whose samples are mixed with each other."""
     policy: DataPolicy = DataPolicy()
-    """What is done about samples that cannot be used."""
+    """What to do about unusable samples."""
     threads: int = Field(2, ge=0)
-    """Threads that read ahead; 0 reads when a batch is asked for."""
+    """Number of prefetching threads; 0 reads each batch when it is requested."""
     prefetch: int = Field(4, gt=0)
-    """Batches that are read ahead."""
+    """Number of batches to prefetch."""
 
     def identity(self) -> dict[str, Any]:
-        """The part that a saved position depends on."""
+        """The settings that a saved position depends on."""
         kept = {"seed", "batch_sizes", "bucket_shares", "order", "window", "caption_shares"}
         return self.model_dump(mode="json", include=kept)
 
 
 class _SavedPosition(BaseModel):
-    """What `BucketLoader.state` gives."""
+    """The state returned by `BucketLoader.state`."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -79,8 +80,8 @@ class Cursor:
     """A position in the stream.
 
     Attributes:
-        number: Of the next batch, over all processes.
-        taken: Samples of every bucket that went to batches before it.
+        number: Number of the next batch, over all processes.
+        taken: Samples of every bucket used by the batches before it.
     """
 
     number: int
@@ -88,18 +89,19 @@ class Cursor:
 
 
 class BucketLoader:
-    """Batches of a folder of shards, for one of several processes.
+    """Iterates over batches of a folder of shards, for one of several processes.
 
     Args:
         data: The shards.
         settings: Order, sizes and policy.
-        rank: This process.
-        ranks: How many processes share the stream.
-        cached: Whether a picture's latents are known by its content hash; it is then not decoded.
+        rank: Index of this process.
+        ranks: Number of processes that share the stream.
+        cached: Tells by content hash whether an image's latents are cached; if so, it is not
+            decoded.
 
     Raises:
-        ParameterError: A base without a batch size, shares that name no bucket, or weights of
-            captions that are none.
+        ParameterError: A base has no batch size, shares name an unknown bucket, or caption weights
+            are invalid.
     """
 
     def __init__(
@@ -144,10 +146,10 @@ class BucketLoader:
         return self
 
     def __next__(self) -> BucketBatch:
-        """This process's next batch.
+        """Return this process's next batch.
 
         Raises:
-            DataError: A problem that the policy refuses, or a bucket without usable samples.
+            DataError: The policy refuses a problem, or a bucket has no usable samples.
         """
         started = time.monotonic()
         if self._pool is None:
@@ -165,10 +167,10 @@ class BucketLoader:
         return replace(batch, waited=waited)
 
     def batch(self, number: int) -> BucketBatch:
-        """Batch `number` of the stream, whatever was asked for before; the position stays.
+        """Return batch `number` of the stream without changing the position.
 
         Raises:
-            DataError: As for the next batch.
+            DataError: As in `__next__`.
         """
         while len(self._drawn) <= number:
             self._drawn.append(self._plan.draw(len(self._drawn), self._taken))
@@ -177,9 +179,9 @@ class BucketLoader:
         return self._load(draw, self._addresses(draw))
 
     def state(self) -> dict[str, Any]:
-        """The position after the batches handed out so far, as JSON.
+        """Return the position after the batches returned so far, as JSON values.
 
-        It is the same on every process that was handed as many.
+        It is the same on every process that has received the same number of batches.
         """
         return {
             "data": self._data.manifest.fingerprint(),
@@ -190,12 +192,12 @@ class BucketLoader:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a position, on any number of processes and threads.
+        """Continue from a saved position, with any number of processes and threads.
 
         Raises:
             ManifestError: It belongs to other shards.
             ParameterError: It belongs to other settings.
-            ValidationError: It is not what `state` gives.
+            ValidationError: It is not a value returned by `state`.
         """
         saved = _SavedPosition.model_validate(state)
         if saved.data != self._data.manifest.fingerprint():
@@ -214,7 +216,7 @@ class BucketLoader:
         self._counts = Counter(saved.skipped)
 
     def close(self) -> None:
-        """Stop reading ahead."""
+        """Stop prefetching."""
         self._drop_ahead()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
@@ -231,7 +233,7 @@ class BucketLoader:
         self._ahead.clear()
 
     def _advance(self, cursor: Cursor) -> tuple[Draw, Cursor]:
-        """This process's next draw, and the position after the same draw of every process."""
+        """Return this process's next draw, and the position after all processes' draws."""
         taken = dict(cursor.taken)
         draws = []
         for number in range(cursor.number, cursor.number + self._ranks):
@@ -266,7 +268,7 @@ class BucketLoader:
     def _sample(
         self, bucket: Bucket, position: int, address: Address, skipped: list[DataError]
     ) -> LoadedSample:
-        """The sample at an address, or another of its bucket where it cannot be used."""
+        """Return the sample at an address, or another of its bucket if it is unusable."""
         words = (self._settings.seed, _REPAIR, bucket.height, bucket.width, position)
         repairs = np.random.default_rng(words)
         shards = self._shards[bucket.name]
@@ -317,7 +319,7 @@ def _batch_sizes(buckets: dict[str, Bucket], settings: LoaderSettings) -> dict[s
 def _shares(
     shards: dict[str, list[ShardRecord]], sizes: dict[str, int], settings: LoaderSettings
 ) -> dict[str, float]:
-    """Probability of every bucket, in a fixed order."""
+    """Return the probability of every bucket, in a fixed order."""
     wanted = settings.bucket_shares
     if wanted == "uniform":
         return dict.fromkeys(sorted(shards), 1 / len(shards))

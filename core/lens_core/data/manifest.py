@@ -1,4 +1,4 @@
-"""The manifest of a folder of shards: what it holds, with hashes, as JSON."""
+"""The manifest of a folder of shards: its contents with hashes, as JSON."""
 
 import hashlib
 import json
@@ -17,11 +17,11 @@ class ShardRecord(BaseModel):
     """One shard.
 
     Attributes:
-        path: Relative to the folder.
-        bucket: Its bucket's name.
-        samples: Pictures in it.
-        size: Bytes of the file.
-        sha256: Of the file.
+        path: Path relative to the folder.
+        bucket: Name of its bucket.
+        samples: Number of images.
+        size: Size of the file in bytes.
+        sha256: SHA-256 of the file.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,11 +47,11 @@ class Manifest(BaseModel):
     """A folder of shards.
 
     Attributes:
-        version: Of this format.
-        buckets: Every bucket of the table, with pictures or without.
-        shards: In the order in which they were written.
-        captions: How many pictures have each kind of caption.
-        skipped: How many source pictures were left out, by reason.
+        version: Version of this format.
+        buckets: Every bucket of the table, including empty ones.
+        shards: The shards in the order in which they were written.
+        captions: Number of images with each kind of caption.
+        skipped: Number of source images left out, by reason.
         made: What the shards were made from, and how.
     """
 
@@ -66,22 +66,22 @@ class Manifest(BaseModel):
 
     @property
     def samples(self) -> int:
-        """Pictures in all shards."""
+        """Number of images in all shards."""
         return sum(shard.samples for shard in self.shards)
 
     def bucket_list(self) -> list[Bucket]:
-        """Buckets that hold pictures."""
+        """Buckets that contain images."""
         filled = {shard.bucket for shard in self.shards if shard.samples}
         found = [Bucket(b.base, b.height, b.width) for b in self.buckets]
         return sorted(bucket for bucket in found if bucket.name in filled)
 
     def fingerprint(self) -> str:
-        """SHA-256 over the shards' buckets and hashes: which data this is."""
+        """Return a SHA-256 of the shards' buckets and hashes that identifies the data."""
         lines = [f"{shard.bucket} {shard.samples} {shard.sha256}" for shard in self.shards]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write `manifest.json`, which appears only when complete."""
+        """Write `manifest.json` atomically."""
         fresh = folder / f"{MANIFEST}.new"
         fresh.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
         fresh.replace(folder / MANIFEST)
@@ -91,7 +91,7 @@ def load_manifest(folder: Path) -> Manifest:
     """Read a folder's manifest.
 
     Raises:
-        ManifestError: It is missing, unreadable or of another version.
+        ManifestError: It is missing, unreadable or has another version.
     """
     path = folder / MANIFEST
     if not path.is_file():

@@ -1,7 +1,7 @@
-"""The order of the data as functions of numbers: which bucket, which samples, which caption.
+"""The deterministic order of the data: which bucket and which samples come next.
 
-Batches are numbered over all processes. Batch `n` of a run is the same however many processes or
-threads share the work, so a position in the data is one number per bucket.
+Batches are numbered over all processes. Batch `n` of a run is the same regardless of the number of
+processes or threads, so a position in the data is one number per bucket.
 """
 
 from collections import OrderedDict
@@ -18,27 +18,27 @@ K = TypeVar("K")
 V = TypeVar("V")
 OrderKind = Literal["epochs", "resampled"]
 Address = tuple[int, int]
-"""Number of a shard among its bucket's, and of the sample in it."""
+"""Index of a shard within its bucket, and of a sample within the shard."""
 
 
 class SampleOrder(Protocol):
     """An endless stream of a bucket's samples."""
 
     def address(self, position: int) -> Address:
-        """The sample at a position of the stream."""
+        """Return the address of the sample at a position in the stream."""
         ...
 
 
 class EpochOrder:
-    """Every sample once, then all again in another order, for ever.
+    """Every sample once per epoch, endlessly, in a different order each epoch.
 
-    Shards are shuffled; the samples of a few neighbours are mixed with each other, so that only
-    these few are read from at a time.
+    Shards are shuffled, and the samples of a few neighbouring shards are mixed with each other, so
+    only these few are read at a time.
 
     Args:
-        sizes: Samples of every shard.
-        seed: Words that the order depends on.
-        window: Shards that are mixed.
+        sizes: Number of samples in each shard.
+        seed: Integers that determine the order.
+        window: Number of shards to mix.
     """
 
     def __init__(self, sizes: Sequence[int], seed: tuple[int, ...], window: int) -> None:
@@ -59,7 +59,7 @@ class EpochOrder:
         return int(shard), int(row)
 
     def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The order of the shards, and where each window ends."""
+        """Return the order of the shards, and where each window ends."""
         if epoch not in self._epochs:
             rng = np.random.default_rng((*self._seed, _EPOCH, epoch))
             shards = rng.permutation(len(self._sizes))
@@ -70,7 +70,7 @@ class EpochOrder:
         return self._epochs[epoch]
 
     def _mixed(self, epoch: int, window: int, shards: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Addresses `[samples, 2]` of a window, in the order in which they are read."""
+        """Return the addresses `[samples, 2]` of a window, in reading order."""
         key = (epoch, window)
         if key not in self._windows:
             chosen = shards[window * self._window : (window + 1) * self._window]
@@ -83,11 +83,11 @@ class EpochOrder:
 
 
 class ResampledOrder:
-    """Every sample drawn anew from the whole bucket, independently of what came before.
+    """Samples drawn independently from the whole bucket, with replacement.
 
     Args:
-        sizes: Samples of every shard.
-        seed: Words that the order depends on.
+        sizes: Number of samples in each shard.
+        seed: Integers that determine the order.
     """
 
     def __init__(self, sizes: Sequence[int], seed: tuple[int, ...]) -> None:
@@ -104,13 +104,13 @@ class ResampledOrder:
 
 @dataclass(frozen=True)
 class Draw:
-    """What a batch holds.
+    """The contents of a batch.
 
     Attributes:
-        number: Of the batch, over all processes.
+        number: Number of the batch, over all processes.
         bucket: Name of its bucket.
         first: Position of its first sample in the bucket's stream.
-        count: Samples.
+        count: Number of samples.
     """
 
     number: int
@@ -121,12 +121,12 @@ class Draw:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Draws buckets by chance and takes each bucket's samples in turn.
+    """Draws buckets at random and takes each bucket's samples in order.
 
     Attributes:
-        seed: Of the draws.
+        seed: Seed of the draws.
         shares: Probability of every bucket.
-        batch_sizes: Samples of a batch of every bucket.
+        batch_sizes: Batch size of every bucket.
     """
 
     seed: int
@@ -134,7 +134,7 @@ class BatchPlan:
     batch_sizes: Mapping[str, int]
 
     def draw(self, number: int, taken: Mapping[str, int]) -> Draw:
-        """Batch `number`, where `taken` samples of every bucket went to the batches before it."""
+        """Return the draw of batch `number`, given the samples taken by the batches before it."""
         names = list(self.shares)
         odds = np.array([self.shares[name] for name in names])
         rng = np.random.default_rng((self.seed, _DRAW, number))
@@ -145,7 +145,7 @@ class BatchPlan:
 def make_order(
     kind: OrderKind, sizes: Sequence[int], seed: tuple[int, ...], window: int
 ) -> SampleOrder:
-    """An order by name."""
+    """Create an order by name."""
     return EpochOrder(sizes, seed, window) if kind == "epochs" else ResampledOrder(sizes, seed)
 
 

@@ -1,4 +1,4 @@
-"""What is done about data that cannot be used: refused, or skipped and counted."""
+"""Policy for unusable data: refuse it, or skip and count it."""
 
 from collections import Counter
 from typing import Literal
@@ -11,29 +11,29 @@ Action = Literal["refuse", "skip"]
 
 
 class DataPolicy(BaseModel):
-    """One decision for every kind of problem; `refuse` raises, `skip` counts and goes on."""
+    """The action for each kind of problem: `refuse` raises an error, `skip` counts it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     damaged_shard: Action = "refuse"
-    """A shard that is missing or damaged, or a sample whose bytes changed."""
+    """A shard is missing or damaged, or a sample's bytes have changed."""
     unreadable_image: Action = "skip"
-    """A picture that cannot be decoded to its end."""
+    """An image cannot be decoded completely."""
     missing_caption: Action = "skip"
-    """A picture without a caption, or with one that is not UTF-8."""
+    """An image has no caption, or one that is not UTF-8."""
     unfit_image: Action = "skip"
-    """A picture smaller than every bucket, or too long for what may be cut off."""
+    """An image is smaller than every bucket, or too long for the allowed crop."""
 
     def check(self, error: DataError) -> None:
-        """Return where a problem may be skipped.
+        """Return if the problem may be skipped.
 
         Raises:
-            DataError: The problem itself, where it is to be refused.
+            DataError: The problem itself, if it is to be refused.
         """
         if getattr(self, error.kind, "refuse") == "refuse":
             raise error
 
 
 def tally(errors: list[DataError]) -> Counter[str]:
-    """How many problems of each kind."""
+    """Count the problems of each kind."""
     return Counter(error.kind for error in errors)

@@ -1,4 +1,4 @@
-"""Reading of shards: every sample by its place, so that any order can be resumed exactly."""
+"""Reading of shards, with random access to samples so that any order can be resumed exactly."""
 
 import json
 import tarfile
@@ -15,18 +15,18 @@ from lens_core.data.manifest import Manifest, ShardRecord, load_manifest
 _PICTURES = ("png", "jpg", "jpeg", "webp")
 
 Place = tuple[int, int]
-"""Where a member's content starts in the tar file, and how long it is, in bytes."""
+"""Offset and length in bytes of a member's content in the tar file."""
 
 
 @dataclass(frozen=True)
 class StoredSample:
-    """A sample as its shard holds it.
+    """A sample as stored in its shard.
 
     Attributes:
         name: Shard and key, for messages.
-        content_hash: SHA-256 of the picture's bytes.
-        picture: The bytes of a picture file.
-        captions: By kind.
+        content_hash: SHA-256 of the image's bytes.
+        picture: The bytes of an image file.
+        captions: The captions by kind.
     """
 
     name: str
@@ -35,10 +35,10 @@ class StoredSample:
     captions: Mapping[str, str]
 
     def caption(self, kind: str) -> str:
-        """A caption of some kind; a picture that has only one has it for every kind.
+        """Return the caption of a kind; an only caption serves for every kind.
 
         Raises:
-            MissingCaptionError: There is none.
+            MissingCaptionError: There is no such caption.
         """
         if kind in self.captions:
             return self.captions[kind]
@@ -51,14 +51,14 @@ class StoredSample:
 
 @lru_cache(maxsize=256)
 def shard_index(path: Path, digest: str) -> tuple[Mapping[str, Place], ...]:
-    """Members of every sample by suffix, in the order of the file.
+    """Return the members of every sample by suffix, in file order.
 
     Args:
         path: The shard.
-        digest: Of its content, so that what is known of a file is not taken for its successor's.
+        digest: Hash of its content, so that a cached index is not used for a replaced file.
 
     Raises:
-        DamagedShardError: The file is missing, cut short or not a tar file.
+        DamagedShardError: The file is missing, truncated or not a tar file.
     """
     samples: dict[str, dict[str, Place]] = {}
     try:
@@ -78,8 +78,8 @@ class ShardFolder:
     """A folder of shards.
 
     Attributes:
-        folder: Where its manifest lies.
-        manifest: What it should hold.
+        folder: The folder that contains the manifest.
+        manifest: The expected contents.
     """
 
     folder: Path
@@ -95,10 +95,10 @@ class ShardFolder:
         return cls(folder, load_manifest(folder))
 
     def read(self, shard: ShardRecord, row: int) -> StoredSample:
-        """One sample.
+        """Read one sample.
 
         Raises:
-            DamagedShardError: The shard or the sample is not what was written.
+            DamagedShardError: The shard or the sample differs from what was written.
         """
         path = self.folder / shard.path
         members = self._index(shard)[row]
@@ -118,7 +118,7 @@ class ShardFolder:
         return StoredSample(name, digest, picture, captions)
 
     def verify(self) -> list[str]:
-        """What is wrong with the files, by their hashes; reads all of them."""
+        """Check the hashes of all files and return the problems found."""
         problems = []
         for shard in self.manifest.shards:
             path = self.folder / shard.path

@@ -1,4 +1,4 @@
-"""Where pictures and captions come from: a folder, a table, or the nano world's generator."""
+"""Sources of images and captions: a folder, a table, or the nano world's generator."""
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,18 +19,18 @@ from lens_core.nano.sampling import sample_scene
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 LISTS = ("captions.jsonl", "metadata.jsonl", "metadata.csv")
-"""Tables that may lie in a folder of pictures, in this order of preference."""
+"""Tables looked for in a folder of images, in this order of preference."""
 
 
 @dataclass(frozen=True)
 class SourceImage:
-    """A picture that is not read yet.
+    """An image that has not been read yet.
 
     Attributes:
-        name: For messages and the shard's records.
-        captions: By kind, such as `dense` and `brief`; a plain caption is called `caption`. Those
-            of a text file are read when they are first asked for.
-        read: Gives the file's bytes.
+        name: Name for messages and the shard's records.
+        captions: Captions by kind, such as `dense` and `brief`; a plain caption is called
+            `caption`. Those in a text file are read on first access.
+        read: Returns the file's bytes.
     """
 
     name: str
@@ -39,7 +39,7 @@ class SourceImage:
 
 
 class _CaptionFile(Mapping[str, str]):
-    """The caption in a text file, read late so that a policy decides about one that is unusable.
+    """The caption in a text file, read lazily so that the policy can handle an unusable one.
 
     Args:
         path: The file; it may be missing.
@@ -71,14 +71,14 @@ class _CaptionFile(Mapping[str, str]):
 
 
 def folder_images(folder: Path) -> Iterator[SourceImage]:
-    """Pictures below a folder, by name, with captions from a list in it or from text files.
+    """Yield the images below a folder, by name, with captions from a table in it or text files.
 
-    The list is `captions.jsonl`, `metadata.jsonl` or `metadata.csv`, as `table_images` reads it;
-    otherwise the caption of `x.png` is the text of `x.txt` beside it, in UTF-8; reading another
-    text is a `MissingCaptionError`. Hidden files do not count.
+    The table is `captions.jsonl`, `metadata.jsonl` or `metadata.csv`, in the form `table_images`
+    reads. Without one, the caption of `x.png` is the UTF-8 text of `x.txt` beside it; reading a
+    text that is not UTF-8 raises `MissingCaptionError`. Hidden files are ignored.
 
     Raises:
-        ParameterError: It is no folder, or holds no pictures.
+        ParameterError: It is not a folder, or contains no images.
     """
     if not folder.is_dir():
         raise ParameterError(f"{str(folder)!r} is not a folder of pictures")
@@ -97,14 +97,14 @@ def folder_images(folder: Path) -> Iterator[SourceImage]:
 
 
 def table_images(path: Path) -> Iterator[SourceImage]:
-    """Pictures that a table lists: JSON lines, CSV or Parquet, one row each.
+    """Yield the images listed in a table: JSON lines, CSV or Parquet, one row per image.
 
-    The picture's path, relative to the table, is in `image`, `file_name` or `path`. Its caption is
-    in `caption`, `text` or `prompt`; further kinds in columns `caption_KIND`, or all of them in an
+    The image's path, relative to the table, is in `image`, `file_name` or `path`. Its caption is in
+    `caption`, `text` or `prompt`. Further kinds are in columns `caption_KIND`, or all kinds in an
     object `captions`.
 
     Raises:
-        ParameterError: Not such a table, not UTF-8, or a row without a picture.
+        ParameterError: The file is not such a table or not UTF-8, or a row has no image.
     """
     for number, row in enumerate(read_rows(path), 1):
         name = find_image(row, path, number)
@@ -112,11 +112,11 @@ def table_images(path: Path) -> Iterator[SourceImage]:
 
 
 def nano_images(seed: int, count: int, table: Sequence[Bucket]) -> Iterator[SourceImage]:
-    """Drawn scenes of the nano world, evenly over the buckets, with dense and brief captions.
+    """Yield rendered scenes of the nano world, evenly over the buckets, with both caption kinds.
 
     Args:
-        seed: Seed of the scenes; training seeds are none of the evaluation's.
-        count: How many.
+        seed: Seed of the scenes; training seeds never coincide with evaluation seeds.
+        count: Number of images.
         table: Their sizes.
     """
     for index in range(count):
@@ -130,13 +130,13 @@ def nano_images(seed: int, count: int, table: Sequence[Bucket]) -> Iterator[Sour
 
 
 def read_source(image: SourceImage) -> bytes:
-    """The bytes of a picture.
+    """Read the bytes of an image.
 
     Raises:
         UnreadableImageError: Its file is missing or cannot be read.
     """
     try:
         return image.read()
-    except (OSError, ValueError) as error:  # The latter for paths that no file can have.
+    except (OSError, ValueError) as error:  # ValueError is raised for invalid paths.
         reason = getattr(error, "strerror", None) or error
         raise UnreadableImageError(f"{image.name!r}: {reason}") from error

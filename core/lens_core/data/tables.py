@@ -1,4 +1,4 @@
-"""Tables of pictures and captions: JSON lines, CSV and Parquet."""
+"""Tables of images and captions: JSON lines, CSV and Parquet."""
 
 import csv
 import json
@@ -15,11 +15,11 @@ _CAPTION = ("caption", "text", "prompt")
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Rows of a table.
+    """Yield the rows of a table.
 
     Raises:
-        ParameterError: A missing file, another suffix, text that is not UTF-8, a line that is not
-            JSON, or Parquet without pyarrow.
+        ParameterError: The file is missing, has an unknown suffix, is not UTF-8, has a line that is
+            not JSON, or is Parquet and pyarrow is not installed.
     """
     readers = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}
     reader = readers.get(path.suffix.lower())
@@ -31,10 +31,10 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def find_image(row: Row, path: Path, number: int) -> str:
-    """The picture's path as a row states it.
+    """Return the path of a row's image.
 
     Raises:
-        ParameterError: It states none.
+        ParameterError: The row has none.
     """
     for name in _IMAGE:
         if isinstance(row.get(name), str) and row[name]:
@@ -46,7 +46,7 @@ def find_image(row: Row, path: Path, number: int) -> str:
 
 
 def captions_of(row: Row) -> dict[str, str]:
-    """The captions of a row by kind; empty ones are left out."""
+    """Return the captions of a row by kind, without empty ones."""
     found: dict[str, str] = {}
     for name in _CAPTION:
         if isinstance(row.get(name), str):

@@ -1,7 +1,7 @@
-"""Writing of shards: WebDataset tar files, every file of one bucket, and a manifest.
+"""Writing of shards: WebDataset tar files with one bucket each, and a manifest.
 
-A sample is three members of one key: the picture in its bucket's size, `txt` with a caption, and
-`json` with every caption, the source's name and hash, its size and the part that was kept. Equal
+A sample has three members with the same key: the image in its bucket's size, `txt` with a caption,
+and `json` with all captions, the source's name, hash and size, and the part that was kept. Equal
 input gives equal bytes.
 """
 
@@ -33,11 +33,11 @@ class ShardSettings:
 
     Attributes:
         table: Buckets to choose from.
-        samples_per_shard: Pictures of a shard.
-        crop: What may be cut off, and where.
-        policy: What is done about unusable pictures.
+        samples_per_shard: Maximum number of images per shard.
+        crop: How much may be cropped, and where.
+        policy: What to do about unusable images.
         image_format: `png` and `webp` are lossless, `jpg` has quality 95.
-        every_base: Write a picture once for every base that it fills, not only for the largest.
+        every_base: Write an image once for every base that it fills, not only for the largest.
     """
 
     table: Sequence[Bucket]
@@ -51,17 +51,17 @@ class ShardSettings:
 def write_shards(
     images: Iterable[SourceImage], folder: Path, settings: ShardSettings, made: dict[str, Any]
 ) -> Manifest:
-    """Write pictures into shards below `folder`.
+    """Write images into shards below `folder`.
 
     Args:
-        images: Pictures and captions.
-        folder: Created; it must not hold shards already. The manifest appears in it last.
-        settings: How.
-        made: What the pictures are, for the manifest.
+        images: Images and captions.
+        folder: Created if missing; it must not contain shards. The manifest is written last.
+        settings: How to write.
+        made: Origin of the images, for the manifest.
 
     Raises:
-        ManifestError: The folder holds shards already, or no picture could be used.
-        DataError: An unusable picture that the policy refuses.
+        ManifestError: The folder already contains shards, or no image was usable.
+        DataError: An image is unusable and the policy refuses it.
     """
     if (folder / MANIFEST).exists():
         raise ManifestError(f"{folder} holds shards already; choose another folder or remove it")
@@ -103,7 +103,7 @@ def _nothing_used(skipped: Mapping[str, int]) -> str:
 
 
 def _samples(source: SourceImage, settings: ShardSettings) -> list[tuple[Bucket, dict[str, bytes]]]:
-    """Members of a picture's samples, by suffix, and their buckets."""
+    """Return the buckets of an image's samples, and their members by suffix."""
     if not source.captions:
         raise MissingCaptionError(f"{source.name} has no caption")
     for caption in source.captions.values():
@@ -160,9 +160,9 @@ class BucketWriter:
     """Writes the shards of one bucket.
 
     Attributes:
-        folder: Of all shards.
+        folder: Folder of all shards.
         bucket: The bucket.
-        limit: Pictures of a shard.
+        limit: Maximum number of images per shard.
     """
 
     folder: Path
@@ -187,7 +187,7 @@ class BucketWriter:
             self._finish()
 
     def close(self) -> list[ShardRecord]:
-        """Finish the last shard; returns all of them."""
+        """Finish the last shard and return the records of all shards."""
         self._finish()
         return self._done
 
