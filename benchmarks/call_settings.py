@@ -1,8 +1,8 @@
-"""What settings of a call cost and give: NanoEval's pictures, drawn in pairs.
+"""Cost and quality of call settings, by paired comparison on NanoEval.
 
-Pictures of all settings have the same prompts and seeds, so that differences are paired, with 95 %
-intervals. `python benchmarks/call_settings.py STUDY FOLDER` goes on where it was stopped and
-prints a table of docs/speed.md; STUDY is `guidance` or `solver`.
+Images of all settings have the same prompts and seeds, so differences are paired; intervals are
+95 %. `python benchmarks/call_settings.py STUDY FOLDER` resumes an interrupted run and prints a
+table of docs/speed.md. STUDY is `guidance` or `solver`.
 """
 
 import argparse
@@ -51,13 +51,13 @@ STUDIES: dict[str, dict[str, Row]] = {
         "ab2, 6 steps, shift 3": _sampling("ab2", 6, 3.0),
     },
 }
-"""Settings by what the table calls them; the first is what the others are compared with."""
+"""Settings by their name in the table; the others are compared with the first."""
 
 MODELS = ("lens-nano-base", "lens-nano")
 
 
 def draw(pipeline: LensPipeline, items: list[Row], settings: Row) -> Row:
-    """Draw every item once; whether it passed, and passes of the denoiser for a picture."""
+    """Generate every item once; return whether each passed, and denoiser passes per image."""
     passes: list[int] = []
     hook = pipeline.transformer.register_forward_pre_hook(lambda *_: passes.append(1))
     passed = []
@@ -70,7 +70,7 @@ def draw(pipeline: LensPipeline, items: list[Row], settings: Row) -> Row:
 
 
 def measure(study: str, folder: Path, per_task: int) -> list[Row]:
-    """Every model and setting, drawing those that the folder does not hold yet."""
+    """Return results for every model and setting, generating those missing from the folder."""
     path = folder / "results.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []

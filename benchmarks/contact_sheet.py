@@ -1,4 +1,4 @@
-"""Draw held-out dense captions, one row per GenEval task, into docs/images/contact-sheet.png.
+"""Generate docs/images/contact-sheet.png from held-out dense captions, one row per GenEval task.
 
 Run from the repository: python benchmarks/contact_sheet.py
 """

@@ -1,8 +1,8 @@
-"""Lens at its real size with random weights: written to disk as published, loaded and drawn with.
+"""Lens at its real size with random weights: written in the published layout, loaded and run.
 
-For whoever wants to know whether a machine copes before looking for the weights, and the one test
-of files, loading and memory plans at 3.8 billion parameters and a GPT-OSS of 20 billion. The
-checkpoint takes 22 GB, and its pictures are noise.
+Use it to check whether a machine can run Lens before downloading the weights. It is also the only
+test of files, loading and memory plans with 3.8 billion parameters and a GPT-OSS of 20 billion. The
+checkpoint takes 22 GB, and its images are noise.
 
 Run from the repository:
 
@@ -79,7 +79,7 @@ def write(
 
 
 def _weights(module: nn.Module, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-    """Numbers from a pool, as drawing each one would take longer than writing them."""
+    """Yield weights taken from a pool, as generating each value would take longer than writing."""
     pool = (torch.randn(2**22, generator=generator) * 0.02).bfloat16()
     codes = torch.randint(0, 256, (2**22,), generator=generator).to(torch.uint8)
     for name, blank in module.state_dict().items():
@@ -100,7 +100,7 @@ def _from(pool: Tensor, shape: torch.Size) -> Tensor:
 
 
 class Peak:
-    """The most memory of its own that this process had, files it only maps left out."""
+    """Peak memory of this process, excluding memory-mapped files."""
 
     def __init__(self) -> None:
         self.bytes = 0

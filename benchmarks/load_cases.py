@@ -1,4 +1,4 @@
-"""Load that a server is made for: batches, many clients, slow readers."""
+"""Normal load on a server: batches, many clients, slow readers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from load_client import (
 from load_report import DRAWN, Load, Report, idle, latency, notes, sound, until
 
 ROUNDING = 2
-"""Of 255: as far as a picture of a batch may be from the same picture drawn alone."""
+"""Maximum difference, of 255, between an image of a batch and the same image generated alone."""
 
 SLOW_PICTURES = 4
-"""Of each slow reader: more than fits into buffers on the way."""
+"""Images per slow reader: more data than fits into network buffers."""
 
 
 async def batches(load: Load) -> Report:
-    """Throughput and latency against the number of pictures drawn together."""
+    """Measure throughput and latency against the number of images generated together."""
     scale, server = load.scale, load.server
     await ask_all(server.url, load.wanted(2, size=scale.size, steps=scale.steps), clients=2)
     rows, outcomes = [], []
@@ -53,7 +53,7 @@ async def batches(load: Load) -> Report:
 
 
 async def crowd(load: Load) -> Report:
-    """Many clients at once: those that find no room are told when to come back, and do."""
+    """Many clients at once: rejected ones are told when to retry, and do so."""
     server, count = load.server, load.scale.clients
     wanted = [
         *load.wanted(count // 2),
@@ -95,7 +95,7 @@ async def _alone(load: Load, outcome: Outcome) -> int:
 
 
 async def slow_readers(load: Load) -> Report:
-    """Clients that stop reading in the middle of their pictures hold up nobody else."""
+    """Clients that stop reading in the middle of their images do not delay others."""
     scale, server = load.scale, load.server
     quick = max(4, scale.slow)
     before = await ask_all(server.url, load.wanted(quick), clients=2)
@@ -122,7 +122,7 @@ async def slow_readers(load: Load) -> Report:
 
 
 async def _slowly(url: str, wanted: Wanted, release: asyncio.Event) -> Outcome:
-    """Take a small piece at a time, and nothing after the first until released."""
+    """Read in small pieces, and nothing after the first one until released."""
     outcome, text = Outcome(wanted), b""
     window = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)]
     transport = httpx.AsyncHTTPTransport(socket_options=window)

@@ -1,4 +1,4 @@
-"""Clients of the load test: what they ask for, how they ask again, and what they check."""
+"""Clients of the load test: their requests, retries and checks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GENERATIONS = "/v1/images/generations"
 COLORS = ("red", "blue", "green", "yellow", "purple", "orange")
 THINGS = ("apple", "cup", "star", "house", "tree", "ball", "car")
 AGAIN_SECONDS = 0.5
-"""Wait after a broken connection, before the same key is asked for again."""
+"""Delay after a broken connection before retrying with the same key."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class Outcome:
 
     Attributes:
         wanted: The request.
-        seconds: Of the call that was answered.
-        total_seconds: With all waiting and asking again.
-        refusals: Answers 429.
-        broken: Connections that broke.
-        error: Why there are no pictures; empty if there are.
-        mistakes: What is wrong with the pictures or the refusals.
+        seconds: Duration of the successful call.
+        total_seconds: Duration including all waiting and retries.
+        refusals: Number of 429 responses.
+        broken: Number of broken connections.
+        error: Why there are no images; empty if there are.
+        mistakes: What is wrong with the images or the rejections.
         pictures: PNG files.
     """
 
@@ -94,14 +94,14 @@ class Outcome:
 
 
 def new_client(url: str, **options: Any) -> httpx.AsyncClient:
-    """A client that waits as long as it takes and opens as many connections as it needs."""
+    """Create a client without timeouts or connection limits."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
     timeout = httpx.Timeout(600, connect=120)
     return httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, **options)
 
 
 async def ask(client: httpx.AsyncClient, wanted: Wanted) -> Outcome:
-    """Ask until there is an answer: refused ones wait as told, broken ones use their key again."""
+    """Retry until answered: wait as told after a rejection, reuse the key after a broken call."""
     outcome, started = Outcome(wanted), time.perf_counter()
     while True:
         began = time.perf_counter()
@@ -122,7 +122,7 @@ async def ask(client: httpx.AsyncClient, wanted: Wanted) -> Outcome:
 
 
 async def ask_all(url: str, wanted: Sequence[Wanted], *, clients: int) -> list[Outcome]:
-    """Ask for everything, so many at a time."""
+    """Send all requests, with `clients` at a time."""
     todo, done = list(reversed(wanted)), []
     async with new_client(url) as client:
 
@@ -135,7 +135,7 @@ async def ask_all(url: str, wanted: Sequence[Wanted], *, clients: int) -> list[O
 
 
 async def _once(client: httpx.AsyncClient, wanted: Wanted, outcome: Outcome) -> float | None:
-    """One call; seconds to wait before the next, or None when that was it."""
+    """Make one call; return the seconds to wait before the next one, or None if finished."""
     answer = await client.post(GENERATIONS, json=wanted.body, headers=wanted.headers)
     if answer.status_code in {429, 503}:
         outcome.refusals += answer.status_code == 429
@@ -160,7 +160,7 @@ async def _once(client: httpx.AsyncClient, wanted: Wanted, outcome: Outcome) -> 
 
 
 def finished(text: str, outcome: Outcome) -> list[dict[str, Any]]:
-    """The finished pictures of a stream of events; an error among them is the outcome's."""
+    """Return the finished images of an event stream; record any error in the outcome."""
     lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
     events: list[dict[str, Any]] = [json.loads(line) for line in lines]
     outcome.error = next((json.dumps(event) for event in events if "error" in event), "")
@@ -170,9 +170,9 @@ def finished(text: str, outcome: Outcome) -> list[dict[str, Any]]:
 def mistakes(
     wanted: Wanted, data: Sequence[dict[str, Any]], pictures: Sequence[bytes]
 ) -> list[str]:
-    """How an answer differs from what was asked for: number, seeds, prompt, size."""
+    """List how an answer differs from the request in number, seeds, prompt or size."""
     found = [] if len(data) == wanted.n else [f"{len(data)} pictures instead of {wanted.n}"]
-    # Streams tell pictures as they are done.
+    # Streams send images in order of completion.
     data = sorted(data, key=lambda datum: int(datum["seed"]))
     for index, datum in enumerate(data):
         told = datum["seed"], datum["prompt"]
@@ -186,7 +186,7 @@ def mistakes(
 
 
 def _metadata_mistakes(picture: bytes, datum: dict[str, Any]) -> list[str]:
-    """Whether what the PNG file says of itself is what the answer says."""
+    """List differences between the PNG file's metadata and the answer."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.png"
         path.write_bytes(picture)
@@ -197,10 +197,10 @@ def _metadata_mistakes(picture: bytes, datum: dict[str, Any]) -> list[str]:
 
 
 def pixels(picture: bytes) -> np.ndarray:
-    """A picture file as numbers."""
+    """Return the pixels of an image file."""
     return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), dtype=int)
 
 
 def difference(one: bytes, other: bytes) -> int:
-    """The largest difference of two pictures, of 255."""
+    """Return the largest pixel difference of two images, of 255."""
     return int(np.abs(pixels(one) - pixels(other)).max())

@@ -1,4 +1,4 @@
-"""How much the load test asks for, and what it reports."""
+"""Scale and reports of the load test."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from load_client import Outcome, Wanted
 from load_server import Server
 
 DRAWN = "lens_images_total"
-"""The metric of pictures drawn."""
+"""The metric that counts generated images."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is asked for.
+    """Scale of the load test.
 
     Attributes:
-        batches: Clients at a time, and so the largest batch.
-        per_batch: Pictures for each of those.
-        size: Of these pictures.
-        steps: Their sampler steps.
-        clients: That ask at once.
-        slow: Slow readers.
-        leavers: Clients that leave midway.
-        killed: Requests that are under way or waiting when the server is killed.
-        requests: Cheap requests while memory is watched.
-        warm: Of these, those before memory is expected to stay.
+        batches: Numbers of concurrent clients, and so the largest batches.
+        per_batch: Number of images for each of those.
+        size: Size of these images.
+        steps: Sampler steps of these images.
+        clients: Number of clients that send requests at once.
+        slow: Number of slow readers.
+        leavers: Number of clients that disconnect midway.
+        killed: Number of requests running or waiting when the server is killed.
+        requests: Number of cheap requests while memory is monitored.
+        warm: How many of these precede the point from which memory should be stable.
     """
 
     batches: tuple[int, ...] = (1, 2, 4, 8)
@@ -51,21 +51,21 @@ QUICK = Scale((1, 2), 2, "64x64", 2, 12, 2, 4, 8, 32, 16)
 
 @dataclass
 class Load:
-    """A server, how much to ask of it, and the numbers that make requests differ."""
+    """A server, the scale of the load, and the counter that makes requests unique."""
 
     server: Server
     scale: Scale = field(default_factory=Scale)
     asked: int = 0
 
     def wanted(self, count: int, **options: Any) -> list[Wanted]:
-        """So many requests that nobody made before."""
+        """Create `count` requests that have not been made before."""
         first, self.asked = self.asked + 1, self.asked + count
         return [Wanted(number, **options) for number in range(first, first + count)]
 
 
 @dataclass
 class Report:
-    """Figures of a case, and what held."""
+    """Figures of a case, and the results of its checks."""
 
     figures: dict[str, Any]
     checks: dict[str, bool]
@@ -73,7 +73,7 @@ class Report:
 
 
 def with_key(wanted: Wanted) -> Wanted:
-    """The same with an idempotency key."""
+    """Return the same request with an idempotency key."""
     return replace(wanted, key=str(uuid.uuid4()))
 
 

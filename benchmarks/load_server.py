@@ -1,4 +1,4 @@
-"""`lens serve` in a process of its own, to be loaded, watched and killed."""
+"""`lens serve` in a separate process, to load, monitor and kill."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ READY_SECONDS = 600.0
 
 @dataclass
 class Server:
-    """A server under test, whoever started it.
+    """A server under test, started by this process or another.
 
     Attributes:
         url: Its address.
-        folder: Where it keeps its state.
-        pid: Its process.
-        client: Asks for its numbers.
+        folder: Folder of its state.
+        pid: Its process ID.
+        client: HTTP client for its metrics.
     """
 
     url: str
@@ -34,7 +34,7 @@ class Server:
     client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=60), repr=False)
 
     def metric(self, name: str) -> float:
-        """One number of `/metrics`; 0 where it was never counted."""
+        """Return one value from `/metrics`; 0 if it has never been counted."""
         for line in self.client.get(f"{self.url}/metrics").text.splitlines():
             if line.startswith(f"{name} "):
                 return float(line.split()[1])
@@ -42,17 +42,17 @@ class Server:
 
     @property
     def resident_mib(self) -> float:
-        """Memory of the process that is in RAM."""
+        """Return the resident memory of the process in MiB."""
         return float(psutil.Process(self.pid).memory_info().rss) / 2**20
 
     @property
     def cpu_seconds(self) -> float:
-        """Processor time it has used."""
+        """Return the CPU time it has used, in seconds."""
         times = psutil.Process(self.pid).cpu_times()
         return float(times.user + times.system)
 
     def state(self) -> dict[str, tuple[int, float]]:
-        """Files and MiB of each folder of its state."""
+        """Return the number of files and MiB of each folder of its state."""
         found: dict[str, tuple[int, float]] = {}
         for folder in ("answers", "files", "runs"):
             sizes = [p.stat().st_size for p in (self.folder / folder).rglob("*") if p.is_file()]
@@ -62,7 +62,7 @@ class Server:
 
 @dataclass
 class OwnServer(Server):
-    """A server that this process starts, kills and starts again at the same address."""
+    """A server that this process starts, kills and restarts at the same address."""
 
     max_waiting: int = 64
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
@@ -78,7 +78,7 @@ class OwnServer(Server):
         return server
 
     def start(self) -> None:
-        """Start it, with the state that is in its folder."""
+        """Start it with the existing state in its folder."""
         port = self.url.rpartition(":")[2]
         command = [sys.executable, "-m", "lens_sdk", "serve", "--model", "lens-nano"]
         command += ["--reasoner", "none", "--judge", "none", "--port", port]
@@ -95,13 +95,13 @@ class OwnServer(Server):
             time.sleep(0.5)
 
     def kill(self) -> None:
-        """SIGKILL: no time to finish or to tidy up."""
+        """Send SIGKILL, which leaves no time to finish or clean up."""
         assert self.process is not None
         os.kill(self.pid, signal.SIGKILL)
         self.process.wait()
 
     def stop(self) -> int:
-        """SIGTERM; its exit status."""
+        """Send SIGTERM and return the exit status."""
         assert self.process is not None
         self.process.terminate()
         return self.process.wait(60)

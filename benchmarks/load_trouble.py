@@ -1,4 +1,4 @@
-"""Load with trouble: clients that leave, a server that is killed, and memory over a long time."""
+"""Load with failures: disconnecting clients, a killed server, and memory over a long time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from load_report import DRAWN, Load, Report, idle, latency, notes, sound, until,
 from load_server import OwnServer, Server
 
 LEAVER_STEPS = 60
-"""More than are done before they leave."""
+"""More steps than are completed before the clients disconnect."""
 
 
 async def leavers(load: Load) -> Report:
-    """Clients that leave midway end their own work and nobody else's; with a key some come back."""
+    """Clients that disconnect midway stop only their own work; some return with their key."""
     scale, server = load.scale, load.server
     steps = {"steps": LEAVER_STEPS}
     leave = load.wanted(scale.leavers // 2, **steps)
@@ -59,7 +59,7 @@ async def leavers(load: Load) -> Report:
 
 
 async def killed(load: Load) -> Report:
-    """SIGKILL under load: with keys everybody gets the pictures, and kept answers stay kept."""
+    """SIGKILL under load: clients with keys still get their images, and stored answers survive."""
     server, count = load.server, load.scale.killed
     assert isinstance(server, OwnServer), "somebody else's server is not killed"
     wanted = [with_key(one) for one in load.wanted(count)]
@@ -102,7 +102,7 @@ async def killed(load: Load) -> Report:
 
 
 async def memory(load: Load) -> Report:
-    """Memory and state over many cheap requests of all kinds."""
+    """Monitor memory and state over many cheap requests of all kinds."""
     scale, server = load.scale, load.server
     samples: list[tuple[int, float]] = []
     outcomes: list[Outcome] = []
@@ -135,7 +135,7 @@ async def memory(load: Load) -> Report:
         "state": grown,
         **latency([one.seconds for one in outcomes]),
     }
-    # A leak of one of these pictures' answers, 3 KB, for each request would be 3 MiB.
+    # Leaking one of these images' answers (3 KB) per request would add up to 3 MiB.
     checks = {**sound(outcomes), "memory stays": slope < 2 or scale.requests < 1000}
     return Report(figures, checks, notes(outcomes))
 

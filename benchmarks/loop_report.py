@@ -1,4 +1,4 @@
-"""Pass rates of ways to draw the same requests, and how sure the differences are."""
+"""Pass rates of different methods on the same requests, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RESAMPLES = 10_000
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Shares, differences with intervals, and what it took."""
+    """Return pass rates, differences with intervals, and costs."""
     ways: dict[str, Any] = {}
     for way in WAYS:
         results = [row["ways"][way] for row in rows]
@@ -45,7 +45,7 @@ def _share(rows: Sequence[Mapping[str, Any]], way: str, task: str) -> float:
 
 
 def _difference(rows: Sequence[Mapping[str, Any]], one: str, other: str) -> dict[str, Any]:
-    """Difference of pass rates with a bootstrap over requests, and the pairs behind it."""
+    """Return the difference of pass rates with a bootstrap over requests, and pair counts."""
     by_request: dict[int, list[int]] = {}
     for row in rows:
         ways = row["ways"]

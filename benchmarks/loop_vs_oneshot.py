@@ -1,26 +1,26 @@
-"""Does the loop draw what was asked for more often than one shot, and than chance with more tries?
+"""Does the loop fulfil requests more often than one shot, and than more random tries?
 
-On held-out NanoEval requests, each with several seeds, four ways are compared:
+Four methods are compared on held-out NanoEval requests, each with several seeds:
 
-- `plain`: the request's own words, one picture;
-- `one_shot`: the rewritten request, one picture, no loop;
-- `best_of_k`: the rewritten request, as many pictures as the loop drew for the same request and
-  seed, the judge's choice;
+- `plain`: the unchanged request, one image;
+- `one_shot`: the rewritten request, one image, no loop;
+- `best_of_k`: the rewritten request, the judge's choice of as many images as the loop generated for
+  the same request and seed;
 - `loop`: rewritten, judged, diagnosed and revised, up to `--rounds` rounds.
 
-All but `plain` share the first prompt and the first seeds, so they are paired. The picture that
-each way ends with is scored by NanoEval's rules (GenEval's), which are not the judge's criteria.
+All but `plain` share the first prompt and the first seeds, so they are paired. The final image of
+each method is scored by NanoEval's rules (GenEval's), which are not the judge's criteria.
 
-**The judge and the scorer share one detector.** What the detector sees wrongly misleads both in the
-same way, so choosing by the judge (`best_of_k`, `loop`) profits from its mistakes and the pass
-rates of those two are too high by as much as the detector errs; it is exact on clean drawings, and
-nobody has measured it on the malformed ones of a weak model. Comparing `loop` with `best_of_k` is
-fair in this respect. Neither says anything about other generators or real photographs.
+**The judge and the scorer share one detector.** Detector errors mislead both in the same way, so
+selection by the judge (`best_of_k`, `loop`) benefits from them, and the pass rates of these two
+methods are too high to the extent that the detector errs. It is exact on clean renderings but has
+not been measured on the malformed images of a weak model. Comparing `loop` with `best_of_k` is fair
+in this respect. The results say nothing about other generators or real photographs.
 
-Intervals: Wilson for the share of each way (it takes pictures of one request for independent, so
-it is somewhat narrow), and for differences a bootstrap over requests of paired means.
+Intervals: Wilson for each pass rate (somewhat narrow, as it treats images of one request as
+independent), and for differences a bootstrap over requests of paired means.
 
-Run from the repository; stopped, it goes on where it was:
+Run from the repository; an interrupted run can be resumed:
 
     python benchmarks/loop_vs_oneshot.py --requests 40 --seeds 3 --out runs/loop-vs-oneshot
 """
@@ -66,7 +66,7 @@ OUT = Path("runs/loop-vs-oneshot")
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the numbers."""
+    """Settings that determine the results."""
 
     requests: int
     seeds: int
@@ -77,7 +77,7 @@ class Settings:
 
 
 class Benchmark:
-    """Runs every request with every seed in all ways, and keeps what it has."""
+    """Runs every request with every seed and method, and stores the results."""
 
     def __init__(self, runtime: LensRuntime, settings: Settings, folder: Path) -> None:
         self.settings, self.folder = settings, folder
@@ -97,7 +97,7 @@ class Benchmark:
         self.rows = self._open()
 
     async def run(self) -> None:
-        """Draw and score what is missing."""
+        """Generate and score what is missing."""
         for index, item in enumerate(self.items):
             for number in range(self.settings.seeds):
                 if (index, number) in self.rows:
@@ -115,7 +115,7 @@ class Benchmark:
             text=item["prompt"],
             width=item["width"],
             height=item["height"],
-            # Far enough apart for the seeds of all rounds.
+            # Far enough apart that the seeds of all rounds do not overlap.
             seed=(index * self.settings.seeds + number) * 1000,
             num_images=self.settings.per_round,
             num_inference_steps=self.settings.steps,
@@ -148,7 +148,7 @@ class Benchmark:
         }
 
     async def _best_of(self, result: LoopResult) -> list[Candidate]:
-        """As many pictures as the loop drew, all from its first prompt; its own are not redrawn."""
+        """Generate as many images as the loop, from its first prompt, reusing the loop's own."""
         shared = [c for c in result.candidates if c.prompt_version == 0]
         rubric, first = result.rubric, result.candidates[0].image
         assert rubric is not None
@@ -182,7 +182,7 @@ class Benchmark:
 
 
 def _interleaved(settings: Settings) -> list[dict[str, Any]]:
-    """Held-out requests, the tasks in turn, so that any number of them covers all tasks."""
+    """Return held-out requests with alternating tasks, so any number of them covers all tasks."""
     per_task = ceil(settings.requests / len(TASKS))
     items = nano_eval_prompts(settings.set_seed, per_task)
     turns = (items[task * per_task + i] for i in range(per_task) for task in range(len(TASKS)))
@@ -223,7 +223,7 @@ def _seconds(image: GeneratedImage) -> float:
 
 
 def _thinking(result: LoopResult) -> float:
-    """Seconds of rewriting, revising and checking prompts."""
+    """Return the seconds spent rewriting, revising and checking prompts."""
     prompts = sum(prompt.seconds for prompt in result.prompts)
     return prompts + sum(report.seconds for report in result.fidelity)
 

@@ -1,4 +1,4 @@
-"""What a study on lens-nano is worth by NanoEval: pass rates, gains and transfer."""
+"""NanoEval results of a study on lens-nano: pass rates, gains and transfer."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lens_prompt_opt import ClusterBootstrap, StudyResult
 INTERVAL = ClusterBootstrap(resamples=10_000)
 
 Right = Sequence[tuple[str, bool]]
-"""For each picture its request's words and whether it passes."""
+"""For each image, the text of its request and whether it passes."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to draw all cells: what passes, the share of criteria met, and how long it took."""
+    """Results of one way to generate all cells: passes, share of criteria met, and time."""
 
     right: Right
     scores: Sequence[float | None]
@@ -32,12 +32,12 @@ class Arm:
 def passes(
     folder: Path, drawn: Sequence[tuple[str, str]], items: Mapping[str, Mapping[str, Any]]
 ) -> Right:
-    """Whether each picture shows all of its request, by NanoEval's rules.
+    """Judge whether each image fulfils its whole request by NanoEval's rules.
 
     Args:
-        folder: The pictures.
-        drawn: Words of the request and name of the picture; without one nothing passes.
-        items: What the requests ask for.
+        folder: Folder of the images.
+        drawn: Text of the request and name of the image; without an image it fails.
+        items: What the requests require.
     """
     asked = {item["prompt"]: item for item in items.values()}
     return [
@@ -53,14 +53,14 @@ def summarise(
     asked: Arm,
     elsewhere: Mapping[str, Sequence[Arm]],
 ) -> dict[str, Any]:
-    """Everything as JSON values.
+    """Summarise all results as JSON values.
 
     Args:
         result: The study.
-        items: What the requests ask for.
-        first: What passes under the seed and under the optimised prompt.
-        asked: The requests drawn as they are.
-        elsewhere: Seed and optimised prompt on other generators.
+        items: What the requests require.
+        first: Results of the seed prompt and of the optimised prompt.
+        asked: Results of the unchanged requests.
+        elsewhere: Results of seed and optimised prompt on other generators.
     """
     claim = result.claim
     tasks = {item["prompt"]: item["tag"] for item in items.values()}
@@ -89,7 +89,7 @@ def summarise(
 
 
 def to_markdown(report: Mapping[str, Any]) -> str:
-    """The numbers as tables."""
+    """Format the results as tables."""
     nano, claim = report["nanoeval"], report["claim"]
     if claim is None:
         return "No better prompt was established, so there is nothing to compare."
@@ -137,7 +137,7 @@ def _gain_row(name: str, found: Mapping[str, Any]) -> str:
 
 
 def _rate(right: Right) -> dict[str, Any]:
-    """Share that passes: the mean over requests, all of which have as many pictures."""
+    """Return the pass rate: the mean over requests, which all have the same number of images."""
     share = fmean(passed for _, passed in right) if right else 0.0
     return {"rate": share, "pictures": len(right)}
 

@@ -1,6 +1,6 @@
-"""How much pictures of one prompt differ: lens-nano without and with guidance, and its student.
+"""Variety of images of the same prompt: lens-nano without and with guidance, and its student.
 
-Root mean square difference of pixels in [0, 1] between four pictures of each prompt, with its
+Root mean square difference of pixels in [0, 1] between four images of each prompt, with its
 standard error over prompts. `python benchmarks/nano_variety.py --prompts 40`
 """
 
@@ -18,7 +18,7 @@ MODELS = (("lens-nano", 1.0), ("lens-nano", 3.0), ("lens-nano-turbo", 1.0))
 
 
 def differences(pipeline: LensPipeline, guidance_scale: float, prompts: list[str]) -> list[float]:
-    """Mean difference between two of the four pictures of each prompt."""
+    """Return the mean difference between two of the four images, for each prompt."""
     found = []
     for prompt in prompts:
         pictures = pipeline(
