@@ -1,24 +1,24 @@
-"""A prompt study with real pictures: a poor prompt, lens-nano, and the default optimiser.
+"""A prompt study with real images: a poor prompt, lens-nano, and the default optimiser.
 
-What is optimised is the system prompt of `NanoRuleReasoner`, which follows its prompt to the
-letter without a language model. Edits come from `NANO_LIBRARY`, a list of good, useless and harmful
-sections that says nothing about which is which. Rubric, judge and fidelity checker are the nano
-world's own. Everything else is what `PromptStudy` does by default.
+It optimises the system prompt of `NanoRuleReasoner`, which follows its prompt to the letter without
+a language model. Edits come from `NANO_LIBRARY`, a list of good, useless and harmful sections that
+are not labelled as such. Rubric, judge and fidelity checker are those of the nano world. Everything
+else is the default of `PromptStudy`.
 
 Three things are measured on the requests of the test split, which the search never sees:
 
 - the study's own claim, on the share of criteria met;
-- NanoEval (GenEval's rules: all of a request or nothing) of the same pictures;
-- transfer: seed and optimised prompt elsewhere with the same image seeds, once on a second
-  generator, and once on the same weights sampled otherwise (8 steps, no guidance).
+- NanoEval of the same images (GenEval's rules: a request is fulfilled entirely or not at all);
+- transfer: seed and optimised prompt with the same image seeds, once on a second generator, and
+  once on the same weights with different sampling (8 steps, no guidance).
 
-For comparison the requests are also drawn as they are, without any rewriting. The second generator
-is the checkpoint that was shipped before the present one, read from the repository's history; with
-`--second FOLDER` it is any other Lens checkpoint.
+For comparison, images are also generated from the unchanged requests. By default, the second
+generator is the previously shipped checkpoint, read from the repository's history; `--second
+FOLDER` selects any other Lens checkpoint.
 
-**Judge and NanoEval share one detector.** What it sees wrongly counts as right in both.
+**Judge and NanoEval share one detector.** Its errors affect both in the same way.
 
-Run from the repository; stopped, it goes on where it was:
+Run from the repository; an interrupted run can be resumed:
 
     python benchmarks/prompt_opt_nano.py --out runs/prompt-opt-nano
 """
@@ -65,12 +65,12 @@ SIZE = (128, 128)
 WEIGHTS = "core/lens_core/weights/lens-nano"
 DENOISER = "transformer/diffusion_pytorch_model.safetensors"
 AT_ONCE = 16
-"""Cells under way; the generator draws eight of them in one batch."""
+"""Number of concurrent cells; the generator processes eight of them in one batch."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the numbers."""
+    """Settings that determine the results."""
 
     per_task: int
     test_pictures: int
@@ -84,7 +84,7 @@ QUICK = {"num_inference_steps": 8, "guidance_scale": 1.0}
 
 
 class AsAsked:
-    """A reasoner that leaves requests as they are, whatever its system prompt."""
+    """A reasoner that returns requests unchanged, regardless of its system prompt."""
 
     fingerprint = "as asked"
 
@@ -96,7 +96,7 @@ class AsAsked:
 
 
 class Benchmark:
-    """The study, and the same pictures drawn otherwise."""
+    """The study, and the same cells generated in other ways."""
 
     def __init__(self, settings: Settings, model: str, second: LensModel, folder: Path) -> None:
         self.settings, self.folder = settings, folder
@@ -113,7 +113,7 @@ class Benchmark:
         )
 
     async def run(self) -> dict[str, Any]:
-        """Everything that is missing, then the report."""
+        """Run what is missing, then return the report."""
         reasoner = NanoRuleReasoner(POOR_PROMPT)
         with closing(BatchingLensGenerator(LensRuntime(self.first))) as generator:
             result = await self._study(generator)
@@ -161,7 +161,7 @@ class Benchmark:
         )
 
     def _cells(self, result: StudyResult) -> list[Cell]:
-        """The requests and image seeds of the claim."""
+        """Return the requests and image seeds of the claim."""
         ids = {request.text: request.id for request in self.prompts.requests}
         return [Cell(ids[pair.request], pair.seed, draw=pair.seed) for pair in result.pictures]
 
@@ -174,7 +174,7 @@ class Benchmark:
         name: str,
         **sampler: float,
     ) -> list[Arm]:
-        """Each prompt on the cells; what is there already is not drawn again."""
+        """Run each prompt on the cells, skipping existing results."""
         parts = Parts(
             reasoner=reasoner,
             generators=(generator,),
@@ -214,14 +214,14 @@ class Benchmark:
 
 
 def _distinct(items: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Requests of different words, by name."""
+    """Return requests with distinct texts, by name."""
     by_text = {item["prompt"]: item for item in reversed(items)}
     kept = [item for item in items if by_text[item["prompt"]] is item]
     return {f"{item['tag']}-{number}": item for number, item in enumerate(kept)}
 
 
 def shipped_before(folder: Path) -> LensModel:
-    """The checkpoint that the present one replaced, from the repository's history.
+    """Return the previously shipped checkpoint, from the repository's history.
 
     Raises:
         UnknownModelError: The history does not reach back that far.

@@ -1,10 +1,10 @@
-"""Error rate and true value of prompt studies, on a simulator that knows every prompt's value.
+"""Error rate and true gain of prompt studies, on a simulator that knows every prompt's value.
 
     python benchmarks/prompt_opt_simulator.py --out docs/prompt_opt
 
-Each run is one study on a world of its own; strategies are compared on the same worlds, requests
-and budget. Finished runs are kept in `runs.jsonl` of the work folder, so the command can be stopped
-and started again. It writes `simulator.json` (every run's numbers) and `simulator.md` (tables).
+Each run is one study on a separate world; strategies are compared on the same worlds, requests and
+budget. Finished runs are stored in `runs.jsonl` of the work folder, so an interrupted command can
+be resumed. It writes `simulator.json` (results of every run) and `simulator.md` (tables).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ POPULATION = population(300)
 
 
 async def run_case(case: Case, number: int) -> Row:
-    """One study, and what it came to in truth."""
+    """Run one study and compare its result with the truth."""
     world = World(f"world {number}", noise=case.noise)
     core = StudyCore(
         evaluator=lambda context: SimulatedEvaluator(world, context),
@@ -69,7 +69,7 @@ async def run_case(case: Case, number: int) -> Row:
 
 
 def false_acceptances(world: World, result: StudyResult) -> int:
-    """Accepted challengers that are in truth no better than what they replaced."""
+    """Count accepted challengers that are not truly better than what they replaced."""
     prompts = {r.candidate.id: r.candidate.prompt for r in result.history.candidates}
     wrong = 0
     for decision in result.history.decisions:
@@ -81,7 +81,7 @@ def false_acceptances(world: World, result: StudyResult) -> int:
 
 
 def claim_row(world: World, result: StudyResult, gain: float) -> Row | None:
-    """Whether the claimed interval holds the true gain as the judge would see it."""
+    """Check whether the claimed interval contains the true gain as the judge would see it."""
     if result.claim is None:
         return None
     noise = world.noise
@@ -93,7 +93,7 @@ def claim_row(world: World, result: StudyResult, gain: float) -> Row | None:
 
 
 async def run_all(cases: list[Case], path: Path, report: Callable[[str], None]) -> list[Row]:
-    """All runs that are not in the file yet, and then all that are."""
+    """Run what is not in the file yet, then return all runs."""
     rows = kept_rows(path)
     known = {(row["case"], row["run"]) for row in rows}
     with path.open("a", encoding="utf-8") as file:
@@ -110,12 +110,12 @@ async def run_all(cases: list[Case], path: Path, report: Callable[[str], None]) 
 
 
 def kept_rows(path: Path) -> list[Row]:
-    """What earlier runs of this program came to."""
+    """Return the results of earlier runs of this program."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def wanted_rows(cases: list[Case], rows: list[Row]) -> list[Row]:
-    """The rows that belong to the cases, in their order."""
+    """Return the rows that belong to the cases, in their order."""
     by_run = {(row["case"], row["run"]): row for row in rows}
     wanted = ((case.key, number) for case in cases for number in range(case.runs))
     return [by_run[run] for run in wanted if run in by_run]

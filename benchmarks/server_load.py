@@ -1,18 +1,18 @@
-"""What `lens serve` does under load, with lens-nano and real HTTP.
+"""Load test of `lens serve`, with lens-nano and real HTTP.
 
-Six cases, each with figures and with checks that make the command fail:
+There are six cases, each with figures and with checks that make the command fail:
 
-- `batches`: pictures a second and latency with 1, 2, 4 and 8 clients, who share a batch;
-- `crowd`: 200 clients at once, of which the queue takes 64; the others get 429 and a Retry-After;
-- `slow_readers`: clients that stop reading in the middle, and go on later drop by drop;
-- `leavers`: clients that hang up midway, some of which come back with the same idempotency key;
+- `batches`: images per second and latency with 1, 2, 4 and 8 clients, which share a batch;
+- `crowd`: 200 clients at once; the queue holds 64, and the others get 429 and a Retry-After;
+- `slow_readers`: clients that stop reading midway and continue later in small pieces;
+- `leavers`: clients that disconnect midway, some of which return with the same idempotency key;
 - `killed`: SIGKILL under load and a restart, with and without idempotency keys;
-- `memory`: 2,000 requests of the smallest kind, memory and files counted.
+- `memory`: 2,000 requests of the smallest kind, monitoring memory and files.
 
-Every picture is checked for number, size, seed and prompt, files fetched by address also for what
-their metadata says, and a sample of the crowd's is drawn again alone.
+Answers are checked for the number, size, seed and prompt of their images; files fetched by URL are
+also checked for their metadata. A sample of the crowd's images is generated again alone.
 
-Run from the repository; a case's results are in the file as soon as it is done:
+Run from the repository; each case's results are written as soon as it is done:
 
     python benchmarks/server_load.py --out runs/server-load.json
     python benchmarks/server_load.py --quick
@@ -51,7 +51,7 @@ CASES: dict[str, Callable[[Load], Awaitable[Report]]] = {
 }
 OUT = Path("runs/server-load.json")
 STOPPED = {0, -signal.SIGTERM}
-"""Exit status after SIGTERM; uvicorn raises it again when all is finished."""
+"""Exit status after SIGTERM; uvicorn raises the signal again after it has shut down."""
 
 
 def main(

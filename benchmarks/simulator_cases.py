@@ -26,7 +26,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class ChallengeEverything:
-    """Puts every edit to the gate, unscreened: the hardest case for the error rate."""
+    """Sends every edit to the gate without screening: the hardest case for the error rate."""
 
     challenges: int = 12
     name: str = "challenge-everything"
@@ -135,4 +135,4 @@ SUITES: dict[str, Callable[[int], Iterator[Case]]] = {
     "value": value_cases,
     "sensitivity": sensitivity_cases,
 }
-"""Cases by suite, for a number of runs of the main ones."""
+"""Cases by suite, given the number of runs of the main cases."""

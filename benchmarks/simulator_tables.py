@@ -1,4 +1,4 @@
-"""The tables that `prompt_opt_simulator.py` makes of its runs."""
+"""The tables of `prompt_opt_simulator.py`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Pictures in an application of your own: one FastAPI endpoint over `AsyncLens`.
+"""Image generation in your own application: one FastAPI endpoint over `AsyncLens`.
 
-A request that is sent again with the same Idempotency-Key gets the same picture and draws nothing
-twice. What is refused is a 422 with the reason. When nobody waits any more, drawing stops.
+A request repeated with the same Idempotency-Key gets the same image without generating it again. A
+refused request gets a 422 with the reason. Generation stops when nobody is waiting any more.
 
 Run: python examples/fastapi_app.py [PORT]
 Ask: curl -H "Idempotency-Key: 1" -H "Content-Type: application/json" \
@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 from lens_sdk import AsyncLens, LensError, LoopResult, error_kind, save_candidate
 
 STATUS = {"refused": 422, "unsupported": 400, "rate_limit": 503, "timeout": 504}
-"""What each kind of error is to the caller; any other is a 502."""
+"""HTTP status of each kind of error; any other is a 502."""
 
 
 class Ask(BaseModel):
@@ -33,7 +33,7 @@ class Ask(BaseModel):
 
 @dataclass
 class Work:
-    """A picture on its way, and how many callers wait for it."""
+    """An image in progress, and the number of callers waiting for it."""
 
     ask: Ask
     task: asyncio.Task[LoopResult]
@@ -44,7 +44,7 @@ def build_app(lens: AsyncLens, folder: Path) -> FastAPI:
     app = FastAPI(title="Pictures")
     folder.mkdir(parents=True, exist_ok=True)
     app.mount("/files", StaticFiles(directory=folder))
-    works: dict[str, Work] = {}  # several processes would share a database instead
+    works: dict[str, Work] = {}  # with several processes, use a shared database instead
 
     @app.post("/pictures")
     async def make(
@@ -64,7 +64,7 @@ def build_app(lens: AsyncLens, folder: Path) -> FastAPI:
         finally:
             failed = work.task.done() and work.task.exception() is not None
             if (failed or work.task.cancelling()) and works.get(key) is work:
-                del works[key]  # the next try begins anew
+                del works[key]  # the next attempt starts over
         if result.refused is not None:
             raise HTTPException(422, result.refused.reason)
         best = result.best
@@ -79,7 +79,7 @@ def build_app(lens: AsyncLens, folder: Path) -> FastAPI:
 
 
 async def answer(work: Work, request: Request) -> LoopResult:
-    """Wait for a picture; when the last caller hangs up, drawing stops between two steps."""
+    """Wait for an image; if the last caller disconnects, generation stops between two steps."""
     work.waiting += 1
     gone = asyncio.create_task(hung_up(request))
     try:
@@ -91,7 +91,7 @@ async def answer(work: Work, request: Request) -> LoopResult:
         gone.cancel()
         work.waiting -= 1
         if not work.waiting:
-            work.task.cancel()  # changes nothing where it is done
+            work.task.cancel()  # has no effect if the task is done
 
 
 async def hung_up(request: Request) -> None:

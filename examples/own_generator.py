@@ -1,4 +1,4 @@
-"""Any function of prompt and seed can draw: here, stripes whose colours depend on both.
+"""Use any function of prompt and seed as a generator: here, stripes whose colours depend on both.
 
 Run: python examples/own_generator.py
 """
@@ -20,7 +20,7 @@ def stripes(prompt: str, seed: int) -> Image.Image:
 
 def main() -> None:
     generator = FunctionGenerator(stripes, name="stripes")
-    # The offline judge looks at any picture, and finds no star in this one.
+    # The offline judge accepts any image, and finds no star in this one.
     loop = build_loop(generator, reasoner="none", judge="nano")
     best = loop.run_sync("a yellow star").best
     assert best is not None

@@ -1,7 +1,7 @@
-"""A language model on a server of your own rewrites the request.
+"""Rewrite the request with a language model on your own server.
 
-Any server that speaks OpenAI's protocol will do (vLLM, Ollama, llama.cpp, a gateway); here a
-stand-in inside this file answers, so that the example runs anywhere.
+Any server that supports OpenAI's protocol works (vLLM, Ollama, llama.cpp, a gateway). Here a
+stand-in in this file answers, so the example runs anywhere.
 
 Run: python examples/own_server.py
 """
@@ -16,7 +16,7 @@ from lens_sdk import FunctionGenerator, LLMReasoner, OpenAIChat, build_loop
 
 
 class StandIn(BaseHTTPRequestHandler):
-    """Answers every chat with one and the same rewrite."""
+    """Answers every chat with the same rewrite."""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))

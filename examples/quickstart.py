@@ -1,4 +1,4 @@
-"""From a request to a judged picture, offline.
+"""From a request to a judged image, offline.
 
 Run: python examples/quickstart.py [MODEL]
 """

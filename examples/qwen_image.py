@@ -1,7 +1,7 @@
-"""The loop round Qwen-Image, or any other diffusers pipeline.
+"""The loop around Qwen-Image, or any other diffusers pipeline.
 
-With a key for a language model (OPENAI_API_KEY, or OPENAI_BASE_URL) the request is rewritten and
-the pictures are judged; without one it is drawn as it is.
+With a language model (OPENAI_API_KEY, or OPENAI_BASE_URL), the request is rewritten and the images
+are judged. Without one, the request is used unchanged.
 
 Run: python examples/qwen_image.py [ID_OR_FOLDER] [WIDTHxHEIGHT] [STEPS]
 """
@@ -24,7 +24,7 @@ def main(model: str = "Qwen/Qwen-Image", size: str = "1328x1328", steps: str = "
         width=width,
         height=height,
         num_inference_steps=int(steps),
-        guidance_scale=4.0,  # Arrives as `true_cfg_scale`, the name this pipeline has for it.
+        guidance_scale=4.0,  # Passed as `true_cfg_scale`, this pipeline's name for it.
         seed=1,
         num_images=2,
     )

@@ -1,9 +1,8 @@
-"""A system prompt optimised for Qwen-Image, and a picture that is rewritten by it.
+"""Optimise a system prompt for Qwen-Image, and generate an image with it.
 
-The study rewrites every request, draws it and judges it; edits of the system prompt are accepted
-only where pictures got better, and the gain is measured on requests that nothing saw before. It
-needs a language model: OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your own. Stopped, it
-goes on where it was when it is started again.
+The study rewrites each request, generates images and judges them. It accepts edits of the system
+prompt only if images improve, and measures the gain on held-out requests. It needs a language
+model: OPENAI_API_KEY, or OPENAI_BASE_URL for your own server. An interrupted study can be resumed.
 
 Run: python examples/qwen_optimised.py [MODEL] [PICTURES] [WIDTHxHEIGHT] [STEPS]
 """
@@ -28,7 +27,7 @@ def main(
         "width": width,
         "height": height,
         "num_inference_steps": int(steps),
-        "guidance_scale": 4.0,  # Arrives as `true_cfg_scale`, the name this pipeline has for it.
+        "guidance_scale": 4.0,  # Passed as `true_cfg_scale`, this pipeline's name for it.
     }
     study = Lens(model, reasoner="openai", judge="openai").optimize(
         REQUESTS, budget={"images": int(pictures)}, folder=FOLDER, defaults=drawn, test_pictures=1

@@ -1,7 +1,7 @@
-"""A short request, several rounds, and the best picture of each round side by side.
+"""A short request, several rounds, and the best image of each round side by side.
 
-After each round the judge's findings decide how to go on: a prompt that did not state a criterion
-is written again, a picture that did not show it is drawn from other seeds.
+After each round the judge's findings determine the next step: if the prompt did not state a
+criterion, it is rewritten; if the image did not show it, new seeds are tried.
 
 Run: python examples/refine.py [REQUEST] [MODEL]
 """
