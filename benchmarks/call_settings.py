@@ -1,8 +1,8 @@
-"""Cost and quality of call settings, by paired comparison on NanoEval.
+"""What settings of a call cost and give: NanoEval's pictures, drawn in pairs.
 
-Images of all settings have the same prompts and seeds, so differences are paired; intervals are
-95 %. `python benchmarks/call_settings.py STUDY FOLDER` resumes an interrupted run and prints a
-table of docs/speed.md. STUDY is `guidance` or `solver`.
+Pictures of all settings have the same prompts and seeds, so that differences are paired, with 95 %
+intervals. `python benchmarks/call_settings.py STUDY FOLDER` goes on where it was stopped and
+prints a table of docs/speed.md; STUDY is `guidance` or `solver`.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Lens at its real size with random weights: written in the published layout, loaded and run.
+"""Lens at its real size with random weights: written to disk as published, loaded and drawn with.
 
-Use it to check whether a machine can run Lens before downloading the weights. It is also the only
-test of files, loading and memory plans with 3.8 billion parameters and a GPT-OSS of 20 billion. The
-checkpoint takes 22 GB, and its images are noise.
+For whoever wants to know whether a machine copes before looking for the weights, and the one test
+of files, loading and memory plans at 3.8 billion parameters and a GPT-OSS of 20 billion. The
+checkpoint takes 22 GB, and its pictures are noise.
 
 Run from the repository:
 

@@ -1,6 +1,6 @@
-"""Variety of images of the same prompt: lens-nano without and with guidance, and its student.
+"""How much pictures of one prompt differ: lens-nano without and with guidance, and its student.
 
-Root mean square difference of pixels in [0, 1] between four images of each prompt, with its
+Root mean square difference of pixels in [0, 1] between four pictures of each prompt, with its
 standard error over prompts. `python benchmarks/nano_variety.py --prompts 40`
 """
 

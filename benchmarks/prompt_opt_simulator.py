@@ -1,10 +1,10 @@
-"""Error rate and true gain of prompt studies, on a simulator that knows every prompt's value.
+"""Error rate and true value of prompt studies, on a simulator that knows every prompt's value.
 
     python benchmarks/prompt_opt_simulator.py --out docs/prompt_opt
 
-Each run is one study on a separate world; strategies are compared on the same worlds, requests and
-budget. Finished runs are stored in `runs.jsonl` of the work folder, so an interrupted command can
-be resumed. It writes `simulator.json` (results of every run) and `simulator.md` (tables).
+Each run is one study on a world of its own; strategies are compared on the same worlds, requests
+and budget. Finished runs are kept in `runs.jsonl` of the work folder, so the command can be stopped
+and started again. It writes `simulator.json` (every run's numbers) and `simulator.md` (tables).
 """
 
 from __future__ import annotations
