@@ -29,7 +29,7 @@ def main(text: str = "three orange flowers left of a black car", model: str = "l
         for problem in candidate.problems:
             print(f"  not met: {problem.criterion}, by fault of the {problem.fault}")
     cost = result.usage.usd
-    print(f"Stopped: {result.stop_reason.replace('_', ' ')}, {len(result.candidates)} pictures")
+    print(f"Stopped: {result.stop_reason.replace('_', ' ')}, {len(result.candidates)} images")
     print(f"Cost:    {'unknown' if cost is None else f'${cost:.4f}'}")
     print("Saved:  ", compare(**best).save("refine.png"))
 

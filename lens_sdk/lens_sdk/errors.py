@@ -94,7 +94,7 @@ class LimitReachedError(SdkError):
     """
 
     def __init__(self, message: str, *, stop_reason: str, result: LoopResult | None) -> None:
-        super().__init__(message, hint="Allow more rounds, pictures, time or money.")
+        super().__init__(message, hint="Allow more rounds, images, time or money.")
         self.stop_reason = stop_reason
         self.result = result
 
@@ -121,7 +121,7 @@ class NothingDrawnError(LimitReachedError):
 
     def __init__(self, stop_reason: str) -> None:
         super().__init__(
-            f"The run ended before any picture was drawn: {stop_reason}.",
+            f"The run ended before any image was generated: {stop_reason}.",
             stop_reason=stop_reason,
             result=None,
         )

@@ -30,16 +30,16 @@ MOST_IMAGES = 8
 """Maximum number of images per call."""
 
 _INSTRUCTIONS = (
-    "Draws pictures. create_image rewrites a request, draws several pictures, judges them and "
+    "Generates images. create_image rewrites a request, generates several images, judges them and "
     "revises until the request is met; use it for what has to be right. generate_image draws a "
-    "prompt as it is; use it where the prompt is detailed already. judge_image checks a picture "
-    "against a request. Every picture is saved; its path is in the answer."
+    "prompt as it is; use it where the prompt is detailed already. judge_image checks an image "
+    "against a request. Every image is saved; its path is in the answer."
 )
 _ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False)
 _READS = ToolAnnotations(read_only_hint=True)
 
 Text = Annotated[str, Field(min_length=1)]
-Number = Annotated[int, Field(ge=1, le=MOST_IMAGES, description="Number of pictures.")]
+Number = Annotated[int, Field(ge=1, le=MOST_IMAGES, description="Number of images.")]
 Edge = Annotated[int | None, Field(ge=1, description="Pixels; give width and height or neither.")]
 SeedField = Annotated[int | None, Field(ge=0, description="The same seed draws the same again.")]
 T = TypeVar("T")
@@ -74,14 +74,16 @@ class _Tools:
 
     async def generate_image(
         self,
-        prompt: Annotated[Text, Field(description="The picture in words, drawn as it is.")],
+        prompt: Annotated[Text, Field(description="The prompt, used unchanged.")],
         n: Number = 1,
         width: Edge = None,
         height: Edge = None,
         seed: SeedField = None,
-        negative_prompt: Annotated[str, Field(description="What should not be there.")] = "",
+        negative_prompt: Annotated[
+            str, Field(description="What the image should not contain.")
+        ] = "",
     ) -> list[Any]:
-        """Draw pictures from a prompt as it is, without rewriting or judging."""
+        """Generate images from a prompt, without rewriting or judging."""
         asked = {"width": width, "height": height, "seed": seed, "negative_prompt": negative_prompt}
         images = await _told(self._lens.images.generate(prompt, n=n, **asked))
         paths = [_saved(partial(image.save, self._free(image))) for image in images]
@@ -90,19 +92,21 @@ class _Tools:
 
     async def create_image(
         self,
-        request: Annotated[Text, Field(description="What the picture should show, in any words.")],
+        request: Annotated[Text, Field(description="What the image should show, in any words.")],
         ctx: Context[Any, Any],
-        n: Annotated[int, Field(ge=1, le=MOST_IMAGES, description="Pictures in each round.")] = 2,
-        rounds: Annotated[int, Field(ge=1, le=5, description="Most rounds.")] = 2,
+        n: Annotated[int, Field(ge=1, le=MOST_IMAGES, description="Images per round.")] = 2,
+        rounds: Annotated[int, Field(ge=1, le=5, description="Maximum number of rounds.")] = 2,
         width: Edge = None,
         height: Edge = None,
         seed: SeedField = None,
-        max_usd: Annotated[float | None, Field(gt=0, description="Most US dollars.")] = None,
-        deadline: Annotated[float | None, Field(gt=0, description="Most seconds.")] = None,
+        max_usd: Annotated[
+            float | None, Field(gt=0, description="Cost limit in US dollars.")
+        ] = None,
+        deadline: Annotated[float | None, Field(gt=0, description="Time limit in seconds.")] = None,
     ) -> list[Any]:
-        """Work on a request until it is met and return the best picture with its verdict.
+        """Work on a request until it is met and return the best image with its verdict.
 
-        The request is rewritten, drawn, judged criterion by criterion, and revised.
+        Rewrites the request, generates images, judges them criterion by criterion, and revises.
         """
         asked: dict[str, Any] = {
             "width": width,
@@ -127,7 +131,7 @@ class _Tools:
             raise ToolError(f"The request was refused: {result.refused.reason}")
         if result.best is None:
             reasons = "; ".join(f.message for f in result.failures) or result.stop_reason
-            raise ToolError(f"No picture was drawn: {reasons}")
+            raise ToolError(f"No image was generated: {reasons}")
         best = result.best
         path = _saved(partial(save_candidate, result, best, self._free(best.image)))
         picture = Image(data=best.image.data, format=_format(best.image))
@@ -135,11 +139,11 @@ class _Tools:
 
     async def judge_image(
         self,
-        request: Annotated[Text, Field(description="What the picture was to show.")],
-        path: Annotated[str, Field(description="A picture that these tools saved.")] = "",
+        request: Annotated[Text, Field(description="What the image was meant to show.")],
+        path: Annotated[str, Field(description="An image that these tools saved.")] = "",
         image_base64: Annotated[str, Field(description="Or a PNG, JPEG or WebP file.")] = "",
     ) -> str:
-        """Check a picture against a request, criterion by criterion; give path or image_base64."""
+        """Check an image against a request, criterion by criterion; give path or image_base64."""
         data = self._picture(path, image_base64)
         found = await _told(self._lens.judge(data, request))
         questions = {c.name: c.question for c in found.rubric.criteria}
@@ -167,7 +171,7 @@ class _Tools:
                 raise ToolError(f"image_base64 is not base64: {error}") from error
         file = Path(path).resolve()
         if not file.is_relative_to(self._folder.resolve()) or not file.is_file():
-            raise ToolError(f"There is no picture {path!r} among those saved in {self._folder}.")
+            raise ToolError(f"There is no image {path!r} among those saved in {self._folder}.")
         return file.read_bytes()
 
     def _free(self, image: GeneratedImage) -> Path:
@@ -216,8 +220,8 @@ def _words(event: Event) -> str:
     words: dict[str, Callable[[], str]] = {
         "rewrite_done": lambda: "the prompt is written",
         "rubric_done": lambda: "the criteria are written",
-        "image_ready": lambda: "a picture is drawn",
-        "judged": lambda: "a picture is judged",
+        "image_ready": lambda: "an image is ready",
+        "judged": lambda: "an image is judged",
         "revised": lambda: "the prompt is revised",
     }
     return words.get(event.type, lambda: event.type.replace("_", " "))()

@@ -112,7 +112,7 @@ def unit_prices(
             raise UnknownCostError(
                 f"The budget is {budget.usd:g} dollars, and {model!r} has no known price.",
                 hint="Give its price in the file named by LENS_PRICES or the setting prices, "
-                "or limit pictures, calls or seconds instead.",
+                "or limit images, calls or seconds instead.",
             )
     return UnitPrices(
         rewrite=found["rewrite"] or 0.0, judge=found["judge"] or 0.0, generate=image_usd or 0.0

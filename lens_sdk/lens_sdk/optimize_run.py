@@ -193,7 +193,7 @@ class OptimizeRun:
         images, needed = self.order.budget.images, self.estimate().plan.test
         if images is not None and images <= needed:
             raise BudgetError(
-                f"The budget is {images} pictures, and the final claim alone takes {needed}.",
+                f"The budget is {images} images, and the final claim alone takes {needed}.",
                 hint=f"Allow about {4 * needed}, or use fewer --test-pictures.",
             )
         for generator in self._parts.generators:

@@ -253,6 +253,6 @@ def test_limits_end_a_run(lens: Lens) -> None:
     )
     assert (report["stop_reason"], len(report["candidates"])) == ("max_images", 3)
     text, _ = lens.generate("--n", "2", "--rounds", "2", "--steps", "1", "--max-cost", "1")
-    assert "2, 4 pictures, 2 prompts · max rounds" in text
+    assert "2, 4 images, 2 prompts · max rounds" in text
     _, stderr = lens.generate("--deadline", "0.000001", code=1)
-    assert "before any picture was drawn: deadline" in stderr
+    assert "before any image was generated: deadline" in stderr

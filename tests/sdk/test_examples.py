@@ -55,7 +55,7 @@ def test_quickstart(run: Run, nano_folder: Path) -> None:
 
 def test_refine(run: Run, nano_folder: Path) -> None:
     output = run("refine.py", "four purple fish", str(nano_folder))
-    for told in ("round 1: score", "round 3: score", "not met: ", "max rounds, 6 pictures"):
+    for told in ("round 1: score", "round 3: score", "not met: ", "max rounds, 6 images"):
         assert told in output
     assert "Cost:    $0.0000" in output
     row = Image.open("refine.png")

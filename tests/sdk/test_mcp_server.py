@@ -74,7 +74,7 @@ async def test_tools_draw_work_and_judge(client: Client, tmp_path: Path) -> None
                 progress_callback=on_progress,
             )
         )
-        assert "a picture is drawn" in seen
+        assert "an image is ready" in seen
         assert told["score"] == 0.0
         assert "Are the red apples left of the blue cup?" in told["not_met"]
         assert GeneratedImage.load(told["path"]).data == best
@@ -113,7 +113,7 @@ async def test_mistakes_are_told_to_the_model(client: Client, tmp_path: Path) ->
         assert "empty" in await error_of(client, "create_image", request=" ")
         for path in (str(outside), "../secret.png", "/etc/passwd"):
             told = await error_of(client, "judge_image", request=REQUEST, path=path)
-            assert "There is no picture" in told
+            assert "There is no image" in told
         assert "Give either" in await error_of(client, "judge_image", request=REQUEST)
         assert "not base64" in await error_of(
             client, "judge_image", request=REQUEST, image_base64="*"

@@ -311,7 +311,7 @@ def test_progress_shows_cost_time_and_what_was_accepted(monkeypatch: pytest.Monk
         *("17 prompts", "+8.1 points", "replace 'counting'", "Finishing", "ended the search"),
     ):
         assert piece in drawn, piece
-    assert drawn.count("accepted after 120 pictures") == 1
+    assert drawn.count("accepted after 120 images") == 1
 
 
 def test_the_end_is_told_with_prompts_against_generators(

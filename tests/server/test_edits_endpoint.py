@@ -268,7 +268,7 @@ def test_bodies_that_are_no_such_forms(editing: Running) -> None:
     nothing = httpx.post(url, files={"mask": b""}, data={"prompt": PROMPT})
     assert nothing.json()["error"]["param"] == "image"
     two = [("image[]", file(CREAM)), ("image[]", file(CREAM))]
-    assert "2 pictures" in httpx.post(url, files=two, data={"prompt": PROMPT}).text
+    assert "2 images" in httpx.post(url, files=two, data={"prompt": PROMPT}).text
     assert httpx.post(url, files={"image": noted()}, data={"prompt": PROMPT}).status_code == 413
     broken = {"content-type": "multipart/form-data; boundary=x"}
     assert httpx.post(url, content=b"--y\r\nnonsense", headers=broken).status_code == 400

@@ -110,7 +110,7 @@ def test_a_mistake_is_told(running: Running, page: Page) -> None:
     page.value("document.getElementById('images').value = 11")
     page.value("document.getElementById('draw').click()")
     page.wait("document.getElementById('status').className === 'error'")
-    assert "10 pictures" in page.value("document.getElementById('status').textContent")
+    assert "10 images" in page.value("document.getElementById('status').textContent")
     page.value("document.getElementById('text').value = ' '")
     page.value("document.getElementById('draw').click()")
     page.wait("document.getElementById('status').textContent.includes('empty')")

@@ -59,4 +59,4 @@ def ablation(
 
 
 def _tell(variant: str, seed: int, score: CellScore) -> None:
-    err.print(f"{variant}, seed {seed}: {score.score:.3f} over {score.pictures} pictures")
+    err.print(f"{variant}, seed {seed}: {score.score:.3f} over {score.pictures} images")

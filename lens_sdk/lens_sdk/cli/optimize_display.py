@@ -50,7 +50,7 @@ class StudyDisplay:
         self._state = progress
         for edit in progress.accepted[len(self._told) :]:
             self._console.print(
-                f"accepted after {progress.images} pictures: {edit}", markup=False, soft_wrap=True
+                f"accepted after {progress.images} images: {edit}", markup=False, soft_wrap=True
             )
         self._told = progress.accepted
 

@@ -50,4 +50,4 @@ def tell_study(run: OptimizeRun, result: StudyResult, *, as_json: bool) -> None:
         return
     show_result(out, result)
     out.print(str(run.folder / "prompt.json"), markup=False, soft_wrap=True)
-    err.print(f"Pictures and everything else: lens report {run.folder}", markup=False)
+    err.print(f"Images and everything else: lens report {run.folder}", markup=False)

@@ -49,7 +49,7 @@ def print_report(
             table.add_row("", line)
     for note in result.notes:
         table.add_row("Note", Text(note, style="yellow"))
-    table.add_row("Picture", Text(str(saved[result.best_index or 0])))
+    table.add_row("Image", Text(str(saved[result.best_index or 0])))
     table.add_row("", Text(_settings(best), style="dim"))
     for index, path in saved.items():
         if index != result.best_index:
@@ -125,7 +125,7 @@ def _json_report(
 def _rounds(result: LoopResult) -> str:
     rounds, prompts = result.candidates[-1].round + 1, len(result.prompts)
     parts = (
-        f"{rounds}, {len(result.candidates)} pictures, {prompts} prompts",
+        f"{rounds}, {len(result.candidates)} images, {prompts} prompts",
         result.stop_reason.replace("_", " "),
         cost(result.usage.usd),
     )

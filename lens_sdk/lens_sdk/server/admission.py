@@ -68,7 +68,7 @@ class Admission:
         if too_many > 0 and self._images:
             seconds = self._wait(images, too_many)
             raise busy(
-                f"{self._images} pictures are being drawn or wait; at most {self._most} may. "
+                f"{self._images} images are being generated or waiting; the limit is {self._most}. "
                 f"Try again in {seconds:.0f} s.",
                 seconds,
             )

@@ -146,7 +146,7 @@ class RowSampler:
         """
         if not bool(torch.isfinite(row.latents).all()):
             raise NonFiniteError(
-                "the latents of a picture became NaN or infinite; check the weights and any LoRA"
+                "the latents of an image became NaN or infinite; check the weights and any LoRA"
             )
         source = row.schedule.source
         pixels = self._pipeline.decode(row.latents[None], *self._size(row))

@@ -82,7 +82,7 @@ class ImagesBody(Body):
     @classmethod
     def _says_something(cls, prompt: str) -> str:
         if not prompt.strip():
-            raise ValueError("the prompt is empty; say what the picture should show")
+            raise ValueError("the prompt is empty; say what the image should show")
         return prompt
 
     @property
@@ -159,6 +159,6 @@ def as_request(request: ImageRequest | str) -> ImageRequest:
         return request
     if not request.strip():
         raise ApiError.bad_request(
-            "The request is empty; say what the picture should show.", param="request"
+            "The request is empty; say what the image should show.", param="request"
         )
     return ImageRequest(text=request)

@@ -82,13 +82,13 @@ async def read_form(request: Request, limits: ServerLimits) -> tuple[EditsBody, 
         image, mask = _files(form, "image"), _files(form, "mask")
         if not image:
             raise ApiError.bad_request(
-                "image: send the picture to change as a file.",
+                "image: send the image to change as a file.",
                 param="image",
                 code="missing_required_parameter",
             )
         if len(image) > 1 or len(mask) > 1:
             raise ApiError.bad_request(
-                f"{len(image)} pictures and {len(mask)} masks were sent; one of each is used.",
+                f"{len(image)} images and {len(mask)} masks were sent; one of each is used.",
                 param="image" if len(image) > 1 else "mask",
             )
         data = await image[0].read()

@@ -69,7 +69,7 @@ class ServerLimits:
         """
         if images > self.images:
             raise ApiError.bad_request(
-                f"n={images} is more than the {self.images} pictures of one request.", param="n"
+                f"n={images} is more than the {self.images} images allowed per request.", param="n"
             )
         if width is not None and height is not None and width * height > self.pixels:
             raise ApiError.bad_request(

@@ -32,10 +32,10 @@ class Metrics:
         self.requests = Counter(
             "lens_requests", "Requests answered", ["route", "status"], registry=registry
         )
-        self.images = Counter("lens_images", "Pictures drawn for callers", registry=registry)
+        self.images = Counter("lens_images", "Images generated for callers", registry=registry)
         self.image_seconds = Histogram(
             "lens_image_seconds",
-            "Seconds from asking to the picture",
+            "Seconds from request to image",
             buckets=(0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320),
             registry=registry,
         )

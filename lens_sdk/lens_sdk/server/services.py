@@ -75,11 +75,15 @@ class Services:
     def _watch(self) -> None:
         metrics, generator = self.metrics, self.config.parts.generator
         metrics.watch(
-            "lens_images_admitted", "Pictures drawn or waiting", lambda: self.admission.images
+            "lens_images_admitted",
+            "Images being generated or waiting",
+            lambda: self.admission.images,
         )
         metrics.watch("lens_runs_active", "Runs under way", lambda: self.runs.running)
         if isinstance(generator, BatchingLensGenerator):
             scheduler = generator.scheduler
-            metrics.watch("lens_batch_images", "Pictures in the batch", lambda: scheduler.in_work)
-            metrics.watch("lens_batch_waiting", "Pictures not in it yet", lambda: scheduler.waiting)
+            metrics.watch("lens_batch_images", "Images in the batch", lambda: scheduler.in_work)
+            metrics.watch(
+                "lens_batch_waiting", "Images waiting for the batch", lambda: scheduler.waiting
+            )
             metrics.watch("lens_batch_steps", "Batched steps done", lambda: scheduler.steps)
