@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 MAKER = "lens"
 
+SAMPLERS = {"euler": "Euler", "dpmpp_2m": "DPM++ 2M", "ab2": "AB2"}
+"""Names of the solvers in the `parameters` text, where other tools have one."""
+
 LARGEST_EMBEDDED = 2**22
 """In bytes; of a larger starting image only the SHA-256 is kept, so it must be supplied again."""
 
@@ -93,7 +96,8 @@ def make_recipe(
         "image": None if image is None else image.as_json(),
         "mask": None if mask is None else mask.as_json(),
         "parameters": {
-            "Sampler": "Euler",
+            "Sampler": SAMPLERS[str(settings.extra.get("solver") or "euler")],
+            "Shift": settings.extra.get("shift"),
             "Model hash": _short_hash(model),
             "Denoising strength": strength,
             "Version": f"lens-sdk {versions()['lens-sdk']}",

@@ -5,7 +5,7 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from lens_core.solvers import SolverName
 from lens_reasoner import (
     FunctionGenerator,
     GeneratedImage,
@@ -28,6 +29,7 @@ from lens_sdk.cli import app
 from lens_sdk.editing import transparent_mask
 from lens_sdk.errors import ReproductionError
 from lens_sdk.models import LensModel, resolve_model
+from lens_sdk.recipe import SAMPLERS
 from lens_sdk.reproduce import reproduce
 from lens_sdk.runtime import LensRuntime
 from lens_sdk.server.drawing import BatchingLensGenerator, batching
@@ -74,6 +76,9 @@ def test_a_saved_picture_is_made_again_pixel_by_pixel(
     assert found.again.recipe == image.recipe
     assert image.recipe["batch"] == {"seeds": [5, 6, 7], "index": 1}
     assert image.recipe["date"] == "2026-01-02"
+    shown = image.recipe["parameters"]
+    assert (shown["Sampler"], shown["Shift"]) == ("DPM++ 2M", 3)
+    assert set(SAMPLERS) == set(get_args(SolverName))
     for name in extra:
         others = {key: value for key, value in extra.items() if key != name}
         assert draw(generator, 5, 6, 7, **asked, extra=others)[1].sha256 != image.sha256
