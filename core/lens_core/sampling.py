@@ -96,8 +96,8 @@ def check_scheduler(scheduler: FlowMatchEulerDiscreteScheduler) -> None:
     """
     if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         raise ComponentError(
-            f"scheduler {type(scheduler).__name__} is not a FlowMatchEulerDiscreteScheduler, which "
-            "is what Lens is sampled with"
+            f"scheduler {type(scheduler).__name__} is not a FlowMatchEulerDiscreteScheduler, the "
+            "only one Lens takes; for another solver, call the pipeline with solver='dpmpp_2m' or 'ab2'"
         )
     expected = {
         "num_train_timesteps": 1000,
