@@ -97,7 +97,7 @@ def check_scheduler(scheduler: FlowMatchEulerDiscreteScheduler) -> None:
     if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         raise ComponentError(
             f"scheduler {type(scheduler).__name__} is not a FlowMatchEulerDiscreteScheduler, the "
-            "only one Lens takes; call the pipeline with solver='dpmpp_2m' or 'ab2' for another solver"
+            "only one Lens takes; for second-order steps, call the pipeline with solver='dpmpp_2m'"
         )
     expected = {
         "num_train_timesteps": 1000,
