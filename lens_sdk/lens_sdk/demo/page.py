@@ -25,7 +25,7 @@ def render_page(cases: Sequence[DemoCase], *, model: str, command: str, runs: st
     """
     lead = el(
         "p",
-        "Each request was generated twice by ",
+        "Images for each request were generated twice by ",
         el("b", model),
         " from the same seeds: once as asked, once after it was rewritten into a detailed "
         "prompt. A judge then checked each image against the request, criterion by criterion.",
@@ -50,7 +50,7 @@ def _summary(cases: Sequence[DemoCase]) -> Markup:
     rewriting = [case.after.timings["rewrite"] for case in cases if "rewrite" in case.after.timings]
     tiles = [
         _tile(str(len(cases)), "requests"),
-        _tile(str(len(pictures)), "pictures"),
+        _tile(str(len(pictures)), "images"),
         _tile(f"{drawing / max(1, len(pictures)):.1f} s", "to generate an image"),
         _tile(f"{sum(rewriting) / max(1, len(rewriting)):.1f} s", "to rewrite a request"),
     ]
