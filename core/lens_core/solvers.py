@@ -6,7 +6,7 @@ step is `latents + (following - sigma) * direction`.
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, cast, get_args
 
 from torch import Tensor
 
@@ -43,7 +43,7 @@ class EulerSolver:
         return velocity
 
 
-class _Before:
+class _Previous:
     """The previous step's value, discarded if the guidance scale has changed since."""
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class AdamsBashforthSolver:
 
     def __init__(self, sigmas: Sequence[float]) -> None:
         self._sigmas = sigmas
-        self._before = _Before()
+        self._before = _Previous()
 
     def direction(
         self, step: int, latents: Tensor, velocity: Tensor, guidance_scale: float
@@ -92,7 +92,7 @@ class MultistepSolver:
     def __init__(self, sigmas: Sequence[float]) -> None:
         self._sigmas = sigmas
         self._orders = multistep_orders(len(sigmas) - 1)
-        self._before = _Before()
+        self._before = _Previous()
 
     def direction(
         self, step: int, latents: Tensor, velocity: Tensor, guidance_scale: float
@@ -126,12 +126,11 @@ def read_solver(given: object) -> SolverName:
     Raises:
         ParameterError: The name is unknown.
     """
-    for name in get_args(SolverName):
-        if given == name:
-            return name  # type: ignore[no-any-return]
     if given is None:
         return "euler"
-    raise ParameterError(f"solver {given!r} must be one of {', '.join(get_args(SolverName))}")
+    if given not in get_args(SolverName):
+        raise ParameterError(f"solver {given!r} must be one of {', '.join(get_args(SolverName))}")
+    return cast(SolverName, given)
 
 
 def multistep_orders(steps: int) -> tuple[int, ...]:
