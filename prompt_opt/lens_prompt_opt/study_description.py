@@ -1,4 +1,4 @@
-"""What `study.json` says, as far as pages tell it."""
+"""The parts of `study.json` that pages show."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pydantic import BaseModel, ConfigDict
 from lens_reasoner.prompts import SystemPrompt
 
 
-class _Told(BaseModel):
-    # Versions differ in what else they write down.
+class _Part(BaseModel):
+    # Versions differ in the other fields they write.
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-class StrategyTold(_Told):
+class StrategyDescription(_Part):
     """How a study searches.
 
     Attributes:
@@ -22,14 +22,14 @@ class StrategyTold(_Told):
     name: str = ""
 
 
-class GateTold(_Told):
+class GateDescription(_Part):
     """How a study accepts prompts.
 
     Attributes:
-        block_requests: Requests drawn between two looks at the test.
-        min_gain: Gain, from 0 to 1, that a prompt must exceed.
-        alpha: Probability with which one that does not exceed it may be accepted.
-        method: The test, as Python writes it.
+        block_requests: Requests generated between two checks of the test.
+        min_gain: Gain, from 0 to 1, that an accepted prompt must exceed.
+        alpha: Maximum probability of accepting a prompt that does not exceed it.
+        method: The test's `repr`.
     """
 
     block_requests: int
@@ -38,21 +38,21 @@ class GateTold(_Told):
     method: str = ""
 
 
-class StudyDescription(_Told):
+class StudyDescription(_Part):
     """What a study is about.
 
     Attributes:
         seed_prompt: The prompt it starts from.
         models: Names of all parts, by stage.
         strategy: How it searches.
-        gate: How it accepts prompts; None if that was not written down.
+        gate: How it accepts prompts; None if it was not recorded.
         guards: Limits for candidates, by name.
-        random_seed: Everything drawn at random follows from it.
+        random_seed: Seed of everything random in the study.
     """
 
     seed_prompt: SystemPrompt
     models: dict[str, str] = {}
-    strategy: StrategyTold = StrategyTold()
-    gate: GateTold | None = None
+    strategy: StrategyDescription = StrategyDescription()
+    gate: GateDescription | None = None
     guards: dict[str, list[str] | int | float | str] = {}
     random_seed: int | None = None

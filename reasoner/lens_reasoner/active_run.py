@@ -119,7 +119,7 @@ class ActiveRun:
             self.emit(Started(request=self.request, seed=seed))
 
     def emit(self, event: Event) -> None:
-        """Write the event down, take it in and hand it out, after those of threads before it."""
+        """Record, apply and publish an event, after any earlier events from threads."""
         self._emit_from_threads()
         self._emit(event)
 

@@ -1,4 +1,4 @@
-"""What a training state says beside its tensors, in `state.json`, checked as it is read."""
+"""The values a training state keeps beside its tensors, in `state.json`, validated when read."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ VALUES = "state.json"
 
 
 class ProcessState(BaseModel):
-    """What one process needs to go on."""
+    """What one process needs to resume."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -34,21 +34,21 @@ class StateValues(BaseModel):
     skipped: NonNegativeInt = 0
     """Of these, steps whose gradients were not finite."""
     batches: NonNegativeInt | None = None
-    """Batches that all processes had drawn together."""
+    """Batches that all processes together have read."""
     fixed: dict[str, Any] = {}
     """Settings that give the tensors their meaning; see `Saved.require`."""
     processes: list[ProcessState] = []
     """By rank."""
     rng: dict[str, Any] | None = None
-    """Of a stage that runs in one process; see `generator_states`."""
+    """For a stage that runs in one process; see `generator_states`."""
 
 
 def read_values(file: Path) -> StateValues:
     """The values of a state.
 
     Raises:
-        CheckpointError: The file is missing, torn or no JSON object, or a field is not what it
-            should be.
+        CheckpointError: The file is missing, truncated or not a JSON object, or a field is
+            invalid.
     """
     try:
         return StateValues.model_validate(json.loads(file.read_text()))

@@ -11,7 +11,7 @@ from typing import TypeVar
 from lens_prompt_opt.decisions import Decision
 from lens_prompt_opt.edits import Candidate, SectionEdit
 from lens_prompt_opt.result import PicturePair, StudyResult
-from lens_prompt_opt.study_description import GateTold, StudyDescription
+from lens_prompt_opt.study_description import GateDescription, StudyDescription
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Material:
         return tuple(d.challenger for d in self.result.history.decisions if d.accepted)
 
     @property
-    def gate(self) -> GateTold | None:
+    def gate(self) -> GateDescription | None:
         """How prompts were accepted; None if unknown."""
         return None if self.study is None else self.study.gate
 
