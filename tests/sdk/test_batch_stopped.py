@@ -15,6 +15,15 @@ import pytest
 from batch_world import CALLS, REQUESTS, World, lens, table
 
 
+@pytest.fixture
+def prices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a prompt's tokens cost; answers are free."""
+    price = {"input": 1e6, "cached_input": 1e6, "output": 0}
+    file = tmp_path / "prices.json"
+    file.write_text(json.dumps({"date": "2026-11-22", "prices": {"writer": price, "judge": price}}))
+    monkeypatch.setenv("LENS_PRICES", str(file))
+
+
 def test_a_killed_batch_goes_on_without_paying_for_anything_twice(
     world: World, served: list[str], tmp_path: Path
 ) -> None:
@@ -100,13 +109,9 @@ def test_a_folder_may_be_moved_or_copied_and_gone_on_with_from_anywhere(
 
 
 def test_what_failing_again_and_again_costs_is_not_forgotten(
-    world: World, served: list[str], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, served: list[str], file: Path, prices: None
 ) -> None:
     """A reply that is no rewrite is paid for and in no record."""
-    price = {"input": 1e6, "cached_input": 1e6, "output": 0}
-    prices = {"date": "2026-11-22", "prices": {"writer": price}}
-    (tmp_path / "prices.json").write_text(json.dumps(prices))
-    monkeypatch.setenv("LENS_PRICES", str(tmp_path / "prices.json"))
     file.write_text("a blue cup", "utf-8")
     answer = world.server.answer
     world.server.answer = lambda call: world.server.text("chat", "nonsense", model="writer")
@@ -135,12 +140,8 @@ def test_a_cost_that_nobody_knows_ends_a_batch_with_a_limit(
 
 
 def test_a_failed_call_of_unknown_cost_is_unknown_for_the_next_command_too(
-    world: World, served: list[str], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, served: list[str], file: Path, prices: None
 ) -> None:
-    price = {"input": 1e6, "cached_input": 1e6, "output": 0}
-    prices = {"date": "2026-11-22", "prices": {"writer": price}}
-    (tmp_path / "prices.json").write_text(json.dumps(prices))
-    monkeypatch.setenv("LENS_PRICES", str(tmp_path / "prices.json"))
     file.write_text("a blue cup", "utf-8")
     answer = world.server.answer
     # Answered without a word of what it took.
@@ -159,12 +160,8 @@ def test_a_failed_call_of_unknown_cost_is_unknown_for_the_next_command_too(
 
 
 def test_what_a_lost_record_cost_is_not_forgotten(
-    world: World, served: list[str], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, served: list[str], file: Path, prices: None
 ) -> None:
-    price = {"input": 1e6, "cached_input": 1e6, "output": 0}
-    prices = {"date": "2026-11-22", "prices": {"writer": price}}
-    (tmp_path / "prices.json").write_text(json.dumps(prices))
-    monkeypatch.setenv("LENS_PRICES", str(tmp_path / "prices.json"))
     file.write_text("a blue cup", "utf-8")
     world.server.answer = lambda call: world.server.text("chat", "nonsense", model="writer")
     lens(*served, code=1)
@@ -215,12 +212,8 @@ def test_an_interrupted_batch_finishes_its_calls_and_asks_for_nothing_again(
 
 
 def test_money_and_time_hold_for_the_whole_batch(
-    world: World, file: Path, nano_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, file: Path, nano_folder: Path, prices: None
 ) -> None:
-    price = {"input": 1e6, "cached_input": 1e6, "output": 0}
-    prices = {"date": "2026-11-22", "prices": {"writer": price, "judge": price}}
-    (tmp_path / "prices.json").write_text(json.dumps(prices))
-    monkeypatch.setenv("LENS_PRICES", str(tmp_path / "prices.json"))
     arguments = (
         *(str(file), "--out", "out", "--model", str(nano_folder), "--steps", "1"),
         *("--size", "32x32", "--rounds", "1", "--n", "1", "--concurrency", "1"),
